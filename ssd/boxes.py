@@ -1,0 +1,82 @@
+"""Boxes: corner and centre forms, overlap, and the offsets that the network predicts.
+
+Every box is relative to the image (0..1) unless a docstring says pixels.
+"""
+
+import torch
+from torch import Tensor
+
+VARIANCES = (0.1, 0.2)
+
+# Smallest width or height that `encode` takes the logarithm of: a hundredth of a pixel in an image 10,000 pixels wide.
+MIN_SIZE = 1e-6
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """Centre form (cx, cy, w, h) `[..., 4]` to corner form (x1, y1, x2, y2) `[..., 4]`."""
+    centers, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centers - half, centers + half], dim=-1)
+
+
+def to_centers(boxes: Tensor) -> Tensor:
+    """Corner form (x1, y1, x2, y2) `[..., 4]` to centre form (cx, cy, w, h) `[..., 4]`."""
+    top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Area of corner boxes `[..., 4]` → `[...]`; 0 where a box is inverted."""
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Jaccard overlap of every box of `a` with every box of `b`.
+
+    Args:
+        a: corners `[N, 4]`.
+        b: corners `[M, 4]`, in the same unit as `a`.
+
+    Returns:
+        `[N, M]`, in 0..1. Two boxes without area have overlap 0, never NaN.
+    """
+    ax1, ay1, ax2, ay2 = a[:, None].unbind(-1)  # [N, 1] each: coordinate planes, so that no [N, M, 2] table is made
+    bx1, by1, bx2, by2 = b.unbind(-1)  # [M] each
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)  # [N, M]
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    intersection = width * height
+    union = area(a)[:, None] + area(b) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def encode(corners: Tensor, dboxes: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
+    """Offsets that lead from DBoxes to boxes (SSD paper, section 2.2, with Caffe SSD's variances).
+
+    Args:
+        corners: boxes (x1, y1, x2, y2) `[N, 4]`; batch dimensions in front are allowed.
+        dboxes: DBoxes (cx, cy, w, h) `[N, 4]`.
+        variances: divisors of the centre and of the size offsets.
+
+    Returns:
+        Offsets `[N, 4]`. A width or height below 1e-6 counts as 1e-6, so that the result is always finite.
+    """
+    boxes = to_centers(corners)
+    center = (boxes[..., :2] - dboxes[..., :2]) / (dboxes[..., 2:] * variances[0])
+    size = torch.log(boxes[..., 2:].clamp(min=MIN_SIZE) / dboxes[..., 2:]) / variances[1]
+    return torch.cat([center, size], dim=-1)
+
+
+def decode(offsets: Tensor, dboxes: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
+    """Boxes at the end of predicted offsets: the inverse of `encode`.
+
+    Args:
+        offsets: `[N, 4]`; batch dimensions in front are allowed.
+        dboxes: DBoxes (cx, cy, w, h) `[N, 4]`.
+        variances: as in `encode`.
+
+    Returns:
+        Corners `[N, 4]`, not clipped to the image.
+    """
+    center = dboxes[..., :2] + offsets[..., :2] * variances[0] * dboxes[..., 2:]
+    size = dboxes[..., 2:] * torch.exp(offsets[..., 2:] * variances[1])
+    return torch.cat([center - size / 2, center + size / 2], dim=-1)

@@ -1,0 +1,84 @@
+"""The default boxes (DBoxes) that SSD predicts offsets from.
+
+A `DBoxSpec` holds one `FeatureMap` row for each feature map of the network; everything else that depends on the
+DBoxes (boxes a cell, channels of the heads, their total number P) is derived from it.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from math import sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class FeatureMap(NamedTuple):
+    """One row of DBoxes; all lengths in pixels of the network's input."""
+
+    cells: int  # the map is cells × cells
+    step: int  # distance between the centres of two neighbouring cells
+    min_size: float  # side of the small square DBox, and geometric mean side of the others
+    max_size: float  # the large square DBox has side sqrt(min_size * max_size)
+    aspect_ratios: tuple[float, ...]  # each gives two DBoxes: a wide and a tall one
+
+    @property
+    def boxes_per_cell(self) -> int:
+        return 2 + 2 * len(self.aspect_ratios)
+
+
+@dataclass(frozen=True)
+class DBoxSpec:
+    """The DBoxes of a network; `clip` clamps centres and sizes to 0..1, as the ports of SSD do and Caffe does not."""
+
+    maps: tuple[FeatureMap, ...]
+    image_size: int = 300
+    clip: bool = True
+
+    @property
+    def boxes_per_cell(self) -> tuple[int, ...]:
+        return tuple(row.boxes_per_cell for row in self.maps)
+
+    @property
+    def num_dboxes(self) -> int:
+        return sum(row.cells**2 * row.boxes_per_cell for row in self.maps)
+
+
+# SSD paper, section 3.1, and ssd_pascal.py: smallest scale 0.1 (conv4_3), then 0.2 to 0.9 in even steps.
+SSD300_VOC = DBoxSpec(
+    maps=(
+        FeatureMap(38, 8, 30, 60, (2,)),  # conv4_3
+        FeatureMap(19, 16, 60, 111, (2, 3)),  # fc7
+        FeatureMap(10, 32, 111, 162, (2, 3)),  # conv6_2
+        FeatureMap(5, 64, 162, 213, (2, 3)),  # conv7_2
+        FeatureMap(3, 100, 213, 264, (2,)),  # conv8_2
+        FeatureMap(1, 300, 264, 315, (2,)),  # conv9_2
+    )
+)
+
+
+def _sizes(row: FeatureMap) -> list[tuple[float, float]]:
+    """Width and height, in pixels, of the DBoxes in each cell, in the order of the head's channels."""
+    large = sqrt(row.min_size * row.max_size)
+    sizes = [(row.min_size, row.min_size), (large, large)]
+    for ratio in row.aspect_ratios:
+        sizes.append((row.min_size * sqrt(ratio), row.min_size / sqrt(ratio)))
+        sizes.append((row.min_size / sqrt(ratio), row.min_size * sqrt(ratio)))
+    return sizes
+
+
+def make_dbox_list(spec: DBoxSpec = SSD300_VOC) -> Tensor:
+    """All DBoxes of a network (SSD paper, section 2.2).
+
+    Returns:
+        Float32 `[P, 4]`, centres (cx, cy, w, h) relative to the image: P = 8732 for `SSD300_VOC`. They run over feature
+        maps, then rows, then columns, then the DBoxes of a cell: the order in which the network predicts.
+    """
+    dboxes = []
+    for row in spec.maps:
+        sizes = _sizes(row)
+        for i, j in product(range(row.cells), repeat=2):
+            cx, cy = (j + 0.5) * row.step, (i + 0.5) * row.step
+            dboxes += [(cx, cy, width, height) for width, height in sizes]
+    dbox_list = torch.tensor(dboxes, dtype=torch.float64) / spec.image_size
+    return (dbox_list.clamp(0, 1) if spec.clip else dbox_list).float()

@@ -1,0 +1,64 @@
+"""The device a run uses, the precision that suits it, and what makes the host's memory fast."""
+
+import ctypes
+import platform
+import sys
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# glibc's mallopt parameters (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is the GPU where there is one; under torchrun each process takes the GPU of its local rank.
+
+    Raises:
+        ValueError: the device named is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError(f"device: {name} is asked for, but this PyTorch sees no GPU; set device: cpu or device: auto")
+    device = torch.device(name if ":" in name else f"cuda:{local_rank}")
+    if device.index >= torch.cuda.device_count():
+        raise ValueError(f"device: {device} is asked for, but there are {torch.cuda.device_count()} GPUs")
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the device multiplies it faster than float32, and float32 elsewhere.
+
+    Raises:
+        ValueError: float16 on a CPU, whose gradients it cannot hold and where nothing scales them.
+    """
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("train.precision: float16 needs a GPU; on a CPU set bfloat16, float32 or auto")
+    return DTYPES[name]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16 products: AMX or AVX512-BF16, or a GPU from Ampere on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # PyTorch offers no public question for these two that exists in every release from 2.11 on.
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc reuse freed memory instead of handing it back to the system after each step.
+
+    By default every tensor above 32 MiB is mapped anew, and the kernel clears each page of it at its first touch, which
+    costs a training step on a CPU about a quarter of its time. Elsewhere than on glibc this does nothing.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

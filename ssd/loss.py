@@ -1,0 +1,94 @@
+"""MultiBoxLoss: the training objective of SSD (paper, section 2.2, equations 1 to 3)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssd.batch import Targets, pad_targets
+from ssd.match import Matched, match_batch
+
+
+def hard_negative_mining(loss_c: Tensor, pos_mask: Tensor, neg_pos: float = 3) -> Tensor:
+    """Chooses, in each image, the negatives of largest classification loss (SSD paper, section 2.2).
+
+    Args:
+        loss_c: classification loss of each DBox `[B, P]`.
+        pos_mask: bool `[B, P]`, true at positives.
+        neg_pos: negatives for each positive.
+
+    Returns:
+        bool `[B, P]`: in each row the `neg_pos` × (number of positives) hardest negatives, at most all of them; equal
+        losses are taken in the order of the DBoxes. Never a positive.
+    """
+    num_neg = torch.minimum(neg_pos * pos_mask.sum(dim=1), (~pos_mask).sum(dim=1))  # [B]
+    candidates = loss_c.detach().masked_fill(pos_mask, -torch.inf)
+    order = candidates.argsort(dim=1, descending=True, stable=True)
+    rank = torch.arange(order.shape[1], device=order.device)
+    return torch.zeros_like(pos_mask).scatter_(1, order, rank < num_neg[:, None])
+
+
+class MultiBoxLoss(nn.Module):
+    """Localisation and classification loss of SSD.
+
+    Args:
+        jaccard_thresh: least overlap at which a DBox is matched to an object.
+        neg_pos: mined negatives for each positive.
+        device: where the targets are taken before matching; by default to the predictions' device.
+    """
+
+    def __init__(self, jaccard_thresh: float = 0.5, neg_pos: float = 3, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.jaccard_thresh = jaccard_thresh
+        self.neg_pos = neg_pos
+        self.device = torch.device(device) if device is not None else None
+
+    def forward(
+        self, predictions: tuple[Tensor, Tensor, Tensor], targets: Sequence[Tensor] | Targets
+    ) -> tuple[Tensor, Tensor]:
+        """Both losses of a batch.
+
+        Args:
+            predictions: loc `[B, P, 4]` offsets, conf `[B, P, C]` logits (column 0 = background), and dbox_list
+                `[P, 4]` centres.
+            targets: a list of B tensors `[G, 5]`, rows (x1, y1, x2, y2, label) with corners relative to the image and
+                labels from 0, or the loader's padded `Targets`.
+
+        Returns:
+            loss_l, smooth L1 summed over positives, and loss_c, cross entropy summed over positives and mined
+            negatives: float32 scalars, both divided by the number of positives in the batch, at least 1. Without any
+            object both are 0, with a gradient of 0.
+
+        Raises:
+            ValueError: the number of targets is not the number of images, or a target has another shape.
+        """
+        loc, conf, dbox_list = predictions
+        padded = targets if isinstance(targets, Targets) else pad_targets(targets)
+        if len(padded.labels) != len(loc):
+            raise ValueError(f"targets of {len(padded.labels)} images for predictions of {len(loc)}")
+        matched = self.match(padded.to(self.device or loc.device), dbox_list)
+        return self.loss(loc, conf, matched, self.num_positives(matched))
+
+    def match(self, targets: Targets, dbox_list: Tensor) -> Matched:
+        """What each DBox is to predict."""
+        return match_batch(targets, dbox_list, self.jaccard_thresh)
+
+    def num_positives(self, matched: Matched) -> Tensor:
+        """The number of positives `[]`, float32: what the losses are divided by, unless it is 0."""
+        return (matched.conf > 0).sum().float()
+
+    def loss(self, loc: Tensor, conf: Tensor, matched: Matched, num_positives: Tensor) -> tuple[Tensor, Tensor]:
+        """Both losses against matched targets, divided by `num_positives` (at least 1).
+
+        The caller names the number of positives because it has to be that of the whole batch, also when the batch is
+        spread over processes or accumulation steps.
+        """
+        positive = matched.conf > 0  # [B, P]
+        distance = F.smooth_l1_loss(loc.float(), matched.loc, reduction="none").sum(dim=2)  # [B, P]
+        entropy = F.cross_entropy(conf.float().flatten(0, 1), matched.conf.flatten(), reduction="none").view_as(distance)
+        negative = hard_negative_mining(entropy, positive, self.neg_pos)
+        divisor = num_positives.clamp(min=1)
+        loss_l = torch.where(positive, distance, 0).sum() / divisor
+        loss_c = torch.where(positive | negative, entropy, 0).sum() / divisor
+        return loss_l, loss_c

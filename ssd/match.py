@@ -1,0 +1,144 @@
+"""Matching: which DBox answers for which object (SSD paper, section 2.2, "Matching strategy").
+
+First every object takes a DBox of its own, in falling overlap; then every other DBox whose best overlap reaches the
+threshold takes its best object. Ties go to the lower object, then to the lower DBox.
+
+The work is done for a whole batch at once on a table of (objects × DBoxes), without a question that the host would
+have to wait for.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssd.batch import Targets, pad_targets
+from ssd.boxes import VARIANCES, encode, iou, to_corners
+
+OWNED = 2.0  # stands for the overlap of a DBox with the object that owns it: above any real overlap, and any threshold
+
+
+class Matched(NamedTuple):
+    """What each DBox is to predict."""
+
+    loc: Tensor  # [B, P, 4] float32 offsets; 0 at background
+    conf: Tensor  # [B, P] int64: 0 = background, otherwise label + 1
+
+
+def match(
+    boxes: Tensor,
+    labels: Tensor,
+    dbox_list: Tensor,
+    jaccard_thresh: float = 0.5,
+    variances: tuple[float, float] = VARIANCES,
+) -> tuple[Tensor, Tensor]:
+    """Matches the objects of one image.
+
+    Args:
+        boxes: corners `[G, 4]`, relative to the image; G may be 0.
+        labels: `[G]`, counted from 0 over the class names.
+        dbox_list: centres `[P, 4]`.
+        jaccard_thresh: least overlap at which a DBox that no object owns becomes positive.
+        variances: as in `ssd.boxes.encode`.
+
+    Returns:
+        loc_t `[P, 4]` offsets (0 at background) and conf_t `[P]` (0 = background, otherwise label + 1).
+    """
+    targets = pad_targets([torch.cat([boxes.reshape(-1, 4), labels.reshape(-1, 1).to(boxes)], dim=1)])
+    matched = match_batch(targets, dbox_list, jaccard_thresh, variances)
+    return matched.loc[0], matched.conf[0]
+
+
+@torch.no_grad()
+def match_batch(
+    targets: Targets,
+    dbox_list: Tensor,
+    jaccard_thresh: float = 0.5,
+    variances: tuple[float, float] = VARIANCES,
+) -> Matched:
+    """Matches the objects of B images; arguments as in `match`."""
+    num_images, num_slots = targets.labels.shape
+    num_dboxes, num_objects = len(dbox_list), len(targets.objects)
+    dbox_list = dbox_list.float()
+    if not num_objects:
+        loc = dbox_list.new_zeros(num_images, num_dboxes, 4)
+        return Matched(loc, targets.objects.new_zeros(num_images, num_dboxes))
+    boxes = targets.boxes.flatten(0, 1)[targets.objects].float()  # [N, 4]
+    labels = targets.labels.flatten()[targets.objects]  # [N]
+    image = targets.objects // num_slots  # [N]
+    key = _pack(iou(boxes, to_corners(dbox_list)))  # [N, P]
+
+    own = _own_dboxes(key, targets.objects, num_images, num_slots)  # [N]
+    best, overlap = _best_objects(key, image, num_images)  # [B, P] each
+    position = image * num_dboxes + own
+    best.view(-1)[position] = torch.arange(num_objects, device=best.device)
+    overlap.view(-1)[position] = OWNED
+
+    positive = overlap >= jaccard_thresh
+    conf = torch.where(positive, labels[best] + 1, 0)
+    loc = torch.where(positive[..., None], encode(boxes[best], dbox_list, variances), 0)
+    return Matched(loc, conf)
+
+
+def _pack(overlap: Tensor) -> Tensor:
+    """Overlaps `[N, P]` as int64 keys of the same order, with room in the lower half for what decides between equals.
+
+    The bits of floats ≥ 0, read as integers, are ordered as the floats are.
+    """
+    return overlap.contiguous().view(torch.int32).to(torch.int64) << 32
+
+
+def _unpack(key: Tensor) -> Tensor:
+    """The overlaps in `_pack`'s keys."""
+    return (key >> 32).to(torch.int32).view(torch.float32)
+
+
+def _best_objects(key: Tensor, image: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+    """For each DBox of each image: its object of largest overlap (the lower one of equals) and that overlap.
+
+    Args:
+        key: packed overlaps `[N, P]`.
+        image: `[N]`, the image of each object.
+
+    Returns:
+        Row of the object `[B, P]` (0 in an image without objects) and overlap `[B, P]` (0 there).
+    """
+    num_objects, num_dboxes = key.shape
+    rising = torch.arange(num_objects, 0, -1, device=key.device)[:, None]  # the lower object has the larger key
+    rows = image[:, None].expand_as(key)
+    best = key.new_zeros(num_images, num_dboxes).scatter_reduce_(0, rows, key + rising, "amax")
+    return (num_objects - (best & 0xFFFFFFFF)).remainder_(num_objects), _unpack(best)
+
+
+def _own_dboxes(key: Tensor, objects: Tensor, num_images: int, num_slots: int) -> Tensor:
+    """The DBox that each object takes for itself: greedy bipartite matching in falling overlap, for all images at once.
+
+    An object can lose at most G - 1 DBoxes to the others of its image, so its best G are enough for an exact answer.
+    Each of the G rounds settles one object in every image.
+
+    Args:
+        key: packed overlaps `[N, P]`.
+        objects: `[N]`, positions in the flattened `[B * G]`.
+
+    Returns:
+        `[N]` indices of DBoxes, no two alike within an image (if it has at least as many DBoxes as objects).
+    """
+    num_dboxes = key.shape[1]
+    falling = torch.arange(num_dboxes - 1, -1, -1, device=key.device)  # the lower DBox has the larger key
+    num_candidates = min(num_slots, num_dboxes)
+    candidates = (key + falling).topk(num_candidates, dim=1).values
+    table = key.new_full((num_images * num_slots, num_candidates), -1)
+    table[objects] = candidates
+    dbox = (num_dboxes - 1 - (table & 0xFFFFFFFF)).view(num_images, num_slots, num_candidates)
+    # The remaining overlaps; -1 where there is no object, or where object or DBox is out.
+    remaining = torch.where(table >= 0, _unpack(table), -1.0).view(num_images, num_slots, num_candidates)
+    own = objects.new_zeros(num_images, num_slots)
+    slot = torch.arange(num_slots, device=key.device)
+    for _ in range(num_slots):
+        value, place = remaining.flatten(1).max(dim=1)  # [B]
+        chosen = dbox.flatten(1).gather(1, place[:, None])  # [B, 1]
+        settled = (slot == place[:, None] // num_candidates) & (value >= 0)[:, None]  # [B, G]
+        own = torch.where(settled, chosen, own)
+        out = settled[..., None] | ((dbox == chosen[..., None]) & (value >= 0)[:, None, None])
+        remaining = remaining.masked_fill(out, -1.0)
+    return own.flatten()[objects]

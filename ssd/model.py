@@ -1,0 +1,128 @@
+"""SSD300: the VGG16 backbone, the extra feature layers, and the heads that predict offsets and class scores."""
+
+import torch
+from torch import Tensor, nn
+
+from ssd.dbox import SSD300_VOC, DBoxSpec, make_dbox_list
+from ssd.vgg import CONV4_3_CHANNELS, FC_CHANNELS, VGG16, ConvBlock, scaled
+
+
+class L2Norm(nn.Module):
+    """Each cell's feature vector scaled to length 1, then by a learned factor a channel (ParseNet, section 3.3)."""
+
+    def __init__(self, channels: int, scale: float = 20.0, epsilon: float = 1e-10) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), scale))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The sum of squares in float32, since bfloat16 would round it; the products in the activations' own precision,
+        # since a float32 copy of this map costs more than the whole layer.
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+        factor = torch.rsqrt(norm.square() + self.epsilon)  # [B, 1, H, W]
+        return x * factor.to(x.dtype) * self.weight.to(x.dtype)[:, None, None]
+
+
+class ExtraLayers(nn.Module):
+    """conv6_1 to conv9_2: the four smallest feature maps (SSD paper, figure 2)."""
+
+    def __init__(self, inputs: int, batch_norm: bool, width: float) -> None:
+        super().__init__()
+        # Name, channels, kernel, stride, padding.
+        rows = (
+            ("conv6_1", 256, 1, 1, 0),
+            ("conv6_2", 512, 3, 2, 1),  # 19 → 10
+            ("conv7_1", 128, 1, 1, 0),
+            ("conv7_2", 256, 3, 2, 1),  # 10 → 5
+            ("conv8_1", 128, 1, 1, 0),
+            ("conv8_2", 256, 3, 1, 0),  # 5 → 3
+            ("conv9_1", 128, 1, 1, 0),
+            ("conv9_2", 256, 3, 1, 0),  # 3 → 1
+        )
+        self.out_channels = []
+        for name, channels, kernel, stride, padding in rows:
+            outputs = scaled(channels, width)
+            # One cell has no variance to normalise by: in a batch of one image conv9_2 would fail.
+            normalise = batch_norm and name != "conv9_2"
+            block = ConvBlock(inputs, outputs, kernel, stride=stride, padding=padding, batch_norm=normalise)
+            self.add_module(name, block)
+            if name.endswith("_2"):
+                self.out_channels.append(outputs)
+            inputs = outputs
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """fc7's map → the maps of conv6_2, conv7_2, conv8_2 and conv9_2."""
+        sources = []
+        for name, block in self.named_children():
+            if name != "relu":
+                x = self.relu(block(x))
+                if name.endswith("_2"):
+                    sources.append(x)
+        return sources
+
+
+class SSD300(nn.Module):
+    """SSD with inputs of 300 × 300 pixels (Liu et al., ECCV 2016).
+
+    Args:
+        num_classes: columns of the class scores, background included: 21 for VOC.
+        batch_norm: batch normalisation in backbone and extra layers: the way to train without pretrained weights.
+        width: factor on every number of channels, for small machines.
+        spec: the DBoxes.
+
+    Raises:
+        ValueError: `num_classes` leaves no class beside the background, or `width` is not positive.
+    """
+
+    dbox_list: Tensor
+
+    def __init__(
+        self, num_classes: int, batch_norm: bool = False, width: float = 1.0, spec: DBoxSpec = SSD300_VOC
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes: expected background and at least one class (2 or more), got {num_classes}")
+        if not width > 0:
+            raise ValueError(f"width: expected a positive factor, got {width}")
+        self.num_classes = num_classes
+        fc7_channels = scaled(FC_CHANNELS, width)
+        conv4_3_channels = scaled(CONV4_3_CHANNELS, width)
+        self.backbone = VGG16(batch_norm, width)
+        self.l2_norm = L2Norm(conv4_3_channels)
+        self.extras = ExtraLayers(fc7_channels, batch_norm, width)
+        channels = [conv4_3_channels, fc7_channels, *self.extras.out_channels]
+        boxes = spec.boxes_per_cell
+        self.loc = nn.ModuleList(nn.Conv2d(c, 4 * n, 3, padding=1) for c, n in zip(channels, boxes, strict=True))
+        self.conf = nn.ModuleList(nn.Conv2d(c, num_classes * n, 3, padding=1) for c, n in zip(channels, boxes, strict=True))
+        self.register_buffer("dbox_list", make_dbox_list(spec), persistent=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Xavier uniform weights and zero biases, as ssd_pascal.py; with batch normalisation He's, made for ReLU."""
+        for module in self.modules():
+            if isinstance(module, ConvBlock) and hasattr(module, "norm"):
+                nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw predictions, in training and evaluation alike.
+
+        Args:
+            images: `[B, 3, 300, 300]`, prepared as the weights want them (`ssd.preparation`).
+
+        Returns:
+            loc `[B, P, 4]` offsets, conf `[B, P, C]` logits (column 0 = background), dbox_list `[P, 4]` centres.
+        """
+        conv4_3, fc7 = self.backbone(images)
+        sources = [self.l2_norm(conv4_3), fc7, *self.extras(fc7)]
+        loc = [_by_dbox(head(x), 4) for head, x in zip(self.loc, sources, strict=True)]
+        conf = [_by_dbox(head(x), self.num_classes) for head, x in zip(self.conf, sources, strict=True)]
+        return torch.cat(loc, dim=1), torch.cat(conf, dim=1), self.dbox_list
+
+
+def _by_dbox(x: Tensor, values: int) -> Tensor:
+    """`[B, boxes · values, H, W]` → `[B, H · W · boxes, values]`, the order of `make_dbox_list`."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)

@@ -1,0 +1,98 @@
+"""Optimiser, learning-rate schedule, and the running average of the weights."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssd.model import L2Norm
+
+
+def param_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float) -> list[dict]:
+    """Weights with decay; biases with `bias_lr_factor` times the rate and none; norms with the rate and none.
+
+    The bias rule is that of ssd_pascal.py (`lr_mult: 2, decay_mult: 0`). Scales of normalisation layers are not decayed
+    either: pulling them to 0 does not regularise.
+    """
+    weights, biases, norms = [], [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, nn.BatchNorm2d | L2Norm):
+                norms.append(parameter)
+            else:
+                (biases if name == "bias" else weights).append(parameter)
+    groups = [
+        {"params": weights, "weight_decay": weight_decay, "lr_factor": 1.0},
+        {"params": biases, "weight_decay": 0.0, "lr_factor": bias_lr_factor},
+        {"params": norms, "weight_decay": 0.0, "lr_factor": 1.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(model: nn.Module, kind: str, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD as in the paper, or AdamW; both in their fused form.
+
+    Args:
+        model: the network.
+        kind: `sgd` or `adamw`.
+        lr: base learning rate, for the whole batch.
+        momentum: SGD's momentum, or AdamW's beta1.
+        weight_decay: of weights only.
+    """
+    if kind == "sgd":
+        return torch.optim.SGD(param_groups(model, weight_decay, 2.0), lr=lr, momentum=momentum, fused=True)
+    return torch.optim.AdamW(param_groups(model, weight_decay, 1.0), lr=lr, betas=(momentum, 0.999), fused=True)
+
+
+def lr_factor(iteration: int, iterations: int, warmup: int, schedule: str, milestones: Sequence[int]) -> float:
+    """The factor on the base learning rate in one iteration, a function of its number alone, so that a resume cannot lose it.
+
+    Args:
+        iteration: counted from 0.
+        iterations: length of the run.
+        warmup: iterations of linear rise to the full rate.
+        schedule: `milestones` (×0.1 at each) or `cosine` (to 0 at the end).
+        milestones: iterations, rising.
+    """
+    rise = min(1.0, (iteration + 1) / (warmup + 1))
+    if schedule == "cosine":
+        progress = max(0, iteration - warmup) / max(1, iterations - warmup)
+        return rise * 0.5 * (1 + math.cos(math.pi * progress))
+    return rise * 0.1 ** sum(iteration >= milestone for milestone in milestones)
+
+
+def default_milestones(iterations: int) -> tuple[int, int]:
+    """Two thirds and five sixths of the run: 80,000 and 100,000 of the paper's 120,000."""
+    return iterations * 2 // 3, iterations * 5 // 6
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the base learning rate; each parameter group keeps its own factor on it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+
+
+class WeightAverage:
+    """An exponential moving average of a model's weights and statistics, for evaluation.
+
+    The decay rises from 0 to its full value over the first iterations, (1 + i) / (10 + i), so that the start is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, iteration: int) -> None:
+        """Moves the average towards the model after iteration number `iteration`, counted from 0."""
+        weight = 1 - min(self.decay, (1 + iteration) / (10 + iteration))
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averages.append(self.state[name])
+                values.append(value)
+            else:
+                self.state[name].copy_(value)
+        torch._foreach_lerp_(averages, values, weight)

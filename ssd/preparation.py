@@ -1,0 +1,49 @@
+"""Image preparation: how 8-bit pixels become the network's input. Defined once, kept in every checkpoint."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Preparation(NamedTuple):
+    """What a set of weights expects of its images. Means and scales are per channel, in the order R, G, B."""
+
+    mean: tuple[float, float, float]  # subtracted from pixels in 0..255
+    scale: tuple[float, float, float]  # what the difference is multiplied by
+    channel_order: str = "rgb"  # rgb | bgr, of the network's input
+    size: int = 300  # pixels a side; the image is stretched to it
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The mean as a colour (R, G, B), which the network sees as 0: what surrounds an image in expansion."""
+        red, green, blue = (round(value) for value in self.mean)
+        return red, green, blue
+
+    def to_plain(self) -> dict[str, object]:
+        """Plain values, as a checkpoint holds them; `Preparation(**values)` reads them."""
+        return self._asdict()
+
+
+# torchvision's ImageNet weights: pixels in 0..1, normalised.
+IMAGENET = Preparation(mean=(123.675, 116.28, 103.53), scale=(1 / 58.395, 1 / 57.12, 1 / 57.375))
+# Weights that come from Caffe's VGG16, in the ports that turned its first layer to RGB: the mean alone.
+CAFFE = Preparation(mean=(123.0, 117.0, 104.0), scale=(1.0, 1.0, 1.0))
+
+
+def prepare(images: Tensor, preparation: Preparation, device: torch.device | None = None) -> Tensor:
+    """Pixels to network input, on the device: only bytes travel there.
+
+    Args:
+        images: `[B, H, W, 3]` uint8, RGB.
+        preparation: what the weights expect.
+        device: where the result shall be; by default where `images` are.
+
+    Returns:
+        `[B, 3, H, W]` float32, in channels_last memory format.
+    """
+    pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    mean = torch.tensor(preparation.mean, device=pixels.device)[:, None, None]
+    scale = torch.tensor(preparation.scale, device=pixels.device)[:, None, None]
+    prepared = (pixels - mean) * scale
+    return prepared.flip(1) if preparation.channel_order == "bgr" else prepared
