@@ -52,6 +52,7 @@ class DataConfig(_Section):
     root: str = "datasets"
     train: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     val: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    other_classes: Literal["refuse", "ignore"] = "refuse"  # objects of a class that is not listed
     keep_difficult: bool = True
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     cache: Literal["none", "ram"] = "none"

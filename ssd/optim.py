@@ -1,7 +1,8 @@
 """Optimiser, learning-rate schedule, and the running average of the weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -96,3 +97,13 @@ class WeightAverage:
             else:
                 self.state[name].copy_(value)
         torch._foreach_lerp_(averages, values, weight)
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Within the block the model has the average's weights."""
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)

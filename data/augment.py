@@ -1,0 +1,246 @@
+"""Augmentation of training samples: photometric distortion, expansion, IoU crop, resize, mirror (SSD paper, section 2.2
+and 3.6; ssd_pascal.py and im_transforms.cpp for the parameters).
+
+It is done in two steps. `draw_plan` decides, with boxes and random numbers alone. `render` then touches the pixels: the
+window that expansion and crop leave, which may reach beyond the photo, is resized once, straight into the output,
+instead of painting a canvas of up to 16 times the photo to throw most of it away.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# 8-bit steps; Caffe's distort_param in ssd_pascal.py. Each distortion happens with probability 1/2.
+BRIGHTNESS = 32  # added, at most this much either way
+CONTRAST = (0.5, 1.5)  # factor
+SATURATION = (0.5, 1.5)  # factor
+HUE = 18  # added, of 180
+EXPANSION = (1.0, 4.0)  # canvas side over photo side
+MIN_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9)
+WHOLE, ANY = 0.0, None  # the two crop modes beside the five least overlaps
+CROP_MODES = (WHOLE, *MIN_OVERLAPS, ANY)
+CROP_TRIES = 50  # a mode
+CROP_SCALE = (0.3, 1.0)
+CROP_ASPECT = (0.5, 2.0)
+INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_NEAREST, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Which parts of the augmentation are on."""
+
+    photometric: bool = True
+    expand: bool = True
+    crop: bool = True
+    mirror: bool = True
+
+
+class Window(NamedTuple):
+    """A rectangle in the photo's pixels, which may reach beyond the photo; edges, counted from 0."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+class Photometric(NamedTuple):
+    """Colour distortion on 8-bit values; a neutral entry does nothing."""
+
+    brightness: float = 0.0  # added
+    contrast: float = 1.0  # factor
+    contrast_last: bool = False  # after saturation and hue instead of before
+    saturation: float = 1.0  # factor
+    hue: int = 0  # added, of 180
+
+
+class Plan(NamedTuple):
+    """All that was decided for one sample."""
+
+    window: Window
+    mirror: bool
+    interpolation: int
+    photometric: Photometric
+    boxes: np.ndarray  # [m, 4] float32 corners relative to the output
+    kept: np.ndarray  # [m] int64: which of the objects given these are
+
+
+def draw_plan(rng: np.random.Generator, width: int, height: int, boxes: np.ndarray, switches: Switches) -> Plan:
+    """Draws the augmentation of one photo.
+
+    Args:
+        rng: where all the randomness comes from.
+        width: of the photo, pixels.
+        height: of the photo, pixels.
+        boxes: edges `[G, 4]` in the photo's pixels.
+        switches: the parts that are on.
+    """
+    photometric = _draw_photometric(rng) if switches.photometric else Photometric()
+    canvas = Window(0, 0, width, height)
+    if switches.expand and rng.random() < 0.5:
+        canvas = _draw_expansion(rng, width, height)
+    window = _draw_crop(rng, canvas, boxes) if switches.crop else canvas
+    interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
+    mirror = bool(switches.mirror and rng.random() < 0.5)
+    kept = np.flatnonzero(_centers_inside(boxes, np.array([window]))[0])
+    relative = relative_boxes(boxes[kept], window, mirror)
+    whole = (relative[:, 2] > relative[:, 0]) & (relative[:, 3] > relative[:, 1])
+    return Plan(window, mirror, interpolation, photometric, relative[whole], kept[whole])
+
+
+def plain_plan(width: int, height: int, boxes: np.ndarray) -> Plan:
+    """No augmentation: the whole photo, as evaluation sees it."""
+    window = Window(0, 0, width, height)
+    return Plan(
+        window, False, cv2.INTER_LINEAR, Photometric(), relative_boxes(boxes, window, False), np.arange(len(boxes))
+    )
+
+
+def relative_boxes(boxes: np.ndarray, window: Window, mirror: bool) -> np.ndarray:
+    """Pixel edges `[m, 4]` → float32 corners relative to the window, clipped to it, and mirrored if asked for."""
+    origin = np.array([window.x1, window.y1] * 2, np.float64)
+    size = np.array([window.x2 - window.x1, window.y2 - window.y1] * 2, np.float64)
+    relative = np.clip((boxes - origin) / size, 0, 1)
+    if mirror:
+        relative[:, [0, 2]] = 1 - relative[:, [2, 0]]
+    return relative.astype(np.float32)
+
+
+def _draw_photometric(rng: np.random.Generator) -> Photometric:
+    happens = rng.random(4) < 0.5
+    return Photometric(
+        brightness=rng.uniform(-BRIGHTNESS, BRIGHTNESS) if happens[0] else 0.0,
+        contrast=rng.uniform(*CONTRAST) if happens[1] else 1.0,
+        contrast_last=bool(rng.random() < 0.5),
+        saturation=rng.uniform(*SATURATION) if happens[2] else 1.0,
+        hue=int(rng.integers(-HUE, HUE + 1)) if happens[3] else 0,
+    )
+
+
+def _draw_expansion(rng: np.random.Generator, width: int, height: int) -> Window:
+    """A canvas around the photo, up to 4 times its width and height, with the photo anywhere inside."""
+    ratio = rng.uniform(*EXPANSION)
+    canvas_width, canvas_height = int(width * ratio), int(height * ratio)
+    left = int(rng.integers(canvas_width - width + 1))
+    top = int(rng.integers(canvas_height - height + 1))
+    return Window(-left, -top, canvas_width - left, canvas_height - top)
+
+
+def _draw_crop(rng: np.random.Generator, canvas: Window, boxes: np.ndarray) -> Window:
+    """A patch of the canvas by one of the seven modes, drawn alike; where 50 tries find none, by another mode.
+
+    A patch has to hold the centre of an object: without one the sample would teach nothing, since hard negatives are
+    mined in proportion to positives. A photo without objects is cropped at will.
+    """
+    for mode in rng.permutation(len(CROP_MODES)):
+        least = CROP_MODES[mode]
+        if least == WHOLE:
+            return canvas
+        patches = _draw_patches(rng, canvas)
+        if not len(boxes):
+            if least is ANY:
+                return Window(*patches[0].tolist())
+            continue
+        fit = _centers_inside(boxes, patches).any(axis=1)
+        if least is not ANY:
+            fit &= overlaps(patches, boxes).max(axis=1) >= least
+        if fit.any():
+            return Window(*patches[fit.argmax()].tolist())
+    raise AssertionError("the whole image is one of the modes")
+
+
+def _draw_patches(rng: np.random.Generator, canvas: Window) -> np.ndarray:
+    """`CROP_TRIES` patches of a canvas `[50, 4]`, int64 edges in the photo's pixels (sampler.cpp, SampleBBox)."""
+    scale = rng.uniform(*CROP_SCALE, CROP_TRIES)
+    aspect = rng.uniform(np.maximum(CROP_ASPECT[0], scale**2), np.minimum(CROP_ASPECT[1], 1 / scale**2))
+    size = np.stack([scale * np.sqrt(aspect), scale / np.sqrt(aspect)], axis=1)  # [50, 2] of the canvas
+    corner = rng.random((CROP_TRIES, 2)) * (1 - size)
+    canvas_size = np.array([canvas.x2 - canvas.x1, canvas.y2 - canvas.y1])
+    low = np.minimum(np.rint(corner * canvas_size).astype(np.int64), canvas_size - 1)
+    high = np.clip(np.rint((corner + size) * canvas_size).astype(np.int64), low + 1, canvas_size)
+    return np.concatenate([low, high], axis=1) + np.array([canvas.x1, canvas.y1] * 2)
+
+
+def _centers_inside(boxes: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """Whether the centre of each box lies in each patch: `[G, 4], [T, 4] → [T, G]` bool."""
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centers >= patches[:, None, :2]) & (centers < patches[:, None, 2:])).all(axis=2)
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Jaccard overlap of boxes in pixel edges: `[T, 4], [G, 4] → [T, G]`."""
+    size = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
+    intersection = np.maximum(size, 0).prod(axis=2)
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1)
+    return intersection / (areas - intersection)
+
+
+def render(image: np.ndarray, plan: Plan, fill: tuple[int, int, int], out: np.ndarray) -> None:
+    """Writes the window of a photo into `out`, resized to it without keeping the aspect.
+
+    Args:
+        image: `[H, W, 3]` uint8, RGB.
+        plan: what to do with it.
+        fill: colour of what lies outside the photo.
+        out: `[S, S, 3]` uint8, written into.
+    """
+    height, width = image.shape[:2]
+    window, size = plan.window, out.shape[0]
+    x1, x2 = max(window.x1, 0), min(window.x2, width)
+    y1, y2 = max(window.y1, 0), min(window.y2, height)
+    if x1 >= x2 or y1 >= y2:
+        out[:] = fill
+        return
+    # Where the photo's part of the window lies in the output, to the nearest pixel.
+    left, right = _place(x1, x2, window.x1, window.x2, size)
+    top, bottom = _place(y1, y2, window.y1, window.y2, size)
+    part = image[y1:y2, x1:x2]
+    # Colours are distorted where there are fewer pixels, before or after the resize: the two differ by no more than the
+    # interpolation's own error.
+    early = part.shape[0] * part.shape[1] <= (bottom - top) * (right - left)
+    if early:
+        part = distort(part, plan.photometric)
+    part = cv2.resize(part, (right - left, bottom - top), interpolation=plan.interpolation)
+    if not early:
+        part = distort(part, plan.photometric)
+    if (right - left, bottom - top) != (size, size):
+        out[:] = fill
+    target = out[top:bottom, left:right]
+    if plan.mirror:
+        target = out[top:bottom, size - right : size - left]
+        part = part[:, ::-1]
+    target[:] = part
+
+
+def _place(low: int, high: int, window_low: int, window_high: int, size: int) -> tuple[int, int]:
+    """The output pixels, at least one, that a stretch of the window falls on."""
+    scale = size / (window_high - window_low)
+    start = min(round((low - window_low) * scale), size - 1)
+    return start, max(start + 1, round((high - window_low) * scale))
+
+
+def distort(image: np.ndarray, photometric: Photometric) -> np.ndarray:
+    """Photometric distortion of uint8 RGB, by look-up tables: each step rounds to 8 bits, so a table is exact."""
+    steps = np.arange(256, dtype=np.float64)
+    table = _to_bytes(steps + photometric.brightness)
+    contrast = _to_bytes(steps * photometric.contrast)
+    in_colours = photometric.saturation != 1.0 or photometric.hue != 0
+    if not (photometric.contrast_last and in_colours):
+        table = contrast[table]
+    if (table != steps).any():
+        image = cv2.LUT(image, table)
+    if in_colours:
+        hue = ((np.arange(256) + photometric.hue) % 180).astype(np.uint8)
+        saturation = _to_bytes(steps * photometric.saturation)
+        tables = np.stack([hue, saturation, np.arange(256, dtype=np.uint8)], axis=1)[None]  # [1, 256, 3]
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        image = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB)
+        if photometric.contrast_last and photometric.contrast != 1.0:
+            image = cv2.LUT(image, contrast)
+    return image
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,0 +1,53 @@
+"""Reading photos."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data.annotation import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+# OpenCV's own threads would fight the loader's processes for the cores.
+cv2.setNumThreads(0)
+
+
+def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Decodes a photo.
+
+    VOC's tools take pixels as they are stored and ignore the orientation that EXIF may ask for; but annotation tools
+    that show photos upright note the upright size. So the annotation's size decides.
+
+    Args:
+        path: a file that OpenCV reads: jpg, png, bmp, webp; grey, palette and alpha become RGB.
+        size: width and height that the annotation gives, or (0, 0).
+
+    Returns:
+        `[H, W, 3]` uint8, RGB.
+
+    Raises:
+        DataError: the file is missing, is no image, or has another size.
+    """
+    try:
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    image = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"{path}: is no image that can be decoded; replace it, or take it out of the split")
+    if size[0] and (image.shape[1], image.shape[0]) == (size[1], size[0]) != size:
+        image = _decode(encoded, cv2.IMREAD_COLOR_RGB)
+    if image is None or size[0] and (image.shape[1], image.shape[0]) != size:
+        got = "nothing" if image is None else f"{image.shape[1]} × {image.shape[0]}"
+        raise DataError(f"{path}: the annotation says {size[0]} × {size[1]} pixels, the photo has {got}; mend <size>")
+    return image
+
+
+def _decode(encoded: np.ndarray, flags: int) -> np.ndarray | None:
+    if not encoded.size:
+        return None
+    try:
+        return cv2.imdecode(encoded, flags)
+    except cv2.error:
+        return None

@@ -1,0 +1,203 @@
+"""Batches: which samples, in which order, decoded and augmented by worker processes."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.augment import Switches, draw_plan, plain_plan, render
+from data.cache import ImageCache
+from data.images import read_image
+from data.voc import Photos
+from ssd.batch import PADDING, Batch, Targets
+from ssd.distributed import World
+
+Key = tuple[int, int]  # epoch, index
+
+
+class Samples(Dataset[Batch]):
+    """Photos as samples. What a sample looks like depends on (seed, epoch, index) alone.
+
+    Args:
+        photos: the data set.
+        size: pixels a side of the output.
+        fill: colour (R, G, B) around expanded photos.
+        seed: of the run.
+        switches: the augmentation; None for none.
+        keep_difficult: keep objects marked difficult as targets.
+        cache: decoded photos kept in memory, if any.
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        size: int,
+        fill: tuple[int, int, int],
+        seed: int = 0,
+        switches: Switches | None = None,
+        keep_difficult: bool = True,
+        cache: ImageCache | None = None,
+    ) -> None:
+        self.photos = photos
+        self.size = size
+        self.fill = fill
+        self.seed = seed
+        self.switches = switches
+        self.keep_difficult = keep_difficult
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """A whole batch at once, written straight into its final buffers."""
+        images = torch.empty(len(keys), self.size, self.size, 3, dtype=torch.uint8)
+        samples = [self._sample(epoch, index, out) for (epoch, index), out in zip(keys, images.numpy(), strict=True)]
+        return Batch(images, _pad(samples), torch.tensor([index for _, index in keys]))
+
+    def _sample(self, epoch: int, index: int, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws one sample into `out`; its boxes `[m, 4]`, relative corners, and labels `[m]`."""
+        image = self.image(index)
+        height, width = image.shape[:2]
+        rows = self.photos.objects(index)
+        boxes, labels = self.photos.boxes[rows], self.photos.labels[rows]
+        if not self.keep_difficult:
+            easy = ~self.photos.difficult[rows]
+            boxes, labels = boxes[easy], labels[easy]
+        if self.switches is None:
+            plan = plain_plan(width, height, boxes)
+        else:
+            rng = np.random.default_rng((self.seed, epoch, index))
+            plan = draw_plan(rng, width, height, boxes, self.switches)
+        render(image, plan, self.fill, out)
+        return plan.boxes, labels[plan.kept]
+
+    def image(self, index: int) -> np.ndarray:
+        """One photo as it is, `[H, W, 3]` uint8 RGB."""
+        if self.cache is not None:
+            return self.cache.get(index, self._read)
+        return self._read(index)
+
+    def _read(self, index: int) -> np.ndarray:
+        width, height = self.photos.sizes[index].tolist()
+        return read_image(self.photos.path(index), (width, height))
+
+
+def _pad(samples: list[tuple[np.ndarray, np.ndarray]]) -> Targets:
+    num_slots = max((len(labels) for _, labels in samples), default=0)
+    boxes = np.zeros((len(samples), num_slots, 4), np.float32)
+    labels = np.full((len(samples), num_slots), PADDING, np.int64)
+    for i, (sample_boxes, sample_labels) in enumerate(samples):
+        boxes[i, : len(sample_boxes)] = sample_boxes
+        labels[i, : len(sample_labels)] = sample_labels
+    objects = np.flatnonzero(labels != PADDING)
+    return Targets(torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(objects))
+
+
+class TrainOrder(Sampler[list[Key]]):
+    """The micro-batches of one process, from any iteration on: an endless stream of shuffled epochs, cut into batches.
+
+    A batch may begin in one epoch and end in the next, so every photo is used once an epoch, none is dropped, and a data
+    set smaller than a batch works. Batch number i, and its share for each process and accumulation step, depend on the
+    seed and i alone.
+    """
+
+    def __init__(
+        self,
+        num_photos: int,
+        batch_size: int,
+        iterations: int,
+        seed: int,
+        first_iteration: int = 0,
+        accumulate: int = 1,
+        world: World | None = None,
+    ) -> None:
+        self.world = world or World()
+        self.micro_batch = batch_size // (accumulate * self.world.size)
+        if self.micro_batch * accumulate * self.world.size != batch_size:
+            raise ValueError(
+                f"train.batch_size {batch_size} cannot be shared out evenly: it must be a multiple of "
+                f"train.accumulate {accumulate} × {self.world.size} processes"
+            )
+        self.num_photos = num_photos
+        self.batch_size = batch_size
+        self.iterations = iterations
+        self.seed = seed
+        self.first_iteration = first_iteration
+        self.accumulate = accumulate
+
+    def __len__(self) -> int:
+        return (self.iterations - self.first_iteration) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = -1, np.zeros(0, np.int64)
+        for iteration in range(self.first_iteration, self.iterations):
+            keys = []
+            for place in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
+                if place // self.num_photos != epoch:
+                    epoch = place // self.num_photos
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_photos)
+                keys.append((epoch, int(order[place % self.num_photos])))
+            for step in range(self.accumulate):
+                start = (step * self.world.size + self.world.rank) * self.micro_batch
+                yield keys[start : start + self.micro_batch]
+
+
+class EvalOrder(Sampler[list[Key]]):
+    """The photos in order, each once, shared out over the processes."""
+
+    def __init__(self, num_photos: int, batch_size: int, world: World | None = None) -> None:
+        world = world or World()
+        indices = range(world.rank, num_photos, world.size)
+        self.batches = [[(0, i) for i in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+
+def choose_workers(workers: int | str, device: torch.device, world: World) -> int:
+    """`auto`: one on a CPU, which has its cores busy with the network; otherwise this process's share of the cores."""
+    if workers != "auto":
+        return int(workers)
+    if device.type == "cpu":
+        return 1
+    return max(1, min(16, len(os.sched_getaffinity(0)) // world.local_size))
+
+
+def make_loader(samples: Samples, order: Sampler[list[Key]], workers: int, device: torch.device) -> DataLoader[Batch]:
+    """The loader of `samples` in that order; batches come whole, pinned where the device is a GPU."""
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_init_worker,
+        prefetch_factor=4 if workers else None,
+        # A forked worker shares the arrays and the cache as they lie; where there is no fork it gets a copy.
+        multiprocessing_context="fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _init_worker(_: int) -> None:
+    # A terminal or a scheduler signals the whole process group, but the parent alone decides when a run stops, and still
+    # wants batches until then. Workers end when it closes the loader, or when they find it gone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,189 @@
+"""Data sets in PASCAL VOC layout: JPEGImages, Annotations and ImageSets/Main of one or several folders, read once."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.annotation import Annotation, DataError, parse_annotation
+from data.images import SUFFIXES, read_image
+from ssd.config import SourceConfig
+
+MAX_FAULTS = 50  # lines of one error message
+
+
+@dataclass(frozen=True)
+class Photos:
+    """n photos and their N objects in a few arrays: what loader workers share without ever touching (and copying) it."""
+
+    classes: tuple[str, ...]
+    paths: np.ndarray  # [n] bytes
+    sizes: np.ndarray  # [n, 2] int32 pixels: width, height
+    starts: np.ndarray  # [n + 1] int64: photo i has the objects starts[i] to starts[i + 1]
+    boxes: np.ndarray  # [N, 4] float32 pixels: edges (x1, y1, x2, y2) counted from 0
+    labels: np.ndarray  # [N] int64
+    difficult: np.ndarray  # [N] bool
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(self.paths[index])
+
+    def objects(self, index: int) -> slice:
+        """Where the objects of one photo stand in `boxes`, `labels` and `difficult`."""
+        return slice(int(self.starts[index]), int(self.starts[index + 1]))
+
+    def ground_truth(self, index: int) -> dict[str, np.ndarray]:
+        """One photo's objects as `ssd.voc_eval` takes them: inclusive pixels counted from 1."""
+        rows = self.objects(index)
+        boxes = self.boxes[rows] + np.array([1, 1, 0, 0], np.float32)
+        return {"boxes": boxes, "labels": self.labels[rows], "difficult": self.difficult[rows]}
+
+    def select(self, indices: Sequence[int]) -> "Photos":
+        """These photos only, in this order."""
+        rows = [np.arange(self.starts[i], self.starts[i + 1]) for i in indices]
+        objects = np.concatenate([np.zeros(0, np.int64), *rows])
+        starts = np.cumsum([0, *map(len, rows)])
+        return Photos(
+            self.classes, self.paths[indices], self.sizes[indices], starts,
+            self.boxes[objects], self.labels[objects], self.difficult[objects],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Photos, and what was mended on the way, for the user to read once."""
+
+    photos: Photos
+    notes: tuple[str, ...]
+
+
+def load_voc(
+    sources: Sequence[SourceConfig], root: str | Path, classes: Sequence[str], seed: int = 0, ignore_others: bool = False
+) -> Loaded:
+    """Reads the annotations of several VOC-layout folders, concatenated.
+
+    Raises:
+        DataError: with one line for each fault in any of them.
+    """
+    labels = {name: label for label, name in enumerate(classes)}
+    faults: list[str] = []
+    notes: list[str] = []
+    found: list[tuple[Path, Annotation]] = []
+    for source in sources:
+        folder = Path(root) / source.path
+        try:
+            ids = read_split(folder, source, seed, notes)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        photos = _photo_files(folder)
+        for photo_id in ids:
+            try:
+                found.append(_read_photo(folder, photo_id, photos, labels, ignore_others))
+            except DataError as error:
+                faults += str(error).splitlines()
+    if faults:
+        more = [f"... and {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
+        raise DataError("\n".join(faults[:MAX_FAULTS] + more))
+    num_clipped = sum(annotation.num_clipped for _, annotation in found)
+    num_empty = sum(annotation.num_empty for _, annotation in found)
+    if num_clipped:
+        notes.append(f"{num_clipped} boxes reached beyond their photo and were clipped to it")
+    if num_empty:
+        notes.append(f"{num_empty} boxes without area were left out")
+    return Loaded(_compact(tuple(classes), found), tuple(notes))
+
+
+def read_split(folder: Path, source: SourceConfig, seed: int, notes: list[str]) -> list[str]:
+    """The ids of the photos that one source names.
+
+    Raises:
+        DataError: the folder or the split's file is missing, or it names no photo.
+    """
+    if not folder.is_dir():
+        hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
+        raise DataError(f"{folder}: no such folder{hint}")
+    list_file = folder / "ImageSets" / "Main" / f"{source.split}.txt"
+    if list_file.is_file():
+        ids = _read_ids(list_file)
+    elif source.split == "all" or source.val_fraction is not None:
+        ids = sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
+    else:
+        known = sorted(path.stem for path in list_file.parent.glob("*.txt"))
+        hint = f"there are: {', '.join(known)}" if known else "set split: all, or val_fraction to split the folder"
+        raise DataError(f"{list_file}: no such split; {hint}")
+    if source.val_fraction is not None:
+        if list_file.is_file() or source.split not in ("train", "val"):
+            raise DataError(f"{folder}: val_fraction goes with split train or val of a folder without ImageSets")
+        ids = _divide(ids, source.split, source.val_fraction, seed)
+    distinct = list(dict.fromkeys(ids))
+    if len(distinct) < len(ids):
+        notes.append(f"{list_file}: {len(ids) - len(distinct)} ids stand more than once and were taken once")
+    if not distinct:
+        raise DataError(f"{list_file if list_file.is_file() else folder / 'Annotations'}: names no photo")
+    return distinct
+
+
+def _read_ids(list_file: Path) -> list[str]:
+    """Ids, one a line; VOC's files of one class have a second column (-1, 0 or 1), which is left out."""
+    try:
+        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{list_file}: cannot be read: {error}") from None
+    ids = []
+    for line in filter(None, map(str.strip, lines)):
+        name, _, column = line.rpartition(" ")
+        ids.append(name.rstrip() if name and column in ("-1", "0", "1") else line)
+    return ids
+
+
+def _divide(ids: list[str], split: str, val_fraction: float, seed: int) -> list[str]:
+    """The train or val part of a folder. A hash of its id decides on each photo, so that neither the order of the
+    others nor a change to them moves it across."""
+
+    def draw(photo_id: str) -> float:
+        return int.from_bytes(hashlib.sha256(f"{seed}:{photo_id}".encode()).digest()[:8], "big") / 2**64
+
+    return [photo_id for photo_id in ids if (draw(photo_id) < val_fraction) == (split == "val")]
+
+
+def _photo_files(folder: Path) -> dict[str, Path]:
+    """The photo of each id; the folder is listed once, since a look for each suffix of each photo is slow on network disks."""
+    try:
+        names = sorted(os.listdir(folder / "JPEGImages"))
+    except OSError:
+        return {}
+    paths = [folder / "JPEGImages" / name for name in names]
+    return {path.stem: path for path in paths if path.suffix.lower() in SUFFIXES}
+
+
+def _read_photo(
+    folder: Path, photo_id: str, photos: dict[str, Path], labels: dict[str, int], ignore_others: bool
+) -> tuple[Path, Annotation]:
+    xml = folder / "Annotations" / f"{photo_id}.xml"
+    annotation = parse_annotation(xml, labels, ignore_others)
+    if photo_id not in photos:
+        raise DataError(f"{folder / 'JPEGImages' / photo_id}: no photo of that name ({', '.join(SUFFIXES)})")
+    path = photos[photo_id]
+    if not annotation.width:
+        height, width = read_image(path).shape[:2]
+        annotation = parse_annotation(xml, labels, ignore_others, (width, height))
+    return path, annotation
+
+
+def _compact(classes: tuple[str, ...], found: list[tuple[Path, Annotation]]) -> Photos:
+    annotations = [annotation for _, annotation in found]
+    return Photos(
+        classes=classes,
+        paths=np.array([os.fsencode(path) for path, _ in found]),
+        sizes=np.array([(a.width, a.height) for a in annotations], np.int32),
+        starts=np.cumsum([0, *(len(a.labels) for a in annotations)]),
+        boxes=np.concatenate([a.boxes for a in annotations]),
+        labels=np.concatenate([a.labels for a in annotations]),
+        difficult=np.concatenate([a.difficult for a in annotations]),
+    )

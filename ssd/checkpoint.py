@@ -1,0 +1,157 @@
+"""Checkpoints: all that survives a restart, in one file of tensors and plain values."""
+
+import hashlib
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+KIND = "ssd300-train-state"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+@dataclass
+class TrainState:
+    """A run between two iterations."""
+
+    model: dict[str, Tensor]
+    classes: list[str]
+    preparation: dict[str, Any]  # of images: see `ssd.preparation`
+    config: dict[str, Any]
+    iteration: int = 0  # iterations done
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Tensor] | None = None  # moving average of the weights, if the run keeps one
+    best_map: float = -1.0
+    evaluated_at: int = -1  # iteration of the last evaluation
+    window: Tensor | None = None  # sums since the last train record
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use the model with: the average where there is one."""
+        return self.model if self.average is None else self.average
+
+
+def save_checkpoint(path: Path, state: TrainState) -> None:
+    """Writes a checkpoint aside, makes it safe on disk, and renames it: at any moment `path` is whole, old or new.
+
+    Raises:
+        OSError: the disk is full or cannot be written; `path` is as it was.
+    """
+    values = {f.name: getattr(state, f.name) for f in fields(state)}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            torch.save({"kind": KIND, "format": FORMAT, "digest": digest(values), "state": values}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Gives a checkpoint a second name, by a link where the disk can, as atomically as it was written."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)
+    _sync_folder(target.parent)
+
+
+def load_checkpoint(path: Path) -> TrainState:
+    """Reads a checkpoint and verifies its digest. Nothing in the file is executed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or not a checkpoint of this application.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path}: holds more than tensors and plain values, or is damaged; it was not loaded") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: is damaged or no checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise CheckpointError(f"{path}: is not a checkpoint of this application")
+    if content["format"] != FORMAT:
+        raise CheckpointError(f"{path}: has format {content['format']}, this version reads {FORMAT}")
+    if digest(content["state"]) != content["digest"]:
+        raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
+    return TrainState(**content["state"])
+
+
+def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
+    """The newest whole checkpoint of a run, and a line for each newer one that had to be passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+    """
+    numbered = sorted(folder.glob("iteration_*.pt"), reverse=True)
+    candidates = [path for path in (folder / "last.pt", *numbered, folder / "best.pt") if path.exists()]
+    passed_over = []
+    for path in candidates:
+        try:
+            return path, load_checkpoint(path), passed_over
+        except CheckpointError as error:
+            passed_over.append(str(error))
+    if passed_over:
+        raise CheckpointError("no checkpoint can be used: " + "; ".join(passed_over))
+    return None
+
+
+def keep_last(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` numbered checkpoints."""
+    for path in sorted(folder.glob("iteration_*.pt"), reverse=True)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def numbered_name(iteration: int) -> str:
+    return f"iteration_{iteration:08d}.pt"
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of nested plain values and tensors: names, types, shapes and content."""
+    sha = hashlib.sha256()
+    for name, value in _leaves(values, ""):
+        if isinstance(value, Tensor):
+            sha.update(f"{name}:{value.dtype}:{list(value.shape)}".encode())
+            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            sha.update(f"{name}:{value!r}".encode())
+    return sha.hexdigest()
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _leaves(entry, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            yield from _leaves(entry, f"{name}/{i}")
+    else:
+        yield name, value
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

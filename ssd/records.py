@@ -1,0 +1,56 @@
+"""What a run leaves for people and tools to read: metrics.jsonl and TensorBoard's events."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Records:
+    """The records of one run; a resumed run goes on in the same files.
+
+    Args:
+        folder: the run's output folder.
+        iteration: iterations done: later train records are of a time that will be repeated, and are dropped.
+        evaluated_at: iteration of the last evaluation: likewise for later eval records.
+    """
+
+    def __init__(self, folder: Path, iteration: int = 0, evaluated_at: int = -1) -> None:
+        self.path = folder / "metrics.jsonl"
+        if self.path.exists():
+            self._drop_after({"train": iteration, "eval": evaluated_at})
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+
+    def _drop_after(self, last: dict[str, int]) -> None:
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+                known = line.endswith("\n") and record["iteration"] <= last[record["kind"]]
+            except (ValueError, KeyError, TypeError):
+                known = False  # the last line of a run that was killed while it wrote
+            if known:
+                kept.append(line)
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, self.path)
+
+    def write(self, kind: str, epoch: int, iteration: int, values: dict[str, Any]) -> None:
+        """Appends one record, on disk when this returns."""
+        record = {"kind": kind, "epoch": epoch, "iteration": iteration, **values}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.board.add_scalar(f"{kind}/{name}", value, iteration)
+            elif isinstance(value, dict):
+                for key, entry in value.items():
+                    if entry is not None:
+                        self.board.add_scalar(f"{kind}/{name}/{key}", entry, iteration)
+
+    def close(self) -> None:
+        self.board.close()

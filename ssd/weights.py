@@ -1,0 +1,123 @@
+"""Pretrained weights: VGG16 backbones in the layouts of torchvision and of the known SSD ports."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torchvision.models import VGG16_BN_Weights, VGG16_Weights
+
+from ssd.checkpoint import CheckpointError
+from ssd.model import SSD300
+from ssd.preparation import CAFFE, IMAGENET, Preparation
+from ssd.vgg import conv_names
+
+# Positions of the 13 convolutions in torchvision's `features`; the reduced-fc files of the ports go on with fc6 and fc7.
+CONV_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+REDUCED_POSITIONS = (*CONV_POSITIONS, 31, 33)
+
+
+def load_backbone(model: SSD300, source: str, batch_norm: bool) -> Preparation:
+    """Loads pretrained weights into the backbone of a model of width 1.
+
+    Args:
+        model: the network, changed in place.
+        source: `imagenet` (torchvision's VGG16, downloaded once), `none`, or a file: a state dict of torchvision's
+            VGG16, or of the reduced-fc VGG16 that the known ports start from.
+        batch_norm: whether the backbone normalises; then only torchvision's VGG16 with batch normalisation fits.
+
+    Returns:
+        How the weights want their images prepared.
+
+    Raises:
+        CheckpointError: the weights cannot be downloaded or read, or are of another layout.
+    """
+    if source == "none":
+        return IMAGENET
+    state = _download(batch_norm) if source == "imagenet" else _read(Path(source))
+    if "features.0.weight" in state:
+        converted, preparation = from_torchvision(state, batch_norm, source), IMAGENET
+    elif "0.weight" in state and not batch_norm:
+        converted, preparation = from_reduced_fc(state, source), CAFFE
+    else:
+        expected = "torchvision's VGG16 with batch normalisation" if batch_norm else "torchvision's or a reduced-fc VGG16"
+        raise CheckpointError(f"model.pretrained: {source}: is not {expected} (its first entry: {next(iter(state), None)})")
+    own = model.backbone.state_dict()
+    for name, value in converted.items():
+        if own[name].shape != value.shape:
+            shapes = f"{list(value.shape)}, expected {list(own[name].shape)}"
+            raise CheckpointError(f"model.pretrained: {source}: {name} has the shape {shapes}")
+    model.backbone.load_state_dict({**own, **converted})
+    return preparation
+
+
+def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str) -> dict[str, Tensor]:
+    """The backbone's weights from torchvision's VGG16, fc6 and fc7 decimated from its classifier (DeepLab, ParseNet).
+
+    fc6 keeps every fourth output and every third row and column of its 7 × 7 window, fc7 every fourth input and output.
+    """
+    positions = BN_CONV_POSITIONS if batch_norm else CONV_POSITIONS
+    converted = {}
+    try:
+        for name, position in zip(conv_names(), positions, strict=True):
+            bias = state[f"features.{position}.bias"]
+            converted[f"{name}.conv.weight"] = state[f"features.{position}.weight"]
+            if batch_norm:
+                norm = f"features.{position + 1}"
+                for entry in ("weight", "bias", "running_var"):
+                    converted[f"{name}.norm.{entry}"] = state[f"{norm}.{entry}"]
+                # Our convolutions have no bias under a norm; the mean that the norm subtracts takes it in.
+                converted[f"{name}.norm.running_mean"] = state[f"{norm}.running_mean"] - bias
+            else:
+                converted[f"{name}.conv.bias"] = bias
+        fc6 = state["classifier.0.weight"].view(4096, 512, 7, 7)
+        fc7 = state["classifier.3.weight"].view(4096, 4096, 1, 1)
+        converted["fc6.conv.weight"] = fc6[::4, :, ::3, ::3]
+        converted["fc7.conv.weight"] = fc7[::4, ::4]
+        if not batch_norm:
+            converted["fc6.conv.bias"] = state["classifier.0.bias"][::4]
+            converted["fc7.conv.bias"] = state["classifier.3.bias"][::4]
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"model.pretrained: {source}: is not a whole VGG16 of torchvision ({error})") from None
+    return converted
+
+
+def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The backbone's weights from a reduced-fc VGG16, as amdegroot, lufficc and qfgaohao start from (`0.weight`, ...)."""
+    converted = {}
+    for name, position in zip((*conv_names(), "fc6", "fc7"), REDUCED_POSITIONS, strict=True):
+        for entry in ("weight", "bias"):
+            if f"{position}.{entry}" not in state:
+                raise CheckpointError(f"model.pretrained: {source}: {position}.{entry} ({name}) is missing")
+            converted[f"{name}.conv.{entry}"] = state[f"{position}.{entry}"]
+    return converted
+
+
+def _download(batch_norm: bool) -> dict[str, Tensor]:
+    weights = VGG16_BN_Weights.IMAGENET1K_V1 if batch_norm else VGG16_Weights.IMAGENET1K_V1
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    name = weights.url.rsplit("/", 1)[-1]
+    try:
+        return torch.hub.load_state_dict_from_url(weights.url, check_hash=True, weights_only=True, map_location="cpu")
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"model.pretrained: imagenet: {name} cannot be downloaded ({error}); fetch {weights.url} elsewhere and put "
+            f"it into {folder}, or name the file in model.pretrained, or set model.pretrained: none"
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"model.pretrained: {path}: no such file (imagenet, none, or a file is expected)") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"model.pretrained: {path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"model.pretrained: {path}: is not a state dict")
+    return state

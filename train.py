@@ -1,0 +1,365 @@
+"""Trains SSD300 from a YAML configuration: python train.py --config configs/quickstart.yaml"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from data.annotation import DataError
+from data.augment import Switches
+from data.cache import ImageCache
+from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
+from data.voc import Photos, load_voc
+from ssd.checkpoint import CheckpointError, TrainState, find_checkpoint, load_checkpoint
+from ssd.config import Config, ConfigError, load_config
+from ssd.device import choose_device, choose_precision, keep_freed_memory
+from ssd.distributed import World, process_group, world_from_environment
+from ssd.evaluation import Evaluation, Interrupted, Thresholds, evaluate
+from ssd.loss import MultiBoxLoss
+from ssd.model import SSD300
+from ssd.optim import WeightAverage, default_milestones, make_optimizer
+from ssd.pictures import TRUTH, contact_sheet, draw_boxes
+from ssd.preparation import IMAGENET, Preparation
+from ssd.progress import Progress
+from ssd.records import Records
+from ssd.stop import Stopped, StopRequest
+from ssd.trainer import NonFiniteError, Schedule, Trainer
+from ssd.weights import load_backbone
+
+PICTURED = 8  # validation photos in detections.png
+PICTURED_SCORE = 0.5  # least score of a detection drawn there
+
+
+class UsageError(ValueError):
+    """The command cannot do what it is asked to; the message says what to do instead."""
+
+
+@dataclass
+class Run:
+    """What every part of a run needs to know."""
+
+    config: Config
+    world: World
+    device: torch.device
+    dtype: torch.dtype
+    folder: Path
+    stop: StopRequest
+
+    def say(self, text: str) -> None:
+        if self.world.is_main:
+            print(text, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parse_arguments(arguments)
+    world = world_from_environment()
+    try:
+        config = load_config(options.config, options.overrides)
+        device = choose_device(config.device, world.local_rank)
+        dtype = choose_precision(config.train.precision, device)
+        keep_freed_memory()
+        run = Run(config, world, device, dtype, Path(config.output_dir), StopRequest())
+        with process_group(world, device):
+            if options.eval_only:
+                eval_only(run, options.resume)
+            else:
+                train(run, options.resume, options.overwrite)
+    except Stopped as stopped:
+        run.say(f"{stopped}; go on with --resume auto")
+        return stopped.exit_code
+    except (ConfigError, DataError, CheckpointError, UsageError, ValueError) as error:
+        return _refuse(world, error, 2)
+    except (NonFiniteError, OSError) as error:
+        return _refuse(world, error, 1)
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train, resume or evaluate SSD300.",
+        epilog="examples:  python train.py --config configs/quickstart.yaml   |   "
+        "torchrun --nproc-per-node 2 train.py --config configs/ssd300_voc0712.yaml --resume auto train.lr=5e-4",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="the YAML file that describes the run")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on from a checkpoint; auto: the newest whole one in output_dir, or from the start if there is none",
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate output_dir's best checkpoint, or the one --resume names"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="start anew over an earlier run in output_dir")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change an entry of the configuration, such as train.lr=5e-4"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def _refuse(world: World, error: Exception, code: int) -> int:
+    if world.is_main:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+def train(run: Run, resume: str | None, overwrite: bool) -> None:
+    """Trains to the end of the schedule, from the start or from a checkpoint."""
+    config = run.config
+    state = open_folder(run, resume, overwrite)
+    train_photos, val_photos = load_photos(run, train_too=True)
+    model, preparation = build_model(run, state)
+    schedule = build_schedule(config, len(train_photos))
+    trainer = build_trainer(run, model, preparation, schedule, train_photos)
+    if state is not None:
+        trainer.restore(state)
+    order = TrainOrder(
+        len(train_photos), config.train.batch_size, schedule.iterations, config.seed, trainer.iteration,
+        config.train.accumulate, run.world,
+    )  # fmt: skip
+    samples = Samples(
+        train_photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
+        config.data.keep_difficult, ImageCache(train_photos.sizes) if config.data.cache == "ram" else None,
+    )  # fmt: skip
+    loader = make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device)
+    val_samples = Samples(val_photos, preparation.size, preparation.fill)
+    describe(run, model, schedule, train_photos, val_photos, trainer.iteration)
+    records = Records(run.folder, trainer.iteration, trainer.evaluated_at) if run.world.is_main else None
+    with Progress(schedule.iterations, trainer.iteration, run.world.is_main) as progress:
+        evaluation = trainer.fit(
+            loader, lambda network, _: evaluate_photos(run, network, val_samples, preparation), records, progress, run.stop
+        )
+    if records:
+        records.close()
+    if evaluation is None:
+        run.say("nothing left to train; the run is evaluated once more")
+        evaluation = evaluate_state(run, val_samples, model, preparation, trainer.state())
+    finish(run, val_samples, evaluation)
+
+
+def eval_only(run: Run, resume: str | None) -> None:
+    """Evaluates a checkpoint on the validation photos."""
+    checkpoints = run.folder / "checkpoints"
+    if resume in (None, "auto"):
+        found = [path for path in (checkpoints / "best.pt", checkpoints / "last.pt") if path.exists()]
+        if not found:
+            raise UsageError(f"{checkpoints}: no checkpoint to evaluate; train first, or name one with --resume PATH")
+        resume = str(found[0])
+    state = load_checkpoint(Path(resume))
+    run.say(f"evaluating {resume}, iteration {state.iteration}")
+    model, preparation = build_model(run, state)
+    _, val_photos = load_photos(run, train_too=False)
+    val_samples = Samples(val_photos, preparation.size, preparation.fill)
+    finish(run, val_samples, evaluate_state(run, val_samples, model, preparation, state))
+
+
+def open_folder(run: Run, resume: str | None, overwrite: bool) -> TrainState | None:
+    """Makes the output folder ready, and finds the state to go on from, if any.
+
+    Raises:
+        UsageError: it holds another run, and neither resuming nor overwriting was asked for.
+        CheckpointError: the checkpoint to resume from cannot be used.
+    """
+    checkpoints = run.folder / "checkpoints"
+    state = None
+    if resume == "auto":
+        found = find_checkpoint(checkpoints)
+        if found:
+            path, state, passed_over = found
+            for line in passed_over:
+                run.say(f"passed over: {line}")
+            run.say(f"resuming from {path}, iteration {state.iteration}")
+    elif resume is not None:
+        state = load_checkpoint(Path(resume))
+        run.say(f"resuming from {resume}, iteration {state.iteration}")
+    elif any(checkpoints.glob("*.pt")) and not overwrite:
+        raise UsageError(
+            f"{run.folder}: holds a run already; go on with --resume auto, choose another output_dir, or start anew "
+            "with --overwrite"
+        )
+    run.world.gather(None)  # every process has looked before one writes
+    if run.world.is_main:
+        if state is None:
+            clear_folder(run.folder)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        resolved = run.config.model_dump(mode="json")
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    return state
+
+
+def clear_folder(folder: Path) -> None:
+    """Removes what an earlier run wrote, and nothing else."""
+    for pattern in ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def load_photos(run: Run, train_too: bool) -> tuple[Photos, Photos]:
+    """Training photos (the validation photos again where they are not wanted) and validation photos."""
+    data = run.config.data
+    faults, loaded = [], {}
+    for part in ("train", "val") if train_too else ("val",):
+        try:
+            sources = getattr(data, part)
+            loaded[part] = load_voc(sources, data.root, data.class_names, run.config.seed, data.other_classes == "ignore")
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+    for part, result in loaded.items():
+        for note in result.notes:
+            run.say(f"data.{part}: {note}")
+    if train_too:
+        counts = np.bincount(loaded["train"].photos.labels, minlength=len(data.class_names))
+        for name, count in zip(data.class_names, counts, strict=True):
+            if not count:
+                run.say(f"warning: data.train has no object of class {name!r}; it cannot be learned")
+    return loaded["train" if train_too else "val"].photos, loaded["val"].photos
+
+
+def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
+    """The network on its device, and what its weights expect of images."""
+    config = run.config
+    classes = list(config.data.class_names)
+    torch.manual_seed(config.seed)
+    model = SSD300(len(classes) + 1, config.model.batch_norm, config.model.width)
+    if state is None:
+        preparation = load_backbone(model, config.model.pretrained, config.model.batch_norm)
+    else:
+        if state.classes != classes:
+            raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
+        preparation = Preparation(**state.preparation)
+        try:
+            model.load_state_dict(state.weights)
+        except RuntimeError:
+            theirs, ours = state.config["model"], config.model.model_dump()
+            raise CheckpointError(f"the checkpoint is of another model: {theirs}, not {ours}") from None
+    return model.to(run.device, memory_format=torch.channels_last), preparation
+
+
+def build_schedule(config: Config, num_photos: int) -> Schedule:
+    train = config.train
+    iterations = train.iterations or -(-(train.epochs or 0) * num_photos // train.batch_size)
+    return Schedule(
+        iterations=iterations,
+        num_photos=num_photos,
+        batch_size=train.batch_size,
+        accumulate=train.accumulate,
+        lr=train.lr,
+        warmup=train.warmup,
+        shape=train.schedule,
+        milestones=default_milestones(iterations) if train.milestones is None else train.milestones,
+        log_every=config.log_every,
+        eval_every=config.eval.every,
+        checkpoint_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+    )
+
+
+def build_trainer(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule, photos: Photos) -> Trainer:
+    config, train = run.config, run.config.train
+    trained: nn.Module = model
+    if run.world.size > 1 and config.model.batch_norm:
+        if run.device.type == "cuda":
+            trained = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        else:
+            run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
+    return Trainer(
+        trained,
+        MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos),
+        make_optimizer(trained, train.optimizer, train.lr, train.momentum, train.weight_decay),
+        preparation,
+        schedule,
+        run.folder / "checkpoints",
+        device=run.device,
+        dtype=run.dtype,
+        world=run.world,
+        average=WeightAverage(trained, train.ema) if train.ema else None,
+        clip_grad_norm=train.clip_grad_norm,
+        compiled=train.compile,
+        identity={"classes": list(config.data.class_names), "config": config.model_dump(mode="json")},
+        name_photo=photos.path,
+    )
+
+
+def evaluate_photos(run: Run, model: nn.Module, samples: Samples, preparation: Preparation) -> Evaluation:
+    """Evaluates a network on the validation photos."""
+    config, photos = run.config, samples.photos
+    order = EvalOrder(len(photos), config.eval.batch_size, run.world)
+    loader = make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device)
+    return evaluate(
+        model,
+        loader,
+        photos.sizes,
+        [photos.ground_truth(i) for i in range(len(photos))],
+        photos.classes,
+        preparation=preparation,
+        device=run.device,
+        dtype=run.dtype,
+        limits=Thresholds(config.eval.score_thresh, config.eval.nms_thresh, config.eval.top_k),
+        use_07_metric=config.eval.metric == "voc07",
+        world=run.world,
+        stop=run.stop,
+    )
+
+
+def evaluate_state(run: Run, samples: Samples, model: SSD300, preparation: Preparation, state: TrainState) -> Evaluation:
+    """Evaluates a checkpoint's weights."""
+    model.load_state_dict(state.weights)
+    try:
+        evaluation = evaluate_photos(run, model, samples, preparation)
+    except Interrupted:
+        raise Stopped(run.stop.signal) from None
+    run.say(evaluation.table())
+    return evaluation
+
+
+def describe(run: Run, model: SSD300, schedule: Schedule, train: Photos, val: Photos, iteration: int) -> None:
+    """What is about to happen, in a few lines."""
+    config = run.config
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    epochs = schedule.iterations * schedule.batch_size / len(train)
+    run.say(f"data: {len(train)} photos with {len(train.labels)} objects to train on, {len(val)} to evaluate on")
+    run.say(f"model: SSD300, {parameters:,} parameters, {len(config.data.class_names)} classes and background")
+    run.say(f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} photos, {epochs:.1f} epochs in all")
+    run.say(f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}")
+    unreached = [milestone for milestone in schedule.milestones if milestone >= schedule.iterations]
+    if schedule.shape == "milestones" and unreached:
+        run.say(f"warning: train.milestones {unreached} lie beyond the last iteration and have no effect")
+    if schedule.warmup >= schedule.iterations:
+        run.say(f"warning: train.warmup {schedule.warmup} is not over before the last iteration, {schedule.iterations}")
+
+
+def finish(run: Run, samples: Samples, evaluation: Evaluation) -> None:
+    """The picture, where everything lies, and the figure as the last line."""
+    if not run.world.is_main:
+        return
+    picture = run.folder / "detections.png"
+    run.folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(picture), cv2.cvtColor(detections_picture(samples, evaluation), cv2.COLOR_RGB2BGR))
+    run.say(f"pictures: {picture}; checkpoints: {run.folder / 'checkpoints'}; figures: {run.folder / 'metrics.jsonl'}")
+    run.say(evaluation.summary)
+
+
+def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:
+    """Photos spread over the validation set, in pairs: ground truth in white, detections in colour."""
+    photos = samples.photos
+    cells = []
+    for index in np.linspace(0, len(photos) - 1, min(PICTURED, len(photos))).astype(int):
+        image, truth, found = samples.image(index), photos.ground_truth(index), evaluation.detections[index]
+        sure = found["scores"] >= PICTURED_SCORE
+        cells.append(draw_boxes(image, truth["boxes"], truth["labels"], photos.classes, colour=TRUTH))
+        boxes, labels, scores = found["boxes"][sure], found["labels"][sure], found["scores"][sure]
+        cells.append(draw_boxes(image, boxes, labels, photos.classes, scores))
+    return contact_sheet(cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
