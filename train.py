@@ -25,7 +25,7 @@ from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.optim import WeightAverage, default_milestones, make_optimizer
 from ssd.pictures import TRUTH, contact_sheet, draw_boxes
-from ssd.preparation import IMAGENET, Preparation
+from ssd.preparation import Preparation
 from ssd.progress import Progress
 from ssd.records import Records
 from ssd.stop import Stopped, StopRequest
@@ -328,8 +328,12 @@ def describe(run: Run, model: SSD300, schedule: Schedule, train: Photos, val: Ph
     epochs = schedule.iterations * schedule.batch_size / len(train)
     run.say(f"data: {len(train)} photos with {len(train.labels)} objects to train on, {len(val)} to evaluate on")
     run.say(f"model: SSD300, {parameters:,} parameters, {len(config.data.class_names)} classes and background")
-    run.say(f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} photos, {epochs:.1f} epochs in all")
-    run.say(f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}")
+    run.say(
+        f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} photos, {epochs:.1f} epochs in all"
+    )
+    run.say(
+        f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}"
+    )
     unreached = [milestone for milestone in schedule.milestones if milestone >= schedule.iterations]
     if schedule.shape == "milestones" and unreached:
         run.say(f"warning: train.milestones {unreached} lie beyond the last iteration and have no effect")

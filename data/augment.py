@@ -93,9 +93,7 @@ def draw_plan(rng: np.random.Generator, width: int, height: int, boxes: np.ndarr
 def plain_plan(width: int, height: int, boxes: np.ndarray) -> Plan:
     """No augmentation: the whole photo, as evaluation sees it."""
     window = Window(0, 0, width, height)
-    return Plan(
-        window, False, cv2.INTER_LINEAR, Photometric(), relative_boxes(boxes, window, False), np.arange(len(boxes))
-    )
+    return Plan(window, False, cv2.INTER_LINEAR, Photometric(), relative_boxes(boxes, window, False), np.arange(len(boxes)))
 
 
 def relative_boxes(boxes: np.ndarray, window: Window, mirror: bool) -> np.ndarray:

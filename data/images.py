@@ -38,7 +38,7 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
         raise DataError(f"{path}: is no image that can be decoded; replace it, or take it out of the split")
     if size[0] and (image.shape[1], image.shape[0]) == (size[1], size[0]) != size:
         image = _decode(encoded, cv2.IMREAD_COLOR_RGB)
-    if image is None or size[0] and (image.shape[1], image.shape[0]) != size:
+    if image is None or (size[0] and (image.shape[1], image.shape[0]) != size):
         got = "nothing" if image is None else f"{image.shape[1]} × {image.shape[0]}"
         raise DataError(f"{path}: the annotation says {size[0]} × {size[1]} pixels, the photo has {got}; mend <size>")
     return image

@@ -109,10 +109,11 @@ def read_split(folder: Path, source: SourceConfig, seed: int, notes: list[str]) 
         hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
         raise DataError(f"{folder}: no such folder{hint}")
     list_file = folder / "ImageSets" / "Main" / f"{source.split}.txt"
+    annotated = sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
     if list_file.is_file():
-        ids = _read_ids(list_file)
+        ids = _read_ids(list_file, set(annotated))
     elif source.split == "all" or source.val_fraction is not None:
-        ids = sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
+        ids = annotated
     else:
         known = sorted(path.stem for path in list_file.parent.glob("*.txt"))
         hint = f"there are: {', '.join(known)}" if known else "set split: all, or val_fraction to split the folder"
@@ -129,8 +130,9 @@ def read_split(folder: Path, source: SourceConfig, seed: int, notes: list[str]) 
     return distinct
 
 
-def _read_ids(list_file: Path) -> list[str]:
-    """Ids, one a line; VOC's files of one class have a second column (-1, 0 or 1), which is left out."""
+def _read_ids(list_file: Path, annotated: set[str]) -> list[str]:
+    """Ids, one a line. VOC's files of one class have a second column (-1, 0 or 1): it is left out, unless an annotation
+    shows that it belongs to the name."""
     try:
         lines = list_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -138,7 +140,8 @@ def _read_ids(list_file: Path) -> list[str]:
     ids = []
     for line in filter(None, map(str.strip, lines)):
         name, _, column = line.rpartition(" ")
-        ids.append(name.rstrip() if name and column in ("-1", "0", "1") else line)
+        has_column = name and column in ("-1", "0", "1") and line not in annotated
+        ids.append(name.rstrip() if has_column else line)
     return ids
 
 

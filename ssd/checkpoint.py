@@ -86,7 +86,7 @@ def load_checkpoint(path: Path) -> TrainState:
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path}: holds more than tensors and plain values, or is damaged; it was not loaded") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: is damaged or no checkpoint ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"{path}: is damaged or no checkpoint ({first_line(error)})") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise CheckpointError(f"{path}: is not a checkpoint of this application")
     if content["format"] != FORMAT:
@@ -94,6 +94,11 @@ def load_checkpoint(path: Path) -> TrainState:
     if digest(content["state"]) != content["digest"]:
         raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
     return TrainState(**content["state"])
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the details that libraries add below; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:

@@ -294,7 +294,8 @@ def _describe(name: str, alternatives: list[Any]) -> str:
         for pydantic_words, words in _WORDS:
             message = message.replace(pydantic_words, words)
         messages.append(message if not messages else message.removeprefix("expected "))
-    given = "" if isinstance(fault["input"], dict) else f", got {_shown(fault['input'])}"
+    whole_section = fault["type"] == "value_error" and isinstance(fault["input"], dict)
+    given = "" if whole_section else f", got {_shown(fault['input'])}"
     return f"{name}: {' or '.join(messages)}{given}"
 
 
@@ -316,7 +317,7 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
 
 def _dotted(place: tuple[int | str, ...]) -> str:
     """The dotted name of a fault's place, without the alternatives of a union, which pydantic puts in as well."""
-    return ".".join(str(part) for part in place if isinstance(part, int) or part.isidentifier() and part not in _UNIONS)
+    return ".".join(str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part not in _UNIONS))
 
 
 _UNIONS = ("str", "int", "float", "tuple")

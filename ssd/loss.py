@@ -44,9 +44,7 @@ class MultiBoxLoss(nn.Module):
         self.neg_pos = neg_pos
         self.device = torch.device(device) if device is not None else None
 
-    def forward(
-        self, predictions: tuple[Tensor, Tensor, Tensor], targets: Sequence[Tensor] | Targets
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, predictions: tuple[Tensor, Tensor, Tensor], targets: Sequence[Tensor] | Targets) -> tuple[Tensor, Tensor]:
         """Both losses of a batch.
 
         Args:

@@ -12,7 +12,7 @@ class L2Norm(nn.Module):
 
     def __init__(self, channels: int, scale: float = 20.0, epsilon: float = 1e-10) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((channels,), scale))
+        self.weight = nn.Parameter(torch.full((channels,), float(scale)))
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,9 +77,7 @@ class SSD300(nn.Module):
 
     dbox_list: Tensor
 
-    def __init__(
-        self, num_classes: int, batch_norm: bool = False, width: float = 1.0, spec: DBoxSpec = SSD300_VOC
-    ) -> None:
+    def __init__(self, num_classes: int, batch_norm: bool = False, width: float = 1.0, spec: DBoxSpec = SSD300_VOC) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes: expected background and at least one class (2 or more), got {num_classes}")

@@ -25,9 +25,7 @@ class Progress:
         self.line_every = line_every
         self.last_line = 0.0
         self.on_terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=total, initial=done, unit="it", dynamic_ncols=True, disable=not (visible and self.on_terminal)
-        )
+        self.bar = tqdm(total=total, initial=done, unit="it", dynamic_ncols=True, disable=not (visible and self.on_terminal))
         self.total = total
 
     def __enter__(self) -> Self:

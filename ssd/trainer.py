@@ -1,9 +1,8 @@
 """The training loop: steps, records, checkpoints, evaluations, and a clean end whatever happens."""
 
 import math
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
-from ssd.checkpoint import CheckpointError
+from ssd.checkpoint import CheckpointError, first_line
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
 from ssd.vgg import conv_names
@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"model.pretrained: {path}: no such file (imagenet, none, or a file is expected)") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"model.pretrained: {path}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"model.pretrained: {path}: cannot be read ({first_line(error)})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

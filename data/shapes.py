@@ -1,0 +1,186 @@
+"""The embedded data set: coloured shapes on textured backgrounds, drawn from a seed and written in VOC layout.
+
+For the quick start and the tests: nothing to download, and every image can be drawn again.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+
+EMPTY_SHARE = 0.05  # images without objects
+MAX_SHAPES = 6  # an image
+CROWDED = 0.3  # probability that a shape is put beside or onto an earlier one
+SIDES = (0.08, 0.6)  # of the image's shorter side, a shape's diameter
+HIDDEN_DIFFICULT = 0.5  # share of a shape covered by others from which it is marked difficult
+HIDDEN_LOST = 0.9  # and from which it is not annotated
+
+
+class Shape(NamedTuple):
+    """One object: its name and its visible pixels' box, VOC-wise: counted from 1, both corners included."""
+
+    name: str
+    xmin: int
+    ymin: int
+    xmax: int
+    ymax: int
+    difficult: bool
+
+
+def _circle() -> np.ndarray:
+    angles = np.arange(64) * 2 * np.pi / 64
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
+    """A regular polygon; with `inner` below 1 a star, whose inner corners lie at that radius."""
+    count = corners if inner == 1.0 else 2 * corners
+    angles = np.arange(count) * 2 * np.pi / count - np.pi / 2
+    radius = np.where(np.arange(count) % 2, inner, 1.0) if inner != 1.0 else np.ones(count)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius[:, None]
+
+
+def _cross() -> np.ndarray:
+    arm, half = 1.0, 0.33
+    quarter = np.array([(half, half), (half, arm), (-half, arm)])
+    turn = np.array([[0, -1], [1, 0]])
+    return np.concatenate([quarter @ np.linalg.matrix_power(turn, i).T for i in range(4)])
+
+
+# Outlines in the unit circle.
+OUTLINES: dict[str, Callable[[], np.ndarray]] = {
+    "circle": _circle,
+    "square": lambda: _regular(4),
+    "triangle": lambda: _regular(3),
+    "star": lambda: _regular(5, inner=0.42),
+    "cross": _cross,
+}
+CLASSES = tuple(OUTLINES)
+
+
+def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
+    """Draws image number `index` of the data set of that seed: `[H, W, 3]` uint8 RGB, and its objects."""
+    rng = np.random.default_rng((seed, index))
+    height, width = (int(side) for side in rng.integers(240, 401, 2))
+    image = _background(rng, height, width)
+    num_shapes = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_SHAPES + 1))
+    names, masks, centers = [], [], []
+    for _ in range(num_shapes):
+        names.append(CLASSES[rng.integers(len(CLASSES))])
+        near = centers[rng.integers(len(centers))] if centers and rng.random() < CROWDED else None
+        mask, center = _mask(rng, OUTLINES[names[-1]](), height, width, near)
+        masks.append(mask)
+        centers.append(center)
+        _paint(rng, image, mask)
+    image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+    return image, _visible(names, masks)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Noise of several coarsenesses around a colour, sometimes with stripes: `[H, W, 3]` float32."""
+    image = np.zeros((height, width, 3), np.float32) + rng.uniform(40, 215, 3).astype(np.float32)
+    for cells in (3, 8, 24, 80):
+        noise = rng.normal(0, 1, (cells, cells, 3 if rng.random() < 0.5 else 1)).astype(np.float32)
+        noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, -1)
+        image += noise * rng.uniform(2, 22)
+    if rng.random() < 0.4:
+        angle, period = rng.uniform(0, np.pi), rng.uniform(8, 60)
+        y, x = np.mgrid[:height, :width]
+        stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
+        image += stripes[..., None].astype(np.float32) * rng.uniform(5, 30)
+    return image
+
+
+def _mask(
+    rng: np.random.Generator, outline: np.ndarray, height: int, width: int, near: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far a shape, of any size and angle, covers each pixel, `[H, W]` float32 in 0..1, and its centre (x, y)."""
+    low, high = (min(height, width) * side / 2 for side in SIDES)
+    radius = np.exp(rng.uniform(np.log(low), np.log(high)))
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    stretch = np.array([1.0, rng.uniform(0.7, 1.0)])
+    # Mostly inside; the frame may cut off some of it.
+    first, last = np.full(2, radius * 0.7), np.array([width, height]) - radius * 0.7
+    center = rng.uniform(first, last) if near is None else np.clip(near + rng.normal(0, radius * 0.6, 2), first, last)
+    points = (outline * stretch) @ turn.T * radius + center
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, [np.rint(points * 256).astype(np.int32)], 255, cv2.LINE_AA, shift=8)
+    return mask.astype(np.float32) / 255, center
+
+
+def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
+    """Paints a shape, shaded from one end to the other, in a colour that stands out from what is there."""
+    inside = mask > 0.5
+    behind = image[inside].mean(axis=0) if inside.any() else np.full(3, 128.0)
+    colour = rng.uniform(0, 255, 3)
+    while np.abs(colour - behind).max() < 60:
+        colour = rng.uniform(0, 255, 3)
+    direction = rng.normal(0, 1, 2)
+    y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
+    shade = 1 + 0.25 * (x * direction[0] + y * direction[1]) / np.abs(direction).sum()
+    layer = (colour * shade[..., None]).astype(np.float32)
+    image += mask[..., None] * (layer - image)
+
+
+def _visible(names: list[str], masks: list[np.ndarray]) -> list[Shape]:
+    """The objects to annotate: boxes around what later shapes leave to be seen of each."""
+    shapes = []
+    for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
+        whole = mask > 0.5
+        seen = whole.copy()
+        for later in masks[i + 1 :]:
+            seen &= later <= 0.5
+        hidden = 1 - seen.sum() / max(1, whole.sum())
+        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+        if hidden >= HIDDEN_LOST or len(rows) < 3 or len(columns) < 3:
+            continue
+        corners = (int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1)
+        shapes.append(Shape(name, *corners, difficult=bool(hidden >= HIDDEN_DIFFICULT)))
+    return shapes
+
+
+def write_shapes(
+    folder: Path, num_train: int, num_val: int, seed: int = 0, shown: Callable[[range], object] = lambda numbers: numbers
+) -> None:
+    """Draws a data set and writes it in VOC layout, with the splits train, val and trainval.
+
+    Args:
+        folder: made where it is missing; files of the same names are written anew.
+        num_train: images of the split `train`.
+        num_val: images of the split `val`, none of which is in `train`.
+        seed: a different one draws different images.
+        shown: may wrap the image numbers, to show the progress.
+    """
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    numbers = range(num_train + num_val)
+    for index in shown(numbers):  # pyright: ignore[reportGeneralTypeIssues]
+        image, shapes = draw_image(seed, index)
+        name = f"{index:06d}"
+        cv2.imwrite(str(folder / "JPEGImages" / f"{name}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+        write_annotation(folder / "Annotations" / f"{name}.xml", f"{name}.jpg", image.shape[1], image.shape[0], shapes)
+    names = [f"{index:06d}\n" for index in numbers]
+    for split, part in (("train", names[:num_train]), ("val", names[num_train:]), ("trainval", names)):
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(part), encoding="utf-8")
+
+
+def write_annotation(path: Path, filename: str, width: int, height: int, shapes: list[Shape]) -> None:
+    """Writes one VOC annotation file."""
+    root = ElementTree.Element("annotation")
+    ElementTree.SubElement(root, "filename").text = filename
+    size = ElementTree.SubElement(root, "size")
+    for name, value in (("width", width), ("height", height), ("depth", 3)):
+        ElementTree.SubElement(size, name).text = str(value)
+    for shape in shapes:
+        item = ElementTree.SubElement(root, "object")
+        ElementTree.SubElement(item, "name").text = shape.name
+        ElementTree.SubElement(item, "difficult").text = str(int(shape.difficult))
+        box = ElementTree.SubElement(item, "bndbox")
+        for corner in ("xmin", "ymin", "xmax", "ymax"):
+            ElementTree.SubElement(box, corner).text = str(getattr(shape, corner))
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8")

@@ -1,0 +1,46 @@
+import numpy as np
+
+from data.shapes import CLASSES, draw_image
+from data.voc import load_voc
+from ssd.config import SourceConfig
+
+
+def test_an_image_can_be_drawn_again():
+    first, second = draw_image(1, 5), draw_image(1, 5)
+    assert np.array_equal(first[0], second[0])
+    assert first[1] == second[1]
+    assert not np.array_equal(first[0], draw_image(2, 5)[0])
+
+
+def test_what_the_images_hold():
+    drawn = [draw_image(0, index) for index in range(150)]
+    shapes = [shape for _, found in drawn for shape in found]
+    assert {shape.name for shape in shapes} == set(CLASSES)
+    assert any(not found for _, found in drawn)
+    assert 2 <= sum(shape.difficult for shape in shapes) < len(shapes) / 4
+    sides = [shape.xmax - shape.xmin + 1 for shape in shapes]
+    assert min(sides) < 25
+    assert max(sides) > 120
+    for image, found in drawn:
+        height, width = image.shape[:2]
+        for shape in found:
+            assert 1 <= shape.xmin < shape.xmax <= width
+            assert 1 <= shape.ymin < shape.ymax <= height
+
+
+def test_boxes_sit_on_the_shapes():
+    # A lone shape: within its box something differs strongly from the background around it, at all four sides.
+    index = next(i for i in range(300) if len(draw_image(4, i)[1]) == 1 and draw_image(4, i)[1][0].name == "circle")
+    image, (shape,) = draw_image(4, index)
+    assert not shape.difficult
+    inside = image[shape.ymin - 1 : shape.ymax, shape.xmin - 1 : shape.xmax].astype(float)
+    center = inside[inside.shape[0] // 2, inside.shape[1] // 2]
+    like_center = np.abs(inside - center).max(axis=2) < 45
+    assert like_center.mean() > 0.55  # a circle fills 0.785 of its box
+
+
+def test_the_layout_is_voc(shapes_root):
+    for split, count in (("train", 24), ("val", 8), ("trainval", 32)):
+        loaded = load_voc([SourceConfig(path="shapes", split=split)], shapes_root, CLASSES)
+        assert len(loaded.photos) == count
+        assert loaded.notes == ()

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import nms
+
+from ssd.boxes import decode, encode
+from ssd.dbox import make_dbox_list
+from ssd.detect import CANDIDATES, detect
+
+DBOXES = make_dbox_list()
+
+
+def predictions(rows: list[tuple[int, int, float]], num_columns: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """One image: at DBox p the class has about that probability, everywhere else background is certain."""
+    conf = torch.zeros(1, len(DBOXES), num_columns)
+    conf[..., 0] = 20
+    for dbox, label, score in rows:
+        conf[0, dbox] = -20
+        conf[0, dbox, label + 1] = 0
+        conf[0, dbox, 0] = float(np.log((1 - score) / score))
+    return torch.zeros(1, len(DBOXES), 4), conf
+
+
+def test_boxes_labels_and_scores_by_hand():
+    loc, conf = predictions([(6000, 2, 0.9), (100, 0, 0.6)])
+    wanted = torch.tensor([[0.2, 0.3, 0.5, 0.7]])
+    loc[0, 6000] = encode(wanted, DBOXES[6000:6001])[0]
+    (found,) = detect(loc, conf, DBOXES)
+    assert found["labels"].tolist() == [2, 0]
+    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.6]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found["boxes"][0], wanted[0], atol=1e-5, rtol=0)
+
+
+def test_nms_is_per_class():
+    near = [8000, 8006]  # neighbours: the same DBox one cell on
+    loc, conf = predictions([(near[0], 1, 0.9), (near[1], 1, 0.8)])
+    loc[0, near] = encode(torch.tensor([[0.3, 0.3, 0.6, 0.6], [0.31, 0.3, 0.6, 0.6]]), DBOXES[near])
+    assert detect(loc, conf, DBOXES)[0]["scores"].shape == (1,)
+    assert detect(loc, conf, DBOXES, nms_thresh=0.99)[0]["scores"].shape == (2,)
+    other = predictions([(near[0], 1, 0.9), (near[1], 0, 0.8)])[1]
+    assert detect(loc, other, DBOXES)[0]["labels"].tolist() == [1, 0]
+
+
+def test_nothing_found_and_an_empty_batch():
+    loc, conf = predictions([])
+    (found,) = detect(loc, conf, DBOXES)
+    assert found["boxes"].shape == (0, 4)
+    assert found["labels"].shape == found["scores"].shape == (0,)
+    assert detect(loc[:0], conf[:0], DBOXES) == []
+
+
+def test_equals_an_image_by_image_class_by_class_version():
+    generator = torch.Generator().manual_seed(0)
+    loc = torch.randn(3, len(DBOXES), 4, generator=generator)
+    conf = torch.randn(3, len(DBOXES), 5, generator=generator) * 2  # early in training: nearly every box passes
+    conf[2, :, 0] += 12
+    for found, image_loc, image_conf in zip(detect(loc, conf, DBOXES), loc, conf, strict=True):
+        boxes = decode(image_loc, DBOXES).clamp(0, 1)
+        scores = image_conf.softmax(dim=1)
+        rows = []
+        for label in range(4):
+            score = scores[:, label + 1]
+            order = score.argsort(descending=True)[:CANDIDATES]
+            order = order[score[order] > 0.01]
+            kept = order[nms(boxes[order], score[order], 0.45)]
+            rows += [(score[i].item(), label, boxes[i]) for i in kept]
+        rows = sorted(rows, key=lambda row: -row[0])[:200]
+        assert [label for _, label, _ in rows] == found["labels"].tolist()
+        torch.testing.assert_close(torch.tensor([score for score, _, _ in rows]), found["scores"])
+        if rows:
+            torch.testing.assert_close(torch.stack([box for *_, box in rows]), found["boxes"])
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 200])
+def test_top_k_and_falling_scores(top_k):
+    generator = torch.Generator().manual_seed(0)
+    conf = torch.randn(2, len(DBOXES), 3, generator=generator)
+    for found in detect(torch.zeros(2, len(DBOXES), 4), conf, DBOXES, top_k=top_k):
+        assert len(found["scores"]) == top_k
+        assert (found["scores"].diff() <= 0).all()
+
+
+def test_wild_offsets_stay_in_the_image():
+    loc, conf = predictions([(0, 0, 0.9)])
+    loc[0, 0] = torch.tensor([1e4, -1e4, 1e3, 1e3])
+    (found,) = detect(loc, conf, DBOXES)
+    assert found["boxes"].isfinite().all()
+    assert found["boxes"].min() >= 0
+    assert found["boxes"].max() <= 1

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.detection._utils import SSDMatcher
+from torchvision.ops import box_iou
+
+from ssd.batch import PADDING, pad_targets
+from ssd.boxes import decode, iou, to_corners
+from ssd.dbox import make_dbox_list
+from ssd.match import match, match_batch
+from tests import reference
+
+# Four DBoxes by hand: two side by side in the upper half, a tall one in the middle, the whole image.
+FOUR = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5], [0.5, 0.5, 0.2, 1.0], [0.5, 0.5, 1.0, 1.0]])
+
+
+def objects(count: int, seed: int, smallest: float = 0.02) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.rand(count, 2, generator=generator)
+    sizes = torch.rand(count, 2, generator=generator) * 0.6 + smallest
+    boxes = torch.cat([centers - sizes / 2, centers + sizes / 2], dim=1).clamp(0, 1)
+    return boxes, torch.randint(0, 20, (count,), generator=generator)
+
+
+def assert_as_reference(boxes, labels, dbox_list, thresh=0.5):
+    table = iou(boxes, to_corners(dbox_list)).numpy()
+    owner, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), thresh, table)
+    loc, conf = match(boxes, labels, dbox_list, thresh)
+    np.testing.assert_array_equal(conf.numpy(), column)
+    positives = np.flatnonzero(owner >= 0)
+    expected = [reference.encode(boxes[owner[p]].double().numpy(), dbox_list[p].double().numpy()) for p in positives]
+    np.testing.assert_allclose(loc[positives].numpy(), np.array(expected).reshape(-1, 4), atol=1e-3)
+    assert (loc[owner < 0] == 0).all()
+
+
+def test_four_boxes_by_hand():
+    # Object 0 is DBox 0; object 1 covers the upper half: overlap 0.5 with DBoxes 0, 1 and 3. It may not take DBox 0,
+    # so it owns DBox 1, the lower of equals, and DBox 3 (0.5) follows by the threshold. Object 2 has overlap 0.5 with
+    # the tall DBox 2.
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 1.0, 0.5], [0.4, 0.0, 0.6, 0.5]])
+    loc, conf = match(boxes, torch.tensor([4, 7, 9]), FOUR)
+    assert conf.tolist() == [5, 8, 10, 8]
+    assert loc[0].tolist() == [0, 0, 0, 0]
+    decoded = decode(loc, FOUR)
+    torch.testing.assert_close(decoded[[0, 1, 2, 3]], boxes[[0, 1, 2, 1]], atol=1e-6, rtol=1e-6)
+
+
+def test_an_owned_dbox_is_never_taken_over():
+    # Both objects like DBox 0 best; the closer one gets it, the other the next best, below the threshold though it is.
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.45], [0.0, 0.0, 0.5, 0.5]])
+    _, conf = match(boxes, torch.tensor([1, 2]), FOUR, jaccard_thresh=0.6)
+    assert conf[0] == 3
+    assert (conf == 2).sum() == 1
+
+
+def test_without_objects_all_is_background():
+    loc, conf = match(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), FOUR)
+    assert conf.tolist() == [0, 0, 0, 0]
+    assert (loc == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("count", [1, 3, 12, 40])
+def test_equals_brute_force(count, seed):
+    boxes, labels = objects(count, seed)
+    assert_as_reference(boxes, labels, make_dbox_list())
+
+
+def test_objects_tinier_than_any_dbox_and_equal_objects():
+    boxes, labels = objects(5, 1)
+    tiny = torch.tensor([[0.501, 0.502, 0.5015, 0.5025]])
+    assert_as_reference(torch.cat([tiny, boxes, boxes, tiny]), torch.cat([labels, labels, labels[:2]]), make_dbox_list())
+
+
+def test_more_objects_than_dboxes_in_a_region():
+    boxes = torch.tensor([[0.3, 0.3, 0.7, 0.7]]).repeat(30, 1) + torch.linspace(0, 0.01, 30)[:, None]
+    assert_as_reference(boxes, torch.arange(30) % 20, make_dbox_list())
+
+
+def test_more_objects_than_dboxes():
+    boxes, labels = objects(9, 0)
+    _, conf = match(boxes, labels, FOUR)
+    assert (conf > 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 8)] * 4), max_size=10), st.sampled_from([0.3, 0.5, 0.9]))
+def test_equals_brute_force_on_degenerate_boxes(corners, thresh):
+    # On a grid of eighths: many equal boxes, equal overlaps and boxes without area.
+    rows = [(min(a, c) / 8, min(b, d) / 8, max(a, c) / 8, max(b, d) / 8) for a, b, c, d in corners]
+    boxes = torch.tensor(rows).reshape(-1, 4)
+    dbox_list = make_dbox_list()[7000:7400]
+    table = iou(boxes, to_corners(dbox_list)).numpy()
+    labels = torch.arange(len(boxes))
+    _, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), thresh, table)
+    np.testing.assert_array_equal(match(boxes, labels, dbox_list, thresh)[1].numpy(), column)
+
+
+def test_equals_torchvision_where_no_dbox_is_contested():
+    # torchvision lets a later object take an earlier one's DBox; apart from that the rules agree.
+    dbox_list = make_dbox_list()
+    boxes = torch.tensor([[0.05, 0.05, 0.3, 0.35], [0.5, 0.5, 0.95, 0.9], [0.6, 0.1, 0.7, 0.2]])
+    matched = SSDMatcher(0.5)(box_iou(boxes, to_corners(dbox_list)))
+    expected = torch.where(matched >= 0, matched + 1, 0)
+    assert torch.equal(match(boxes, torch.tensor([0, 1, 2]), dbox_list)[1], expected)
+
+
+def test_a_batch_equals_its_images_and_padding_changes_nothing():
+    dbox_list = make_dbox_list()
+    images = [objects(count, seed) for seed, count in enumerate([3, 0, 17, 1])]
+    targets = pad_targets([torch.cat([boxes, labels[:, None].float()], dim=1) for boxes, labels in images])
+    more = targets._replace(
+        boxes=torch.nn.functional.pad(targets.boxes, (0, 0, 0, 5)),
+        labels=torch.nn.functional.pad(targets.labels, (0, 5), value=PADDING),
+        objects=targets.objects + 5 * (targets.objects // targets.labels.shape[1]),
+    )
+    for batch in (match_batch(targets, dbox_list), match_batch(more, dbox_list)):
+        for i, (boxes, labels) in enumerate(images):
+            loc, conf = match(boxes, labels, dbox_list)
+            assert torch.equal(batch.conf[i], conf)
+            assert torch.equal(batch.loc[i], loc)
+
+
+def test_the_order_of_objects_makes_no_difference():
+    dbox_list = make_dbox_list()
+    boxes, labels = objects(12, 3)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(match(boxes, labels, dbox_list)[1], match(boxes[order], labels[order], dbox_list)[1])

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from torchvision.models.detection import ssd300_vgg16
+
+from ssd.model import SSD300, L2Norm
+from ssd.vgg import VGG16, VGG16_STAGES
+
+
+def test_parameters_and_shapes():
+    model = SSD300(21).eval()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 26_285_486
+    with torch.no_grad():
+        loc, conf, dbox_list = model(torch.zeros(2, 3, 300, 300))
+    assert loc.shape == (2, 8732, 4)
+    assert conf.shape == (2, 8732, 21)
+    assert dbox_list.shape == (8732, 4)
+
+
+@pytest.mark.parametrize(("batch_norm", "width"), [(False, 0.25), (True, 0.25), (True, 0.1)])
+def test_options_keep_the_form(batch_norm, width):
+    model = SSD300(4, batch_norm=batch_norm, width=width)
+    full = sum(parameter.numel() for parameter in SSD300(4).parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) < full / 4
+    loc, conf, _ = model(torch.randn(1, 3, 300, 300))  # a batch of one has to train as well
+    assert loc.shape == (1, 8732, 4)
+    assert conf.shape == (1, 8732, 4)
+    (loc.sum() + conf.sum()).backward()
+    missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not missing
+
+
+def torchvision_name(name: str) -> str:
+    """Our names → torchvision's for the same weights."""
+    part, *rest = name.split(".")
+    entry = rest[-1]
+    if part == "backbone":
+        layers = [layer for stage in VGG16_STAGES for layer, _ in stage]
+        conv = rest[0]
+        if conv in layers[:10]:
+            return f"backbone.features.{(0, 2, 5, 7, 10, 12, 14, 17, 19, 21)[layers.index(conv)]}.{entry}"
+        place = {"conv5_1": "1", "conv5_2": "3", "conv5_3": "5", "fc6": "7.1", "fc7": "7.3"}[conv]
+        return f"backbone.extra.0.{place}.{entry}"
+    if part == "l2_norm":
+        return "backbone.scale_weight"
+    if part == "extras":
+        number, half = int(rest[0][4]), int(rest[0][6])
+        return f"backbone.extra.{number - 5}.{2 * (half - 1)}.{entry}"
+    return f"head.{'regression_head' if part == 'loc' else 'classification_head'}.module_list.{rest[0]}.{entry}"
+
+
+def test_equals_torchvision_with_the_same_weights():
+    torch.manual_seed(0)
+    theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=21).eval()
+    ours = SSD300(21).eval()
+    state = theirs.state_dict()
+    converted = {name: state[torchvision_name(name)] for name in ours.state_dict()}
+    assert len(set(map(torchvision_name, converted))) == len(state)  # each of theirs is used
+    ours.load_state_dict(converted)
+    images = torch.randn(2, 3, 300, 300)
+    with torch.no_grad():
+        loc, conf, _ = ours(images)
+        head = theirs.head(list(theirs.backbone(images).values()))
+    torch.testing.assert_close(loc, head["bbox_regression"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(conf, head["cls_logits"], atol=1e-4, rtol=0)
+
+
+def test_l2_norm_by_hand_and_at_zero():
+    layer = L2Norm(2, scale=20)
+    x = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    torch.testing.assert_close(layer(x).flatten(), torch.tensor([12.0, 16.0]))
+    zero = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    layer(zero).sum().backward()
+    assert zero.grad is not None
+    assert zero.grad.isfinite().all()
+
+
+def test_relu_behind_the_pool_is_the_relu_before_it():
+    backbone = VGG16(width=0.1)
+    x = torch.randn(1, 3, 300, 300)
+    late, _ = backbone(x)
+    for stage in (1, 2, 3):
+        pool = backbone.pool3 if stage == 3 else backbone.pool
+        x = pool(torch.relu(backbone._stage(stage, x)))
+    early = torch.relu(backbone._stage(4, x))
+    assert torch.equal(late, early)
+
+
+@pytest.mark.parametrize("arguments", [{"num_classes": 1}, {"num_classes": 3, "width": 0.0}])
+def test_impossible_arguments_are_refused(arguments):
+    with pytest.raises(ValueError, match="expected"):
+        SSD300(**arguments)
