@@ -18,6 +18,7 @@ from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loa
 from data.voc import Photos, load_voc
 from ssd.checkpoint import CheckpointError, TrainState, find_checkpoint, load_checkpoint
 from ssd.config import Config, ConfigError, load_config
+from ssd.dbox import DBOX_SPECS
 from ssd.device import choose_device, choose_precision, keep_freed_memory
 from ssd.distributed import World, process_group, world_from_environment
 from ssd.evaluation import Evaluation, Interrupted, Thresholds, evaluate
@@ -229,13 +230,16 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
     config = run.config
     classes = list(config.data.class_names)
     torch.manual_seed(config.seed)
-    model = SSD300(len(classes) + 1, config.model.batch_norm, config.model.width)
+    spec = DBOX_SPECS[config.model.dboxes]
+    model = SSD300(len(classes) + 1, config.model.batch_norm, config.model.width, spec)
     if state is None:
         preparation = load_backbone(model, config.model.pretrained, config.model.batch_norm)
     else:
         if state.classes != classes:
             raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
         preparation = Preparation(**state.preparation)
+        if state.config["model"]["dboxes"] != config.model.dboxes:
+            raise CheckpointError(f"the checkpoint has model.dboxes: {state.config['model']['dboxes']}, not {config.model.dboxes}")
         try:
             model.load_state_dict(state.weights)
         except RuntimeError:

@@ -3,7 +3,7 @@
 For the quick start and the tests: nothing to download, and every image can be drawn again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 
 EMPTY_SHARE = 0.05  # images without objects
-MAX_SHAPES = 6  # an image
-CROWDED = 0.3  # probability that a shape is put beside or onto an earlier one
-SIDES = (0.08, 0.6)  # of the image's shorter side, a shape's diameter
-HIDDEN_DIFFICULT = 0.5  # share of a shape covered by others from which it is marked difficult
-HIDDEN_LOST = 0.9  # and from which it is not annotated
+MAX_SHAPES = 5  # an image
+CROWDED = 0.2  # probability that a shape is put beside or onto an earlier one
+SIDES = (0.12, 0.6)  # of the image's shorter side, a shape's diameter
+HIDDEN_DIFFICULT = 0.4  # share of a shape covered by others from which it is marked difficult
+HIDDEN_LOST = 0.85  # and from which it is not annotated
 
 
 class Shape(NamedTuple):
@@ -75,8 +75,8 @@ def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
         masks.append(mask)
         centers.append(center)
         _paint(rng, image, mask)
-    image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
-    return image, _visible(names, masks)
+    image += rng.standard_normal(image.shape, np.float32) * 4
+    return np.clip(image, 0, 255).astype(np.uint8), _visible(names, masks)
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -85,12 +85,12 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     for cells in (3, 8, 24, 80):
         noise = rng.normal(0, 1, (cells, cells, 3 if rng.random() < 0.5 else 1)).astype(np.float32)
         noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).reshape(height, width, -1)
-        image += noise * rng.uniform(2, 22)
+        image += noise * np.float32(rng.uniform(2, 22))
     if rng.random() < 0.4:
         angle, period = rng.uniform(0, np.pi), rng.uniform(8, 60)
-        y, x = np.mgrid[:height, :width]
-        stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
-        image += stripes[..., None].astype(np.float32) * rng.uniform(5, 30)
+        x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+        stripes = np.sin((x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))) * np.float32(2 * np.pi / period))
+        image += stripes[..., None] * np.float32(rng.uniform(5, 30))
     return image
 
 
@@ -102,7 +102,7 @@ def _mask(
     radius = np.exp(rng.uniform(np.log(low), np.log(high)))
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    stretch = np.array([1.0, rng.uniform(0.7, 1.0)])
+    stretch = np.array([1.0, rng.uniform(0.8, 1.0)])
     # Mostly inside; the frame may cut off some of it.
     first, last = np.full(2, radius * 0.7), np.array([width, height]) - radius * 0.7
     center = rng.uniform(first, last) if near is None else np.clip(near + rng.normal(0, radius * 0.6, 2), first, last)
@@ -117,13 +117,16 @@ def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> Non
     inside = mask > 0.5
     behind = image[inside].mean(axis=0) if inside.any() else np.full(3, 128.0)
     colour = rng.uniform(0, 255, 3)
-    while np.abs(colour - behind).max() < 60:
+    while np.abs(colour - behind).max() < 70:
         colour = rng.uniform(0, 255, 3)
     direction = rng.normal(0, 1, 2)
-    y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
+    left, top, width, height = cv2.boundingRect((mask > 0).astype(np.uint8))
+    x = np.linspace(-1, 1, image.shape[1], dtype=np.float32)[left : left + width]
+    y = np.linspace(-1, 1, image.shape[0], dtype=np.float32)[top : top + height, None]
     shade = 1 + 0.25 * (x * direction[0] + y * direction[1]) / np.abs(direction).sum()
+    part = image[top : top + height, left : left + width]
     layer = (colour * shade[..., None]).astype(np.float32)
-    image += mask[..., None] * (layer - image)
+    part += mask[top : top + height, left : left + width, None] * (layer - part)
 
 
 def _visible(names: list[str], masks: list[np.ndarray]) -> list[Shape]:
@@ -144,7 +147,7 @@ def _visible(names: list[str], masks: list[np.ndarray]) -> list[Shape]:
 
 
 def write_shapes(
-    folder: Path, num_train: int, num_val: int, seed: int = 0, shown: Callable[[range], object] = lambda numbers: numbers
+    folder: Path, num_train: int, num_val: int, seed: int = 0, shown: Callable[[range], Iterable[int]] = iter
 ) -> None:
     """Draws a data set and writes it in VOC layout, with the splits train, val and trainval.
 
@@ -158,7 +161,7 @@ def write_shapes(
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     numbers = range(num_train + num_val)
-    for index in shown(numbers):  # pyright: ignore[reportGeneralTypeIssues]
+    for index in shown(numbers):
         image, shapes = draw_image(seed, index)
         name = f"{index:06d}"
         cv2.imwrite(str(folder / "JPEGImages" / f"{name}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])

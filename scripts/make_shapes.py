@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,6 +10,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.shapes import CLASSES, write_shapes
+
+
+def progress(numbers: range) -> Iterable[int]:
+    return tqdm(numbers, unit="image", disable=None)  # a bar on a terminal, nothing in a log file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.train < 1 or options.val < 1 or options.seed < 0:
         parser.error("--train and --val have to be at least 1, --seed at least 0")
     try:
-        write_shapes(options.folder, options.train, options.val, options.seed, lambda numbers: tqdm(numbers, unit="image"))
+        write_shapes(options.folder, options.train, options.val, options.seed, progress)
     except OSError as error:
         print(f"error: {options.folder}: cannot be written: {error.strerror}", file=sys.stderr)
         return 1

@@ -75,6 +75,7 @@ class DataConfig(_Section):
 
 class ModelConfig(_Section):
     pretrained: Name = "imagenet"  # imagenet | none | a file
+    dboxes: Literal["voc", "coco"] = "voc"  # sizes of the DBoxes: from 30 pixels of 300, or from 21
     batch_norm: bool = False
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
 

@@ -56,6 +56,17 @@ SSD300_VOC = DBoxSpec(
     )
 )
 
+# ssd_coco.py: smallest scale 0.07 on conv4_3, then 0.15 to 0.9; for data whose objects are small.
+SSD300_COCO = DBoxSpec(
+    maps=tuple(
+        row._replace(min_size=min_size, max_size=max_size)
+        for row, min_size, max_size in zip(
+            SSD300_VOC.maps, (21, 45, 99, 153, 207, 261), (45, 99, 153, 207, 261, 315), strict=True
+        )
+    )
+)
+DBOX_SPECS = {"voc": SSD300_VOC, "coco": SSD300_COCO}
+
 
 def _sizes(row: FeatureMap) -> list[tuple[float, float]]:
     """Width and height, in pixels, of the DBoxes in each cell, in the order of the head's channels."""

@@ -57,20 +57,20 @@ def test_a_sample_depends_on_its_seed_alone():
     assert len(windows) > 35
 
 
-def test_each_crop_mode_holds_as_often_as_any_other(monkeypatch):
-    # Objects for which every mode soon finds a patch: each of the seven has to come up in one of seven samples.
-    boxes = np.array([[20, 20, 300, 220]], np.float32)
+def test_each_crop_mode_holds_as_often_as_any_other():
+    # An object that fills the photo, nearly: a patch's overlap with it is about the patch's own share of the photo. So
+    # the mode that was tried first shows in the window, and each has to come up in one of seven samples.
+    boxes = np.array([[1, 1, WIDTH - 1, HEIGHT - 1]], np.float32)
     modes: Counter[object] = Counter()
     for i in range(2800):
-        generator = rng(i)
-        first = CROP_MODES[generator.permutation(len(CROP_MODES))[0]]
+        least = CROP_MODES[rng(i).permutation(len(CROP_MODES))[0]]
         window = augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes)
-        overlap = overlaps(np.array([window]), boxes).max()
-        if first == augment.WHOLE:
+        modes[least] += 1
+        if least == augment.WHOLE:
             assert window == (0, 0, WIDTH, HEIGHT)
-        elif first is not augment.ANY:
-            assert overlap >= first
-        modes[first] += 1
+        elif least in (0.1, 0.3, 0.5, 0.7):  # 50 tries nearly always find one
+            assert window != (0, 0, WIDTH, HEIGHT)
+            assert overlaps(np.array([window]), boxes).max() >= least
     assert set(modes) == set(CROP_MODES)
     for count in modes.values():
         assert abs(count - 400) < 5 * np.sqrt(400)
@@ -85,15 +85,12 @@ def test_every_patch_meets_its_overlap(monkeypatch, least):
         if window != (0, 0, WIDTH, HEIGHT):
             cropped += 1
             patch = np.array([window], float)
-            best = max(
-                overlap
-                for overlap in overlaps(patch, BOXES)[0]
-            )  # fmt: skip
-            assert best >= least
+            assert overlaps(patch, BOXES).max() >= least
             centers = (BOXES[:, :2] + BOXES[:, 2:]) / 2
             assert ((centers >= patch[0, :2]) & (centers < patch[0, 2:])).all(axis=1).any()
-    # The mode is tried first in half of the draws; where it can be met at all it is met often.
-    assert cropped > 200 if least <= 0.5 else cropped >= 0
+    # The mode is tried first in half of the draws. Overlaps up to a half are found by nearly every one of them; for
+    # photos of small objects 0.7 and 0.9 are rare.
+    assert cropped > 250 if least <= 0.3 else cropped > 0
 
 
 def test_patches_have_the_scales_and_aspects_of_the_paper():
@@ -240,8 +237,8 @@ def test_distortion_equals_plain_arithmetic_in_8_bits():
         Photometric(contrast=1.4),
         Photometric(brightness=-31.9, contrast=0.6, contrast_last=True),
         Photometric(saturation=1.3, hue=-17),
-        Photometric(brightness=10, contrast=0.7, contrast_last=True, saturation=0.5, hue=18),
-        Photometric(brightness=10, contrast=1.3, saturation=1.5, hue=5),
+        Photometric(brightness=10.0, contrast=0.7, contrast_last=True, saturation=0.5, hue=18),
+        Photometric(brightness=10.0, contrast=1.3, saturation=1.5, hue=5),
         Photometric(),
     ):
         expected = to_bytes(pixels + photometric.brightness)

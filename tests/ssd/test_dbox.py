@@ -7,7 +7,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from ssd.boxes import to_centers
-from ssd.dbox import SSD300_VOC, DBoxSpec, FeatureMap, make_dbox_list
+from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxSpec, FeatureMap, make_dbox_list
 
 
 def test_numbers_of_the_paper():
@@ -54,3 +54,10 @@ def test_counts_follow_from_the_rows(ratios, count):
     spec = DBoxSpec((FeatureMap(3, 100, 50, 80, ratios),))
     assert spec.boxes_per_cell == (count,)
     assert len(make_dbox_list(spec)) == spec.num_dboxes == 9 * count
+
+
+def test_coco_sizes_cover_small_objects():
+    assert SSD300_COCO.num_dboxes == 8732
+    smallest = make_dbox_list(SSD300_COCO)[0, 2:] * 300
+    torch.testing.assert_close(smallest, torch.tensor([21.0, 21.0]))
+    assert [row.step for row in SSD300_COCO.maps] == [row.step for row in SSD300_VOC.maps]

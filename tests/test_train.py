@@ -1,0 +1,242 @@
+"""The command as a user runs it: whole processes on real files."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from data.shapes import CLASSES
+from ssd.checkpoint import load_checkpoint
+from tests.conftest import ROOT
+
+TIMING = ("images_per_s", "data_wait")
+
+
+def write_config(folder: Path, shapes_root: Path, **changes: dict[str, Any]) -> Path:
+    """A small run: 24 photos in batches of 4, a tenth of the channels."""
+    values: dict[str, Any] = {
+        "output_dir": str(folder / "run"),
+        "device": "cpu",
+        "data": {
+            "classes": list(CLASSES),
+            "root": str(shapes_root),
+            "train": [{"path": "shapes", "split": "train"}],
+            "val": [{"path": "shapes", "split": "val"}],
+            "workers": 1,
+        },
+        "model": {"pretrained": "none", "batch_norm": True, "width": 0.1},
+        "train": {"batch_size": 4, "iterations": 9, "optimizer": "adamw", "lr": 1e-3, "warmup": 2, "precision": "float32"},
+        "log_every": 2,
+        "checkpoint": {"every": 4, "keep": 2},
+        "eval": {"every": 100, "batch_size": 4},
+    }
+    for section, entries in changes.items():
+        values[section] = {**values[section], **entries} if isinstance(entries, dict) else entries
+    path = folder / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def command(config: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), "--config", str(config), *arguments]
+
+
+def run(config: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(config, *arguments), capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
+    lines = (folder / "run/metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def without_timing(folder: Path) -> list[dict[str, Any]]:
+    every = records(folder) + records(folder, "eval")
+    return [{key: value for key, value in record.items() if key not in TIMING} for record in every]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = (load_checkpoint(folder / "run/checkpoints/last.pt") for folder in (one, other))
+    assert first.iteration == second.iteration
+    assert first.model.keys() == second.model.keys()
+    for name, value in first.model.items():
+        assert torch.equal(value, second.model[name]), name
+
+
+def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, eval={"every": 4, "batch_size": 4})
+    done = run(config)
+    folder = tmp_path / "run"
+    summary = done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"mAP@0\.5 \(VOC07 11-point\) \d\.\d{4}", summary)
+    for name in CLASSES:
+        assert re.search(rf"^{name} .*\d", done.stdout, re.MULTILINE)
+    assert "images/s" in done.stdout
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "last.pt", "best.pt", "iteration_00000004.pt", "iteration_00000008.pt"
+    }  # fmt: skip
+    assert yaml.safe_load((folder / "config.yaml").read_text())["train"]["batch_size"] == 4
+    assert (folder / "detections.png").stat().st_size > 1000
+    assert list((folder / "tensorboard").glob("events.*"))
+    train = records(tmp_path)
+    assert [record["iteration"] for record in train] == [2, 4, 6, 8, 9]
+    assert [record["epoch"] for record in train] == [1, 1, 1, 2, 2]
+    for record in train:
+        assert record.keys() == {
+            "kind", "epoch", "iteration", "loss", "loss_l", "loss_c", "lr", "images_per_s", "data_wait"
+        }  # fmt: skip
+        assert record["loss"] == pytest.approx(record["loss_l"] + record["loss_c"])
+        assert 0 <= record["data_wait"] <= 1
+    evaluations = records(tmp_path, "eval")
+    assert [record["iteration"] for record in evaluations] == [4, 8, 9]
+    assert evaluations[-1]["metric"] == "VOC07 11-point"
+    assert set(evaluations[-1]["ap"]) == set(CLASSES)
+
+    again = run(config, "--eval-only", "--resume", str(folder / "checkpoints/last.pt"))
+    assert again.stdout.splitlines()[-1] == summary
+    assert f"iteration {9}" in again.stdout
+    refused = run(config, code=2)
+    assert "--resume auto" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    finished = run(config, "--resume", "auto")
+    assert "nothing left to train" in finished.stdout
+    assert finished.stdout.splitlines()[-1] == summary
+    assert len(records(tmp_path)) == 5
+    other = run(config, "--resume", "auto", "data.classes=[a,b]", code=2)
+    assert "classes" in other.stderr
+    other = run(config, "--resume", "auto", "model.width=0.2", code=2)
+    assert "another model" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [
+        (signal.SIGTERM, {"train": {"accumulate": 2, "ema": 0.9}, "data": {"workers": 0}}),
+        (signal.SIGINT, {"train": {"precision": "bfloat16", "optimizer": "sgd"}, "data": {"cache": "ram", "workers": 2}}),
+    ],
+    ids=["term-float32-accumulated-averaged", "int-bfloat16-sgd-cached"],
+)
+def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, shapes_root, number, changes):
+    length = {"iterations": 14, "batch_size": 4}
+    changes["train"] |= length
+    whole = write_config(tmp_path / "whole", shapes_root, **changes, eval={"every": 6})
+    parts = write_config(tmp_path / "parts", shapes_root, **changes, eval={"every": 6})
+    run(whole)
+    process = subprocess.Popen(
+        command(parts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch "):
+            os.killpg(process.pid, number)  # as a terminal does it: the workers get it too
+            break
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, stderr
+    assert "Traceback" not in stderr
+    assert "--resume auto" in stdout
+    stopped_at = load_checkpoint(tmp_path / "parts/run/checkpoints/last.pt").iteration
+    assert 2 <= stopped_at < 14
+    done = run(parts, "--resume", "auto")
+    assert f"iteration {stopped_at}" in done.stdout
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert without_timing(tmp_path / "whole") == without_timing(tmp_path / "parts")
+
+
+def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_path, shapes_root):
+    options = {"model": {"batch_norm": False}, "train": {"iterations": 20, "lr": 1e-4}, "log_every": 1}
+    one = write_config(tmp_path / "one", shapes_root, **options)
+    two = write_config(tmp_path / "two", shapes_root, **options)
+    accumulated = write_config(tmp_path / "accumulated", shapes_root, **options)
+    run(one)
+    run(accumulated, "train.accumulate=2")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    done = subprocess.run(
+        [*torchrun, *command(two)[1:]], capture_output=True, text=True, timeout=300, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mAP@0.5") == 2  # after the evaluation and as the last line, by one process only
+    expected = [record["loss"] for record in records(tmp_path / "one")]
+    assert len(expected) == 20
+    for name in ("two", "accumulated"):
+        losses = [record["loss"] for record in records(tmp_path / name)]
+        assert losses == pytest.approx(expected, rel=1e-4), name
+    maps = [records(tmp_path / name, "eval")[-1]["map"] for name in ("one", "two")]
+    assert maps[0] == pytest.approx(maps[1], abs=0.02)
+
+
+def test_it_learns(tmp_path, shapes_root):
+    off = {"photometric": False, "expand": False, "crop": False, "mirror": False}
+    config = write_config(
+        tmp_path,
+        shapes_root,
+        data={"train": [{"path": "shapes", "split": "val"}]},
+        augment=off,
+        train={"batch_size": 8, "iterations": 120, "lr": 3e-3, "warmup": 10, "schedule": "cosine", "precision": "auto"},
+        model={"width": 0.15},
+    )
+    values = yaml.safe_load(config.read_text())
+    run(config)
+    assert values["data"]["train"] == values["data"]["val"]
+    assert records(tmp_path, "eval")[-1]["map"] > 0.9
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, train={"optimizer": "sgd", "lr": 1e30, "warmup": 0}, checkpoint={"every": 1})
+    done = run(config, code=1)
+    (line,) = done.stderr.splitlines()
+    assert "the loss or its gradient is not finite" in line
+    assert re.search(r"\d{6}\.jpg", line)
+    state = load_checkpoint(tmp_path / "run/checkpoints/last.pt") if (tmp_path / "run/checkpoints/last.pt").exists() else None
+    assert state is None or all(value.isfinite().all() for value in state.model.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train.lr=fast"], "train.lr: expected a number, got 'fast'"),
+        (["train.lrr=1"], "did you mean train.lr?"),
+        (["data.root=/nowhere"], "no such folder"),
+        (["data.classes=[circle,square,triangle,star]"], "unknown class 'cross'"),
+        (["device=cuda:99"], "device"),
+        (["train.precision=float16"], "float16 needs a GPU"),
+        (["model.pretrained=none.pth", "model.width=1.0"], "no such file"),
+        (["--resume", "none.pt"], "no such checkpoint"),
+        (["--eval-only"], "no checkpoint to evaluate"),
+        (["train.accumulate=4", "train.batch_size=6"], "not a multiple of accumulate"),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_answered_in_one_line(tmp_path, shapes_root, arguments, expected, capsys, monkeypatch):
+    import train
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert train.main(["--config", str(write_config(tmp_path, shapes_root)), *arguments]) == 2
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(expected in line for line in lines), lines
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_absent_classes_are_left_out_of_the_mean_and_named(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, data={"classes": [*CLASSES, "zebra"]}, train={"iterations": 2})
+    done = run(config)
+    assert "data.train has no object of class 'zebra'" in done.stdout
+    assert "left out of the mean, having no object to find here: zebra" in done.stdout
+    evaluation = records(tmp_path, "eval")[-1]
+    assert evaluation["ap"]["zebra"] is None
+    assert math.isfinite(evaluation["map"])
