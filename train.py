@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from data.annotation import DataError
@@ -16,7 +15,7 @@ from data.augment import Switches
 from data.cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
 from data.voc import Photos, load_voc
-from ssd.checkpoint import CheckpointError, TrainState, find_checkpoint, load_checkpoint
+from ssd.checkpoint import CheckpointError, TrainState, load_checkpoint
 from ssd.config import Config, ConfigError, load_config
 from ssd.dbox import DBOX_SPECS
 from ssd.device import choose_device, choose_precision, keep_freed_memory
@@ -29,16 +28,13 @@ from ssd.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.preparation import Preparation
 from ssd.progress import Progress
 from ssd.records import Records
+from ssd.run_folder import UsageError, checkpoint_to_evaluate, open_folder
 from ssd.stop import Stopped, StopRequest
 from ssd.trainer import NonFiniteError, Schedule, Trainer
 from ssd.weights import load_backbone
 
 PICTURED = 8  # validation photos in detections.png
 PICTURED_SCORE = 0.5  # least score of a detection drawn there
-
-
-class UsageError(ValueError):
-    """The command cannot do what it is asked to; the message says what to do instead."""
 
 
 @dataclass
@@ -114,7 +110,7 @@ def _refuse(world: World, error: Exception, code: int) -> int:
 def train(run: Run, resume: str | None, overwrite: bool) -> None:
     """Trains to the end of the schedule, from the start or from a checkpoint."""
     config = run.config
-    state = open_folder(run, resume, overwrite)
+    state = open_folder(run.folder, config.model_dump(mode="json"), resume, overwrite, run.world, run.say)
     train_photos, val_photos = load_photos(run, train_too=True)
     model, preparation = build_model(run, state)
     schedule = build_schedule(config, len(train_photos))
@@ -147,59 +143,13 @@ def train(run: Run, resume: str | None, overwrite: bool) -> None:
 
 def eval_only(run: Run, resume: str | None) -> None:
     """Evaluates a checkpoint on the validation photos."""
-    checkpoints = run.folder / "checkpoints"
-    if resume in (None, "auto"):
-        found = [path for path in (checkpoints / "best.pt", checkpoints / "last.pt") if path.exists()]
-        if not found:
-            raise UsageError(f"{checkpoints}: no checkpoint to evaluate; train first, or name one with --resume PATH")
-        resume = str(found[0])
-    state = load_checkpoint(Path(resume))
-    run.say(f"evaluating {resume}, iteration {state.iteration}")
+    path = Path(resume) if resume not in (None, "auto") else checkpoint_to_evaluate(run.folder)
+    state = load_checkpoint(path)
+    run.say(f"evaluating {path}, iteration {state.iteration}")
     model, preparation = build_model(run, state)
     _, val_photos = load_photos(run, train_too=False)
     val_samples = Samples(val_photos, preparation.size, preparation.fill)
     finish(run, val_samples, evaluate_state(run, val_samples, model, preparation, state))
-
-
-def open_folder(run: Run, resume: str | None, overwrite: bool) -> TrainState | None:
-    """Makes the output folder ready, and finds the state to go on from, if any.
-
-    Raises:
-        UsageError: it holds another run, and neither resuming nor overwriting was asked for.
-        CheckpointError: the checkpoint to resume from cannot be used.
-    """
-    checkpoints = run.folder / "checkpoints"
-    state = None
-    if resume == "auto":
-        found = find_checkpoint(checkpoints)
-        if found:
-            path, state, passed_over = found
-            for line in passed_over:
-                run.say(f"passed over: {line}")
-            run.say(f"resuming from {path}, iteration {state.iteration}")
-    elif resume is not None:
-        state = load_checkpoint(Path(resume))
-        run.say(f"resuming from {resume}, iteration {state.iteration}")
-    elif any(checkpoints.glob("*.pt")) and not overwrite:
-        raise UsageError(
-            f"{run.folder}: holds a run already; go on with --resume auto, choose another output_dir, or start anew "
-            "with --overwrite"
-        )
-    run.world.gather(None)  # every process has looked before one writes
-    if run.world.is_main:
-        if state is None:
-            clear_folder(run.folder)
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        resolved = run.config.model_dump(mode="json")
-        (run.folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
-    return state
-
-
-def clear_folder(folder: Path) -> None:
-    """Removes what an earlier run wrote, and nothing else."""
-    for pattern in ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png"):
-        for path in folder.glob(pattern):
-            path.unlink()
 
 
 def load_photos(run: Run, train_too: bool) -> tuple[Photos, Photos]:
@@ -239,7 +189,9 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
             raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
         preparation = Preparation(**state.preparation)
         if state.config["model"]["dboxes"] != config.model.dboxes:
-            raise CheckpointError(f"the checkpoint has model.dboxes: {state.config['model']['dboxes']}, not {config.model.dboxes}")
+            raise CheckpointError(
+                f"the checkpoint has model.dboxes: {state.config['model']['dboxes']}, not {config.model.dboxes}"
+            )
         try:
             model.load_state_dict(state.weights)
         except RuntimeError:

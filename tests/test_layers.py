@@ -13,7 +13,7 @@ ROWS = [
     {"ssd.dbox", "ssd.vgg", "data"},
     {"ssd.match", "ssd.model", "ssd.detect", "ssd.voc_eval", "ssd.checkpoint", "ssd.optim"},
     {"ssd.loss", "ssd.weights"},
-    {"ssd.trainer", "ssd.evaluation", "ssd.predictor"},
+    {"ssd.trainer", "ssd.evaluation", "ssd.predictor", "ssd.run_folder"},
 ]  # fmt: skip
 MODULES = sorted([*(ROOT / "ssd").glob("*.py"), *(ROOT / "data").glob("*.py")])
 

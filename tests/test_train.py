@@ -164,7 +164,12 @@ def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_p
     run(accumulated, "train.accumulate=2")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
     done = subprocess.run(
-        [*torchrun, *command(two)[1:]], capture_output=True, text=True, timeout=300, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*torchrun, *command(two)[1:]],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mAP@0.5") == 2  # after the evaluation and as the last line, by one process only

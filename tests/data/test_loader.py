@@ -84,9 +84,7 @@ def test_a_resumed_stream_goes_on_exactly():
 @pytest.mark.parametrize(("accumulate", "processes"), [(2, 1), (1, 2), (2, 2), (4, 1)])
 def test_processes_and_accumulation_share_the_same_batches(accumulate, processes):
     whole = list(TrainOrder(10, 8, 5, seed=3))
-    parts = [
-        list(TrainOrder(10, 8, 5, 3, accumulate=accumulate, world=World(rank, processes))) for rank in range(processes)
-    ]
+    parts = [list(TrainOrder(10, 8, 5, 3, accumulate=accumulate, world=World(rank, processes))) for rank in range(processes)]
     for i, batch in enumerate(whole):
         together = [
             key for step in range(accumulate) for rank in range(processes) for key in parts[rank][i * accumulate + step]

@@ -57,7 +57,9 @@ def test_corners_are_inclusive_and_counted_from_one(tmp_path):
 
 def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
-    found = parse(tmp_path, xml(item(extra=part), item(extra="<difficult>1</difficult>"), item(extra="<difficult>0</difficult>")))
+    found = parse(
+        tmp_path, xml(item(extra=part), item(extra="<difficult>1</difficult>"), item(extra="<difficult>0</difficult>"))
+    )
     assert found.boxes[0].tolist() == [10, 20, 30, 40]
     assert found.difficult.tolist() == [False, True, False]
 
@@ -148,7 +150,14 @@ def test_all_faults_are_named_at_once(tmp_path):
         load_voc(sources, tmp_path, ["cat", "dog"])
     text = str(error.value)
     assert len(text.splitlines()) == 6
-    for expected in ("unknown class 'x'", "has no box", "no photo of that name", "c.xml: is missing", "there are: train", "no such folder"):
+    for expected in (
+        "unknown class 'x'",
+        "has no box",
+        "no photo of that name",
+        "c.xml: is missing",
+        "there are: train",
+        "no such folder",
+    ):
         assert expected in text
 
 
