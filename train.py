@@ -188,10 +188,9 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
         if state.classes != classes:
             raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
         preparation = Preparation(**state.preparation)
-        if state.config["model"]["dboxes"] != config.model.dboxes:
-            raise CheckpointError(
-                f"the checkpoint has model.dboxes: {state.config['model']['dboxes']}, not {config.model.dboxes}"
-            )
+        theirs = state.config["model"]["dboxes"]
+        if theirs != config.model.dboxes:
+            raise CheckpointError(f"the checkpoint's model.dboxes are {theirs}, the configuration's {config.model.dboxes}")
         try:
             model.load_state_dict(state.weights)
         except RuntimeError:

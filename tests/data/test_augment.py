@@ -194,9 +194,8 @@ def test_boxes_follow_the_pixels(seed):
     red = out[..., 0].astype(int) > 135
     rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
     seen = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    np.testing.assert_allclose(
-        plan.boxes[0] * 300, seen, atol=1.6 + 300 / min(plan.window.x2 - plan.window.x1, plan.window.y2 - plan.window.y1)
-    )
+    source_pixel = 300 / min(plan.window.x2 - plan.window.x1, plan.window.y2 - plan.window.y1)
+    np.testing.assert_allclose(plan.boxes[0] * 300, seen, atol=1.6 + source_pixel)
 
 
 def step_by_step(image: np.ndarray, plan: augment.Plan, size: int) -> np.ndarray:

@@ -150,15 +150,10 @@ def test_all_faults_are_named_at_once(tmp_path):
         load_voc(sources, tmp_path, ["cat", "dog"])
     text = str(error.value)
     assert len(text.splitlines()) == 6
-    for expected in (
-        "unknown class 'x'",
-        "has no box",
-        "no photo of that name",
-        "c.xml: is missing",
-        "there are: train",
-        "no such folder",
-    ):
+    for expected in ("unknown class 'x'", "has no box", "no photo of that name", "c.xml: is missing"):
         assert expected in text
+    assert "there are: train" in text
+    assert "no such folder" in text
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp"])

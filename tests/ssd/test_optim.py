@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_cosine_falls_from_one_to_nearly_zero():
     assert rates[100] == 1
     assert rates[550] == pytest.approx(0.5)
     assert rates[-1] < 1e-5
-    assert all(a >= b for a, b in zip(rates[100:], rates[101:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[100:]))
 
 
 def test_biases_are_doubled_and_undecayed():

@@ -112,7 +112,8 @@ def test_order_and_ties_make_no_difference():
 
 def test_takes_tensors():
     detections, truths = random_set(1)
-    tensors = [
-        [{name: torch.as_tensor(value) for name, value in entry.items()} for entry in part] for part in (detections, truths)
-    ]
-    assert voc_eval(*tensors, 4).ap == voc_eval(detections, truths, 4).ap
+
+    def tensors(entries: list[dict]) -> list[dict]:
+        return [{name: torch.as_tensor(value) for name, value in entry.items()} for entry in entries]
+
+    assert voc_eval(tensors(detections), tensors(truths), 4).ap == voc_eval(detections, truths, 4).ap
