@@ -57,19 +57,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parse_arguments(arguments)
     world = world_from_environment()
+    stop = StopRequest()
     try:
         config = load_config(options.config, options.overrides)
         device = choose_device(config.device, world.local_rank)
         dtype = choose_precision(config.train.precision, device)
         keep_freed_memory()
-        run = Run(config, world, device, dtype, Path(config.output_dir), StopRequest())
+        run = Run(config, world, device, dtype, Path(config.output_dir), stop)
         with process_group(world, device):
             if options.eval_only:
                 eval_only(run, options.resume)
             else:
                 train(run, options.resume, options.overwrite)
     except Stopped as stopped:
-        run.say(f"{stopped}; go on with --resume auto")
+        if world.is_main:
+            print(f"{stopped}; go on with --resume auto", flush=True)
         return stopped.exit_code
     except (ConfigError, DataError, CheckpointError, UsageError, ValueError) as error:
         return _refuse(world, error, 2)
@@ -196,7 +198,8 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
         except RuntimeError:
             theirs, ours = state.config["model"], config.model.model_dump()
             raise CheckpointError(f"the checkpoint is of another model: {theirs}, not {ours}") from None
-    return model.to(run.device, memory_format=torch.channels_last), preparation
+    model.to(run.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model, preparation
 
 
 def build_schedule(config: Config, num_photos: int) -> Schedule:
@@ -220,23 +223,22 @@ def build_schedule(config: Config, num_photos: int) -> Schedule:
 
 def build_trainer(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule, photos: Photos) -> Trainer:
     config, train = run.config, run.config.train
-    trained: nn.Module = model
     if run.world.size > 1 and config.model.batch_norm:
         if run.device.type == "cuda":
-            trained = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces the norms within the model
         else:
             run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
     return Trainer(
-        trained,
+        model,
         MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos),
-        make_optimizer(trained, train.optimizer, train.lr, train.momentum, train.weight_decay),
+        make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay),
         preparation,
         schedule,
         run.folder / "checkpoints",
         device=run.device,
         dtype=run.dtype,
         world=run.world,
-        average=WeightAverage(trained, train.ema) if train.ema else None,
+        average=WeightAverage(model, train.ema) if train.ema else None,
         clip_grad_norm=train.clip_grad_norm,
         compiled=train.compile,
         identity={"classes": list(config.data.class_names), "config": config.model_dump(mode="json")},

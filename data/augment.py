@@ -164,7 +164,7 @@ def _draw_patches(rng: np.random.Generator, canvas: Window) -> np.ndarray:
 def _centers_inside(boxes: np.ndarray, patches: np.ndarray) -> np.ndarray:
     """Whether the centre of each box lies in each patch: `[G, 4], [T, 4] → [T, G]` bool."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((centers >= patches[:, None, :2]) & (centers < patches[:, None, 2:])).all(axis=2)
+    return np.all((centers >= patches[:, None, :2]) & (centers < patches[:, None, 2:]), axis=2)
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -180,7 +180,7 @@ def make_loader(samples: Samples, order: Sampler[list[Key]], workers: int, devic
     return DataLoader(
         samples,
         batch_sampler=order,
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]: batches come whole from __getitems__
         num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=_init_worker,

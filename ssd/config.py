@@ -252,8 +252,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
         node[int(last)] = value
     else:
         node[last] = value
-    if parents == ["train"] and last in ("iterations", "epochs") and value is not None:
-        node["epochs" if last == "iterations" else "iterations"] = None
+        if parents == ["train"] and last in ("iterations", "epochs") and value is not None:
+            node["epochs" if last == "iterations" else "iterations"] = None
 
 
 def _child(node: Any, part: str, override: str, create: bool = False) -> Any:

@@ -52,9 +52,12 @@ class World:
 
 def world_from_environment() -> World:
     """The place that torchrun's environment variables name; without them a world of 1."""
-    names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
-    defaults = World()
-    return World(**{field: int(os.environ.get(name, getattr(defaults, field))) for field, name in names.items()})
+    return World(
+        rank=int(os.environ.get("RANK", "0")),
+        size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class WeightAverage:
                 values.append(value)
             else:
                 self.state[name].copy_(value)
-        torch._foreach_lerp_(averages, values, weight)
+        torch._foreach_lerp_(averages, values, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

@@ -18,9 +18,9 @@ def class_colour(label: int) -> tuple[int, int, int]:
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
-    labels: Sequence[int],
+    labels: np.ndarray,
     names: Sequence[str],
-    scores: Sequence[float] | None = None,
+    scores: np.ndarray | None = None,
     colour: tuple[int, int, int] | None = None,
 ) -> np.ndarray:
     """A copy of a photo with labelled boxes.

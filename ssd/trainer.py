@@ -17,6 +17,7 @@ from ssd.checkpoint import TrainState, copy_checkpoint, keep_last, numbered_name
 from ssd.distributed import World
 from ssd.evaluation import Evaluation, Interrupted
 from ssd.loss import MultiBoxLoss
+from ssd.model import SSD300
 from ssd.optim import WeightAverage, lr_factor, set_lr
 from ssd.preparation import Preparation, prepare
 from ssd.progress import Clock, Progress
@@ -80,7 +81,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: SSD300,
         criterion: MultiBoxLoss,
         optimizer: torch.optim.Optimizer,
         preparation: Preparation,
