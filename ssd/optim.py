@@ -19,7 +19,7 @@ def param_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float) -
     weights, biases, norms = [], [], []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, nn.BatchNorm2d | L2Norm):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm | L2Norm):
                 norms.append(parameter)
             else:
                 (biases if name == "bias" else weights).append(parameter)

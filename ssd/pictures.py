@@ -40,7 +40,8 @@ def draw_boxes(
         x1, y1, x2, y2 = (round(float(value)) for value in box)
         box_colour = colour or class_colour(int(label))
         cv2.rectangle(image, (x1, y1), (x2, y2), box_colour, thickness, cv2.LINE_AA)
-        text = names[label] if scores is None else f"{names[label]} {scores[i]:.2f}"
+        name = names[int(label)]
+        text = name if scores is None else f"{name} {scores[i]:.2f}"
         (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
         top = y1 if y1 >= height + base else y1 + height + base
         cv2.rectangle(image, (x1, top - height - base), (x1 + width, top), box_colour, cv2.FILLED)

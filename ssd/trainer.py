@@ -47,8 +47,8 @@ class Schedule:
     keep: int  # numbered checkpoints
 
     def epoch(self, iteration: int) -> int:
-        """The epoch, counted from 1, that the last photo of an iteration (counted from 1) belongs to."""
-        return max(0, iteration * self.batch_size - 1) // self.num_photos + 1
+        """The epoch, counted from 1, in which an iteration (counted from 1) begins."""
+        return max(0, iteration - 1) * self.batch_size // self.num_photos + 1
 
     def lr_at(self, iteration: int) -> float:
         """The learning rate of an iteration counted from 0."""
