@@ -88,8 +88,8 @@ def test_every_patch_meets_its_overlap(monkeypatch, least):
             assert overlaps(patch, boxes).max() >= least
             centers = (boxes[:, :2] + boxes[:, 2:]) / 2
             assert ((centers >= patch[0, :2]) & (centers < patch[0, 2:])).all(axis=1).any()
-    # The mode is tried first in half of the draws, and 50 tries find a patch for most objects.
-    assert cropped > 200
+    # The mode is tried first in half of the draws; 0.9 is the hardest to find a patch for.
+    assert cropped > 60
 
 
 def test_patches_have_the_scales_and_aspects_of_the_paper():
