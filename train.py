@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         if world.is_main:
             print(f"{stopped}; go on with --resume auto", flush=True)
         return stopped.exit_code
-    except (ConfigError, DataError, CheckpointError, UsageError, ValueError) as error:
+    except (ConfigError, DataError, CheckpointError, UsageError) as error:
         return _refuse(world, error, 2)
     except (NonFiniteError, OSError) as error:
         return _refuse(world, error, 1)
@@ -133,7 +133,7 @@ def train(run: Run, resume: str | None, overwrite: bool) -> None:
     records = Records(run.folder, trainer.iteration, trainer.evaluated_at) if run.world.is_main else None
     with Progress(schedule.iterations, trainer.iteration, run.world.is_main) as progress:
         evaluation = trainer.fit(
-            loader, lambda network, _: evaluate_photos(run, network, val_samples, preparation), records, progress, run.stop
+            loader, lambda network: evaluate_photos(run, network, val_samples, preparation), records, progress, run.stop
         )
     if records:
         records.close()
@@ -316,9 +316,10 @@ def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:
     for index in np.linspace(0, len(photos) - 1, min(PICTURED, len(photos))).astype(int):
         image, truth, found = samples.image(index), photos.ground_truth(index), evaluation.detections[index]
         sure = found["scores"] >= PICTURED_SCORE
-        cells.append(draw_boxes(image, truth["boxes"], truth["labels"], photos.classes, colour=TRUTH))
         boxes, labels, scores = found["boxes"][sure], found["labels"][sure], found["scores"][sure]
-        cells.append(draw_boxes(image, boxes, labels, photos.classes, scores))
+        # VOC counts pixels from 1, pictures from 0.
+        cells.append(draw_boxes(image, truth["boxes"] - 1, truth["labels"], photos.classes, colour=TRUTH))
+        cells.append(draw_boxes(image, boxes - 1, labels, photos.classes, scores))
     return contact_sheet(cells)
 
 

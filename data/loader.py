@@ -15,6 +15,7 @@ from data.cache import ImageCache
 from data.images import read_image
 from data.voc import Photos
 from ssd.batch import PADDING, Batch, Targets
+from ssd.config import ConfigError
 from ssd.distributed import World
 
 Key = tuple[int, int]  # epoch, index
@@ -108,6 +109,9 @@ class TrainOrder(Sampler[list[Key]]):
     A batch may begin in one epoch and end in the next, so every photo is used once an epoch, none is dropped, and a data
     set smaller than a batch works. Batch number i, and its share for each process and accumulation step, depend on the
     seed and i alone.
+
+    Raises:
+        ConfigError: the batch cannot be shared out evenly.
     """
 
     def __init__(
@@ -123,7 +127,7 @@ class TrainOrder(Sampler[list[Key]]):
         self.world = world or World()
         self.micro_batch = batch_size // (accumulate * self.world.size)
         if self.micro_batch * accumulate * self.world.size != batch_size:
-            raise ValueError(
+            raise ConfigError(
                 f"train.batch_size {batch_size} cannot be shared out evenly: it must be a multiple of "
                 f"train.accumulate {accumulate} × {self.world.size} processes"
             )

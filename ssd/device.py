@@ -6,6 +6,8 @@ import sys
 
 import torch
 
+from ssd.config import ConfigError
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # glibc's mallopt parameters (malloc.h).
@@ -16,17 +18,17 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` is the GPU where there is one; under torchrun each process takes the GPU of its local rank.
 
     Raises:
-        ValueError: the device named is not there.
+        ConfigError: the device named is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError(f"device: {name} is asked for, but this PyTorch sees no GPU; set device: cpu or device: auto")
+        raise ConfigError(f"device: {name} is asked for, but this PyTorch sees no GPU; set device: cpu or device: auto")
     device = torch.device(name if ":" in name else f"cuda:{local_rank}")
     if device.index >= torch.cuda.device_count():
-        raise ValueError(f"device: {device} is asked for, but there are {torch.cuda.device_count()} GPUs")
+        raise ConfigError(f"device: {device} is asked for, but there are {torch.cuda.device_count()} GPUs")
     torch.cuda.set_device(device)
     return device
 
@@ -35,12 +37,12 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the device multiplies it faster than float32, and float32 elsewhere.
 
     Raises:
-        ValueError: float16 on a CPU, whose gradients it cannot hold and where nothing scales them.
+        ConfigError: float16 on a CPU, whose gradients it cannot hold and where nothing scales them.
     """
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     if name == "float16" and device.type == "cpu":
-        raise ValueError("train.precision: float16 needs a GPU; on a CPU set bfloat16, float32 or auto")
+        raise ConfigError("train.precision: float16 needs a GPU; on a CPU set bfloat16, float32 or auto")
     return DTYPES[name]
 
 

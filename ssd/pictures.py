@@ -27,7 +27,7 @@ def draw_boxes(
 
     Args:
         image: `[H, W, 3]` uint8, RGB.
-        boxes: `[n, 4]` corners in its pixels.
+        boxes: `[n, 4]` corners in its pixels, counted from 0.
         labels: `[n]`, from 0 over `names`.
         names: of the classes.
         scores: `[n]`, written beside the names.
@@ -39,7 +39,7 @@ def draw_boxes(
     for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         x1, y1, x2, y2 = (round(float(value)) for value in box)
         box_colour = colour or class_colour(int(label))
-        cv2.rectangle(image, (x1, y1), (x2, y2), box_colour, thickness, cv2.LINE_AA)
+        cv2.rectangle(image, (x1, y1), (x2, y2), box_colour, thickness)
         name = names[int(label)]
         text = name if scores is None else f"{name} {scores[i]:.2f}"
         (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)

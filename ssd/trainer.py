@@ -156,7 +156,7 @@ class Trainer:
     def fit(
         self,
         batches: Iterable[Batch],
-        evaluate: Callable[[nn.Module, Callable[[], bool]], Evaluation],
+        evaluate: Callable[[nn.Module], Evaluation],
         records: Records | None,
         progress: Progress,
         stop: StopRequest,
@@ -165,7 +165,7 @@ class Trainer:
 
         Args:
             batches: the micro-batches from the current iteration on.
-            evaluate: evaluates a model; asks its second argument whether to leave.
+            evaluate: evaluates a model; raises Interrupted when the run is asked to stop meanwhile.
             records: where the main process writes; None in the others.
             progress: what the user sees.
             stop: whether the run is asked to stop.
@@ -299,7 +299,7 @@ class Trainer:
 
     def _evaluate_if_due(
         self,
-        evaluate: Callable[[nn.Module, Callable[[], bool]], Evaluation],
+        evaluate: Callable[[nn.Module], Evaluation],
         records: Records | None,
         progress: Progress,
         stop: StopRequest,
@@ -310,7 +310,7 @@ class Trainer:
         progress.say(f"evaluation after iteration {self.iteration}, epoch {self.schedule.epoch(self.iteration)}")
         try:
             with self.average.applied_to(self.model) if self.average else nullcontext():
-                evaluation = evaluate(self.model, stop)
+                evaluation = evaluate(self.model)
         except Interrupted:
             numbers = self.world.gather(stop.signal)
             raise Stopped(max(numbers)) from None

@@ -9,7 +9,7 @@ from data.cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
 from data.shapes import CLASSES
 from data.voc import Photos, load_voc
-from ssd.config import SourceConfig
+from ssd.config import ConfigError, SourceConfig
 from ssd.distributed import World
 
 FILL = (124, 116, 104)
@@ -93,7 +93,7 @@ def test_processes_and_accumulation_share_the_same_batches(accumulate, processes
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(ValueError, match=r"train\.batch_size 8 .* 1 × 3 processes"):
+    with pytest.raises(ConfigError, match=r"train\.batch_size 8 .* 1 × 3 processes"):
         TrainOrder(10, 8, 5, 3, world=World(0, 3))
 
 
