@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssd.batch import Targets, pad_targets
-from ssd.boxes import VARIANCES, encode, iou, to_corners
+from ssd.boxes import MIN_SIZE, VARIANCES, iou, to_centers, to_corners
 
 OWNED = 2.0  # stands for the overlap of a DBox with the object that owns it: above any real overlap, and any threshold
 
@@ -21,7 +21,7 @@ OWNED = 2.0  # stands for the overlap of a DBox with the object that owns it: ab
 class Matched(NamedTuple):
     """What each DBox is to predict."""
 
-    loc: Tensor  # [B, P, 4] float32 offsets; 0 at background
+    loc: Tensor  # [B, P, 4] float32 offsets; of no meaning at background, but finite
     conf: Tensor  # [B, P] int64: 0 = background, otherwise label + 1
 
 
@@ -46,7 +46,7 @@ def match(
     """
     targets = pad_targets([torch.cat([boxes.reshape(-1, 4), labels.reshape(-1, 1).to(boxes)], dim=1)])
     matched = match_batch(targets, dbox_list, jaccard_thresh, variances)
-    return matched.loc[0], matched.conf[0]
+    return matched.loc[0] * (matched.conf[0, :, None] > 0), matched.conf[0]
 
 
 @torch.no_grad()
@@ -63,8 +63,8 @@ def match_batch(
     if not num_objects:
         loc = dbox_list.new_zeros(num_images, num_dboxes, 4)
         return Matched(loc, targets.objects.new_zeros(num_images, num_dboxes))
-    boxes = targets.boxes.flatten(0, 1)[targets.objects].float()  # [N, 4]
-    labels = targets.labels.flatten()[targets.objects]  # [N]
+    boxes = targets.boxes.flatten(0, 1).index_select(0, targets.objects).float()  # [N, 4]
+    labels = targets.labels.flatten().index_select(0, targets.objects)  # [N]
     image = targets.objects // num_slots  # [N]
     key = _pack(iou(boxes, to_corners(dbox_list)))  # [N, P]
 
@@ -74,10 +74,23 @@ def match_batch(
     best.view(-1)[position] = torch.arange(num_objects, device=best.device)
     overlap.view(-1)[position] = OWNED
 
-    positive = overlap >= jaccard_thresh
-    conf = torch.where(positive, labels[best] + 1, 0)
-    loc = torch.where(positive[..., None], encode(boxes[best], dbox_list, variances), 0)
-    return Matched(loc, conf)
+    positive = overlap >= jaccard_thresh  # [B, P]
+    conf = (labels + 1).index_select(0, best.flatten()).view_as(best) * positive
+    return Matched(_offsets(boxes, best, dbox_list, variances), conf)
+
+
+def _offsets(boxes: Tensor, best: Tensor, dbox_list: Tensor, variances: tuple[float, float]) -> Tensor:
+    """`encode` of each DBox's object: corners `[N, 4]`, rows `[B, P]` → offsets `[B, P, 4]`.
+
+    Logarithms are taken of the N objects and the P DBoxes, so that only a difference is left for the B × P pairs.
+    """
+
+    def with_logarithms(centers: Tensor) -> Tensor:
+        return torch.cat([centers[:, :2], centers[:, 2:].clamp(min=MIN_SIZE).log()], dim=1)
+
+    scale = torch.cat([dbox_list[:, 2:] * variances[0], torch.full_like(dbox_list[:, 2:], variances[1])], dim=1).reciprocal()
+    pairs = with_logarithms(to_centers(boxes)).index_select(0, best.flatten()).view(*best.shape, 4)
+    return pairs.sub_(with_logarithms(dbox_list)).mul_(scale)
 
 
 def _pack(overlap: Tensor) -> Tensor:
@@ -101,13 +114,13 @@ def _best_objects(key: Tensor, image: Tensor, num_images: int) -> tuple[Tensor, 
         image: `[N]`, the image of each object.
 
     Returns:
-        Row of the object `[B, P]` (0 in an image without objects) and overlap `[B, P]` (0 there).
+        Row of the object `[B, P]` (any in an image without objects) and overlap `[B, P]` (0 there).
     """
     num_objects, num_dboxes = key.shape
-    rising = torch.arange(num_objects, 0, -1, device=key.device)[:, None]  # the lower object has the larger key
+    falling = torch.arange(num_objects - 1, -1, -1, device=key.device)[:, None]  # the lower object has the larger key
     rows = image[:, None].expand_as(key)
-    best = key.new_zeros(num_images, num_dboxes).scatter_reduce_(0, rows, key + rising, "amax")
-    return (num_objects - (best & 0xFFFFFFFF)).remainder_(num_objects), _unpack(best)
+    best = key.new_zeros(num_images, num_dboxes).scatter_reduce_(0, rows, key + falling, "amax")
+    return num_objects - 1 - (best & 0xFFFFFFFF), _unpack(best)
 
 
 def _own_dboxes(key: Tensor, objects: Tensor, num_images: int, num_slots: int) -> Tensor:
