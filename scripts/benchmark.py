@@ -493,8 +493,9 @@ def make_setting(options: Any) -> Setting:
 
 
 def show(measured: list[Row]) -> None:
-    print(f"\n{measured[0].case}")
-    for row in measured:
+    for previous, row in zip([None, *measured], measured, strict=False):
+        if previous is None or previous.case != row.case:
+            print(f"\n{row.case}")
         print(f"  {row.variant:46}  {row.seconds * 1e3:10.1f} ms  {row.rate:9.1f} {row.unit:13}  ours is ×{row.ratio:.2f}", flush=True)
 
 

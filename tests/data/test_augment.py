@@ -234,11 +234,11 @@ def test_distortion_equals_plain_arithmetic_in_8_bits():
 
     for photometric in (
         Photometric(brightness=20.3),
-        Photometric(contrast=1.4),
-        Photometric(brightness=-31.9, contrast=0.6, contrast_last=True),
-        Photometric(saturation=1.3, hue=-17),
-        Photometric(brightness=10.0, contrast=0.7, contrast_last=True, saturation=0.5, hue=18),
-        Photometric(brightness=10.0, contrast=1.3, saturation=1.5, hue=5),
+        Photometric(contrast=1.4142),
+        Photometric(brightness=-31.9, contrast=0.6181, contrast_last=True),
+        Photometric(saturation=1.3103, hue=-17),
+        Photometric(brightness=10.0, contrast=0.7071, contrast_last=True, saturation=0.5, hue=18),
+        Photometric(brightness=10.0, contrast=1.3103, saturation=1.4983, hue=5),
         Photometric(),
     ):
         expected = to_bytes(pixels + photometric.brightness)
