@@ -235,7 +235,7 @@ def _place(low: int, high: int, window_low: int, window_high: int, size: int) ->
 def distort(image: np.ndarray, photometric: Photometric) -> np.ndarray:
     """Photometric distortion of uint8 RGB; each step rounds to 8 bits, as Caffe's does."""
     if photometric.brightness:
-        image = cv2.add(image, (photometric.brightness,) * 3)
+        image = cv2.add(image, (photometric.brightness,) * 3)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if not photometric.contrast_last:
         image = _scaled(image, photometric.contrast)
     if photometric.saturation != 1.0 or photometric.hue:
@@ -253,4 +253,4 @@ def _scaled(image: np.ndarray, factor: float) -> np.ndarray:
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
     """float32 → uint8, rounded and cut off."""
-    return cv2.add(image, 0.0, dtype=cv2.CV_8U)
+    return cv2.add(image, 0.0, dtype=cv2.CV_8U)  # pyright: ignore[reportCallIssue, reportArgumentType]

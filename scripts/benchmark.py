@@ -125,12 +125,15 @@ def bench_data(setting: Setting, batch_size: int) -> list[Row]:
     def torchvision() -> None:
         for i in indices:
             image, rows = Image.open(photos.path(i)).convert("RGB"), photos.objects(i)
-            boxes = tv_tensors.BoundingBoxes(photos.boxes[rows], format="XYXY", canvas_size=(image.height, image.width))
+            corners = torch.from_numpy(photos.boxes[rows])
+            boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))  # pyright: ignore[reportCallIssue]
             preset(image, {"boxes": boxes, "labels": torch.from_numpy(photos.labels[rows])})
 
     def floor() -> None:
         for i in indices:
-            cv2.resize(cv2.imread(photos.path(i)), (size, size))
+            image = cv2.imread(photos.path(i))
+            assert image is not None
+            cv2.resize(image, (size, size))
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a loader's worker
@@ -191,7 +194,7 @@ def torchvision_step(setting: Setting, batch: Batch, dtype: torch.dtype, channel
     def step() -> None:
         with torch.autocast(setting.device.type, dtype, enabled=dtype != torch.float32):
             losses = model(images, targets)
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -204,7 +207,7 @@ def convolutions(device: torch.device, dtype: torch.dtype, batch_size: int) -> C
     inputs: list[tuple[nn.Conv2d, Tensor]] = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(lambda conv, args: inputs.append((conv, args[0])))
+            module.register_forward_pre_hook(lambda conv, args: inputs.append((conv, args[0])))  # pyright: ignore[reportArgumentType]
     with torch.no_grad():
         model(torch.zeros(1, 3, 300, 300))
     layers = []
@@ -243,7 +246,8 @@ def bench_loss(setting: Setting, batch_size: int) -> list[Row]:
         (loss_l + loss_c).backward()
 
     def torchvision() -> None:
-        sum(torchvision_loss(peer, {"bbox_regression": loc, "cls_logits": conf}, peer_targets, anchors).values()).backward()
+        losses = torchvision_loss(peer, {"bbox_regression": loc, "cls_logits": conf}, peer_targets, anchors)
+        torch.stack(list(losses.values())).sum().backward()
 
     def floor() -> None:
         F.cross_entropy(conf.flatten(0, 1), labels).backward()
@@ -297,7 +301,8 @@ def bench_detect(setting: Setting, batch_size: int) -> list[Row]:
 
         passing = (conf.softmax(2)[..., 1:] > 0.01).any(2).float().mean().item()
         seconds = measure({OURS: ours, "torchvision": torchvision}, 4 * setting.rounds, device)
-        result += rows(f"detect, batch {batch_size}, {state} ({passing:.0%} of the DBoxes pass)", batch_size, "images/s", seconds)
+        case = f"detect, batch {batch_size}, {state} ({passing:.0%} of the DBoxes pass)"
+        result += rows(case, batch_size, "images/s", seconds)
     return result
 
 
@@ -496,7 +501,8 @@ def show(measured: list[Row]) -> None:
     for previous, row in zip([None, *measured], measured, strict=False):
         if previous is None or previous.case != row.case:
             print(f"\n{row.case}")
-        print(f"  {row.variant:46}  {row.seconds * 1e3:10.1f} ms  {row.rate:9.1f} {row.unit:13}  ours is ×{row.ratio:.2f}", flush=True)
+        figures = f"{row.seconds * 1e3:10.1f} ms  {row.rate:9.1f} {row.unit:13}  ours is ×{row.ratio:.2f}"
+        print(f"  {row.variant:46}  {figures}", flush=True)
 
 
 if __name__ == "__main__":
