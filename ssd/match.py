@@ -46,7 +46,7 @@ def match(
     """
     targets = pad_targets([torch.cat([boxes.reshape(-1, 4), labels.reshape(-1, 1).to(boxes)], dim=1)])
     matched = match_batch(targets, dbox_list, jaccard_thresh, variances)
-    return matched.loc[0] * (matched.conf[0, :, None] > 0), matched.conf[0]
+    return matched.loc[0].masked_fill(matched.conf[0, :, None] == 0, 0), matched.conf[0]
 
 
 @torch.no_grad()
