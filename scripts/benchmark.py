@@ -1,7 +1,7 @@
 """How fast each part is, against torchvision's SSD300 and against a floor that no implementation can go below.
 
     python scripts/benchmark.py --config configs/voc07s.yaml
-    python scripts/benchmark.py --device cuda --only step train --batch-size 32 128 256 --compile
+    python scripts/benchmark.py --device cuda --only step,train --batch-size 32,128,256 --compile
 
 Everything in one table row was run in one process, the variants by turns, and is the median over the rounds: what counts
 is the ratio, which a busy machine changes far less than the times.
@@ -459,8 +459,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/voc07s.yaml", metavar="FILE", help="its photos, and its run for `train`")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="cases to measure")
-    parser.add_argument("--batch-size", nargs="+", type=int, metavar="N", help="instead of each case's own")
+    parser.add_argument("--only", type=_cases, default=list(CASES), metavar="CASE,...", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--batch-size", type=_sizes, metavar="N,...", help="instead of each case's own")
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds; more is steadier")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
     parser.add_argument("--profile", action="store_true", help="print where the step spends its time")
@@ -483,6 +483,24 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps([row._asdict() for row in measured], indent=1) + "\n")
     return 0
+
+
+def _cases(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    return names
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"expected whole numbers above 0, such as 32,128, got {text!r}")
+    return sizes
 
 
 def make_setting(options: Any) -> Setting:

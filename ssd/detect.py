@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from ssd.boxes import decode
 
@@ -71,11 +71,14 @@ def _detect(
     image, label, rank = torch.nonzero(scores > least[:, None, None], as_tuple=True)  # [n] each
     scores, dbox = scores[image, label, rank], dbox[image, place[image, label, rank]]
     boxes = decode(loc[image, dbox].float(), dbox_list[dbox].float()).clamp(0, 1)
-    kept = batched_nms(boxes, scores, image * num_classes + label, nms_thresh)  # falling scores
-    kept = kept[image[kept].argsort(stable=True)]
-    counts = torch.bincount(image[kept], minlength=num_images)
-    found = [
-        {"boxes": boxes[rows], "labels": label[rows], "scores": scores[rows]}
-        for rows in (part[:top_k] for part in kept.split(counts.tolist()))
-    ]
-    return found, (~is_cut | (counts >= top_k)).tolist()
+    # Classes are laid side by side, so that one call settles them all. The call compares each box with every later one:
+    # for a whole batch, or class by class as torchvision's batched_nms does here, it takes three times as long.
+    apart = boxes + label[:, None]
+    counts = torch.bincount(image, minlength=num_images).tolist()
+    parts = zip(*(values.split(counts) for values in (boxes, label, scores, apart)), strict=True)
+    found = []
+    for boxes_i, labels_i, scores_i, apart_i in parts:
+        kept = nms(apart_i, scores_i, nms_thresh)[:top_k]  # falling scores
+        found.append({"boxes": boxes_i[kept], "labels": labels_i[kept], "scores": scores_i[kept]})
+    complete = [not cut or len(of_image["scores"]) == top_k for cut, of_image in zip(is_cut.tolist(), found, strict=True)]
+    return found, complete

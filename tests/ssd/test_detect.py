@@ -49,22 +49,38 @@ def test_nothing_found_and_an_empty_batch():
     assert detect(loc[:0], conf[:0], DBOXES) == []
 
 
+def reference(loc: torch.Tensor, conf: torch.Tensor) -> list[tuple[float, int, torch.Tensor]]:
+    """One image's detections, class by class: every box above the threshold, NMS, the best 200."""
+    boxes = decode(loc, DBOXES).clamp(0, 1)
+    scores = conf.softmax(dim=1)
+    rows = []
+    for label in range(conf.shape[1] - 1):
+        score = scores[:, label + 1]
+        order = score.argsort(descending=True, stable=True)[:CANDIDATES]
+        order = order[score[order] > 0.01]
+        rows += [(score[i].item(), label, boxes[i]) for i in order[nms(boxes[order], score[order], 0.45)]]
+    return sorted(rows, key=lambda row: -row[0])[:200]
+
+
+def crowded() -> tuple[torch.Tensor, torch.Tensor]:
+    """The best 2,000 DBoxes all say the same; what else there is to find lies below them."""
+    generator = torch.Generator().manual_seed(1)
+    loc = torch.randn(len(DBOXES), 4, generator=generator)
+    best = torch.randperm(len(DBOXES), generator=generator)[:2000]
+    loc[best] = encode(torch.tensor([[0.2, 0.3, 0.5, 0.7]]).expand(2000, 4), DBOXES[best])
+    conf = torch.randn(len(DBOXES), 5, generator=generator)
+    conf[best, 1] += 8
+    return loc, conf
+
+
 def test_equals_an_image_by_image_class_by_class_version():
     generator = torch.Generator().manual_seed(0)
-    loc = torch.randn(3, len(DBOXES), 4, generator=generator)
-    conf = torch.randn(3, len(DBOXES), 5, generator=generator) * 2  # early in training: nearly every box passes
+    loc = torch.randn(4, len(DBOXES), 4, generator=generator)
+    conf = torch.randn(4, len(DBOXES), 5, generator=generator) * 2  # early in training: nearly every box passes
     conf[2, :, 0] += 12
+    loc[3], conf[3] = crowded()
     for found, image_loc, image_conf in zip(detect(loc, conf, DBOXES), loc, conf, strict=True):
-        boxes = decode(image_loc, DBOXES).clamp(0, 1)
-        scores = image_conf.softmax(dim=1)
-        rows = []
-        for label in range(4):
-            score = scores[:, label + 1]
-            order = score.argsort(descending=True)[:CANDIDATES]
-            order = order[score[order] > 0.01]
-            kept = order[nms(boxes[order], score[order], 0.45)]
-            rows += [(score[i].item(), label, boxes[i]) for i in kept]
-        rows = sorted(rows, key=lambda row: -row[0])[:200]
+        rows = reference(image_loc, image_conf)
         assert [label for _, label, _ in rows] == found["labels"].tolist()
         torch.testing.assert_close(torch.tensor([score for score, _, _ in rows]), found["scores"])
         if rows:
