@@ -4,7 +4,9 @@
     python scripts/benchmark.py --device cuda --only step,train --batch-size 32,128,256 --compile
 
 Everything in one table row was run in one process, the variants by turns, and is the median over the rounds: what counts
-is the ratio, which a busy machine changes far less than the times.
+is the ratio, which a busy machine changes far less than the times. torchvision runs on the memory allocator as it comes,
+ours (and the floor) on one that keeps freed memory, which is one of the things that `train.py` sets; --same-allocator
+lends torchvision that too.
 """
 
 import argparse
@@ -51,7 +53,7 @@ from ssd.preparation import IMAGENET, prepare
 from ssd.stop import StopRequest
 from ssd.voc_eval import voc_eval
 
-OURS = "ours"
+OURS, PEER = "ours", "torchvision"
 NUM_CLASSES = 20
 EVAL_IMAGES, EVAL_DETECTIONS = 4952, 500_000
 Runs = dict[str, Callable[[], object]]
@@ -67,6 +69,7 @@ class Setting(NamedTuple):
     rounds: int
     compiled: bool
     profiled: bool
+    same_allocator: bool
     arguments: list[str]  # the configuration again, for a command of its own
 
 
@@ -81,15 +84,17 @@ class Row(NamedTuple):
     ratio: float  # our rate ÷ this one's
 
 
-def measure(runs: Runs, rounds: int, device: torch.device) -> dict[str, float]:
+def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str, float]:
     """Median seconds of each, by turns, in reversed order every other round; the first round is not counted."""
+    rounds = rounds or setting.rounds
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name in list(runs) if number % 2 else reversed(runs):
+            keep_freed_memory(setting.same_allocator or not name.startswith(PEER))
             start = time.perf_counter()
             runs[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if setting.device.type == "cuda":
+                torch.cuda.synchronize(setting.device)
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -137,8 +142,8 @@ def bench_data(setting: Setting, batch_size: int) -> list[Row]:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a loader's worker
-    runs: Runs = {OURS: ours, "torchvision v2, SSD preset": torchvision, "floor: imread and one resize": floor}
-    seconds = measure(runs, setting.rounds, torch.device("cpu"))
+    runs: Runs = {OURS: ours, f"{PEER} v2, SSD preset": torchvision, "floor: imread and one resize": floor}
+    seconds = measure(runs, setting)
     torch.set_num_threads(threads)
     return rows("data", len(indices), "samples/s", seconds)
 
@@ -150,13 +155,13 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     runs: Runs = {OURS: our_step(setting, batch, compiled=False)}
     if setting.compiled:
         runs["ours, compiled"] = our_step(setting, batch, compiled=True)
-    runs["torchvision as it comes (float32)"] = torchvision_step(setting, batch, torch.float32, channels_last=False)
+    runs[f"{PEER} as it comes (float32)"] = torchvision_step(setting, batch, torch.float32, channels_last=False)
     short = str(dtype).removeprefix("torch.")
-    runs[f"torchvision at its best ({short}, channels_last)"] = torchvision_step(setting, batch, dtype, channels_last=True)
+    runs[f"{PEER} at its best ({short}, channels_last)"] = torchvision_step(setting, batch, dtype, channels_last=True)
     runs["floor: convolutions alone"] = convolutions(device, dtype, batch_size)
     if setting.profiled:
         profile(runs[OURS], device)
-    seconds = measure(runs, setting.rounds, device)
+    seconds = measure(runs, setting)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         runs[OURS]()
@@ -169,13 +174,15 @@ def our_step(setting: Setting, batch: Batch, compiled: bool) -> Callable[[], Non
     criterion = MultiBoxLoss()
     optimizer = make_optimizer(model, "sgd", 1e-3, 0.9, 5e-4)
     network = torch.compile(model) if compiled else model
+    loss = torch.compile(criterion.loss) if compiled else criterion.loss
     pinned = batch.images.pin_memory() if setting.device.type == "cuda" else batch.images
 
     def step() -> None:
         images = prepare(pinned, IMAGENET, setting.device)
         with torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32):
-            predictions = network(images)
-        loss_l, loss_c = criterion(predictions, batch.targets)
+            loc, conf, dbox_list = network(images)
+        matched = criterion.match(batch.targets.to(setting.device), dbox_list)
+        loss_l, loss_c = loss(loc, conf, matched, criterion.num_positives(matched))
         (loss_l + loss_c).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -259,8 +266,8 @@ def bench_loss(setting: Setting, batch_size: int) -> list[Row]:
 
         return run_and_clean
 
-    runs: Runs = {OURS: clean(ours), "torchvision": clean(torchvision), "floor: one cross entropy": clean(floor)}
-    return rows(f"loss, batch {batch_size}", batch_size, "images/s", measure(runs, 4 * setting.rounds, device))
+    runs: Runs = {OURS: clean(ours), PEER: clean(torchvision), "floor: one cross entropy": clean(floor)}
+    return rows(f"loss, batch {batch_size}", batch_size, "images/s", measure(runs, setting, 4 * setting.rounds))
 
 
 def torchvision_loss(
@@ -300,7 +307,7 @@ def bench_detect(setting: Setting, batch_size: int) -> list[Row]:
                 return peer.postprocess_detections({"bbox_regression": offsets, "cls_logits": conf}, anchors, shapes)
 
         passing = (conf.softmax(2)[..., 1:] > 0.01).any(2).float().mean().item()
-        seconds = measure({OURS: ours, "torchvision": torchvision}, 4 * setting.rounds, device)
+        seconds = measure({OURS: ours, PEER: torchvision}, setting, 4 * setting.rounds)
         case = f"detect, batch {batch_size}, {state} ({passing:.0%} of the DBoxes pass)"
         result += rows(case, batch_size, "images/s", seconds)
     return result
@@ -326,7 +333,7 @@ def bench_eval(setting: Setting, batch_size: int) -> list[Row]:
         OURS: lambda: voc_eval(detections, truths, NUM_CLASSES),
         "loop over classes and detections": lambda: loop_eval(detections, truths, NUM_CLASSES),
     }
-    return rows("eval", EVAL_IMAGES, "images/s", measure(runs, max(1, setting.rounds // 4), torch.device("cpu")))
+    return rows("eval", EVAL_IMAGES, "images/s", measure(runs, setting, max(1, setting.rounds // 4)))
 
 
 def loop_eval(detections: list[dict[str, np.ndarray]], truths: list[dict[str, np.ndarray]], num_classes: int) -> float:
@@ -375,9 +382,10 @@ def bench_train(setting: Setting, batch_size: int) -> list[Row]:
         schedule = train.build_schedule(config, len(photos))
         trainer = train.build_trainer(run, model, preparation, schedule, photos)
         batch = real_batch(photos, batch_size)
-        before = measure({"step": lambda: trainer.train_step([batch])}, steps, setting.device)["step"]
+        own_step: Runs = {"step": lambda: trainer.train_step([batch])}
+        before = measure(own_step, setting, steps)["step"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        after = measure({"step": lambda: trainer.train_step([batch])}, steps, setting.device)["step"]
+        after = measure(own_step, setting, steps)["step"]
         lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     records = [record for record in map(json.loads, lines) if record["kind"] == "train"][1:]  # the first one warms up
     rate = statistics.median(record["images_per_s"] for record in records)
@@ -464,6 +472,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds; more is steadier")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
     parser.add_argument("--profile", action="store_true", help="print where the step spends its time")
+    parser.add_argument("--same-allocator", action="store_true", help="let torchvision keep freed memory as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     options = parser.parse_intermixed_args()
@@ -508,11 +517,12 @@ def make_setting(options: Any) -> Setting:
     device = choose_device(options.device)
     data = config.data
     photos = load_voc(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
-    keep_freed_memory()
     cv2.setNumThreads(0)
     dtype = choose_precision("auto", device)
     arguments = ["--config", options.config, *options.overrides]
-    return Setting(config, photos, device, dtype, options.rounds, options.compile, options.profile, arguments)
+    return Setting(
+        config, photos, device, dtype, options.rounds, options.compile, options.profile, options.same_allocator, arguments
+    )
 
 
 def show(measured: list[Row]) -> None:

@@ -54,13 +54,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool = True) -> None:
     """Makes glibc reuse freed memory instead of handing it back to the system after each step.
 
     By default every tensor above 32 MiB is mapped anew, and the kernel clears each page of it at its first touch, which
     costs a training step on a CPU about a quarter of its time. Elsewhere than on glibc this does nothing.
+
+    Args:
+        keep: False puts back what glibc settles at by itself.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30 if keep else 2**25)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ssd.batch import Targets, pad_targets
 from ssd.match import Matched, match_batch
 
-LOWEST = torch.iinfo(torch.int32).min
+LOWEST, HIGHEST = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
 
 
 def hard_negative_mining(loss_c: Tensor, pos_mask: Tensor, neg_pos: float = 3) -> Tensor:
@@ -40,14 +40,17 @@ def _ordered_bits(values: Tensor) -> Tensor:
 def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
     """The k-th largest int32 of each row, `[B, P], [B, 1] → [B, 1]`; the largest int32 of all where k is 0.
 
-    Found bit by bit, from the highest: counting a row 32 times is a third of the work of sorting it.
+    Found bit by bit, from the highest: counting a row 32 times is a fifth of the work of sorting it.
     """
-    found = torch.full_like(k, LOWEST, dtype=torch.int32)
-    for bit in reversed(range(32)):
-        raised = found ^ LOWEST if bit == 31 else found + (1 << bit)
-        count = (values >= raised).sum(dim=1, keepdim=True, dtype=torch.int32)
-        found = torch.where(count >= k, raised, found)
-    return found
+    negative = (values >= 0).sum(dim=1, keepdim=True) < k  # [B, 1]
+    # The half that holds the answer, from 0 on; what lies below it is -1, what lies above it the largest.
+    half = torch.where(negative, torch.where(values < 0, values ^ LOWEST, HIGHEST), values.clamp(min=-1))
+    found = torch.zeros_like(k, dtype=torch.int32)
+    for bit in reversed(range(31)):
+        raised = found + (1 << bit)
+        num_lower = -((half - raised) >> 31).sum(dim=1, keepdim=True, dtype=torch.int32)  # -1 for each that is lower
+        found = torch.where(values.shape[1] - num_lower >= k, raised, found)
+    return torch.where(negative, found ^ LOWEST, found)
 
 
 class MultiBoxLoss(nn.Module):

@@ -1,5 +1,6 @@
 """Image preparation: how 8-bit pixels become the network's input. Defined once, kept in every checkpoint."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,13 @@ def prepare(images: Tensor, preparation: Preparation, device: torch.device | Non
         `[B, 3, H, W]` float32, in channels_last memory format.
     """
     pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean = torch.tensor(preparation.mean, device=pixels.device)[:, None, None]
-    scale = torch.tensor(preparation.scale, device=pixels.device)[:, None, None]
+    mean, scale = _constants(preparation, pixels.device)
     prepared = (pixels - mean) * scale
     return prepared.flip(1) if preparation.channel_order == "bgr" else prepared
+
+
+@cache
+def _constants(preparation: Preparation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and scale `[3, 1, 1]`, sent to the device once: to send them is to wait for it."""
+    mean, scale = (torch.tensor(values, device=device)[:, None, None] for values in (preparation.mean, preparation.scale))
+    return mean, scale

@@ -74,7 +74,7 @@ class Trainer:
         world: the processes that train together.
         average: the moving average of the weights, if one is kept.
         clip_grad_norm: largest norm of the gradient, if it is limited.
-        compiled: run the network through torch.compile.
+        compiled: run network and loss through torch.compile.
         identity: the entries of `TrainState` that do not change: classes and configuration.
         name_photo: the name of a sample, for messages.
     """
@@ -116,6 +116,7 @@ class Trainer:
             network = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.ddp = network if isinstance(network, DistributedDataParallel) else None
         self.network = torch.compile(network) if compiled else network
+        self.loss = torch.compile(criterion.loss) if compiled else criterion.loss
         self.iteration = 0
         self.best_map = -1.0
         self.evaluated_at = -1
@@ -214,7 +215,7 @@ class Trainer:
             with self._gradients_shared(step == len(micro_batches)):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loc, conf, _ = self.network(images)
-                loss_l, loss_c = self.criterion.loss(loc, conf, targets, num_positives)
+                loss_l, loss_c = self.loss(loc, conf, targets, num_positives)
                 # DistributedDataParallel averages over the processes; the divisor already counts all of them.
                 self.scaler.scale((loss_l + loss_c) * self.world.size).backward()
             losses += torch.stack([loss_l, loss_c]).detach()

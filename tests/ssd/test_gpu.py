@@ -3,9 +3,15 @@
 import pytest
 import torch
 
+import train
+from data.loader import Samples
 from ssd.batch import pad_targets
+from ssd.config import load_config
+from ssd.distributed import World
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
+from ssd.stop import StopRequest
+from tests.conftest import ROOT
 from tests.ssd.test_loss import batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
@@ -30,3 +36,27 @@ def test_the_loss_is_that_of_the_cpu_and_asks_the_device_nothing():
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(loss_l.cpu(), expected[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(loss_c.cpu(), expected[1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
+    overrides = [f"data.root={shapes_root}", "train.ema=0.99", "train.clip_grad_norm=10", "train.accumulate=2"]
+    config = load_config(ROOT / "configs/quickstart.yaml", overrides)
+    run = train.Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
+    photos, _ = train.load_photos(run, train_too=True)
+    model, preparation = train.build_model(run, None)
+    trainer = train.build_trainer(run, model, preparation, train.build_schedule(config, len(photos)), photos)
+    samples = Samples(photos, preparation.size, preparation.fill)
+    batches = [samples.__getitems__([(0, i), (0, i + 1)]) for i in (0, 2)]
+    batches = [
+        batch._replace(images=batch.images.pin_memory(), targets=type(batch.targets)(*(t.pin_memory() for t in batch.targets)))
+        for batch in batches
+    ]
+    trainer.train_step(batches)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.train_step(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.window.isfinite().all()
+    assert trainer.fault_at == 0

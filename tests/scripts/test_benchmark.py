@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from scripts import benchmark
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def command(monkeypatch, shapes_root, tmp_path):
+    """Runs the benchmark on the shapes; returns its exit code and what it wrote."""
+
+    def run(*arguments: str) -> list[dict]:
+        monkeypatch.chdir(ROOT)
+        output = tmp_path / "figures.json"
+        arguments = (f"data.root={shapes_root}", "--rounds", "1", "--json", str(output), *arguments)
+        monkeypatch.setattr("sys.argv", ["benchmark.py", "--config", "configs/quickstart.yaml", "--device", "cpu", *arguments])
+        assert benchmark.main() == 0
+        return json.loads(output.read_text())
+
+    return run
+
+
+def test_every_case_measures_ours_against_the_others(command, capsys):
+    measured = command("--only", "data,step,loss,detect", "--batch-size", "2")
+    variants: dict[str, list[str]] = {}
+    for row in measured:
+        variants.setdefault(row["case"].split(",")[0], []).append(row["variant"])
+        assert row["rate"] * row["seconds"] == pytest.approx(16 if row["case"] == "data" else 2)
+        assert row["ratio"] == pytest.approx(row["seconds"] / ours(measured, row["case"]))
+    assert {case: len(names) for case, names in variants.items()} == {"data": 3, "step": 4, "loss": 3, "detect": 4}
+    assert "torchvision" in capsys.readouterr().out
+
+
+def ours(measured: list[dict], case: str) -> float:
+    return next(row["seconds"] for row in measured if row["case"] == case and row["variant"] == "ours")
+
+
+def test_the_real_loop_and_the_start(command, monkeypatch):
+    measured = command("--only", "train,start", "--batch-size", "2", "model.width=0.1", "data.workers=1")
+    assert [row["variant"] for row in measured] == ["ours", "floor: its step alone", "ours"]
+    assert all(row["seconds"] > 0 for row in measured)
+
+
+def test_the_plain_loop_agrees_with_ours(monkeypatch):
+    """The peer of the metric's figure has to do the same work."""
+    monkeypatch.setattr(benchmark, "EVAL_IMAGES", 60)
+    monkeypatch.setattr(benchmark, "EVAL_DETECTIONS", 2000)
+    results = {}
+    monkeypatch.setattr(
+        benchmark, "measure", lambda runs, *_: {name: results.setdefault(name, run()) and 1.0 for name, run in runs.items()}
+    )
+    monkeypatch.setattr(benchmark, "rows", lambda *_: [])
+    benchmark.bench_eval(benchmark.Setting(*[None] * 4, 1, *[None] * 4), 1)
+    assert results["ours"].mean_ap == pytest.approx(results["loop over classes and detections"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [(["--only", "step,speed"], "no such case: speed"), (["--batch-size", "8,x"], "expected whole numbers")],
+)
+def test_impossible_requests(arguments, expected, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *arguments])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert expected in capsys.readouterr().err
