@@ -1,6 +1,7 @@
 """Trains SSD300 from a YAML configuration: python train.py --config configs/quickstart.yaml"""
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,20 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from data.annotation import DataError
 from data.augment import Switches
 from data.cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
-from data.voc import Photos, load_voc
-from ssd.checkpoint import CheckpointError, TrainState, load_checkpoint
+from data.voc import Loaded, Photos, load_voc
+from ssd.checkpoint import CheckpointError, TrainState, first_line, load_checkpoint
 from ssd.config import Config, ConfigError, load_config
 from ssd.dbox import DBOX_SPECS
 from ssd.device import choose_device, choose_precision, keep_freed_memory
-from ssd.distributed import World, process_group, world_from_environment
+from ssd.distributed import World, is_lost_peer, process_group, world_from_environment
 from ssd.evaluation import Evaluation, Interrupted, Thresholds, evaluate
+from ssd.fault import Fault, save_fault
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.optim import WeightAverage, default_milestones, make_optimizer
@@ -28,11 +31,12 @@ from ssd.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.preparation import Preparation
 from ssd.progress import Progress
 from ssd.records import Records
-from ssd.run_folder import UsageError, checkpoint_to_evaluate, open_folder
+from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder
 from ssd.stop import Stopped, StopRequest
 from ssd.trainer import NonFiniteError, Schedule, Trainer
 from ssd.weights import load_backbone
 
+MAX_FAULTS = 50  # lines of one error message
 PICTURED = 8  # validation photos in detections.png
 PICTURED_SCORE = 0.5  # least score of a detection drawn there
 
@@ -68,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
             if options.eval_only:
                 eval_only(run, options.resume)
             else:
-                train(run, options.resume, options.overwrite)
+                with locked(run.folder, world):
+                    train(run, options.resume, options.overwrite)
     except Stopped as stopped:
         if world.is_main:
             print(f"{stopped}; go on with --resume auto", flush=True)
@@ -77,7 +82,25 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(world, error, 2)
     except (NonFiniteError, OSError) as error:
         return _refuse(world, error, 1)
+    except RuntimeError as error:
+        reason = explain(error, world)
+        if reason is None:
+            raise
+        print(f"error: {reason}; go on with --resume auto", file=sys.stderr)
+        return 1
     return 0
+
+
+def explain(error: RuntimeError, world: World) -> str | None:
+    """What PyTorch's error means, where it is not a fault of the program."""
+    text = first_line(error)
+    if text.startswith("DataLoader worker"):
+        return f"{text}: out of memory or of shared memory (/dev/shm)? Try fewer data.workers, or 0"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{text} Try a smaller train.batch_size, or a larger train.accumulate, which changes nothing else"
+    if is_lost_peer(error, world):
+        return f"process {world.rank} of {world.size}: another process of this run has ended; its own message says why"
+    return None
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -132,9 +155,13 @@ def train(run: Run, resume: str | None, overwrite: bool) -> None:
     describe(run, model, schedule, train_photos, val_photos, trainer.iteration)
     records = Records(run.folder, trainer.iteration, trainer.evaluated_at) if run.world.is_main else None
     with Progress(schedule.iterations, trainer.iteration, run.world.is_main) as progress:
-        evaluation = trainer.fit(
-            loader, lambda network: evaluate_photos(run, network, val_samples, preparation), records, progress, run.stop
-        )
+        try:
+            evaluation = trainer.fit(
+                loader, lambda network: evaluate_photos(run, network, val_samples, preparation), records, progress, run.stop
+            )
+        except NonFiniteError as error:
+            advice = keep_fault(run, samples, model, preparation, error.iteration)
+            raise NonFiniteError(error.iteration, advice) from None
     if records:
         records.close()
     if evaluation is None:
@@ -155,26 +182,57 @@ def eval_only(run: Run, resume: str | None) -> None:
 
 
 def load_photos(run: Run, train_too: bool) -> tuple[Photos, Photos]:
-    """Training photos (the validation photos again where they are not wanted) and validation photos."""
-    data = run.config.data
-    faults, loaded = [], {}
-    for part in ("train", "val") if train_too else ("val",):
-        try:
-            sources = getattr(data, part)
-            loaded[part] = load_voc(sources, data.root, data.class_names, run.config.seed, data.other_classes == "ignore")
-        except DataError as error:
-            faults.append(str(error))
+    """Training photos (the validation photos again where they are not wanted) and validation photos.
+
+    Raises:
+        DataError: with all faults of both, up to MAX_FAULTS.
+    """
+    faults: list[str] = []
+    loaded: dict[str, Loaded] = {}
+
+    def load() -> None:
+        for part in ("train", "val") if train_too else ("val",):
+            try:
+                loaded[part] = load_part(run, part)
+            except DataError as error:
+                faults.extend(str(error).splitlines())
+
+    if run.world.is_main:  # the others need not look again at what is remembered then
+        load()
+    faults = run.world.share(faults)
     if faults:
-        raise DataError("\n".join(faults))
+        more = f"... and {len(faults) - MAX_FAULTS} more faults; scripts/check_data.py lists them all"
+        raise DataError("\n".join(faults[:MAX_FAULTS] + [more] * (len(faults) > MAX_FAULTS)))
+    if not run.world.is_main:
+        load()
     for part, result in loaded.items():
         for note in result.notes:
             run.say(f"data.{part}: {note}")
+    photos = {part: result.photos for part, result in loaded.items()}
     if train_too:
-        counts = np.bincount(loaded["train"].photos.labels, minlength=len(data.class_names))
-        for name, count in zip(data.class_names, counts, strict=True):
-            if not count:
-                run.say(f"warning: data.train has no object of class {name!r}; it cannot be learned")
-    return loaded["train" if train_too else "val"].photos, loaded["val"].photos
+        for name in photos["train"].absent_classes():
+            run.say(f"warning: data.train has no object of class {name!r}; it cannot be learned")
+        shared = photos["train"].shared_with(photos["val"])
+        if shared:
+            run.say(f"warning: {shared} photos stand in data.train and in data.val: mAP will flatter the model")
+    return photos["train" if train_too else "val"], photos["val"]
+
+
+def load_part(run: Run, part: str) -> Loaded:
+    """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
+    data = run.config.data
+    workers = max(1, len(os.sched_getaffinity(0)) // run.world.local_size)
+    with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
+
+        def watch(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if run.stop():
+                raise Stopped(run.stop.signal)
+
+        sources = getattr(data, part)
+        ignore = data.other_classes == "ignore"
+        return load_voc(sources, data.root, data.class_names, run.config.seed, ignore, workers, watch)
 
 
 def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
@@ -242,7 +300,22 @@ def build_trainer(run: Run, model: SSD300, preparation: Preparation, schedule: S
         clip_grad_norm=train.clip_grad_norm,
         compiled=train.compile,
         identity={"classes": list(config.data.class_names), "config": config.model_dump(mode="json")},
-        name_photo=photos.path,
+    )
+
+
+def keep_fault(run: Run, samples: Samples, model: SSD300, preparation: Preparation, iteration: int) -> str:
+    """Writes what is needed to run a faulty iteration again; what to tell the user of it."""
+    size = run.config.train.batch_size
+    (keys,) = TrainOrder(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
+    paths = [samples.photos.path(index) for _, index in keys]
+    last = run.folder / "checkpoints" / "last.pt"
+    if run.world.is_main:
+        save_fault(run.folder, Fault(iteration, samples.__getitems__(keys), paths, preparation, model.state_dict()))
+    return (
+        f"the weights were left as before it. Photos of the batch: {', '.join(dict.fromkeys(paths))}. "
+        f"Last good checkpoint: {last if last.exists() else 'none yet'}. "
+        f"To look into it: python scripts/replay.py {run.folder}. "
+        "Try a lower train.lr, a longer train.warmup or train.clip_grad_norm: 10"
     )
 
 

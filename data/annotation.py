@@ -20,6 +20,15 @@ class DataError(ValueError):
         super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
 
 
+class PhotoSize(NamedTuple):
+    """Pixels of a photo as it is stored, and as its EXIF orientation (where it has one) wants it shown."""
+
+    width: int
+    height: int
+    upright_width: int
+    upright_height: int
+
+
 class Annotation(NamedTuple):
     """The objects of one photo."""
 
@@ -33,7 +42,7 @@ class Annotation(NamedTuple):
 
 
 def parse_annotation(
-    path: Path, classes: Mapping[str, int], ignore_others: bool = False, size: tuple[int, int] | None = None
+    path: Path, classes: Mapping[str, int], ignore_others: bool = False, photo: PhotoSize | None = None
 ) -> Annotation:
     """Reads a VOC annotation.
 
@@ -45,14 +54,18 @@ def parse_annotation(
         path: the XML file.
         classes: label of each class name.
         ignore_others: leave out objects of other classes instead of refusing them.
-        size: width and height in pixels, where the caller knows better than the file.
+        photo: what the photo measures: has to agree with the file, and fills in where that has no size.
 
     Raises:
         DataError: with one line for each fault in the file.
     """
     root = _read(path)
     faults: list[str] = []
-    width, height = size or _size(root)
+    width, height = _size(root)
+    if photo and not width:
+        width, height = photo[:2]
+    elif photo and (width, height) not in (photo[:2], photo[2:]):
+        faults.append(f"{path}: says {width} × {height} pixels, the photo has {photo.width} × {photo.height}; mend <size>")
     boxes, labels, difficult = [], [], []
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"
@@ -83,14 +96,19 @@ def parse_annotation(
 
 
 def _read(path: Path) -> ElementTree.Element:
+    text = b""
     try:
-        root = ElementTree.parse(path).getroot()
+        text = path.read_bytes()
+        root = ElementTree.fromstring(text)
     except FileNotFoundError:
         raise DataError(f"{path}: is missing; add it, or take the photo out of the split") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{path}: is not valid XML ({error}); mend or remove it") from None
+        reason = "it is empty" if not text else error
+        raise DataError(f"{path}: is not valid XML ({reason}); mend or remove it") from None
+    if b"<!ENTITY" in text:
+        raise DataError(f"{path}: declares XML entities, which no annotation needs; remove the declaration")
     if root.tag != "annotation":
         raise DataError(f"{path}: expected <annotation> as the outermost element, got <{root.tag}>")
     return root

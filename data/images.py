@@ -1,13 +1,22 @@
 """Reading photos."""
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from data.annotation import DataError
+from data.annotation import DataError, PhotoSize
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+# 134 megapixels, 400 MB once decoded: more than any camera takes, little enough for a few worker processes.
+MAX_PIXELS = 2**27
+
+Image.MAX_IMAGE_PIXELS = None  # the limit above answers, in our words
+ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+ORIENTATION = 0x0112  # the EXIF tag
 
 # OpenCV's own threads would fight the loader's processes for the cores.
 cv2.setNumThreads(0)
@@ -42,6 +51,34 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
         got = "nothing" if image is None else f"{image.shape[1]} × {image.shape[0]}"
         raise DataError(f"{path}: the annotation says {size[0]} × {size[1]} pixels, the photo has {got}; mend <size>")
     return image
+
+
+def inspect_photo(path: Path) -> PhotoSize:
+    """Looks at a whole photo once, before training relies on it.
+
+    Raises:
+        DataError: the file is missing, empty, no image, cut off, or larger than MAX_PIXELS.
+    """
+    try:
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not encoded.size:
+        raise DataError(f"{path}: is empty; replace it, or take it out of the split")
+    try:
+        with Image.open(io.BytesIO(encoded.data)) as header:
+            width, height = header.size
+            is_rotated = header.getexif().get(ORIENTATION) in ROTATED
+    except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come
+        raise DataError(f"{path}: is no image ({type(error).__name__}); replace it, or take it out of the split") from None
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+    image = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"{path}: cannot be decoded, being damaged or cut off; replace it, or take it out of the split")
+    upright = _decode(encoded, cv2.IMREAD_COLOR_RGB) if is_rotated else image
+    assert upright is not None
+    return PhotoSize(image.shape[1], image.shape[0], upright.shape[1], upright.shape[0])
 
 
 def _decode(encoded: np.ndarray, flags: int) -> np.ndarray | None:

@@ -1,11 +1,8 @@
 """Batches: which samples, in which order, decoded and augmented by worker processes."""
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -14,6 +11,7 @@ from data.augment import Switches, draw_plan, plain_plan, render
 from data.cache import ImageCache
 from data.images import read_image
 from data.voc import Photos
+from data.workers import as_it_is, worker_options
 from ssd.batch import PADDING, Batch, Targets
 from ssd.config import ConfigError
 from ssd.distributed import World
@@ -184,24 +182,7 @@ def make_loader(samples: Samples, order: Sampler[list[Key]], workers: int, devic
     return DataLoader(
         samples,
         batch_sampler=order,
-        collate_fn=_as_it_is,  # pyright: ignore[reportArgumentType]: batches come whole from __getitems__
-        num_workers=workers,
+        collate_fn=as_it_is,  # batches come whole from __getitems__
         pin_memory=device.type == "cuda",
-        worker_init_fn=_init_worker,
-        prefetch_factor=4 if workers else None,
-        # A forked worker shares the arrays and the cache as they lie; where there is no fork it gets a copy.
-        multiprocessing_context="fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
+        **worker_options(workers),
     )
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
-
-
-def _init_worker(_: int) -> None:
-    # A terminal or a scheduler signals the whole process group, but the parent alone decides when a run stops, and still
-    # wants batches until then. Workers end when it closes the loader, or when they find it gone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

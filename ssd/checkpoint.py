@@ -14,6 +14,7 @@ from torch import Tensor
 
 FORMAT = 1
 KIND = "ssd300-train-state"
+ASIDE = ".aside"  # ends the names of files that are still being written
 
 
 class CheckpointError(ValueError):
@@ -49,7 +50,7 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         OSError: the disk is full or cannot be written; `path` is as it was.
     """
     values = {f.name: getattr(state, f.name) for f in fields(state)}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = _aside(path)
     try:
         with open(aside, "wb") as file:
             torch.save({"kind": KIND, "format": FORMAT, "digest": digest(values), "state": values}, file)
@@ -61,10 +62,19 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
     _sync_folder(path.parent)
 
 
+def _aside(path: Path) -> Path:
+    """Where a checkpoint is written before it takes its name; what a killed run left there is removed.
+
+    Removed, not written over: it may be a second name of a checkpoint that is whole.
+    """
+    aside = path.with_name(f".{path.name}{ASIDE}")
+    aside.unlink(missing_ok=True)
+    return aside
+
+
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Gives a checkpoint a second name, by a link where the disk can, as atomically as it was written."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
+    aside = _aside(target)
     try:
         os.link(source, aside)
     except OSError:
@@ -89,11 +99,16 @@ def load_checkpoint(path: Path) -> TrainState:
         raise CheckpointError(f"{path}: is damaged or no checkpoint ({first_line(error)})") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise CheckpointError(f"{path}: is not a checkpoint of this application")
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"{path}: has format {content['format']}, this version reads {FORMAT}")
-    if digest(content["state"]) != content["digest"]:
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {content.get('format')}, this version reads {FORMAT}; use the version it is of"
+        )
+    if digest(content.get("state")) != content.get("digest"):
         raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
-    return TrainState(**content["state"])
+    try:
+        return TrainState(**content["state"])
+    except TypeError as error:
+        raise CheckpointError(f"{path}: does not hold what a run needs ({first_line(error)})") from None
 
 
 def first_line(error: Exception) -> str:

@@ -50,6 +50,11 @@ class World:
         return self.gather(value)[0]
 
 
+def is_lost_peer(error: RuntimeError, world: World) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    return world.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 def world_from_environment() -> World:
     """The place that torchrun's environment variables name; without them a world of 1."""
     return World(

@@ -1,20 +1,58 @@
 """The output folder of a run: found, made ready, never overwritten by surprise."""
 
-from collections.abc import Callable
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ssd.checkpoint import TrainState, find_checkpoint, load_checkpoint
+try:
+    import fcntl
+except ImportError:  # Windows has none: there two runs in one folder are not kept apart
+    fcntl = None
+
+from ssd.checkpoint import ASIDE, TrainState, find_checkpoint, load_checkpoint
 from ssd.distributed import World
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
-OWN_FILES = ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png")
+OWN_FILES = ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png", "fault/*.pt")
 
 
 class UsageError(ValueError):
     """The command cannot do what it is asked to; the message says what to do instead."""
+
+
+@contextmanager
+def locked(folder: Path, world: World) -> Iterator[None]:
+    """Keeps other runs out of an output folder for the time of the block; the system frees it even after a kill.
+
+    Raises:
+        UsageError: another run is in it.
+    """
+    if fcntl is None or not world.is_main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not flock: its lock would live on in loader workers that outlive a killed run for a moment.
+    with open(folder / ".lock", "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            file.seek(0)
+            raise UsageError(
+                f"{folder}: another run (process {file.read().strip() or 'unknown'}) is writing there; wait for its end, "
+                "stop it, or choose another output_dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def open_folder(
@@ -57,6 +95,8 @@ def open_folder(
             for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
                 path.unlink()
         checkpoints.mkdir(parents=True, exist_ok=True)
+        for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
+            path.unlink()
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return state
 

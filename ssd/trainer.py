@@ -1,8 +1,7 @@
 """The training loop: steps, records, checkpoints, evaluations, and a clean end whatever happens."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,16 @@ from ssd.stop import Stopped, StopRequest
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient was NaN or infinite; the weights were not touched by it."""
+    """A loss or gradient was NaN or infinite; the weights were not touched by it.
+
+    Args:
+        iteration: counted from 0, in which it happened.
+        advice: what else there is to say.
+    """
+
+    def __init__(self, iteration: int, advice: str = "the weights were left as before it") -> None:
+        super().__init__(f"iteration {iteration + 1}: the loss or its gradient is not finite; {advice}")
+        self.iteration = iteration
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,6 @@ class Trainer:
         clip_grad_norm: largest norm of the gradient, if it is limited.
         compiled: run network and loss through torch.compile.
         identity: the entries of `TrainState` that do not change: classes and configuration.
-        name_photo: the name of a sample, for messages.
     """
 
     def __init__(
@@ -95,7 +102,6 @@ class Trainer:
         clip_grad_norm: float | None,
         compiled: bool,
         identity: dict[str, Any],
-        name_photo: Callable[[int], str],
     ) -> None:
         self.model = model
         self.criterion = criterion
@@ -109,7 +115,6 @@ class Trainer:
         self.average = average
         self.clip_grad_norm = clip_grad_norm
         self.identity = identity
-        self.name_photo = name_photo
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         network = model
         if world.size > 1:
@@ -124,7 +129,6 @@ class Trainer:
         self.window = torch.zeros(2, device=device)
         self.window_start = 0
         self.fault_at = torch.zeros((), device=device)  # number of the first iteration that was not finite, or 0
-        self.recent: deque[tuple[int, list[int]]] = deque(maxlen=schedule.log_every)  # iterations and their samples
 
     def state(self) -> TrainState:
         """All that survives a restart."""
@@ -183,7 +187,7 @@ class Trainer:
         clock = Clock()
         while self.iteration < self.schedule.iterations:
             with clock.waiting():
-                micro_batches = [next(stream) for _ in range(self.schedule.accumulate)]
+                micro_batches = self._next_batches(stream)
             self.train_step(micro_batches)
             self.iteration += 1
             progress.step()
@@ -199,11 +203,19 @@ class Trainer:
                 evaluation = self._evaluate_if_due(evaluate, records, progress, stop) or evaluation
         return evaluation
 
+    def _next_batches(self, stream: Iterator[Batch]) -> list[Batch]:
+        """The micro-batches of one step. If the data fails, what was learned so far is saved first."""
+        try:
+            return [next(stream) for _ in range(self.schedule.accumulate)]
+        except Exception:
+            if self.world.size == 1:  # several would have to agree, and the others know nothing of it
+                self.save()
+            raise
+
     def train_step(self, micro_batches: list[Batch]) -> None:
         """One update of the weights, without a single wait for the device."""
         self.model.train()
         set_lr(self.optimizer, self.schedule.lr_at(self.iteration))
-        self.recent.append((self.iteration + 1, [int(i) for batch in micro_batches for i in batch.indices]))
         # Matching needs no predictions, so the positives of all steps and processes are counted first: the losses have
         # their final divisor from the start.
         dbox_list = self.model.dbox_list
@@ -252,17 +264,8 @@ class Trainer:
     def _check_finite(self) -> None:
         """Ends the run if any iteration since the last check was not finite."""
         faults = [fault for fault in self.world.gather(int(self.fault_at.item())) if fault]
-        if not faults:
-            return
-        shares = self.world.gather(dict(self.recent))
-        indices = {index for share in shares for index in share.get(min(faults), [])}
-        last = self.folder / "last.pt"
-        raise NonFiniteError(
-            f"iteration {min(faults)}: the loss or its gradient is not finite; the weights were left as before it. "
-            f"Photos of the batch: {', '.join(self.name_photo(i) for i in sorted(indices))}. "
-            f"Last good checkpoint: {last if last.exists() else 'none yet'}. "
-            "Try a lower train.lr, a longer train.warmup or train.clip_grad_norm: 10"
-        )
+        if faults:
+            raise NonFiniteError(min(faults) - 1)
 
     def _log(self, clock: Clock, records: Records | None, progress: Progress) -> None:
         self._check_finite()
@@ -326,15 +329,18 @@ class Trainer:
         return evaluation
 
     def save(self, numbered: bool = False, best: bool = False) -> None:
-        """Writes last.pt, and gives it the further names asked for."""
+        """Writes a checkpoint under all the names it is to have; last.pt, which a resume looks at first, comes last.
+
+        So a run that is killed in between finds an older last.pt, does again what led here, and writes them all again.
+        """
         self._check_finite()
         state = self.state()
         if not self.world.is_main:
             return
-        last = self.folder / "last.pt"
-        save_checkpoint(last, state)
-        if numbered and self.schedule.keep:
-            copy_checkpoint(last, self.folder / numbered_name(self.iteration))
-            keep_last(self.folder, self.schedule.keep)
-        if best or not (self.folder / "best.pt").exists():
-            copy_checkpoint(last, self.folder / "best.pt")
+        names = ["best.pt"] if best or not (self.folder / "best.pt").exists() else []
+        names += [numbered_name(self.iteration)] if numbered and self.schedule.keep else []
+        first, *others = [self.folder / name for name in (*names, "last.pt")]
+        save_checkpoint(first, state)
+        for path in others:
+            copy_checkpoint(first, path)
+        keep_last(self.folder, self.schedule.keep)

@@ -149,7 +149,7 @@ def test_all_faults_are_named_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         load_voc(sources, tmp_path, ["cat", "dog"])
     text = str(error.value)
-    assert len(text.splitlines()) == 6
+    assert len(text.splitlines()) == 7
     for expected in ("unknown class 'x'", "has no box", "no photo of that name", "c.xml: is missing"):
         assert expected in text
     assert "there are: train" in text
