@@ -34,7 +34,7 @@ from ssd.records import Records
 from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder
 from ssd.stop import Stopped, StopRequest
 from ssd.trainer import NonFiniteError, Schedule, Trainer
-from ssd.weights import load_backbone
+from ssd.weights import init_from, load_backbone
 
 MAX_FAULTS = 50  # lines of one error message
 PICTURED = 8  # validation photos in detections.png
@@ -181,11 +181,11 @@ def eval_only(run: Run, resume: str | None) -> None:
     finish(run, val_samples, evaluate_state(run, val_samples, model, preparation, state))
 
 
-def load_photos(run: Run, train_too: bool) -> tuple[Photos, Photos]:
+def load_photos(run: Run, train_too: bool, max_faults: int | None = MAX_FAULTS) -> tuple[Photos, Photos]:
     """Training photos (the validation photos again where they are not wanted) and validation photos.
 
     Raises:
-        DataError: with all faults of both, up to MAX_FAULTS.
+        DataError: with the faults of both, all of them or the first `max_faults`.
     """
     faults: list[str] = []
     loaded: dict[str, Loaded] = {}
@@ -201,8 +201,9 @@ def load_photos(run: Run, train_too: bool) -> tuple[Photos, Photos]:
         load()
     faults = run.world.share(faults)
     if faults:
-        more = f"... and {len(faults) - MAX_FAULTS} more faults; scripts/check_data.py lists them all"
-        raise DataError("\n".join(faults[:MAX_FAULTS] + [more] * (len(faults) > MAX_FAULTS)))
+        more = len(faults) - len(faults[:max_faults])
+        rest = [f"... and {more} more faults; scripts/check_data.py lists them all"] if more else []
+        raise DataError("\n".join(faults[:max_faults] + rest))
     if not run.world.is_main:
         load()
     for part, result in loaded.items():
@@ -242,7 +243,11 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
     torch.manual_seed(config.seed)
     spec = DBOX_SPECS[config.model.dboxes]
     model = SSD300(len(classes) + 1, config.model.batch_norm, config.model.width, spec)
-    if state is None:
+    if state is None and config.model.init_from:
+        preparation, notes = init_from(model, Path(config.model.init_from), classes)
+        for note in notes:
+            run.say(note)
+    elif state is None:
         preparation = load_backbone(model, config.model.pretrained, config.model.batch_norm)
     else:
         if state.classes != classes:

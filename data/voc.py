@@ -187,13 +187,13 @@ def _inspect(
     entries: Sequence[_Entry], labels: dict[str, int], ignore_others: bool, workers: int, watch: Watch
 ) -> Iterator[_Found]:
     """Reads all photos, in their order."""
-    # To start a process takes as long as to read a few hundred annotations, or to decode a few dozen photos.
+    # To start processes takes as long as to read some thousand annotations, or to decode a hundred photos.
     work = len(entries) + 20 * sum(entry.size is None for entry in entries)
     loader = DataLoader(
         _Inspection(entries, labels, ignore_others),
         batch_size=32,
         collate_fn=as_it_is,
-        **worker_options(workers if work > 2000 else 0),
+        **worker_options(workers if work > 5000 else 0),
     )
     done = 0
     for batch in loader:

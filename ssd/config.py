@@ -75,13 +75,14 @@ class DataConfig(_Section):
 
 class ModelConfig(_Section):
     pretrained: Name = "imagenet"  # imagenet | none | a file
+    init_from: Name | None = None  # a checkpoint, whose weights are taken as far as they fit; then pretrained is not looked at
     dboxes: Literal["voc", "coco"] = "voc"  # sizes of the DBoxes: from 30 pixels of 300, or from 21
     batch_norm: bool = False
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
-        if self.pretrained != "none" and self.width != 1.0:
+        if self.pretrained != "none" and self.width != 1.0 and self.init_from is None:
             raise ValueError(f"width {self.width} has no pretrained weights; set pretrained: none, or width: 1.0")
         return self
 

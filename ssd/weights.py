@@ -1,7 +1,7 @@
-"""Pretrained weights: VGG16 backbones in the layouts of torchvision and of the known SSD ports."""
+"""Weights to start from: VGG16 backbones in the layouts of torchvision and of the known SSD ports, and whole checkpoints."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
-from ssd.checkpoint import CheckpointError, first_line
+from ssd.checkpoint import CheckpointError, first_line, load_checkpoint
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
 from ssd.vgg import conv_names
+
+BACKGROUND = ""  # column 0 of the class scores; no class has an empty name
 
 # Positions of the 13 convolutions in torchvision's `features`; the reduced-fc files of the ports go on with fc6 and fc7.
 CONV_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -52,6 +54,54 @@ def load_backbone(model: SSD300, source: str, batch_norm: bool) -> Preparation:
             raise CheckpointError(f"model.pretrained: {source}: {name} has the shape {shapes}")
     model.backbone.load_state_dict({**own, **converted})
     return preparation
+
+
+def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
+    """Starts from a checkpoint, also one of other classes or of another width: takes what fits.
+
+    Class scores go by the classes' names: background and every class that both have keep what they learned.
+
+    Args:
+        model: the network, changed in place.
+        path: a checkpoint of this application.
+        classes: names of the model's classes.
+
+    Returns:
+        How the weights want their images prepared, and a line for each thing to tell the user.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or nothing in it fits.
+    """
+    state = load_checkpoint(path)
+    own, taken, left = model.state_dict(), {}, []
+    for name, value in state.weights.items():
+        fitted = _by_class(value, own[name], state.classes, classes) if name.startswith("conf.") and name in own else value
+        if name in own and fitted is not None and fitted.shape == own[name].shape:
+            taken[name] = fitted
+        else:
+            expected = f"expected {list(own[name].shape)}" if name in own else "not in this model"
+            left.append(f"{name} {list(value.shape)} ({expected})")
+    if not taken:
+        raise CheckpointError(f"model.init_from: {path}: nothing in it fits this model")
+    model.load_state_dict({**own, **taken})
+    new = [name for name in classes if name not in state.classes]
+    notes = [f"model.init_from: {len(taken)} of {len(own)} tensors taken from {path}"]
+    notes += [f"model.init_from: learned from the start: class {', '.join(new)}"] * bool(new)
+    notes += [f"model.init_from: left: {', '.join(left)}"] * bool(left)
+    return Preparation(**state.preparation), notes
+
+
+def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_classes: Sequence[str]) -> Tensor | None:
+    """A class head's weight or bias with their values at the classes that both have; None where the DBoxes differ."""
+    their_names, our_names = [BACKGROUND, *their_classes], [BACKGROUND, *our_classes]
+    if len(theirs) // len(their_names) != len(ours) // len(our_names) or theirs.shape[1:] != ours.shape[1:]:
+        return None
+    theirs = theirs.unflatten(0, (-1, len(their_names)))  # [DBoxes a cell, classes, ...]
+    fitted = ours.clone().unflatten(0, (-1, len(our_names)))
+    for place, name in enumerate(our_names):
+        if name in their_names:
+            fitted[:, place] = theirs[:, their_names.index(name)]
+    return fitted.flatten(0, 1)
 
 
 def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str) -> dict[str, Tensor]:

@@ -1,0 +1,165 @@
+"""Kills a real training at random instants and resumes it, again and again: python scripts/torture.py --kills 20
+
+Each of four kinds of run (float32 and bfloat16, with and without loader workers and accumulation) is trained once in peace,
+and once with SIGKILLs at instants drawn at random over its whole length: start-up, steps, checkpoints, evaluations. At the
+end weights, optimiser and metrics.jsonl have to equal those of the run in peace, bit for bit, timing fields aside.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import yaml
+
+from data.shapes import CLASSES, write_shapes
+from ssd.checkpoint import CheckpointError, digest, load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = (
+    {"train.precision": "float32", "data.workers": 0, "train.accumulate": 1},
+    {"train.precision": "bfloat16", "data.workers": 2, "train.accumulate": 1},
+    {"train.precision": "float32", "data.workers": 2, "train.accumulate": 2},
+    {"train.precision": "bfloat16", "data.workers": 0, "train.accumulate": 2},
+)
+TIMING = ("images_per_s", "data_wait")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="how many in all (default: 20)")
+    parser.add_argument("--iterations", type=int, default=40, help="length of each run (default: 40)")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    options = parser.parse_args(arguments)
+    if options.kills < 1 or options.iterations < 1:
+        parser.error("--kills and --iterations have to be at least 1")
+    instants = random.Random(options.seed)
+    survived, differences = 0, []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_shapes(folder / "shapes", num_train=24, num_val=8, seed=1)
+        for number, kind in enumerate(KINDS):
+            kills = len(range(number, options.kills, len(KINDS)))
+            if not kills:
+                continue
+            print(f"{' '.join(f'{key}={value}' for key, value in kind.items())}", flush=True)
+            config = write_config(folder, options.iterations)
+            in_peace, killed = folder / f"{number}_in_peace", folder / f"{number}_killed"
+            start = time.monotonic()
+            finish(command(config, kind, in_peace))
+            length = time.monotonic() - start
+            survived += kill_often(command(config, kind, killed), killed, kills, length, instants)
+            differences += [f"{killed.name}: {text}" for text in compare(in_peace, killed)]
+    print(f"{survived}/{options.kills} kills survived; weights and metrics {'differ' if differences else 'equal'}")
+    for text in differences:
+        print(f"  {text}")
+    return int(bool(differences) or survived < options.kills)
+
+
+def write_config(folder: Path, iterations: int) -> Path:
+    """A run so small that many of them fit into minutes, which saves at every step."""
+    values: dict[str, Any] = {
+        "device": "cpu",
+        "data": {
+            "classes": list(CLASSES),
+            "root": str(folder),
+            "train": [{"path": "shapes", "split": "train"}],
+            "val": [{"path": "shapes", "split": "val"}],
+        },
+        "model": {"pretrained": "none", "batch_norm": True, "width": 0.1},
+        "train": {"batch_size": 4, "iterations": iterations, "optimizer": "adamw", "warmup": 2, "ema": 0.9},
+        "log_every": 3,
+        "checkpoint": {"every": 1, "keep": 2},
+        "eval": {"every": 5, "batch_size": 4},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def command(config: Path, kind: dict[str, Any], output: Path) -> list[str]:
+    overrides = [f"{key}={value}" for key, value in kind.items()]
+    return [sys.executable, "train.py", "--config", str(config), "--resume", "auto", *overrides, f"output_dir={output}"]
+
+
+def finish(arguments: list[str]) -> None:
+    """Runs to the end.
+
+    Raises:
+        SystemExit: the run failed; with what it said.
+    """
+    done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the run failed with exit code {done.returncode}:\n{done.stdout}")
+
+
+def kill_often(arguments: list[str], output: Path, kills: int, length: float, instants: random.Random) -> int:
+    """Starts the run, kills it, and starts it again, `kills` times, then lets it finish; the number of kills survived.
+
+    A run that comes to its end before its kill is followed by another one, from the start.
+    """
+    survived = 0
+    while survived < kills:
+        delay = instants.uniform(0, length)
+        # Half of the kills take the loader's workers along, as a scheduler's do; the other half leave them orphaned.
+        whole_group = instants.random() < 0.5
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            try:
+                code = process.wait(delay)
+            except subprocess.TimeoutExpired:
+                (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+                code = process.wait()
+            log.seek(0)
+            if code == -signal.SIGKILL:
+                survived += 1
+                print(f"  kill {survived}/{kills} after {delay:.2f} s, {last_iteration(output)}", flush=True)
+            elif code:
+                print(f"  a start after {survived} kills failed with exit code {code}:\n{log.read()}", flush=True)
+                return survived - 1  # the last kill was not survived
+            else:
+                print("  came to its end; once more from the start", flush=True)
+                shutil.rmtree(output)
+    finish(arguments)
+    return survived
+
+
+def last_iteration(output: Path) -> str:
+    """How far the run got, for people to read."""
+    try:
+        return f"{load_checkpoint(output / 'checkpoints' / 'last.pt').iteration} iterations safe on disk"
+    except CheckpointError:
+        return "no checkpoint yet"
+
+
+def compare(one: Path, other: Path) -> list[str]:
+    """What differs between two finished runs."""
+    differences = []
+    for name in ("last.pt", "best.pt"):
+        first, second = (load_checkpoint(folder / "checkpoints" / name) for folder in (one, other))
+        for part in ("model", "optimizer", "average", "iteration", "best_map", "evaluated_at"):
+            if digest(getattr(first, part)) != digest(getattr(second, part)):
+                differences.append(f"{name}: {part}")
+    if records(one) != records(other):
+        differences.append("metrics.jsonl")
+    return differences
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The records without what differs between any two runs."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMING} for line in lines]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
