@@ -1,6 +1,7 @@
 """Trains SSD300 from a YAML configuration: python train.py --config configs/quickstart.yaml"""
 
 import argparse
+import errno
 import os
 import sys
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from ssd.stop import Stopped, StopRequest
 from ssd.trainer import NonFiniteError, Schedule, Trainer
 from ssd.weights import init_from, load_backbone
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_FAULTS = 50  # lines of one error message
 PICTURED = 8  # validation photos in detections.png
 PICTURED_SCORE = 0.5  # least score of a detection drawn there
@@ -80,8 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
         return stopped.exit_code
     except (ConfigError, DataError, CheckpointError, UsageError) as error:
         return _refuse(world, error, 2)
-    except (NonFiniteError, OSError) as error:
+    except NonFiniteError as error:
         return _refuse(world, error, 1)
+    except OSError as error:
+        hint = "; make room and go on with --resume auto" if error.errno in DISK_FULL else ""
+        return _refuse(world, f"{error.filename}: {error.strerror}{hint}" if error.filename else error, 1)
     except RuntimeError as error:
         reason = explain(error, world)
         if reason is None:
@@ -125,7 +130,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _refuse(world: World, error: Exception, code: int) -> int:
+def _refuse(world: World, error: Exception | str, code: int) -> int:
     if world.is_main:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Reading photos."""
 
 import io
+import warnings
 from pathlib import Path
 
 import cv2
@@ -66,9 +67,10 @@ def inspect_photo(path: Path) -> PhotoSize:
     if not encoded.size:
         raise DataError(f"{path}: is empty; replace it, or take it out of the split")
     try:
-        with Image.open(io.BytesIO(encoded.data)) as header:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(encoded.data)) as header:
+            warnings.simplefilter("ignore")  # of EXIF blocks that are broken: they count as none
             width, height = header.size
-            is_rotated = header.getexif().get(ORIENTATION) in ROTATED
+            is_rotated = _is_rotated(header)
     except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come
         raise DataError(f"{path}: is no image ({type(error).__name__}); replace it, or take it out of the split") from None
     if width * height > MAX_PIXELS:
@@ -79,6 +81,13 @@ def inspect_photo(path: Path) -> PhotoSize:
     upright = _decode(encoded, cv2.IMREAD_COLOR_RGB) if is_rotated else image
     assert upright is not None
     return PhotoSize(image.shape[1], image.shape[0], upright.shape[1], upright.shape[0])
+
+
+def _is_rotated(header: Image.Image) -> bool:
+    """Whether EXIF asks for width and height to be swapped."""
+    if header.format == "PNG" and "exif" not in header.info:
+        return False  # to ask further would be to decode all of it
+    return header.getexif().get(ORIENTATION) in ROTATED
 
 
 def _decode(encoded: np.ndarray, flags: int) -> np.ndarray | None:

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from data.annotation import PhotoSize
+from ssd.files import write_whole
 
 FORMAT = 1
 
@@ -47,13 +49,10 @@ class SeenPhotos:
         """Writes what was added, all of it or, where that fails, nothing."""
         if not self.changed:
             return
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
+        content = json.dumps({"format": FORMAT, "photos": self.known}).encode()
+        with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps({"format": FORMAT, "photos": self.known}), encoding="utf-8")
-            os.replace(aside, self.path)
-        except OSError:
-            aside.unlink(missing_ok=True)
+            write_whole(self.path, lambda file: file.write(content))
 
 
 def _stamp(path: Path) -> list[int]:

@@ -278,7 +278,8 @@ def _photo_files(folder: Path) -> dict[str, list[Path]]:
 def _one_photo(folder: Path, photo_id: str, photos: dict[str, list[Path]]) -> Path:
     paths = photos.get(photo_id, [])
     if not paths:
-        raise DataError(f"{folder / 'JPEGImages' / photo_id}: no photo of that name ({', '.join(SUFFIXES)})")
+        hint = "; write the name without its suffix" if Path(photo_id).stem in photos else ""
+        raise DataError(f"{folder / 'JPEGImages' / photo_id}: no photo of that name ({', '.join(SUFFIXES)}){hint}")
     if len(paths) > 1:
         raise DataError(f"{paths[0]}: {paths[1].name} has the same name; remove or rename one of them")
     return paths[0]

@@ -1,5 +1,6 @@
 """Worker processes, for the loader and for the first look at the data."""
 
+import atexit
 import multiprocessing
 import signal
 from typing import Any
@@ -22,6 +23,16 @@ def worker_options(workers: int) -> dict[str, Any]:
 def as_it_is(batch: Any) -> Any:
     """A collate_fn for samples that come as they shall be."""
     return batch
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Ends what a failed run leaves behind: its workers ignore SIGTERM, and multiprocessing would wait for them for ever."""
+    children = multiprocessing.active_children()
+    if children:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would take their end for an accident
+    for child in children:
+        child.kill()
 
 
 def _init_worker(_: int) -> None:

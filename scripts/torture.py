@@ -32,6 +32,7 @@ KINDS = (
     {"train.precision": "float32", "data.workers": 2, "train.accumulate": 2},
     {"train.precision": "bfloat16", "data.workers": 0, "train.accumulate": 2},
 )
+START_UP = 3.0  # seconds, about, before the first step
 TIMING = ("images_per_s", "data_wait")
 
 
@@ -58,7 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
             start = time.monotonic()
             finish(command(config, kind, in_peace))
             length = time.monotonic() - start
-            survived += kill_often(command(config, kind, killed), killed, kills, length, instants)
+            survived += kill_often(
+                command(config, kind, killed), killed, kills, options.iterations, length / options.iterations, instants
+            )
             differences += [f"{killed.name}: {text}" for text in compare(in_peace, killed)]
     print(f"{survived}/{options.kills} kills survived; weights and metrics {'differ' if differences else 'equal'}")
     for text in differences:
@@ -103,14 +106,22 @@ def finish(arguments: list[str]) -> None:
         sys.exit(f"the run failed with exit code {done.returncode}:\n{done.stdout}")
 
 
-def kill_often(arguments: list[str], output: Path, kills: int, length: float, instants: random.Random) -> int:
+def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, pace: float, instants: random.Random) -> int:
     """Starts the run, kills it, and starts it again, `kills` times, then lets it finish; the number of kills survived.
 
     A run that comes to its end before its kill is followed by another one, from the start.
+
+    Args:
+        arguments: the command.
+        output: its output folder.
+        kills: how many.
+        iterations: length of the run.
+        pace: seconds of the run in peace for each of its iterations, start-up included.
+        instants: where the instants come from.
     """
     survived = 0
     while survived < kills:
-        delay = instants.uniform(0, length)
+        delay = instants.uniform(0, START_UP + pace * (iterations - iterations_done(output)))
         # Half of the kills take the loader's workers along, as a scheduler's do; the other half leave them orphaned.
         whole_group = instants.random() < 0.5
         with tempfile.TemporaryFile("w+") as log:
@@ -123,7 +134,10 @@ def kill_often(arguments: list[str], output: Path, kills: int, length: float, in
             log.seek(0)
             if code == -signal.SIGKILL:
                 survived += 1
-                print(f"  kill {survived}/{kills} after {delay:.2f} s, {last_iteration(output)}", flush=True)
+                print(
+                    f"  kill {survived}/{kills} after {delay:.2f} s, {iterations_done(output)} iterations safe on disk",
+                    flush=True,
+                )
             elif code:
                 print(f"  a start after {survived} kills failed with exit code {code}:\n{log.read()}", flush=True)
                 return survived - 1  # the last kill was not survived
@@ -134,12 +148,12 @@ def kill_often(arguments: list[str], output: Path, kills: int, length: float, in
     return survived
 
 
-def last_iteration(output: Path) -> str:
-    """How far the run got, for people to read."""
+def iterations_done(output: Path) -> int:
+    """How far the run got."""
     try:
-        return f"{load_checkpoint(output / 'checkpoints' / 'last.pt').iteration} iterations safe on disk"
+        return load_checkpoint(output / "checkpoints" / "last.pt").iteration
     except CheckpointError:
-        return "no checkpoint yet"
+        return 0
 
 
 def compare(one: Path, other: Path) -> list[str]:

@@ -7,14 +7,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from ssd.files import aside_of, naming, sync_folder, write_whole
+
 FORMAT = 1
 KIND = "ssd300-train-state"
-ASIDE = ".aside"  # ends the names of files that are still being written
 
 
 class CheckpointError(ValueError):
@@ -50,37 +51,27 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         OSError: the disk is full or cannot be written; `path` is as it was.
     """
     values = {f.name: getattr(state, f.name) for f in fields(state)}
-    aside = _aside(path)
-    try:
-        with open(aside, "wb") as file:
-            torch.save({"kind": KIND, "format": FORMAT, "digest": digest(values), "state": values}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    content = {"kind": KIND, "format": FORMAT, "digest": digest(values), "state": values}
 
+    def write(file: IO[bytes]) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of PyTorch's archive writer, when the file has failed it
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
-def _aside(path: Path) -> Path:
-    """Where a checkpoint is written before it takes its name; what a killed run left there is removed.
-
-    Removed, not written over: it may be a second name of a checkpoint that is whole.
-    """
-    aside = path.with_name(f".{path.name}{ASIDE}")
-    aside.unlink(missing_ok=True)
-    return aside
+    write_whole(path, write)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Gives a checkpoint a second name, by a link where the disk can, as atomically as it was written."""
-    aside = _aside(target)
-    try:
-        os.link(source, aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
-    _sync_folder(target.parent)
+    aside = aside_of(target)
+    with naming(target):
+        try:
+            os.link(source, aside)
+        except OSError:
+            shutil.copyfile(source, aside)
+        os.replace(aside, target)
+        sync_folder(target.parent)
 
 
 def load_checkpoint(path: Path) -> TrainState:
@@ -166,12 +157,3 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(entry, f"{name}/{i}")
     else:
         yield name, value
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,5 +1,6 @@
 """What a run leaves behind when its loss is not finite: enough to run the faulty step again."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from ssd.batch import Batch, Targets
 from ssd.checkpoint import CheckpointError, first_line
+from ssd.files import write_whole
 from ssd.preparation import Preparation
 
 
@@ -32,8 +34,9 @@ def save_fault(folder: Path, fault: Fault) -> None:
         "paths": fault.paths,
         "preparation": fault.preparation.to_plain(),
     }
-    torch.save(content, folder / "fault" / "batch.pt")
-    torch.save({name: value.cpu() for name, value in fault.weights.items()}, folder / "fault" / "weights.pt")
+    weights = {name: value.cpu() for name, value in fault.weights.items()}
+    for name, value in (("batch.pt", content), ("weights.pt", weights)):
+        write_whole(folder / "fault" / name, partial(torch.save, value))
 
 
 def load_fault(folder: Path) -> Fault:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from ssd.files import naming, write_whole
+
 
 class Records:
     """The records of one run; a resumed run goes on in the same files.
@@ -33,14 +35,12 @@ class Records:
                 known = False  # the last line of a run that was killed while it wrote
             if known:
                 kept.append(line)
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, self.path)
+        write_whole(self.path, lambda file: file.write("".join(kept).encode()))
 
     def write(self, kind: str, epoch: int, iteration: int, values: dict[str, Any]) -> None:
         """Appends one record, on disk when this returns."""
         record = {"kind": kind, "epoch": epoch, "iteration": iteration, **values}
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -15,8 +15,9 @@ try:
 except ImportError:  # Windows has none: there two runs in one folder are not kept apart
     fcntl = None
 
-from ssd.checkpoint import ASIDE, TrainState, find_checkpoint, load_checkpoint
+from ssd.checkpoint import TrainState, find_checkpoint, load_checkpoint
 from ssd.distributed import World
+from ssd.files import ASIDE, write_whole
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
 OWN_FILES = ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png", "fault/*.pt")
@@ -97,7 +98,8 @@ def open_folder(
         checkpoints.mkdir(parents=True, exist_ok=True)
         for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
             path.unlink()
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        text = yaml.safe_dump(config, sort_keys=False)
+        write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
     return state
 
 

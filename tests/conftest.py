@@ -1,6 +1,7 @@
 """What many tests need: the shapes data set, drawn once, and the real data sets where they are at hand."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,10 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data sets are not at {SHARED}")
     return SHARED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of the table of bad inputs, where it was run."""
+    tally = getattr(sys.modules.get("tests.test_bad_input"), "TALLY", None)
+    if tally:
+        terminalreporter.write_line("bad input: " + ", ".join(f"{count} {name}" for name, count in tally.items()))

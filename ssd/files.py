@@ -1,0 +1,60 @@
+"""Writing files so that a kill, a power cut or a full disk leaves the old content or the new, never half of it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+ASIDE = ".aside"  # ends the names of files that are still being written
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file aside, makes it safe on disk, and renames it.
+
+    Args:
+        path: the file; replaced where it exists.
+        write: writes the content.
+
+    Raises:
+        OSError: the disk is full or cannot be written; `path` is as it was.
+    """
+    aside = aside_of(path)
+    with naming(path):
+        try:
+            with open(aside, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def aside_of(path: Path) -> Path:
+    """Where a file is written before it takes its name; what a killed run left there is removed.
+
+    Removed, not written over: it may be a second name of a file that is whole.
+    """
+    aside = path.with_name(f".{path.name}{ASIDE}")
+    aside.unlink(missing_ok=True)
+    return aside
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError within the block names the file, which those of write and fsync do not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

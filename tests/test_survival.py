@@ -1,0 +1,235 @@
+"""What happens to runs: killed workers and peers, full and read-only disks, vanished data, two runs in one folder."""
+
+import os
+import re
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts import replay, torture
+from ssd.checkpoint import load_checkpoint
+from ssd.records import Records
+from tests.conftest import ROOT
+from tests.test_train import command, records, run, write_config
+
+LONG = {"train": {"batch_size": 4, "iterations": 5000, "lr": 1e-3, "optimizer": "adamw", "precision": "float32"}}
+
+
+@contextmanager
+def started(config: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A run that is under way when the block begins: it has done some iterations."""
+    folder = config.parent / "run"
+    words = [*launcher, *command(config, *arguments)[1 if launcher else 0 :]]
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_until(lambda: (folder / "checkpoints/last.pt").exists() or process.poll() is not None)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def children(process: int) -> list[int]:
+    """The processes that this one started."""
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def the_line(errors: str) -> str:
+    """The one line that tells what happened."""
+    assert "Traceback" not in errors, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_killed_at_random_instants(capsys):
+    """The short form of `scripts/torture.py --kills 20`."""
+    assert torture.main(["--kills", "2", "--iterations", "8"]) == 0
+    assert "2/2 kills survived; weights and metrics equal" in capsys.readouterr().out
+
+
+def test_torture_sees_a_difference(tmp_path, shapes_root):
+    for name in ("one", "two"):
+        config = write_config(tmp_path / name, shapes_root, train={"batch_size": 4, "iterations": 2}, seed=int(name == "two"))
+        run(config)
+    differences = torture.compare(tmp_path / "one/run", tmp_path / "two/run")
+    assert "last.pt: model" in differences
+    assert "metrics.jsonl" in differences
+    assert torture.compare(tmp_path / "one/run", tmp_path / "one/run") == []
+
+
+def test_a_killed_worker_ends_the_run_in_a_line_with_its_work_saved(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 5, "keep": 1})
+    with started(config, "data.workers=2") as process:
+        before = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
+        os.kill(children(process.pid)[-1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r"DataLoader worker .* is killed by signal.*fewer data.workers", the_line(errors))
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration >= before
+
+
+def test_a_dead_process_ends_the_others(tmp_path, shapes_root):
+    config = write_config(
+        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.1}, checkpoint={"every": 5, "keep": 1}
+    )
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    with started(config, "data.workers=0", launcher=launcher) as process:
+        os.kill(children(process.pid)[-1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert re.search(r"error: process \d of 2: another process of this run has ended.*--resume auto", errors)
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration > 0
+
+
+def limited(config: Path, num_bytes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A run for which no file can grow beyond a size: writing fails in the middle, as on a full disk."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+    words = command(config, *arguments)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, preexec_fn=limit)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root)
+    run(config, "train.iterations=4")
+    folder = tmp_path / "run/checkpoints"
+    size = (folder / "last.pt").stat().st_size
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    done = limited(config, size // 2, "--resume", "auto", "train.iterations=9")
+    assert done.returncode == 1
+    assert re.search(r"checkpoints/.*\.pt: File too large.*--resume auto", the_line(done.stderr))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    run(config, "--resume", "auto", "train.iterations=9")
+    assert load_checkpoint(folder / "last.pt").iteration == 9
+
+
+def test_records_that_cannot_be_written_name_their_file(tmp_path):
+    records = Records(tmp_path)
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+        records.write("train", 1, 1, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("folder", ["/proc/run", "{file}/run"], ids=["read only", "below a file"])
+def test_a_folder_that_cannot_be_written(tmp_path, shapes_root, folder):
+    (tmp_path / "file").write_text("x")
+    folder = folder.format(file=tmp_path / "file")
+    done = run(write_config(tmp_path, shapes_root), f"output_dir={folder}", code=1)
+    assert folder in the_line(done.stderr)
+
+
+def test_a_vanished_data_folder_ends_the_run_with_its_work_saved(tmp_path, shapes_root):
+    shutil.copytree(shapes_root / "shapes", tmp_path / "shapes")
+    config = write_config(tmp_path, tmp_path, **LONG, checkpoint={"every": 5, "keep": 1})
+    with started(config, "data.workers=1") as process:
+        (tmp_path / "shapes").rename(tmp_path / "gone")
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.search(r"shapes/JPEGImages/\d+.jpg: cannot be read: No such file", the_line(errors))
+    saved = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
+    (tmp_path / "gone").rename(tmp_path / "shapes")
+    done = run(config, "--resume", "auto", f"train.iterations={saved + 2}")
+    assert f"iteration {saved}" in done.stdout
+
+
+def test_two_runs_in_one_folder_refuse_each_other(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, **LONG)
+    with started(config, "checkpoint.every=2") as process:
+        for arguments in (["--resume", "auto"], ["--overwrite"], []):
+            line = the_line(run(config, *arguments, code=2).stderr)
+            assert f"another run (process {process.pid} on" in line
+        # The lock does not outlive its run, however that ended; nor do the orphaned workers hold it.
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        iteration = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
+        run(config, "--resume", "auto", f"train.iterations={iteration + 1}")
+
+
+def test_a_fresh_start_over_an_old_run_is_refused(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, train={"batch_size": 4, "iterations": 2})
+    run(config)
+    before = (tmp_path / "run/checkpoints/last.pt").read_bytes()
+    assert "--overwrite" in the_line(run(config, code=2).stderr)
+    assert (tmp_path / "run/checkpoints/last.pt").read_bytes() == before
+    run(config, "--overwrite", "seed=5")
+    assert (tmp_path / "run/checkpoints/last.pt").read_bytes() != before
+    assert len({record["iteration"] for record in records(tmp_path)}) == len(records(tmp_path))
+
+
+def test_a_loss_that_is_not_finite_leaves_what_it_takes_to_see_it_again(tmp_path, shapes_root, capsys):
+    config = write_config(
+        tmp_path, shapes_root, train={"optimizer": "sgd", "lr": 1e30, "warmup": 0, "accumulate": 2}, log_every=5
+    )
+    line = the_line(run(config, code=1).stderr)
+    iteration = int(re.search(r"iteration (\d+): the loss", line)[1])
+    assert (tmp_path / "run/fault/batch.pt").stat().st_size < 2e6
+    weights = torch.load(tmp_path / "run/fault/weights.pt", weights_only=True)
+    assert all(value.isfinite().all() for name, value in weights.items() if "running" not in name)
+    assert not (tmp_path / "run/checkpoints/last.pt").exists()
+    capsys.readouterr()
+    assert replay.main([str(tmp_path / "run"), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert f"iteration {iteration}, a batch of 4 photos" in shown
+    rows = [row for row in shown.splitlines() if row.endswith(".jpg")]
+    assert len(rows) == 4
+    assert all(path in line for path in (row.split()[-1] for row in rows))
+    assert "nan" in shown or "inf" in shown
+
+
+def test_there_is_nothing_to_replay_of_a_good_run(tmp_path, shapes_root, capsys):
+    shutil.copy(write_config(tmp_path, shapes_root), tmp_path / "config.yaml.copy")
+    assert replay.main([str(tmp_path)]) == 2
+    assert "only a run that met a loss that is not finite leaves one" in capsys.readouterr().err
+
+
+def test_memory_stays_flat_over_many_epochs(tmp_path, shapes_root):
+    """50 epochs of the shapes, each with an evaluation and a checkpoint; the workers' memory counts as well."""
+    epoch = 24 // 4
+    config = write_config(
+        tmp_path, shapes_root, train={"batch_size": 4, "iterations": 50 * epoch}, eval={"every": epoch, "batch_size": 8},
+        checkpoint={"every": epoch, "keep": 1}, model={"pretrained": "none", "batch_norm": True, "width": 0.05},
+    )  # fmt: skip
+    used: list[tuple[int, float]] = []  # epochs done, megabytes
+    with started(config, "data.workers=1") as process:
+        while process.poll() is None:
+            done = len(records(tmp_path, "eval")) if (tmp_path / "run/metrics.jsonl").exists() else 0
+            megabytes = sum(private_megabytes(child) for child in (process.pid, *children(process.pid)))
+            used += [(done, megabytes)] * bool(megabytes)
+            time.sleep(0.05)
+    assert process.returncode == 0
+    early, late = (
+        statistics.median(megabytes for done, megabytes in used if low <= done < high) for low, high in ((10, 20), (40, 50))
+    )
+    assert late - early < 15, used
+
+
+def private_megabytes(process: int) -> float:
+    """What a process has for itself; pages shared with others count in their share."""
+    try:
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return int(re.search(r"^Pss:\s+(\d+)", rollup, re.M)[1]) / 1024
