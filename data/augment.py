@@ -239,11 +239,22 @@ def distort(image: np.ndarray, photometric: Photometric) -> np.ndarray:
     if not photometric.contrast_last:
         image = _scaled(image, photometric.contrast)
     if photometric.saturation != 1.0 or photometric.hue:
-        hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         if photometric.hue:
-            hue = cv2.LUT(hue, ((np.arange(256) + photometric.hue) % 180).astype(np.uint8))
-        image = cv2.cvtColor(cv2.merge([hue, _scaled(saturation, photometric.saturation), value]), cv2.COLOR_HSV2RGB)
+            cv2.insertChannel(_turned(cv2.extractChannel(hsv, 0), photometric.hue), hsv, 0)
+        if photometric.saturation != 1.0:
+            cv2.insertChannel(_scaled(cv2.extractChannel(hsv, 1), photometric.saturation), hsv, 1)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     return _scaled(image, photometric.contrast) if photometric.contrast_last else image
+
+
+def _turned(hue: np.ndarray, angle: int) -> np.ndarray:
+    """Hue (0 to 179) turned by -76 to 76 steps: sums stay within 8 bits. Less a full turn, what was beyond one is smaller
+    than before, and what was not has wrapped around to more."""
+    if angle < 0:
+        return np.uint8(179) - _turned(np.uint8(179) - hue, -angle)
+    turned = hue + np.uint8(angle)
+    return np.minimum(turned, turned - np.uint8(180))
 
 
 def _scaled(image: np.ndarray, factor: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.augment import Switches, draw_plan, plain_plan, render
+from data.augment import Plan, Switches, draw_plan, plain_plan, render
 from data.cache import ImageCache
 from data.images import read_image
 from data.voc import Photos
@@ -59,13 +59,17 @@ class Samples(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """A whole batch at once, written straight into its final buffers."""
         images = torch.empty(len(keys), self.size, self.size, 3, dtype=torch.uint8)
-        samples = [self._sample(epoch, index, out) for (epoch, index), out in zip(keys, images.numpy(), strict=True)]
-        return Batch(images, _pad(samples), torch.tensor([index for _, index in keys]))
+        # All is drawn before the first photo is read: between decoding and resizing, which sweep the processor's caches,
+        # drawing takes more than twice the time.
+        drawn = [self._draw(epoch, index) for epoch, index in keys]
+        for (_, index), (plan, _), out in zip(keys, drawn, images.numpy(), strict=True):
+            render(self.image(index), plan, self.fill, out)
+        targets = _pad([(plan.boxes, labels) for plan, labels in drawn])
+        return Batch(images, targets, torch.tensor([index for _, index in keys]))
 
-    def _sample(self, epoch: int, index: int, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draws one sample into `out`; its boxes `[m, 4]`, relative corners, and labels `[m]`."""
-        image = self.image(index)
-        height, width = image.shape[:2]
+    def _draw(self, epoch: int, index: int) -> tuple[Plan, np.ndarray]:
+        """What one sample is to look like, and the labels `[m]` of its boxes."""
+        width, height = self.photos.sizes[index].tolist()
         rows = self.photos.objects(index)
         boxes, labels = self.photos.boxes[rows], self.photos.labels[rows]
         if not self.keep_difficult:
@@ -76,8 +80,7 @@ class Samples(Dataset[Batch]):
         else:
             rng = np.random.default_rng((self.seed, epoch, index))
             plan = draw_plan(rng, width, height, boxes, self.switches)
-        render(image, plan, self.fill, out)
-        return plan.boxes, labels[plan.kept]
+        return plan, labels[plan.kept]
 
     def image(self, index: int) -> np.ndarray:
         """One photo as it is, `[H, W, 3]` uint8 RGB."""

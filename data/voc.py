@@ -122,7 +122,7 @@ def load_voc(
     labels = {name: label for label, name in enumerate(classes)}
     annotations: list[Annotation] = []
     try:
-        for entry, found in zip(entries, _inspect(entries, labels, ignore_others, workers, watch), strict=False):
+        for found, entry in zip(_inspect(entries, labels, ignore_others, workers, watch), entries, strict=True):
             faults += found.faults
             if found.annotation:
                 annotations.append(found.annotation)

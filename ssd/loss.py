@@ -107,10 +107,21 @@ class MultiBoxLoss(nn.Module):
         spread over processes or accumulation steps.
         """
         positive = matched.conf > 0  # [B, P]
-        distance = F.smooth_l1_loss(loc.float(), matched.loc, reduction="none")  # [B, P, 4]
-        entropy = F.cross_entropy(conf.float().flatten(0, 1), matched.conf.flatten(), reduction="none").view_as(positive)
-        negative = hard_negative_mining(entropy, positive, self.neg_pos)
+        loc, loc_t, conf, conf_t = (values.flatten(0, 1) for values in (loc, matched.loc, conf, matched.conf))
         divisor = num_positives.clamp(min=1)
-        loss_l = (distance * positive[..., None]).sum() / divisor
-        loss_c = torch.where(positive | negative, entropy, 0).sum() / divisor
+        if loc.device.type == "cpu" and not torch.compiler.is_compiling():
+            # The few DBoxes that count are picked out, so that gradients are worked out for them alone: half of the time.
+            with torch.no_grad():
+                entropy = F.cross_entropy(conf.float(), conf_t, reduction="none")
+            negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos)
+            rows, counted = (mask.flatten().nonzero().flatten() for mask in (positive, positive | negative))
+            loss_l = F.smooth_l1_loss(loc[rows].float(), loc_t[rows], reduction="sum")
+            loss_c = F.cross_entropy(conf[counted].float(), conf_t[counted], reduction="sum")
+            return loss_l / divisor, loss_c / divisor
+        # On a GPU to ask how many they are is to wait for it; there all are worked out.
+        distance = F.smooth_l1_loss(loc.float(), loc_t, reduction="none")  # [B * P, 4]
+        entropy = F.cross_entropy(conf.float(), conf_t, reduction="none")  # [B * P]
+        negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos)
+        loss_l = (distance * positive.flatten()[:, None]).sum() / divisor
+        loss_c = torch.where((positive | negative).flatten(), entropy, 0).sum() / divisor
         return loss_l, loss_c

@@ -81,7 +81,7 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
         else:
             expected = f"expected {list(own[name].shape)}" if name in own else "not in this model"
             left.append(f"{name} {list(value.shape)} ({expected})")
-    if not taken:
+    if all(value.ndim < 2 for value in taken.values()):  # some biases fit any model
         raise CheckpointError(f"model.init_from: {path}: nothing in it fits this model")
     model.load_state_dict({**own, **taken})
     new = [name for name in classes if name not in state.classes]

@@ -1,5 +1,6 @@
 """What happens to runs: killed workers and peers, full and read-only disks, vanished data, two runs in one folder."""
 
+import json
 import os
 import re
 import resource
@@ -110,6 +111,81 @@ def limited(config: Path, num_bytes: int, *arguments: str) -> subprocess.Complet
 
     words = command(config, *arguments)
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, preexec_fn=limit)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_a_signal_in_an_evaluation_ends_it_soon_and_the_run_can_go_on(tmp_path, shapes_root, number):
+    # A photo a batch, from 24 photos: an evaluation that takes longer than the signal's way.
+    val = [{"path": "shapes", "split": "train"}]
+    config = write_config(tmp_path, shapes_root, train={**LONG["train"], "iterations": 2}, eval={"every": 2, "batch_size": 1})
+    words = command(config, f"data.val={json.dumps(val)}")
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("evaluation after"):
+                process.send_signal(number)
+                asked = time.monotonic()
+                break
+        output, errors = process.communicate(timeout=30)
+        assert time.monotonic() - asked < 5
+    assert process.returncode == 128 + number
+    assert errors == ""
+    assert f"stopped by {number.name}; go on with --resume auto" in output
+    assert not records(tmp_path, "eval")
+    run(config, "--resume", "auto")
+    assert len(records(tmp_path, "eval")) == 1
+
+
+def test_a_signal_while_the_data_is_read_ends_the_run(tmp_path, shapes_root, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where nothing is remembered yet
+    folder = tmp_path / "many"
+    for part in ("JPEGImages", "Annotations"):
+        (folder / part).mkdir(parents=True)
+        for path in (shapes_root / "shapes" / part).iterdir():
+            for copy in range(100):
+                os.link(path, folder / part / f"{copy}_{path.name}")
+    config = write_config(tmp_path, tmp_path, data={"train": [{"path": "many"}], "root": str(tmp_path)})
+    with subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: (tmp_path / "run/.lock").exists())
+        process.terminate()
+        asked = time.monotonic()
+        output, errors = process.communicate(timeout=30)
+        assert time.monotonic() - asked < 5
+    assert process.returncode == 143, errors
+    assert errors == ""
+    assert "data: " not in output  # it was stopped before it had read everything
+
+
+def test_a_second_signal_leaves_at_once(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, **{**LONG, "train": {**LONG["train"], "batch_size": 128}})
+    with subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("device:"):
+                break
+        time.sleep(1.5)  # into a step, which takes much longer than that
+        process.terminate()
+        time.sleep(1.5)
+        process.terminate()
+        asked = time.monotonic()
+        process.wait(timeout=30)
+        assert time.monotonic() - asked < 1
+        assert process.returncode == 143
+        output, _ = process.communicate(timeout=30)  # the workers, which held the pipes, have found it gone
+    assert "stopped by" not in output
+    assert not (tmp_path / "run/checkpoints/last.pt").exists()
+
+
+def test_one_request_that_arrives_twice_is_one(tmp_path, shapes_root):
+    """As Ctrl-C under torchrun: from the terminal to the whole group, and once more from torchrun to its processes."""
+    config = write_config(
+        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.1}, checkpoint={"every": 5, "keep": 1}
+    )
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    with started(config, "data.workers=1", "checkpoint.every=5", launcher=launcher) as process:
+        before = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert "stopped by SIGINT; go on with --resume auto" in output
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration >= before
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, shapes_root):

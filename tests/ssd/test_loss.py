@@ -164,3 +164,17 @@ def test_mining_of_equal_losses_takes_the_exact_number_in_order():
     positive = torch.zeros(1, 10, dtype=torch.bool)
     positive[0, 2] = True
     assert hard_negative_mining(torch.ones(1, 10), positive, 3)[0].nonzero()[:, 0].tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 7], [0, 0]])
+def test_picked_rows_and_all_rows_give_the_same(counts, monkeypatch):
+    """What a CPU does, and what GPUs and compiled code do."""
+    results = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        loc, conf = predictions(len(counts))
+        losses = MultiBoxLoss()((loc, conf, DBOXES), batch(counts))
+        (losses[0] + 2 * losses[1]).backward()
+        results.append((*losses, loc.grad, conf.grad))
+    for picked, dense in zip(*results, strict=True):
+        torch.testing.assert_close(picked, dense)

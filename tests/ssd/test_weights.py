@@ -2,10 +2,11 @@ import pytest
 import torch
 from torchvision.models import vgg16, vgg16_bn
 
-from ssd.checkpoint import CheckpointError
+from ssd.checkpoint import CheckpointError, TrainState, save_checkpoint
+from ssd.dbox import SSD300_VOC
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET
-from ssd.weights import REDUCED_POSITIONS, load_backbone
+from ssd.weights import REDUCED_POSITIONS, init_from, load_backbone
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -79,3 +80,45 @@ def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
     with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth cannot be downloaded.*put it into .*checkpoints"):
         load_backbone(SSD300(3), "imagenet", False)
+
+
+def checkpoint(path, classes, **options):
+    model = SSD300(len(classes) + 1, **options)
+    preparation = CAFFE.to_plain()
+    save_checkpoint(path, TrainState(model=model.state_dict(), classes=classes, preparation=preparation, config={}))
+    return model
+
+
+def test_init_from_takes_everything_where_all_fits(tmp_path):
+    theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog"], width=0.1)
+    model = SSD300(3, width=0.1)
+    preparation, notes = init_from(model, tmp_path / "a.pt", ["cat", "dog"])
+    assert preparation == CAFFE
+    assert len(notes) == 1
+    images = torch.randn(1, 3, 300, 300)
+    for ours, expected in zip(model(images), theirs(images), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_init_from_takes_class_scores_by_name(tmp_path):
+    theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog", "cow"], width=0.1)
+    model = SSD300(4, width=0.1)
+    images = torch.randn(1, 3, 300, 300)
+    before = model(images)[1]
+    _, notes = init_from(model, tmp_path / "a.pt", ["horse", "cow", "cat"])
+    assert "model.init_from: learned from the start: class horse" in notes
+    loc, conf, _ = model(images)
+    their_loc, their_conf, _ = theirs(images)
+    assert torch.equal(loc, their_loc)
+    torch.testing.assert_close(conf[..., [0, 2, 3]], their_conf[..., [0, 3, 1]])
+    assert not torch.allclose(conf[..., 1], before[..., 1])  # the features below it are theirs
+    assert not torch.allclose(conf[..., 1], their_conf[..., 1])
+
+
+def test_init_from_says_what_it_left(tmp_path):
+    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, spec=SSD300_VOC)
+    model = SSD300(2, width=0.1, batch_norm=True)
+    _, notes = init_from(model, tmp_path / "a.pt", ["cat"])
+    assert any("left: backbone.conv1_1.conv.bias [8] (not in this model)" in note for note in notes)
+    with pytest.raises(CheckpointError, match="nothing in it fits"):
+        init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])

@@ -1,0 +1,24 @@
+from scripts.check_data import main
+from tests.conftest import ROOT
+
+
+def test_counts_sizes_and_coverage(capsys, shared_data):
+    assert main([str(ROOT / "configs/bccd.yaml"), f"data.root={shared_data}"]) == 0
+    shown = capsys.readouterr().out
+    assert "data.train: 292 photos, 3941 objects; 0 photos without any" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["RBC", "3348", "0", "280"] in rows
+    assert ["all", "3941", "99.8%"] in rows
+
+
+def test_other_dboxes_cover_other_objects(capsys, shared_data):
+    assert main([str(ROOT / "configs/bccd.yaml"), f"data.root={shared_data}", "model.dboxes=voc"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["16", "to", "32", "277", "52.7%"] in rows
+
+
+def test_shared_photos_are_told(capsys, shapes_root):
+    val = "data.val=[{path: shapes, split: trainval}]"
+    train = "data.train=[{path: shapes, split: train}]"
+    assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", train, val]) == 0
+    assert "24 photos stand in data.train and in data.val" in capsys.readouterr().out
