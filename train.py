@@ -20,7 +20,6 @@ from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loa
 from data.voc import Loaded, Photos, load_voc
 from ssd.checkpoint import CheckpointError, TrainState, first_line, load_checkpoint
 from ssd.config import Config, ConfigError, load_config
-from ssd.dbox import DBOX_SPECS
 from ssd.device import choose_device, choose_precision, keep_freed_memory
 from ssd.distributed import World, is_lost_peer, process_group, world_from_environment
 from ssd.evaluation import Evaluation, Interrupted, Thresholds, evaluate
@@ -35,7 +34,7 @@ from ssd.records import Records
 from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder
 from ssd.stop import Stopped, StopRequest
 from ssd.trainer import NonFiniteError, Schedule, Trainer
-from ssd.weights import init_from, load_backbone
+from ssd.weights import build_network, init_from, load_backbone
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_FAULTS = 50  # lines of one error message
@@ -246,8 +245,7 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
     config = run.config
     classes = list(config.data.class_names)
     torch.manual_seed(config.seed)
-    spec = DBOX_SPECS[config.model.dboxes]
-    model = SSD300(len(classes) + 1, config.model.batch_norm, config.model.width, spec)
+    model = build_network(len(classes) + 1, config.model)
     if state is None and config.model.init_from:
         preparation, notes = init_from(model, Path(config.model.init_from), classes)
         for note in notes:

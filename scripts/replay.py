@@ -15,12 +15,11 @@ import torch
 from ssd.batch import Targets
 from ssd.checkpoint import CheckpointError
 from ssd.config import Config, ConfigError, load_config
-from ssd.dbox import DBOX_SPECS
 from ssd.device import choose_device, choose_precision
 from ssd.fault import Fault, load_fault
 from ssd.loss import MultiBoxLoss
-from ssd.model import SSD300
 from ssd.preparation import prepare
+from ssd.weights import build_network
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,9 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def replay(fault: Fault, config: Config, device: torch.device, dtype: torch.dtype) -> list[tuple[float, float, float, str]]:
     """Both losses, the norm of their gradient, and the photo, for each photo of the batch."""
-    options = config.model
-    classes = len(config.data.class_names) + 1
-    model = SSD300(classes, options.batch_norm, options.width, DBOX_SPECS[options.dboxes]).to(device).train()
+    model = build_network(len(config.data.class_names) + 1, config.model).to(device).train()
     model.load_state_dict(fault.weights)
     criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos)
     # Batch normalisation needs the whole batch, so all photos go through the network together.

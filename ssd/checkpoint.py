@@ -89,7 +89,9 @@ def load_checkpoint(path: Path) -> TrainState:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint ({first_line(error)})") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise CheckpointError(f"{path}: is not a checkpoint of this application")
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of this application; scripts/convert_weights.py reads those of some others"
+        )
     if content.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has format {content.get('format')}, this version reads {FORMAT}; use the version it is of"

@@ -79,6 +79,7 @@ class ModelConfig(_Section):
     dboxes: Literal["voc", "coco"] = "voc"  # sizes of the DBoxes: from 30 pixels of 300, or from 21
     batch_norm: bool = False
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    conv4_3_norm: Literal["l2", "batch"] = "l2"  # how conv4_3's features are scaled; batch: only to go on from such weights
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

@@ -62,6 +62,9 @@ class ExtraLayers(nn.Module):
         return sources
 
 
+CONV4_3_NORMS = {"l2": L2Norm, "batch": nn.BatchNorm2d}
+
+
 class SSD300(nn.Module):
     """SSD with inputs of 300 × 300 pixels (Liu et al., ECCV 2016).
 
@@ -70,24 +73,34 @@ class SSD300(nn.Module):
         batch_norm: batch normalisation in backbone and extra layers: the way to train without pretrained weights.
         width: factor on every number of channels, for small machines.
         spec: the DBoxes.
+        conv4_3_norm: `l2` (the paper's), or `batch`, as one of the ports has it: to use that port's weights.
 
     Raises:
-        ValueError: `num_classes` leaves no class beside the background, or `width` is not positive.
+        ValueError: `num_classes` leaves no class beside the background, `width` is not positive, or the norm is unknown.
     """
 
     dbox_list: Tensor
 
-    def __init__(self, num_classes: int, batch_norm: bool = False, width: float = 1.0, spec: DBoxSpec = SSD300_VOC) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        batch_norm: bool = False,
+        width: float = 1.0,
+        spec: DBoxSpec = SSD300_VOC,
+        conv4_3_norm: str = "l2",
+    ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes: expected background and at least one class (2 or more), got {num_classes}")
         if not width > 0:
             raise ValueError(f"width: expected a positive factor, got {width}")
+        if conv4_3_norm not in CONV4_3_NORMS:
+            raise ValueError(f"conv4_3_norm: expected {' or '.join(CONV4_3_NORMS)}, got {conv4_3_norm!r}")
         self.num_classes = num_classes
         fc7_channels = scaled(FC_CHANNELS, width)
         conv4_3_channels = scaled(CONV4_3_CHANNELS, width)
         self.backbone = VGG16(batch_norm, width)
-        self.l2_norm = L2Norm(conv4_3_channels)
+        self.conv4_3_norm = CONV4_3_NORMS[conv4_3_norm](conv4_3_channels)
         self.extras = ExtraLayers(fc7_channels, batch_norm, width)
         channels = [conv4_3_channels, fc7_channels, *self.extras.out_channels]
         boxes = spec.boxes_per_cell
@@ -115,7 +128,7 @@ class SSD300(nn.Module):
             loc `[B, P, 4]` offsets, conf `[B, P, C]` logits (column 0 = background), dbox_list `[P, 4]` centres.
         """
         conv4_3, fc7 = self.backbone(images)
-        sources = [self.l2_norm(conv4_3), fc7, *self.extras(fc7)]
+        sources = [self.conv4_3_norm(conv4_3), fc7, *self.extras(fc7)]
         loc = [_by_dbox(head(x), 4) for head, x in zip(self.loc, sources, strict=True)]
         conf = [_by_dbox(head(x), self.num_classes) for head, x in zip(self.conf, sources, strict=True)]
         return torch.cat(loc, dim=1), torch.cat(conf, dim=1), self.dbox_list

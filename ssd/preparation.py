@@ -3,6 +3,8 @@
 from functools import cache
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +32,11 @@ class Preparation(NamedTuple):
 IMAGENET = Preparation(mean=(123.675, 116.28, 103.53), scale=(1 / 58.395, 1 / 57.12, 1 / 57.375))
 # Weights that come from Caffe's VGG16, in the ports that turned its first layer to RGB: the mean alone.
 CAFFE = Preparation(mean=(123.0, 117.0, 104.0), scale=(1.0, 1.0, 1.0))
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """A photo `[H, W, 3]` uint8, stretched to the network's input as in evaluation: linear, without regard to the aspect."""
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def prepare(images: Tensor, preparation: Preparation, device: torch.device | None = None) -> Tensor:

@@ -9,17 +9,39 @@ import torch
 from torch import Tensor
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
-from ssd.checkpoint import CheckpointError, first_line, load_checkpoint
+from ssd.checkpoint import CheckpointError, TrainState, first_line
+from ssd.config import ModelConfig
+from ssd.dbox import DBOX_SPECS
+from ssd.layouts import REDUCED_POSITIONS, load_any
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
 from ssd.vgg import conv_names
 
 BACKGROUND = ""  # column 0 of the class scores; no class has an empty name
 
-# Positions of the 13 convolutions in torchvision's `features`; the reduced-fc files of the ports go on with fc6 and fc7.
-CONV_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+# Positions of the 13 convolutions in torchvision's `features`.
+CONV_POSITIONS = REDUCED_POSITIONS[:13]
 BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
-REDUCED_POSITIONS = (*CONV_POSITIONS, 31, 33)
+
+
+def build_network(num_classes: int, options: ModelConfig) -> SSD300:
+    """The network that a configuration describes, with weights drawn at random; `num_classes` counts the background."""
+    spec = DBOX_SPECS[options.dboxes]
+    return SSD300(num_classes, options.batch_norm, options.width, spec, options.conv4_3_norm)
+
+
+def network_of(state: TrainState) -> SSD300:
+    """The network of a checkpoint, with its weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: weights and configuration do not fit each other.
+    """
+    try:
+        network = build_network(len(state.classes) + 1, ModelConfig.model_validate(state.config["model"]))
+        network.load_state_dict(state.weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit its own configuration ({first_line(error)})") from None
+    return network.eval()
 
 
 def load_backbone(model: SSD300, source: str, batch_norm: bool) -> Preparation:
@@ -63,7 +85,7 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
 
     Args:
         model: the network, changed in place.
-        path: a checkpoint of this application.
+        path: a checkpoint of this application, or of one of the projects in `ssd.layouts`.
         classes: names of the model's classes.
 
     Returns:
@@ -72,7 +94,7 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
     Raises:
         CheckpointError: the checkpoint cannot be read, or nothing in it fits.
     """
-    state = load_checkpoint(path)
+    state, project = load_any(path)
     own, taken, left = model.state_dict(), {}, []
     for name, value in state.weights.items():
         fitted = _by_class(value, own[name], state.classes, classes) if name.startswith("conf.") and name in own else value
@@ -85,7 +107,8 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
         raise CheckpointError(f"model.init_from: {path}: nothing in it fits this model")
     model.load_state_dict({**own, **taken})
     new = [name for name in classes if name not in state.classes]
-    notes = [f"model.init_from: {len(taken)} of {len(own)} tensors taken from {path}"]
+    origin = "" if project == "here" else f", which has the layout of {project}"
+    notes = [f"model.init_from: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
     notes += [f"model.init_from: learned from the start: class {', '.join(new)}"] * bool(new)
     notes += [f"model.init_from: left: {', '.join(left)}"] * bool(left)
     return Preparation(**state.preparation), notes

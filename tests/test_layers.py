@@ -12,7 +12,7 @@ ROWS = [
      "ssd.stop", "ssd.records", "ssd.files"},
     {"ssd.dbox", "ssd.vgg", "data"},
     {"ssd.match", "ssd.model", "ssd.detect", "ssd.voc_eval", "ssd.checkpoint", "ssd.optim", "ssd.fault"},
-    {"ssd.loss", "ssd.weights"},
+    {"ssd.loss", "ssd.weights", "ssd.layouts"},
     {"ssd.trainer", "ssd.evaluation", "ssd.predictor", "ssd.run_folder"},
 ]  # fmt: skip
 MODULES = sorted([*(ROOT / "ssd").glob("*.py"), *(ROOT / "data").glob("*.py")])

@@ -40,7 +40,7 @@ def torchvision_name(name: str) -> str:
             return f"backbone.features.{(0, 2, 5, 7, 10, 12, 14, 17, 19, 21)[layers.index(conv)]}.{entry}"
         place = {"conv5_1": "1", "conv5_2": "3", "conv5_3": "5", "fc6": "7.1", "fc7": "7.3"}[conv]
         return f"backbone.extra.0.{place}.{entry}"
-    if part == "l2_norm":
+    if part == "conv4_3_norm":
         return "backbone.scale_weight"
     if part == "extras":
         number, half = int(rest[0][4]), int(rest[0][6])

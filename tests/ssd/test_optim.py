@@ -40,7 +40,7 @@ def test_biases_are_doubled_and_undecayed():
     assert seen["backbone.conv1_1.conv.weight"] == (0.01, 0.5)
     assert seen["loc.0.bias"] == (0.02, 0.0)
     assert seen["backbone.conv1_1.norm.bias"] == (0.01, 0.0)
-    assert seen["l2_norm.weight"] == (0.01, 0.0)
+    assert seen["conv4_3_norm.weight"] == (0.01, 0.0)
     # One step by hand: w - lr (g + decay w), b - 2 lr g.
     weight, bias = model.conf[0].weight, model.conf[0].bias
     torch.nn.init.ones_(bias)

@@ -4,9 +4,10 @@ from torchvision.models import vgg16, vgg16_bn
 
 from ssd.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.dbox import SSD300_VOC
+from ssd.layouts import REDUCED_POSITIONS
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET
-from ssd.weights import REDUCED_POSITIONS, init_from, load_backbone
+from ssd.weights import init_from, load_backbone
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -1,0 +1,56 @@
+"""Turns another project's SSD300 weights into a checkpoint of this application: python scripts/convert_weights.py FILE
+
+    python scripts/convert_weights.py ssd300_mAP_77.43_v2.pth
+    python scripts/detect.py ssd300_mAP_77.43_v2.converted.pt photos/
+
+Known are amdegroot/ssd.pytorch, lufficc/SSD, qfgaohao/pytorch-ssd (VGG16) and torchvision's ssd300_vgg16; which one it is, is
+found out. To train from such weights no conversion is needed: name the file in model.init_from.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssd.checkpoint import CheckpointError, save_checkpoint
+from ssd.dbox import DBOX_SPECS
+from ssd.layouts import load_any
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE", help="the other project's file")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside it, NAME.converted.pt")
+    parser.add_argument(
+        "--classes", metavar="A,B,...", help="names in the file's order, without background; by default VOC or COCO"
+    )
+    parser.add_argument(
+        "--dboxes", choices=sorted(DBOX_SPECS), help="sizes of its DBoxes; by default coco for COCO's classes, or voc"
+    )
+    options = parser.parse_args(arguments)
+    output = options.output or options.file.with_suffix(".converted.pt")
+    try:
+        if output.exists():
+            raise CheckpointError(f"{output}: exists already; remove it, or choose another --output")
+        classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
+        state, project = load_any(options.file, classes, options.dboxes)
+        if project == "here":
+            raise CheckpointError(f"{options.file}: is a checkpoint of this application already")
+        save_checkpoint(output, state)
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    model, mean = state.config["model"], ", ".join(f"{value:g}" for value in state.preparation["mean"])
+    print(f"layout: {project}; {len(state.weights)} tensors")
+    print(f"classes: {', '.join(state.classes)}")
+    print(f"DBoxes: {model['dboxes']}, clamped; norm of conv4_3: {model['conv4_3_norm']}; input: RGB minus {mean}")
+    print(f"written: {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
