@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssd.files import aside_of, naming, sync_folder, write_whole
 
-FORMAT = 1
+FORMAT = 2
 KIND = "ssd300-train-state"
 
 

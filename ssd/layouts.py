@@ -163,5 +163,7 @@ def coco_names() -> list[str]:
 
 
 def _names(num_classes: int) -> list[str]:
-    known = {len(names): names for names in (list(VOC_CLASSES), coco_names(), torchvision_names())}
-    return known.get(num_classes) or [f"class {i}" for i in range(1, num_classes + 1)]
+    for names in (VOC_CLASSES, coco_names(), torchvision_names()):
+        if len(names) == num_classes:
+            return [*names]
+    return [f"class {i}" for i in range(1, num_classes + 1)]

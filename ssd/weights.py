@@ -40,7 +40,9 @@ def network_of(state: TrainState) -> SSD300:
         network = build_network(len(state.classes) + 1, ModelConfig.model_validate(state.config["model"]))
         network.load_state_dict(state.weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint's weights do not fit its own configuration ({first_line(error)})") from None
+        raise CheckpointError(
+            f"the checkpoint's weights do not fit its own configuration ({' '.join(str(error).split())})"
+        ) from None
     return network.eval()
 
 

@@ -4,9 +4,16 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from data.shapes import write_shapes
+from data.shapes import CLASSES, write_shapes
+from ssd.checkpoint import TrainState, save_checkpoint
+from ssd.config import ModelConfig
+from ssd.model import SSD300
+from ssd.predictor import read_upright
+from ssd.preparation import IMAGENET, fit, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -42,3 +49,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tally = getattr(sys.modules.get("tests.test_bad_input"), "TALLY", None)
     if tally:
         terminalreporter.write_line("bad input: " + ", ".join(f"{count} {name}" for name, count in tally.items()))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> Path:
+    """A checkpoint of a small network with made-up weights that find a good number of objects."""
+    torch.manual_seed(0)
+    model = SSD300(len(CLASSES) + 1, batch_norm=True, width=0.1)
+    model.train()
+    with torch.no_grad():
+        paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:16]
+        images = torch.from_numpy(np.stack([fit(read_upright(path), 300) for path in paths]))
+        for _ in range(30):  # so that the norms' statistics fit
+            model(prepare(images, IMAGENET))
+        for head in model.conf:
+            torch.nn.init.normal_(head.weight, std=0.01)
+            head.bias.view(-1, model.num_classes)[:, 0] = 2  # most DBoxes are background
+    path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
+    options = ModelConfig.model_validate({"pretrained": "none", "batch_norm": True, "width": 0.1})
+    config = {"model": options.model_dump(mode="json")}
+    save_checkpoint(path, TrainState(model.state_dict(), list(CLASSES), IMAGENET.to_plain(), config))
+    return path
