@@ -136,4 +136,4 @@ class SSD300(nn.Module):
 
 def _by_dbox(x: Tensor, values: int) -> Tensor:
     """`[B, boxes · values, H, W]` → `[B, H · W · boxes, values]`, the order of `make_dbox_list`."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, values)
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)  # len(x) would be a constant when exported

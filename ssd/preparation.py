@@ -51,7 +51,9 @@ def prepare(images: Tensor, preparation: Preparation, device: torch.device | Non
         `[B, 3, H, W]` float32, in channels_last memory format.
     """
     pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean, scale = _constants(preparation, pixels.device)
+    # What is made while code is compiled or exported belongs to that alone.
+    constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
+    mean, scale = constants(preparation, pixels.device)
     prepared = (pixels - mean) * scale
     return prepared.flip(1) if preparation.channel_order == "bgr" else prepared
 

@@ -1,0 +1,126 @@
+"""Writes a trained network as ONNX, and checks it on photos: python scripts/export.py CHECKPOINT
+
+    python scripts/export.py runs/mine/checkpoints/best.pt --score 0.4
+    python scripts/run_onnx.py runs/mine/checkpoints/best.onnx photo.jpg
+
+The file holds everything from pixels to detections: image preparation, network, decoding and non-maximum suppression. It takes
+`images` [B, H, W, 3] uint8 RGB of any size and gives `boxes` [B, K, 4] in pixels, `labels` [B, K] and `scores` [B, K]; places
+without a detection have the label -1. Class names and thresholds stand in its metadata.
+
+It is run at once with onnxruntime on photos (by default those that the run was evaluated on) and compared with PyTorch.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import onnxruntime
+import torch
+
+import train
+from data.annotation import DataError
+from data.images import SUFFIXES
+from ssd.checkpoint import CheckpointError, load_checkpoint
+from ssd.config import ConfigError, parse_config
+from ssd.distributed import World
+from ssd.export import INPUT, OUTPUTS, export_onnx
+from ssd.predictor import Detections, ImageError, Predictor, read_upright
+from ssd.run_folder import UsageError
+from ssd.stop import StopRequest
+
+NUM_PHOTOS = 16
+# Differences that rounding alone can make.
+MAX_BOX_DIFFERENCE = 0.5  # pixels
+MAX_SCORE_DIFFERENCE = 1e-3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside the checkpoint, NAME.onnx")
+    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="least score of a detection (0.3)")
+    parser.add_argument("--nms", type=float, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
+    parser.add_argument("--top-k", type=int, default=200, metavar="K", help="most detections in a photo (200)")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photos to check the file on")
+    options = parser.parse_args(arguments)
+    output = options.output or options.checkpoint.with_suffix(".onnx")
+    try:
+        thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
+        predictor = Predictor.from_checkpoint(options.checkpoint, "cpu", "float32", **thresholds)
+        photos = [read_upright(path) for path in find_photos(options.checkpoint, options.photos)]
+        export_onnx(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
+    except (CheckpointError, ConfigError, DataError, ImageError, UsageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or output}: {error.strerror}", file=sys.stderr)
+        return 1
+    session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; classes: {', '.join(json.loads(metadata['classes']))}")
+    num_detections, box_difference, score_difference = compare(session, predictor, photos)
+    print(
+        f"checked on {len(photos)} photos with {num_detections} detections: boxes differ from PyTorch's by at most "
+        f"{box_difference:.3f} pixels, scores by {score_difference:.1e}"
+    )
+    if box_difference > MAX_BOX_DIFFERENCE or score_difference > MAX_SCORE_DIFFERENCE:
+        print(f"error: more than {MAX_BOX_DIFFERENCE} pixels or {MAX_SCORE_DIFFERENCE}; do not use the file", file=sys.stderr)
+        return 1
+    return 0
+
+
+def find_photos(checkpoint: Path, folder: Path | None) -> list[Path]:
+    """Photos to check on: some of a folder, or of those that the checkpoint's run was evaluated on.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if folder is not None:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise UsageError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
+    else:
+        try:
+            config = parse_config(load_checkpoint(checkpoint).config, str(checkpoint))
+            run = train.Run(config, World(), torch.device("cpu"), torch.float32, Path(config.output_dir), StopRequest())
+            _, photos = train.load_photos(run, train_too=False)
+        except (ConfigError, DataError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"the run's photos are not to be had ({reason}); name a folder with --photos") from None
+        paths = [Path(photos.path(index)) for index in range(len(photos))]
+    return [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, NUM_PHOTOS).astype(int))]
+
+
+def compare(session: onnxruntime.InferenceSession, predictor: Predictor, photos: list[np.ndarray]) -> tuple[int, float, float]:
+    """The number of detections, and how far those of the ONNX file lie from PyTorch's: boxes in pixels, scores.
+
+    A detection that the other side has no like of counts as infinitely far, unless its score is at the threshold itself.
+    """
+    total, box_difference, score_difference = 0, 0.0, 0.0
+    for photo in photos:
+        boxes, labels, scores = (np.asarray(values)[0] for values in session.run(list(OUTPUTS), {INPUT: photo[None]}))
+        is_detection = labels >= 0
+        theirs = Detections(boxes[is_detection], labels[is_detection], scores[is_detection], [])
+        (ours,) = predictor.detect([photo])
+        total += len(ours.labels)
+        for one, other in ((ours, theirs), (theirs, ours)):
+            sure = one.scores > predictor.limits.score_thresh + MAX_SCORE_DIFFERENCE
+            apart = np.abs(one.boxes[sure, None] - other.boxes).max(axis=2, initial=0)  # [n, m]
+            apart[one.labels[sure, None] != other.labels] = np.inf
+            apart = np.concatenate([apart, np.full((len(apart), 1), np.inf)], axis=1)
+            nearest = apart.argmin(axis=1)
+            box_difference = max(box_difference, apart.min(axis=1).max(initial=0))
+            score_difference = max(
+                score_difference, np.abs(np.append(other.scores, np.inf)[nearest] - one.scores[sure]).max(initial=0)
+            )
+    return total, box_difference, score_difference
+
+
+if __name__ == "__main__":
+    sys.exit(main())

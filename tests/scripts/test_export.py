@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from data.shapes import CLASSES
+from scripts import export
+from ssd.checkpoint import load_checkpoint, save_checkpoint
+from ssd.export import resize
+from ssd.predictor import Predictor, read_upright
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, shapes_root, tmp_path_factory):
+    """An ONNX file, and what the command said."""
+    path = tmp_path_factory.mktemp("onnx") / "network.onnx"
+    words = [sys.executable, "scripts/export.py", str(checkpoint), "--output", str(path), "--score", "0.35"]
+    photos = ["--photos", str(shapes_root / "shapes/JPEGImages")]
+    done = subprocess.run([*words, *photos], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return path, done.stdout
+
+
+def test_it_is_checked_there_and_then(exported):
+    path, shown = exported
+    assert f"written: {path}" in shown
+    assert "checked on 16 photos with" in shown
+    assert "with 0 detections" not in shown
+
+
+def test_a_batch_of_any_size_gives_what_pytorch_gives(exported, checkpoint, shapes_root):
+    session = onnxruntime.InferenceSession(str(exported[0]))
+    paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:6]
+    predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)
+    for size, numbers in (((200, 310), (0, 1, 2)), ((301, 299), (3,)), ((600, 500), (4, 5))):
+        photos = [cv2.resize(read_upright(paths[i]), size) for i in numbers]
+        boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"images": np.stack(photos)})
+        assert boxes.shape == (len(photos), 200, 4)
+        for i, expected in enumerate(predictor(photos)):
+            count = len(expected.labels)
+            assert count
+            assert labels[i, :count].tolist() == expected.labels.tolist()
+            assert (labels[i, count:] == -1).all()
+            assert not scores[i, count:].any()
+            assert not boxes[i, count:].any()
+            np.testing.assert_allclose(boxes[i, :count], expected.boxes, atol=0.5)
+            np.testing.assert_allclose(scores[i, :count], expected.scores, atol=1e-3)
+
+
+def test_names_and_thresholds_travel_with_it(exported):
+    metadata = onnxruntime.InferenceSession(str(exported[0])).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == list(CLASSES)
+    assert json.loads(metadata["thresholds"]) == {"score_thresh": 0.35, "nms_thresh": 0.45, "top_k": 200}
+
+
+@pytest.mark.parametrize("height, width", [(300, 300), (241, 517), (1200, 900), (40, 30), (1, 1)])
+def test_resize_is_opencvs(height, width):
+    photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize(torch.from_numpy(photo)[None], 300)[0].numpy(), cv2.resize(photo, (300, 300)))
+
+
+def test_the_example_needs_nothing_of_this_project(exported, checkpoint, shapes_root, tmp_path):
+    script = tmp_path / "run_onnx.py"
+    script.write_text((ROOT / "scripts/run_onnx.py").read_text())
+    photo = sorted((shapes_root / "shapes/JPEGImages").iterdir())[0]
+    words = [sys.executable, str(script), str(exported[0]), str(photo)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    (expected,) = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)(photo)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == expected.names
+
+
+def test_without_photos_nothing_is_written(checkpoint, tmp_path, capsys):
+    state = load_checkpoint(checkpoint)
+    state.config["data"] = {"classes": list(CLASSES), "root": str(tmp_path), "train": [{"path": "a"}], "val": [{"path": "a"}]}
+    save_checkpoint(tmp_path / "best.pt", state)
+    assert export.main([str(tmp_path / "best.pt")]) == 2
+    assert "no such folder" in (shown := capsys.readouterr().err)
+    assert "name a folder with --photos" in shown
+    assert export.main([str(tmp_path / "best.pt"), "--photos", str(tmp_path)]) == 2
+    assert "holds no photos" in capsys.readouterr().err
+    assert not (tmp_path / "best.onnx").exists()
