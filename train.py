@@ -17,7 +17,8 @@ from data.annotation import DataError
 from data.augment import Switches
 from data.cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
-from data.voc import Loaded, Photos, load_voc
+from data.photos import Loaded, Photos
+from data.photos import load_photos as read_photos
 from ssd.checkpoint import CheckpointError, TrainState, first_line, load_checkpoint
 from ssd.config import Config, ConfigError, load_config
 from ssd.device import choose_device, choose_precision, keep_freed_memory
@@ -237,7 +238,8 @@ def load_part(run: Run, part: str) -> Loaded:
 
         sources = getattr(data, part)
         ignore = data.other_classes == "ignore"
-        return load_voc(sources, data.root, data.class_names, run.config.seed, ignore, workers, watch)
+        fraction = data.fraction if part == "train" else 1.0
+        return read_photos(sources, data.root, data.class_names, run.config.seed, ignore, workers, watch, data.format, fraction)
 
 
 def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:

@@ -1,8 +1,8 @@
-"""One VOC annotation file: its objects, as arrays."""
+"""The objects of one photo, as arrays, and one VOC annotation file."""
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -75,7 +75,7 @@ def parse_annotation(
             continue
         if name not in classes:
             if not ignore_others:
-                faults.append(f"{where}: {_unknown_class(name, classes)}")
+                faults.append(f"{where}: {unknown_class(name, classes)}")
             continue
         try:
             box = _box(item)
@@ -87,6 +87,17 @@ def parse_annotation(
         difficult.append((item.findtext("difficult") or "0").strip() not in ("0", ""))
     if faults:
         raise DataError("\n".join(faults))
+    return clipped_annotation(width, height, boxes, labels, difficult)
+
+
+def clipped_annotation(
+    width: int,
+    height: int,
+    boxes: Sequence[tuple[float, float, float, float]],
+    labels: Sequence[int],
+    difficult: Sequence[bool],
+) -> Annotation:
+    """An annotation with its boxes (pixel edges from 0) clipped to the photo, and those without area dropped."""
     clipped, num_clipped = _clip(np.array(boxes, np.float32).reshape(-1, 4), width, height)
     whole = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     return Annotation(
@@ -123,7 +134,7 @@ def _size(root: ElementTree.Element) -> tuple[int, int]:
     return (width, height) if width > 0 and height > 0 else (0, 0)
 
 
-def _unknown_class(name: str, classes: Mapping[str, int]) -> str:
+def unknown_class(name: str, classes: Mapping[str, int]) -> str:
     by_lower = {known.lower(): known for known in classes}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[close[0]]!r}?" if close else f"known are {', '.join(classes)}."

@@ -37,7 +37,7 @@ from torchvision.transforms import v2
 import train
 from data.augment import Switches
 from data.loader import Samples
-from data.voc import Photos, load_voc
+from data.photos import Photos, load_photos
 from ssd.batch import Batch
 from ssd.boxes import to_corners
 from ssd.config import Config, ConfigError, load_config
@@ -521,7 +521,7 @@ def make_setting(options: Any) -> Setting:
     config = load_config(options.config, options.overrides)
     device = choose_device(options.device)
     data = config.data
-    photos = load_voc(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
+    photos = load_photos(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
     cv2.setNumThreads(0)
     dtype = choose_precision("auto", device)
     arguments = ["--config", options.config, *options.overrides]

@@ -17,7 +17,7 @@ import torch
 
 import train
 from data.annotation import DataError
-from data.voc import Photos
+from data.photos import Photos
 from ssd.boxes import iou, to_corners
 from ssd.config import ConfigError, load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list

@@ -38,7 +38,7 @@ class _Section(BaseModel):
 
 
 class SourceConfig(_Section):
-    """One VOC-layout folder."""
+    """One folder of photos with their annotations."""
 
     path: Name  # relative to data.root, or absolute
     split: Name = "all"  # ImageSets/Main/SPLIT.txt; all = every annotated photo
@@ -50,9 +50,11 @@ class DataConfig(_Section):
 
     classes: Literal["voc"] | Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = "voc"
     root: str = "datasets"
+    format: Literal["voc", "coco", "yolo"] | None = None  # null: found out, for each folder
     train: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     val: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     other_classes: Literal["refuse", "ignore"] = "refuse"  # objects of a class that is not listed
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the training photos that is used
     keep_difficult: bool = True
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     cache: Literal["none", "ram"] = "none"

@@ -23,7 +23,7 @@ from PIL import Image
 import train
 from data.augment import Switches
 from data.loader import Samples
-from data.voc import load_voc
+from data.photos import load_photos
 from scripts import check_data
 from ssd.checkpoint import TrainState, save_checkpoint
 from ssd.config import SourceConfig
@@ -322,7 +322,7 @@ def test_bad_input_data(row: Row, folder: Path, tmp_path: Path, capsys: pytest.C
         assert code == 0, output.err
         assert row.note in output.out
         assert row.note or "boxes" not in output.out.split("data.train: 3 photos")[0]
-        photos = load_voc([SourceConfig(path="mine")], tmp_path, ["cat", "dog"]).photos
+        photos = load_photos([SourceConfig(path="mine")], tmp_path, ["cat", "dog"]).photos
         assert (len(photos), len(photos.labels)) == (row.photos, row.objects)
         # What the preflight lets in, training can use.
         for switches in (None, Switches()):

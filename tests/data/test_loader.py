@@ -7,8 +7,8 @@ import torch
 from data.augment import Switches
 from data.cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
+from data.photos import Photos, load_photos
 from data.shapes import CLASSES
-from data.voc import Photos, load_voc
 from ssd.config import ConfigError, SourceConfig
 from ssd.distributed import World
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def photos(shapes_root) -> Photos:
-    return load_voc([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
+    return load_photos([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
 
 
 def stream(samples: Samples, order: TrainOrder, workers: int) -> list:

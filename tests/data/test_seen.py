@@ -4,7 +4,7 @@ import os
 import pytest
 
 from data.annotation import DataError
-from data.voc import load_voc
+from data.photos import load_photos
 from ssd.config import SourceConfig
 from tests.data.test_voc import item, make_folder, xml
 
@@ -16,13 +16,13 @@ def looked_at(tmp_path, monkeypatch):
     make_folder(tmp_path / "one", {"a": xml(item()), "b": xml()})
 
     def load() -> list[str]:
-        from data import voc
+        from data import photos
 
         names = []
-        inspect = voc.inspect_photo
+        inspect = photos.inspect_photo
         with monkeypatch.context() as patch:
-            patch.setattr(voc, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
-            load_voc([SourceConfig(path="one")], tmp_path, ["cat"])
+            patch.setattr(photos, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
+            load_photos([SourceConfig(path="one")], tmp_path, ["cat"])
         return names
 
     return load
@@ -66,7 +66,7 @@ def test_many_photos_are_read_by_several_processes(tmp_path, monkeypatch):
     make_folder(tmp_path / "one", {f"{i:03d}": xml(*[item()] * (i % 3)) for i in range(300)})
     progress = []
     loaded = [
-        load_voc([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, watch=lambda *done: progress.append(done))
+        load_photos([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, watch=lambda *done: progress.append(done))
         for workers in (2, 0)
     ]
     assert [done for done in progress if done[0] == 300] == [(300, 300)] * 2

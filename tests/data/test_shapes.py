@@ -1,7 +1,7 @@
 import numpy as np
 
+from data.photos import load_photos
 from data.shapes import CLASSES, draw_image
-from data.voc import load_voc
 from ssd.config import SourceConfig
 
 
@@ -41,6 +41,6 @@ def test_boxes_sit_on_the_shapes():
 
 def test_the_layout_is_voc(shapes_root):
     for split, count in (("train", 24), ("val", 8), ("trainval", 32)):
-        loaded = load_voc([SourceConfig(path="shapes", split=split)], shapes_root, CLASSES)
+        loaded = load_photos([SourceConfig(path="shapes", split=split)], shapes_root, CLASSES)
         assert len(loaded.photos) == count
         assert loaded.notes == ()

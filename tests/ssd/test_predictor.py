@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from data.loader import Samples
-from data.voc import load_voc
+from data.photos import load_photos
 from ssd.checkpoint import load_checkpoint
 from ssd.config import SourceConfig
 from ssd.evaluation import Thresholds, predict
@@ -47,7 +47,7 @@ def test_every_kind_of_photo_gives_the_same(predictor, paths):
 
 def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_root):
     classes = load_checkpoint(checkpoint).classes
-    photos = load_voc([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
+    photos = load_photos([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
     preparation = Preparation(**load_checkpoint(checkpoint).preparation)
     samples = Samples(photos, preparation.size, preparation.fill)
     batch = samples.__getitems__([(0, i) for i in range(len(photos))])

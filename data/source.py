@@ -1,0 +1,68 @@
+"""What the readers of all formats have in common: an entry a photo, and the division of folders without splits."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from data.annotation import Annotation, DataError, PhotoSize
+from data.images import SUFFIXES
+from ssd.config import SourceConfig
+
+
+class Entry(NamedTuple):
+    """One photo of a data set, before anything of it is read."""
+
+    name: str  # by which it is divided: independent of where the data set lies
+    photo: Path | None
+    fault: str  # what is wrong where there is no photo
+    read: Callable[[PhotoSize | None], Annotation]  # its objects, given what the photo measures; raises DataError
+
+
+def divide(names: list[str], folder: Path, source: SourceConfig, seed: int) -> list[str]:
+    """The train or val part of a data set without splits. A hash of its name decides on each photo, so that neither the order
+    of the others nor a change to them moves it across.
+
+    Raises:
+        DataError: the source asks for a fraction, but for neither part.
+    """
+    if source.val_fraction is None:
+        return names
+    if source.split not in ("train", "val"):
+        raise DataError(f"{folder}: val_fraction goes with split train or val of a folder without splits of its own")
+    return [name for name in names if (draw(seed, name) < source.val_fraction) == (source.split == "val")]
+
+
+def draw(seed: int, name: str) -> float:
+    """A number in 0..1 that depends on seed and name alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
+
+
+def photos_in(folder: Path) -> dict[str, list[Path]]:
+    """The photos of each stem; the folder is listed once, since a look for each photo is slow on network disks."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return {}
+    photos: dict[str, list[Path]] = {}
+    for name in names:
+        path = folder / name
+        if path.suffix.lower() in SUFFIXES:
+            photos.setdefault(path.stem, []).append(path)
+    return photos
+
+
+def one_photo(photos: dict[str, list[Path]], stem: str, where: Path) -> Path:
+    """The photo of a stem.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    paths = photos.get(stem, [])
+    if not paths:
+        hint = "; write the name without its suffix" if Path(stem).stem in photos else ""
+        raise DataError(f"{where / stem}: no photo of that name ({', '.join(SUFFIXES)}){hint}")
+    if len(paths) > 1:
+        raise DataError(f"{paths[0]}: {paths[1].name} has the same name; remove or rename one of them")
+    return paths[0]
