@@ -31,7 +31,8 @@ from ssd.optim import WeightAverage, default_milestones, make_optimizer
 from ssd.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.preparation import Preparation
 from ssd.progress import Progress
-from ssd.records import Records
+from ssd.records import Records, read_records
+from ssd.report import Subject, write_report
 from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder
 from ssd.stop import Stopped, StopRequest
 from ssd.trainer import NonFiniteError, Schedule, Trainer
@@ -388,8 +389,34 @@ def finish(run: Run, samples: Samples, evaluation: Evaluation) -> None:
     picture = run.folder / "detections.png"
     run.folder.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(picture), cv2.cvtColor(detections_picture(samples, evaluation), cv2.COLOR_RGB2BGR))
-    run.say(f"pictures: {picture}; checkpoints: {run.folder / 'checkpoints'}; figures: {run.folder / 'metrics.jsonl'}")
+    report = run.folder / "report.html"
+    write_report(report, report_subject(run, samples, evaluation))
+    run.say(f"report: {report}; pictures: {picture}; checkpoints: {run.folder / 'checkpoints'}")
     run.say(evaluation.summary)
+
+
+def report_subject(run: Run, samples: Samples, evaluation: Evaluation) -> Subject:
+    photos = samples.photos
+    records = read_records(run.folder)
+    trained = [record for record in records if record["kind"] == "train"]
+    facts = {"run": str(run.folder), "precision": str(run.dtype).removeprefix("torch."), "processes": str(run.world.size)}
+    if trained:
+        batch_size = run.config.train.batch_size
+        steps = np.diff([0, *(record["iteration"] for record in trained)])
+        seconds = float(sum(step * batch_size / record["images_per_s"] for step, record in zip(steps, trained, strict=True)))
+        facts["time training"] = f"{seconds / 60:.1f} minutes for {trained[-1]['iteration']:,} iterations"
+        facts["images a second"] = f"{np.median([record['images_per_s'] for record in trained]):.1f}, median"
+    facts["time of the last evaluation"] = f"{evaluation.seconds:.1f} seconds"
+    return Subject(
+        title=f"SSD300: {run.folder.name}",
+        evaluation=evaluation,
+        ground_truth=[photos.ground_truth(i) for i in range(len(photos))],
+        names=[Path(photos.path(i)).name for i in range(len(photos))],
+        image=samples.image,
+        records=records,
+        config=run.config.model_dump(mode="json"),
+        facts=facts,
+    )
 
 
 def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:

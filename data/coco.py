@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,29 @@ PHOTO_FOLDERS = ("{split}", "images/{split}", "images", "", "JPEGImages")
 
 def is_layout(folder: Path) -> bool:
     return folder.suffix == ".json" or any(folder.glob("*.json")) or any(folder.glob("*/*.json"))
+
+
+def splits(folder: Path) -> list[str]:
+    """The names of the splits that a folder has."""
+    found = {path.stem.removeprefix("instances_") for path in folder.glob("annotations/instances_*.json")}
+    found |= {path.parent.name for path in folder.glob("*/_annotations.coco.json")}
+    return sorted(found | ({"train", "val", "valid", "test"} & {path.stem for path in folder.glob("*.json")}))
+
+
+def class_counts(folder: Path) -> Counter[str]:
+    """How many objects of each name there are, in the order of the categories.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    counts: Counter[str] = Counter()
+    paths = [folder] if folder.suffix == ".json" else [*folder.glob("*.json"), *folder.glob("*/*.json")]
+    for path in sorted(paths):
+        content = read_file(path)
+        names = {category["id"]: str(category["name"]).strip() for category in content["categories"]}
+        used = Counter(names.get(item.get("category_id")) for item in content["annotations"])
+        counts.update({name: used[name] for name in names.values() if used[name]})
+    return counts
 
 
 def entries(

@@ -128,7 +128,9 @@ def load_photos(
             known.append(None)
         else:
             folder = entry.photo.parent
-            known.append(memories.setdefault(folder, SeenPhotos(folder)).get(entry.photo))
+            if folder not in memories:
+                memories[folder] = SeenPhotos(folder)
+            known.append(memories[folder].get(entry.photo))
     annotations: list[Annotation] = []
     try:
         for found, entry, size in zip(_inspect(entries, known, workers, watch), entries, known, strict=True):

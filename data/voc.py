@@ -1,8 +1,11 @@
 """Data sets in PASCAL VOC layout: JPEGImages, Annotations and ImageSets/Main."""
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 from data.annotation import DataError, parse_annotation
 from data.source import Entry, divide, one_photo, photos_in
@@ -11,6 +14,21 @@ from ssd.config import SourceConfig
 
 def is_layout(folder: Path) -> bool:
     return (folder / "Annotations").is_dir() or (folder / "JPEGImages").is_dir() or (folder / "ImageSets").is_dir()
+
+
+def splits(folder: Path) -> list[str]:
+    """The names of the splits that a folder has."""
+    return sorted(path.stem for path in (folder / "ImageSets" / "Main").glob("*.txt"))
+
+
+def class_counts(folder: Path) -> Counter[str]:
+    """How many objects of each name there are, in the order in which they are met; what cannot be read counts as none."""
+    counts: Counter[str] = Counter()
+    for path in sorted((folder / "Annotations").glob("*.xml")):
+        with suppress(OSError, ElementTree.ParseError):
+            names = (item.findtext("name") or "" for item in ElementTree.parse(path).iterfind("object"))
+            counts.update(filter(None, map(str.strip, names)))
+    return counts
 
 
 def entries(

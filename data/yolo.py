@@ -1,7 +1,9 @@
 """Data sets in YOLO's layout: images, and labels with a text file a photo: class, centre and size, relative to the photo."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,25 @@ SYNONYMS = {"val": "valid", "valid": "val"}
 
 def is_layout(folder: Path) -> bool:
     return (folder / "labels").is_dir() or any(folder.glob("*/labels"))
+
+
+def splits(folder: Path) -> list[str]:
+    """The names of the splits that a folder has."""
+    found = {path.name for path in folder.glob("images/*") if path.is_dir()}
+    return sorted(found | {path.parent.name for path in folder.glob("*/labels")})
+
+
+def class_counts(folder: Path) -> Counter[str]:
+    """How many objects of each name there are, in the order of their numbers; what cannot be read counts as none."""
+    numbers: Counter[int] = Counter()
+    for path in sorted(folder.glob("**/labels/**/*.txt")):
+        with suppress(OSError, ValueError):
+            lines = path.read_text(encoding="utf-8-sig").splitlines() if path.name != "classes.txt" else []
+            numbers.update(int(float(line.split()[0])) for line in lines if line.strip())
+    names = class_names(folder)
+    named = names or [f"class {number}" for number in range(max(numbers, default=-1) + 1)]
+    # Without names every number has to keep its place.
+    return Counter({name: numbers[i] for i, name in enumerate(named) if numbers[i] or not names})
 
 
 def entries(

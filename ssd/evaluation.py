@@ -45,7 +45,12 @@ class Evaluation:
     @property
     def summary(self) -> str:
         """The line that closes every evaluation."""
-        return f"mAP@0.5 ({self.result.metric}) {self.mean_ap:.4f}"
+        return f"{self.metric_name} {self.mean_ap:.4f}"
+
+    @property
+    def metric_name(self) -> str:
+        """What the mean is called wherever it is shown."""
+        return f"mAP@0.5 ({self.result.metric})"
 
     def record(self) -> dict[str, object]:
         """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects."""

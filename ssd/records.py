@@ -10,6 +10,14 @@ from torch.utils.tensorboard import SummaryWriter
 from ssd.files import naming, write_whole
 
 
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in their order; empty where it has none."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
 class Records:
     """The records of one run; a resumed run goes on in the same files.
 

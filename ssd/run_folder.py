@@ -20,7 +20,7 @@ from ssd.distributed import World
 from ssd.files import ASIDE, write_whole
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
-OWN_FILES = ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png", "fault/*.pt")
+OWN_FILES = ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png", "report.html", "fault/*.pt")
 
 
 class UsageError(ValueError):

@@ -33,6 +33,15 @@ def test_a_photo_is_looked_at_once(looked_at):
     assert looked_at() == []
 
 
+def test_the_memory_of_a_folder_is_read_once(looked_at, monkeypatch):
+    from data import photos
+
+    made, kind = [], photos.SeenPhotos
+    monkeypatch.setattr(photos, "SeenPhotos", lambda folder: made.append(folder) or kind(folder))
+    looked_at()
+    assert len(made) == 1
+
+
 def test_a_changed_photo_is_looked_at_again(looked_at, tmp_path):
     looked_at()
     photo = tmp_path / "one/JPEGImages/a.jpg"

@@ -1,0 +1,209 @@
+"""COCO and YOLO: the same photos in all three layouts are the same data set; and what their files get wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.annotation import DataError
+from data.photos import Photos, find_format, load_photos
+from data.shapes import CLASSES
+from ssd.config import SourceConfig
+
+
+def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Photos:
+    source = SourceConfig(path=path, split=split, val_fraction=options.pop("val_fraction", None))
+    return load_photos([source], root, classes, **options).photos
+
+
+@pytest.fixture(scope="module")
+def voc(shapes_root):
+    return load(shapes_root, "shapes", "train")
+
+
+def as_coco(photos: Photos) -> dict:
+    images, annotations = [], []
+    for i in range(len(photos)):
+        width, height = photos.sizes[i].tolist()
+        images.append({"id": 100 + i, "file_name": Path(photos.path(i)).name, "width": width, "height": height})
+        for j in range(photos.starts[i], photos.starts[i + 1]):
+            x1, y1, x2, y2 = photos.boxes[j].tolist()
+            annotations.append(
+                {"id": j, "image_id": 100 + i, "category_id": 7 * int(photos.labels[j]) + 3, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            )
+    categories = [{"id": 7 * label + 3, "name": name} for label, name in enumerate(photos.classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def copy_photos(photos: Photos, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for i in range(len(photos)):
+        shutil.copy(photos.path(i), folder)
+
+
+def write_yolo(photos: Photos, images: Path, labels: Path) -> None:
+    copy_photos(photos, images)
+    labels.mkdir(parents=True)
+    for i in range(len(photos)):
+        rows = photos.objects(i)
+        boxes = photos.boxes[rows] / np.tile(photos.sizes[i], 2)
+        lines = [
+            f"{label} {(x1 + x2) / 2:.8f} {(y1 + y2) / 2:.8f} {x2 - x1:.8f} {y2 - y1:.8f}\n"
+            for label, (x1, y1, x2, y2) in zip(photos.labels[rows], boxes, strict=True)
+        ]
+        (labels / Path(photos.path(i)).with_suffix(".txt").name).write_text("".join(lines))
+
+
+def assert_equal(photos: Photos, expected: Photos) -> None:
+    assert [Path(photos.path(i)).name for i in range(len(photos))] == [
+        Path(expected.path(i)).name for i in range(len(expected))
+    ]
+    np.testing.assert_array_equal(photos.sizes, expected.sizes)
+    np.testing.assert_array_equal(photos.starts, expected.starts)
+    np.testing.assert_array_equal(photos.labels, expected.labels)
+    np.testing.assert_allclose(photos.boxes, expected.boxes, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "file, images",
+    [
+        ("annotations/instances_train.json", "train"),
+        ("annotations/instances_train.json", "images/train"),
+        ("train/_annotations.coco.json", "train"),
+        ("train.json", "images"),
+    ],
+)
+def test_coco_in_its_usual_places(tmp_path, voc, file, images):
+    copy_photos(voc, tmp_path / "mine" / images)
+    path = tmp_path / "mine" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(as_coco(voc)))
+    assert find_format(tmp_path / "mine") == "coco"
+    assert_equal(load(tmp_path, "mine", "train"), voc)
+
+
+def test_a_coco_file_named_itself_is_divided_like_a_folder(tmp_path, voc):
+    copy_photos(voc, tmp_path / "images")
+    (tmp_path / "all.json").write_text(json.dumps(as_coco(voc)))
+    assert_equal(load(tmp_path, "all.json"), voc)
+    parts = [load(tmp_path, "all.json", split, val_fraction=0.3) for split in ("train", "val")]
+    names = [{part.path(i) for i in range(len(part))} for part in parts]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) == len(voc)
+
+
+def test_crowds_count_as_difficult(tmp_path, voc):
+    copy_photos(voc, tmp_path / "images")
+    content = as_coco(voc)
+    content["annotations"][0]["iscrowd"] = 1
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    assert load(tmp_path, "all.json").difficult.tolist() == [True] + [False] * (len(voc.labels) - 1)
+
+
+@pytest.mark.parametrize("images, labels", [("images/train", "labels/train"), ("train/images", "train/labels")])
+@pytest.mark.parametrize("names", ["names: [circle, square, triangle, star, cross]", "names: {0: circle, 1: square}", None])
+def test_yolo_in_its_usual_places(tmp_path, voc, images, labels, names):
+    write_yolo(voc, tmp_path / "mine" / images, tmp_path / "mine" / labels)
+    if names and "[" in names:
+        (tmp_path / "mine/data.yaml").write_text(names)
+    assert find_format(tmp_path / "mine") == "yolo"
+    assert_equal(load(tmp_path, "mine", "train"), voc)
+
+
+def test_yolo_names_go_before_numbers(tmp_path, voc):
+    write_yolo(voc, tmp_path / "mine/images", tmp_path / "mine/labels")
+    (tmp_path / "mine/classes.txt").write_text("\n".join(CLASSES))
+    photos = load(tmp_path, "mine", classes=CLASSES[::-1])
+    np.testing.assert_array_equal(len(CLASSES) - 1 - photos.labels, voc.labels)
+
+
+def test_yolo_outlines_and_photos_without_labels(tmp_path, voc):
+    write_yolo(voc, tmp_path / "mine/images", tmp_path / "mine/labels")
+    texts = sorted((tmp_path / "mine/labels").iterdir())
+    texts[0].write_text("2 0.1 0.2 0.5 0.3 0.3 0.6\n")
+    texts[1].unlink()
+    photos = load(tmp_path, "mine")
+    box = photos.boxes[photos.objects(0)] / np.tile(photos.sizes[0], 2)
+    np.testing.assert_allclose(box, [[0.1, 0.2, 0.5, 0.6]], atol=1e-6)
+    assert photos.starts[1] == photos.starts[2] == 1
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("0 0.5 0.5 0.1", "line 1: expected a class and four numbers"),
+        ("0 0.5 0.5 0.1 x", "line 1: expected numbers, got"),
+        ("0 50 50 10 10", "line 1: expected numbers from 0 to 1, relative to the photo"),
+        ("0 nan 0.5 0.1 0.1", "line 1: expected numbers from 0 to 1"),
+        ("9 0.5 0.5 0.1 0.1", r"line 1: class 9, but the names end at 4 \(cross\)"),
+        ("-1 0.5 0.5 0.1 0.1", "line 1: expected a class"),
+    ],
+)
+def test_yolo_faults_name_file_and_line(tmp_path, voc, line, said):
+    write_yolo(voc, tmp_path / "mine/images", tmp_path / "mine/labels")
+    path = sorted((tmp_path / "mine/labels").iterdir())[0]
+    path.write_text(line + "\n")
+    with pytest.raises(DataError, match=f"{path.name}: {said}"):
+        load(tmp_path, "mine")
+
+
+def change(*place: object, to: object):
+    def apply(content: dict) -> None:
+        *parents, last = place
+        for part in parents:
+            content = content[part]
+        content[last] = to
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (change("categories", to=None), "expected lists of images, annotations, categories"),
+        (change("images", 0, to={"id": 1}), r"images\[0\]: file_name is missing"),
+        (change("images", 0, "file_name", to="none.jpg"), "none.jpg: no such photo"),
+        (change("images", 0, "file_name", to="../images/x.jpg"), "no such photo"),
+        (change("images", 0, "width", to=9), "says 9 × .* the photo has"),
+        (change("annotations", 0, "bbox", to=[1, 2, 3]), r"bbox \[1, 2, 3\] is not left, top, width and height"),
+        (change("annotations", 0, "bbox", to=[1, 2, -3, 4]), "is not left, top, width and height"),
+        (change("annotations", 0, "bbox", to=None), "bbox None is not"),
+        (change("annotations", 0, "category_id", to=99), "category_id 99 stands in no category"),
+        (change("categories", 0, "name", to="circel"), "unknown class 'circel'; did you mean 'circle'"),
+    ],
+)
+def test_coco_faults_name_file_and_annotation(tmp_path, voc, damage, said):
+    copy_photos(voc, tmp_path / "images")
+    content = as_coco(voc)
+    content["categories"].sort(key=lambda category: category["id"] != 7 * int(voc.labels[0]) + 3)
+    if "circel" in said:
+        content["categories"] = as_coco(voc)["categories"]
+    damage(content)
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=said):
+        load(tmp_path, "all.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": []}'])
+def test_what_is_no_coco_file(tmp_path, text):
+    (tmp_path / "all.json").write_text(text)
+    with pytest.raises(DataError, match=r"is not valid JSON|expected lists of"):
+        load(tmp_path, "all.json")
+
+
+def test_a_fraction_is_the_same_each_time(shapes_root, voc):
+    half = load(shapes_root, "shapes", "train", fraction=0.5)
+    again = load(shapes_root, "shapes", "train", fraction=0.5)
+    assert half.paths.tolist() == again.paths.tolist()
+    assert 4 < len(half) < 20
+    assert set(half.paths.tolist()) < set(voc.paths.tolist())
+    with pytest.raises(DataError, match="leaves no photo"):
+        load(shapes_root, "shapes", "train", fraction=1e-9)
+
+
+def test_a_folder_of_no_layout(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match="is of no known layout: VOC"):
+        load(tmp_path, "mine")
