@@ -3,7 +3,9 @@
 import argparse
 import errno
 import os
+import resource
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from ssd.model import SSD300
 from ssd.optim import WeightAverage, default_milestones, make_optimizer
 from ssd.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.preparation import Preparation
-from ssd.progress import Progress
+from ssd.progress import Progress, duration
 from ssd.records import Records, read_records
 from ssd.report import Subject, write_report
 from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder
@@ -39,6 +41,7 @@ from ssd.trainer import NonFiniteError, Schedule, Trainer
 from ssd.weights import build_network, init_from, load_backbone
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DRY_STEPS = 3
 MAX_FAULTS = 50  # lines of one error message
 PICTURED = 8  # validation photos in detections.png
 PICTURED_SCORE = 0.5  # least score of a detection drawn there
@@ -74,7 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
         with process_group(world, device):
             if options.eval_only:
                 eval_only(run, options.resume)
+            elif options.dry_run:
+                dry_run(run)
             else:
+                stop.after(config.train.max_hours)
                 with locked(run.folder, world):
                     train(run, options.resume, options.overwrite)
     except Stopped as stopped:
@@ -123,6 +129,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate output_dir's best checkpoint, or the one --resume names"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, do a few steps and a short evaluation, tell what the run will take, write nothing",
     )
     parser.add_argument("--overwrite", action="store_true", help="start anew over an earlier run in output_dir")
     parser.add_argument(
@@ -185,6 +196,43 @@ def eval_only(run: Run, resume: str | None) -> None:
     _, val_photos = load_photos(run, train_too=False)
     val_samples = Samples(val_photos, preparation.size, preparation.fill)
     finish(run, val_samples, evaluate_state(run, val_samples, model, preparation, state))
+
+
+def dry_run(run: Run) -> None:
+    """Does what training does, for a few steps, and tells what the whole of it will take. Writes nothing."""
+    config = run.config
+    train_photos, val_photos = load_photos(run, train_too=True)
+    model, preparation = build_model(run, None)
+    schedule = build_schedule(config, len(train_photos))
+    trainer = build_trainer(run, model, preparation, schedule, train_photos)
+    describe(run, model, schedule, train_photos, val_photos, 0)
+    steps = DRY_STEPS + 1
+    order = TrainOrder(
+        len(train_photos), config.train.batch_size, steps, config.seed, 0, config.train.accumulate, run.world
+    )  # fmt: skip
+    samples = Samples(
+        train_photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
+        config.data.keep_difficult,
+    )  # fmt: skip
+    batches = iter(make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device))
+    start = 0.0
+    for step in range(steps):
+        if step == 1:  # the first one warms up
+            start = time.perf_counter()
+        trainer.train_step([next(batches) for _ in range(config.train.accumulate)])
+        float(trainer.window.sum())  # waits for the device
+    seconds = (time.perf_counter() - start) / DRY_STEPS
+    some = val_photos.select(range(min(len(val_photos), 2 * config.eval.batch_size)))
+    evaluation = evaluate_photos(run, model, Samples(some, preparation.size, preparation.fill), preparation)
+    per_evaluation = evaluation.seconds / len(some) * len(val_photos)
+    evaluations = -(-schedule.iterations // schedule.eval_every)
+    whole = duration(schedule.iterations * seconds + evaluations * per_evaluation)
+    if run.device.type == "cuda":
+        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's memory"
+    else:
+        memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory"
+    run.say(f"a step takes {seconds:.2f} s ({config.train.batch_size / seconds:.1f} images/s) and {memory}")
+    run.say(f"the run will take about {whole}: {schedule.iterations} steps and {evaluations} evaluations")
 
 
 def load_photos(run: Run, train_too: bool, max_faults: int | None = MAX_FAULTS) -> tuple[Photos, Photos]:
@@ -287,6 +335,7 @@ def build_schedule(config: Config, num_photos: int) -> Schedule:
         eval_every=config.eval.every,
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
+        patience=config.eval.patience,
     )
 
 

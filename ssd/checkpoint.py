@@ -36,6 +36,7 @@ class TrainState:
     average: dict[str, Tensor] | None = None  # moving average of the weights, if the run keeps one
     best_map: float = -1.0
     evaluated_at: int = -1  # iteration of the last evaluation
+    not_improved: int = 0  # evaluations since the best one
     window: Tensor | None = None  # sums since the last train record
 
     @property

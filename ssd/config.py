@@ -118,6 +118,7 @@ class TrainConfig(_Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
+    max_hours: Annotated[float, Field(gt=0)] | None = None  # of one start, after which it saves and ends; null: no limit
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +145,7 @@ class CheckpointConfig(_Section):
 
 class EvalConfig(_Section):
     every: Positive = 10_000
+    patience: Positive | None = None  # evaluations without a better one, after which training ends; null: it never does
     metric: Literal["voc07", "voc10"] = "voc07"
     score_thresh: Fraction = 0.01
     nms_thresh: Fraction = 0.45

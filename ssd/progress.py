@@ -40,7 +40,7 @@ class Progress:
 
     def show(self, epoch: int, iteration: int, values: dict[str, float]) -> None:
         """The latest train record; `images_per_s` and `seconds_left` among its values."""
-        left = _duration(values["seconds_left"])
+        left = duration(values["seconds_left"])
         text = (
             f"loss {values['loss']:.3f} (l {values['loss_l']:.3f}, c {values['loss_c']:.3f})  lr {values['lr']:.2e}  "
             f"{values['images_per_s']:.1f} images/s  data wait {values['data_wait']:.0%}  left {left}"
@@ -59,7 +59,8 @@ class Progress:
             sys.stdout.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

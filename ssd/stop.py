@@ -1,4 +1,4 @@
-"""Stopping on request: SIGINT and SIGTERM end a run after its step, with a checkpoint; a second one ends it at once."""
+"""Stopping on request: SIGINT, SIGTERM or a time limit end a run after its step, with a checkpoint; a second signal at once."""
 
 import os
 import signal
@@ -7,6 +7,10 @@ import time
 
 # A terminal signals the whole process group, and a launcher such as torchrun passes the signal on: one request, twice.
 SAME_REQUEST = 1.0  # seconds
+
+
+TIME_LIMIT = signal.SIGALRM
+REQUESTS = (signal.SIGINT, signal.SIGTERM, TIME_LIMIT)
 
 
 class StopRequest:
@@ -21,7 +25,7 @@ class StopRequest:
         receiver, sender = os.pipe()
         os.set_blocking(sender, False)
         signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in REQUESTS:
             signal.signal(number, lambda *_: None)  # without a handler the thread would hear nothing
         threading.Thread(target=self._listen, args=(receiver,), name="signals", daemon=True).start()
 
@@ -29,7 +33,7 @@ class StopRequest:
         asked = 0.0
         while received := os.read(receiver, 1):
             number = received[0]
-            if number not in (signal.SIGINT, signal.SIGTERM):
+            if number not in REQUESTS:
                 continue
             if not self.signal:
                 self.signal, asked = number, time.monotonic()
@@ -38,6 +42,10 @@ class StopRequest:
 
     def __call__(self) -> bool:
         return self.signal != 0
+
+    def after(self, hours: float | None) -> None:
+        """Asks by itself after so many hours from now."""
+        signal.setitimer(signal.ITIMER_REAL, (hours or 0) * 3600)
 
 
 class Stopped(Exception):
@@ -48,5 +56,6 @@ class Stopped(Exception):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+        in_time = number == TIME_LIMIT
+        super().__init__("train.max_hours are over" if in_time else f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 0 if in_time else 128 + number

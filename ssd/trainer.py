@@ -53,6 +53,7 @@ class Schedule:
     eval_every: int
     checkpoint_every: int
     keep: int  # numbered checkpoints
+    patience: int | None = None  # evaluations without a better one, after which training ends
 
     def epoch(self, iteration: int) -> int:
         """The epoch, counted from 1, in which an iteration (counted from 1) begins."""
@@ -125,6 +126,7 @@ class Trainer:
         self.iteration = 0
         self.best_map = -1.0
         self.evaluated_at = -1
+        self.not_improved = 0
         # Sums since the last train record: loss_l, loss_c. They stay on the device: to look at them is to wait for it.
         self.window = torch.zeros(2, device=device)
         self.window_start = 0
@@ -141,6 +143,7 @@ class Trainer:
             average=self.average.state if self.average else None,
             best_map=self.best_map,
             evaluated_at=self.evaluated_at,
+            not_improved=self.not_improved,
             window=self.world.sum(self.window.clone()),
             **self.identity,
         )
@@ -154,6 +157,7 @@ class Trainer:
             for name, value in self.average.state.items():
                 value.copy_(state.average[name])
         self.iteration, self.best_map, self.evaluated_at = state.iteration, state.best_map, state.evaluated_at
+        self.not_improved = state.not_improved
         self.window_start = self.iteration - self.iteration % self.schedule.log_every
         if state.window is not None and self.world.is_main:  # the sums of all processes go on in the main one
             self.window.copy_(state.window)
@@ -185,7 +189,7 @@ class Trainer:
         evaluation = self._evaluate_if_due(evaluate, records, progress, stop)
         stream = iter(batches)
         clock = Clock()
-        while self.iteration < self.schedule.iterations:
+        while self.iteration < self.schedule.iterations and not self._is_patience_over(progress):
             with clock.waiting():
                 micro_batches = self._next_batches(stream)
             self.train_step(micro_batches)
@@ -202,6 +206,13 @@ class Trainer:
             with clock.paused():
                 evaluation = self._evaluate_if_due(evaluate, records, progress, stop) or evaluation
         return evaluation
+
+    def _is_patience_over(self, progress: Progress) -> bool:
+        """Whether the last evaluations were no better than one before them, as often as the schedule allows."""
+        if self.schedule.patience is None or self.not_improved < self.schedule.patience:
+            return False
+        progress.say(f"eval.patience: no better evaluation in {self.not_improved}; training ends at iteration {self.iteration}")
+        return True
 
     def _next_batches(self, stream: Iterator[Batch]) -> list[Batch]:
         """The micro-batches of one step. If the data fails, what was learned so far is saved first."""
@@ -321,6 +332,7 @@ class Trainer:
         self.evaluated_at = self.iteration
         improved = not math.isnan(evaluation.mean_ap) and evaluation.mean_ap > self.best_map
         self.best_map = evaluation.mean_ap if improved else self.best_map
+        self.not_improved = 0 if improved else self.not_improved + 1
         if records:
             records.write("eval", self.schedule.epoch(self.iteration), self.iteration, evaluation.record())
         progress.say(evaluation.table())

@@ -1,0 +1,52 @@
+"""Early stopping, a time limit, and a run that only tells what it would do."""
+
+import json
+import re
+
+from ssd.checkpoint import load_checkpoint
+from tests.test_survival import LONG
+from tests.test_train import records, run, write_config
+
+
+def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root):
+    train = {"batch_size": 4, "iterations": 50, "lr": 1e-12, "optimizer": "sgd"}
+    model = {"batch_norm": False}  # whose statistics would move without any learning
+    evaluation = {"every": 2, "patience": 2, "batch_size": 8}
+    config = write_config(tmp_path, shapes_root, train=train, eval=evaluation, model=model)
+    done = run(config)
+    assert "eval.patience: no better evaluation in 2; training ends at iteration 6" in done.stdout
+    assert [record["iteration"] for record in records(tmp_path, "eval")] == [2, 4, 6]
+    assert done.stdout.splitlines()[-1].startswith("mAP@0.5")
+    assert (tmp_path / "run/report.html").exists()
+    # A resumed run knows that it was over, and goes on where it is given more patience.
+    assert "training ends at iteration 6" in run(config, "--resume", "auto").stdout
+    run(config, "--resume", "auto", "eval.patience=3")
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration == 8
+
+
+def test_a_time_limit_saves_and_ends(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 10_000, "keep": 1})
+    done = run(config, "train.max_hours=0.004")
+    assert done.stdout.splitlines()[-1] == "train.max_hours are over; go on with --resume auto"
+    iteration = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
+    assert iteration > 0
+    assert (
+        f"resuming from {tmp_path}/run/checkpoints/last.pt, iteration {iteration}"
+        in run(config, "--resume", "auto", f"train.iterations={iteration + 1}").stdout
+    )
+
+
+def test_a_dry_run_writes_nothing(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root)
+    done = run(config, "--dry-run")
+    assert re.search(r"a step takes \d+\.\d\d s \(.* images/s\) and \d+\.\d GiB of memory", done.stdout)
+    assert re.search(r"the run will take about 0:00:\d\d: 9 steps and 1 evaluations", done.stdout)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fraction_of_the_photos(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root)
+    shown = run(config, "--dry-run", "data.fraction=0.5").stdout
+    count = int(re.search(r"data: (\d+) photos", shown)[1])
+    assert 4 < count < 20
+    assert json.dumps(count) in shown
