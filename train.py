@@ -171,11 +171,18 @@ def train(run: Run, resume: str | None, overwrite: bool) -> None:
     val_samples = Samples(val_photos, preparation.size, preparation.fill)
     describe(run, model, schedule, train_photos, val_photos, trainer.iteration)
     records = Records(run.folder, trainer.iteration, trainer.evaluated_at) if run.world.is_main else None
+    if records and trainer.iteration == 0:
+        records.picture("augmented samples", samples_picture(samples, len(train_photos)), 0)
+
+    def evaluate_and_show(network: nn.Module) -> Evaluation:
+        evaluation = evaluate_photos(run, network, val_samples, preparation)
+        if records:
+            records.picture("validation photos", detections_picture(val_samples, evaluation), trainer.iteration)
+        return evaluation
+
     with Progress(schedule.iterations, trainer.iteration, run.world.is_main) as progress:
         try:
-            evaluation = trainer.fit(
-                loader, lambda network: evaluate_photos(run, network, val_samples, preparation), records, progress, run.stop
-            )
+            evaluation = trainer.fit(loader, evaluate_and_show, records, progress, run.stop)
         except NonFiniteError as error:
             advice = keep_fault(run, samples, model, preparation, error.iteration)
             raise NonFiniteError(error.iteration, advice) from None
@@ -394,7 +401,7 @@ def evaluate_photos(run: Run, model: nn.Module, samples: Samples, preparation: P
         device=run.device,
         dtype=run.dtype,
         limits=Thresholds(config.eval.score_thresh, config.eval.nms_thresh, config.eval.top_k),
-        use_07_metric=config.eval.metric == "voc07",
+        metric=config.eval.metric,
         world=run.world,
         stop=run.stop,
     )
@@ -466,6 +473,16 @@ def report_subject(run: Run, samples: Samples, evaluation: Evaluation) -> Subjec
         config=run.config.model_dump(mode="json"),
         facts=facts,
     )
+
+
+def samples_picture(samples: Samples, count: int) -> np.ndarray:
+    """Training samples as the network gets them, with their boxes."""
+    batch = samples.__getitems__([(0, index) for index in range(min(PICTURED, count))])
+    cells = []
+    for image, boxes, labels in zip(batch.images.numpy(), *(part.numpy() for part in batch.targets[:2]), strict=True):
+        real = labels >= 0
+        cells.append(draw_boxes(image, boxes[real] * samples.size, labels[real], samples.photos.classes))
+    return contact_sheet(cells)
 
 
 def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:

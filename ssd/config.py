@@ -146,7 +146,7 @@ class CheckpointConfig(_Section):
 class EvalConfig(_Section):
     every: Positive = 10_000
     patience: Positive | None = None  # evaluations without a better one, after which training ends; null: it never does
-    metric: Literal["voc07", "voc10"] = "voc07"
+    metric: Literal["voc07", "voc10", "coco"] = "voc07"
     score_thresh: Fraction = 0.01
     nms_thresh: Fraction = 0.45
     top_k: Positive = 200

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ssd.batch import Batch
+from ssd.coco_eval import METRIC as COCO_METRIC
+from ssd.coco_eval import coco_eval
 from ssd.detect import detect
 from ssd.distributed import World
 from ssd.preparation import Preparation, prepare
@@ -50,7 +52,7 @@ class Evaluation:
     @property
     def metric_name(self) -> str:
         """What the mean is called wherever it is shown."""
-        return f"mAP@0.5 ({self.result.metric})"
+        return f"mAP@{'0.5:0.95' if self.result.metric == COCO_METRIC else '0.5'} ({self.result.metric})"
 
     def record(self) -> dict[str, object]:
         """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects."""
@@ -98,7 +100,7 @@ def evaluate(
     device: torch.device,
     dtype: torch.dtype,
     limits: Thresholds,
-    use_07_metric: bool,
+    metric: str,
     world: World,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -114,7 +116,7 @@ def evaluate(
         device: where the network is.
         dtype: of its activations.
         limits: thresholds of the detections.
-        use_07_metric: 11-point AP, otherwise the area.
+        metric: voc07 (11-point AP), voc10 (the area), or coco.
         world: the processes that share the work.
         stop: asked before each batch.
 
@@ -136,7 +138,9 @@ def evaluate(
         raise Interrupted
     together = {index: detection for share, _ in shares for index, detection in share.items()}
     in_order = [together[index] for index in range(len(sizes))]
-    result = voc_eval(in_order, ground_truth, len(classes), use_07_metric=use_07_metric)
+    result = voc_eval(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
+    if metric == "coco":
+        result = coco_eval(in_order, ground_truth, result)
     return Evaluation(tuple(classes), result, in_order, time.perf_counter() - start)
 
 

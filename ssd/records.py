@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from ssd.files import naming, write_whole
@@ -59,6 +60,10 @@ class Records:
                 for key, entry in value.items():
                     if entry is not None:
                         self.board.add_scalar(f"{kind}/{name}/{key}", entry, iteration)
+
+    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
+        """A picture `[H, W, 3]` uint8 RGB for TensorBoard."""
+        self.board.add_image(name, image, iteration, dataformats="HWC")
 
     def close(self) -> None:
         self.board.close()

@@ -11,7 +11,7 @@ ROWS = [
     {"ssd.config", "ssd.boxes", "ssd.distributed", "ssd.batch", "ssd.device", "ssd.preparation", "ssd.pictures", "ssd.progress",
      "ssd.stop", "ssd.records", "ssd.files"},
     {"ssd.dbox", "ssd.vgg", "data"},
-    {"ssd.match", "ssd.model", "ssd.detect", "ssd.voc_eval", "ssd.checkpoint", "ssd.optim", "ssd.fault"},
+    {"ssd.match", "ssd.model", "ssd.detect", "ssd.voc_eval", "ssd.checkpoint", "ssd.optim", "ssd.fault", "ssd.coco_eval"},
     {"ssd.loss", "ssd.weights", "ssd.layouts"},
     {"ssd.trainer", "ssd.evaluation", "ssd.predictor", "ssd.run_folder", "ssd.export", "ssd.report"},
 ]  # fmt: skip

@@ -45,7 +45,7 @@ def run(stop=lambda: False):
         device=torch.device("cpu"),
         dtype=torch.float32,
         limits=Thresholds(),
-        use_07_metric=False,
+        metric="voc10",
         world=World(),
         stop=stop,
     )
