@@ -58,8 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+    here = Path.cwd()
+    shown = output.relative_to(here) if output.is_relative_to(here) else output
     print(summary)
-    print(f"written: {output}; now: python train.py --config {output}")
+    print(f"written: {shown}; now: python train.py --config {shown}")
     return 0
 
 
