@@ -163,10 +163,7 @@ def train(run: Run, resume: str | None, overwrite: bool) -> None:
         len(train_photos), config.train.batch_size, schedule.iterations, config.seed, trainer.iteration,
         config.train.accumulate, run.world,
     )  # fmt: skip
-    samples = Samples(
-        train_photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
-        config.data.keep_difficult, ImageCache(train_photos.sizes) if config.data.cache == "ram" else None,
-    )  # fmt: skip
+    samples = train_samples(run, train_photos, preparation)
     loader = make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device)
     val_samples = Samples(val_photos, preparation.size, preparation.fill)
     describe(run, model, schedule, train_photos, val_photos, trainer.iteration)
@@ -217,20 +214,22 @@ def dry_run(run: Run) -> None:
     order = TrainOrder(
         len(train_photos), config.train.batch_size, steps, config.seed, 0, config.train.accumulate, run.world
     )  # fmt: skip
-    samples = Samples(
-        train_photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
-        config.data.keep_difficult,
-    )  # fmt: skip
+    samples = train_samples(run, train_photos, preparation)
     batches = iter(make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device))
     start = 0.0
     for step in range(steps):
         if step == 1:  # the first one warms up
             start = time.perf_counter()
+        if run.stop():
+            raise Stopped(run.stop.signal)
         trainer.train_step([next(batches) for _ in range(config.train.accumulate)])
         float(trainer.window.sum())  # waits for the device
     seconds = (time.perf_counter() - start) / DRY_STEPS
     some = val_photos.select(range(min(len(val_photos), 2 * config.eval.batch_size)))
-    evaluation = evaluate_photos(run, model, Samples(some, preparation.size, preparation.fill), preparation)
+    try:
+        evaluation = evaluate_photos(run, model, Samples(some, preparation.size, preparation.fill), preparation)
+    except Interrupted:
+        raise Stopped(run.stop.signal) from None
     per_evaluation = evaluation.seconds / len(some) * len(val_photos)
     evaluations = -(-schedule.iterations // schedule.eval_every)
     whole = duration(schedule.iterations * seconds + evaluations * per_evaluation)
@@ -296,6 +295,15 @@ def load_part(run: Run, part: str) -> Loaded:
         ignore = data.other_classes == "ignore"
         fraction = data.fraction if part == "train" else 1.0
         return read_photos(sources, data.root, data.class_names, run.config.seed, ignore, workers, watch, data.format, fraction)
+
+
+def train_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:
+    """The photos as augmented samples."""
+    config = run.config
+    return Samples(
+        photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
+        config.data.keep_difficult, ImageCache(photos.sizes) if config.data.cache == "ram" else None,
+    )  # fmt: skip
 
 
 def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:

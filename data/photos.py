@@ -113,7 +113,7 @@ def load_photos(
     for source in sources:
         try:
             folder = Path(root) / source.path
-            listed = FORMATS[data_format or find_format(folder)].entries(folder, source, labels, ignore_others, seed, notes)
+            listed = FORMATS[find_format(folder, data_format)].entries(folder, source, labels, ignore_others, seed, notes)
         except DataError as error:
             faults += str(error).splitlines()
             continue
@@ -153,8 +153,8 @@ def load_photos(
     return Loaded(_compact(tuple(classes), [entry.photo for entry in entries if entry.photo], annotations), tuple(notes))
 
 
-def find_format(folder: Path) -> str:
-    """Which format a folder has.
+def find_format(folder: Path, known: str | None = None) -> str:
+    """Which format a folder has; the one that is known already, if any.
 
     Raises:
         DataError: it is missing, or of none that is known.
@@ -163,7 +163,7 @@ def find_format(folder: Path) -> str:
         hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
         raise DataError(f"{folder}: no such folder{hint}")
     for name, module in FORMATS.items():
-        if module.is_layout(folder):
+        if name == known or (known is None and module.is_layout(folder)):
             return name
     raise DataError(
         f"{folder}: is of no known layout: VOC (JPEGImages, Annotations), COCO (a JSON file with images and annotations) "

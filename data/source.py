@@ -53,16 +53,12 @@ def photos_in(folder: Path) -> dict[str, list[Path]]:
     return photos
 
 
-def one_photo(photos: dict[str, list[Path]], stem: str, where: Path) -> Path:
-    """The photo of a stem.
-
-    Raises:
-        DataError: there is none, or more than one.
-    """
+def one_photo(photos: dict[str, list[Path]], stem: str, where: Path) -> tuple[Path | None, str]:
+    """The photo of a stem; or None, and what is wrong: there is none, or more than one."""
     paths = photos.get(stem, [])
     if not paths:
         hint = "; write the name without its suffix" if Path(stem).stem in photos else ""
-        raise DataError(f"{where / stem}: no photo of that name ({', '.join(SUFFIXES)}){hint}")
+        return None, f"{where / stem}: no photo of that name ({', '.join(SUFFIXES)}){hint}"
     if len(paths) > 1:
-        raise DataError(f"{paths[0]}: {paths[1].name} has the same name; remove or rename one of them")
-    return paths[0]
+        return None, f"{paths[0]}: {paths[1].name} has the same name; remove or rename one of them"
+    return paths[0], ""

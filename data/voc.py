@@ -51,12 +51,7 @@ def entries(
     listed = []
     for photo_id in read_split(folder, source, seed, notes):
         read = partial(parse_annotation, folder / "Annotations" / f"{photo_id}.xml", labels, ignore_others)
-        photo, fault = None, ""
-        try:
-            photo = one_photo(photos, photo_id, folder / "JPEGImages")
-        except DataError as error:
-            fault = str(error)
-        listed.append(Entry(photo_id, photo, fault, read))
+        listed.append(Entry(photo_id, *one_photo(photos, photo_id, folder / "JPEGImages"), read))
     return listed
 
 

@@ -64,12 +64,8 @@ def entries(
         notes.append(f"{texts}: {len(lonely)} label files have no photo and were left out ({lonely[0]}.txt, ...)")
     listed = []
     for stem in stems:
-        photo, fault = None, ""
-        try:
-            photo = one_photo(photos, stem, images)
-        except DataError as error:
-            fault = str(error)
-        listed.append(Entry(stem, photo, fault, partial(read_labels, texts / f"{stem}.txt", names, labels, ignore_others)))
+        read = partial(read_labels, texts / f"{stem}.txt", names, labels, ignore_others)
+        listed.append(Entry(stem, *one_photo(photos, stem, images), read))
     return listed
 
 

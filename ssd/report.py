@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from ssd.evaluation import Evaluation
 from ssd.files import write_whole
 from ssd.pictures import TRUTH, class_colour, draw_boxes
+from ssd.voc_eval import pixel_iou
 
 SCORE_THRESH = 0.5  # from which on a detection counts in the confusion matrix, among the hardest photos and in pictures
 IOU_THRESH = 0.5
@@ -121,7 +122,7 @@ def compare(
     for i, (found, objects) in enumerate(zip(detections, truth, strict=True)):
         sure = found["scores"] >= SCORE_THRESH
         boxes, labels = found["boxes"][sure], found["labels"][sure]
-        overlap = pixel_overlaps(boxes, objects["boxes"])
+        overlap = pixel_iou(boxes[:, None], objects["boxes"])  # [n, m]
         partner = pair(overlap)  # [n]
         rows = np.where(partner >= 0, np.append(objects["labels"], num_classes)[partner], num_classes)
         counts = ~np.append(objects["difficult"], False)[partner]
@@ -132,14 +133,6 @@ def compare(
         false[i] = (counts & ~right).sum()
         missed[i] = (~objects["difficult"]).sum() - right.sum()
     return Outcome(confusion, missed, false)
-
-
-def pixel_overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Overlap of inclusive pixel boxes: `[n, 4], [m, 4] → [n, m]`."""
-    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:])
-    intersection = np.maximum(high - low + 1, 0).prod(axis=2)
-    area_a, area_b = ((boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1) for boxes in (a, b))
-    return intersection / (area_a[:, None] + area_b - intersection)
 
 
 def pair(overlap: np.ndarray) -> np.ndarray:

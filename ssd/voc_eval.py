@@ -125,7 +125,7 @@ def _claims(
     begin = np.cumsum(num_pairs) - num_pairs  # where each detection's pairs begin
     pair = np.arange(num_pairs.sum())
     candidate = by_group[pair - np.repeat(begin - first, num_pairs)]
-    overlap = _pixel_iou(boxes[np.repeat(rows, num_pairs)], true_boxes[candidate])
+    overlap = pixel_iou(boxes[np.repeat(rows, num_pairs)], true_boxes[candidate])
     best = np.maximum.reduceat(overlap, begin)
     # The first of equal overlaps, as the devkit's loop finds it.
     at_best = np.where(overlap == np.repeat(best, num_pairs), pair, len(pair))
@@ -134,11 +134,11 @@ def _claims(
     return claimed
 
 
-def _pixel_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Overlap of inclusive pixel boxes, row by row: `[n, 4], [n, 4] → [n]`."""
-    size = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + 1
-    intersection = np.where((size > 0).all(axis=1), size.prod(axis=1), 0.0)
-    areas = (a[:, 2:] - a[:, :2] + 1).prod(axis=1) + (b[:, 2:] - b[:, :2] + 1).prod(axis=1)
+def pixel_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Overlap of inclusive pixel boxes, row by row: `[..., 4], [..., 4] → [...]`, shapes that broadcast."""
+    size = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
+    intersection = np.where((size > 0).all(axis=-1), size.prod(axis=-1), 0.0)
+    areas = (a[..., 2:] - a[..., :2] + 1).prod(axis=-1) + (b[..., 2:] - b[..., :2] + 1).prod(axis=-1)
     return intersection / (areas - intersection)
 
 

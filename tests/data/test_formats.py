@@ -203,6 +203,12 @@ def test_a_fraction_is_the_same_each_time(shapes_root, voc):
         load(shapes_root, "shapes", "train", fraction=1e-9)
 
 
+@pytest.mark.parametrize("data_format", [None, "voc", "coco", "yolo"])
+def test_a_missing_folder_is_told_whatever_its_format(tmp_path, data_format):
+    with pytest.raises(DataError, match=r"none: no such folder; check data\.root"):
+        load(tmp_path, "none", data_format=data_format)
+
+
 def test_a_folder_of_no_layout(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(DataError, match="is of no known layout: VOC"):
