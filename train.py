@@ -1,12 +1,13 @@
 """Trains SSD300 from a YAML configuration: python train.py --config configs/quickstart.yaml"""
 
 import argparse
+import copy
 import errno
 import os
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -22,12 +23,13 @@ from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loa
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
 from ssd.checkpoint import CheckpointError, TrainState, first_line, load_checkpoint
-from ssd.config import Config, ConfigError, load_config
+from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError, load_config
 from ssd.device import choose_device, choose_precision, keep_freed_memory
 from ssd.distributed import World, is_lost_peer, process_group, world_from_environment
 from ssd.evaluation import Evaluation, Interrupted, Thresholds, evaluate
 from ssd.fault import Fault, save_fault
 from ssd.loss import MultiBoxLoss
+from ssd.memory import fewest_steps
 from ssd.model import SSD300
 from ssd.optim import WeightAverage, default_milestones, make_optimizer
 from ssd.pictures import TRUTH, contact_sheet, draw_boxes
@@ -35,7 +37,7 @@ from ssd.preparation import Preparation
 from ssd.progress import Progress, duration
 from ssd.records import Records, read_records
 from ssd.report import Subject, write_report
-from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder
+from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder, write_config
 from ssd.stop import Stopped, StopRequest
 from ssd.trainer import NonFiniteError, Schedule, Trainer
 from ssd.weights import build_network, init_from, load_backbone
@@ -57,6 +59,12 @@ class Run:
     dtype: torch.dtype
     folder: Path
     stop: StopRequest
+
+    @property
+    def batch_size(self) -> int:
+        """Photos a step, once `settle_batch_size` has put a number in the place of auto."""
+        assert self.config.train.batch_size != "auto"
+        return self.config.train.batch_size
 
     def say(self, text: str) -> None:
         if self.world.is_main:
@@ -151,19 +159,22 @@ def _refuse(world: World, error: Exception | str, code: int) -> int:
 
 def train(run: Run, resume: str | None, overwrite: bool) -> None:
     """Trains to the end of the schedule, from the start or from a checkpoint."""
-    config = run.config
-    state = open_folder(run.folder, config.model_dump(mode="json"), resume, overwrite, run.world, run.say)
+    state = open_folder(run.folder, resume, overwrite, run.world, run.say)
     train_photos, val_photos = load_photos(run, train_too=True)
     model, preparation = build_model(run, state)
-    schedule = build_schedule(config, len(train_photos))
-    trainer = build_trainer(run, model, preparation, schedule, train_photos)
+    samples = train_samples(run, train_photos, preparation)
+    settle_batch_size(run, model, preparation, samples, state)
+    config = run.config
+    if run.world.is_main:
+        write_config(run.folder, config.model_dump(mode="json"))
+    schedule = build_schedule(run, len(train_photos))
+    trainer = build_trainer(run, model, preparation, schedule)
     if state is not None:
         trainer.restore(state)
     order = TrainOrder(
-        len(train_photos), config.train.batch_size, schedule.iterations, config.seed, trainer.iteration,
+        len(train_photos), run.batch_size, schedule.iterations, config.seed, trainer.iteration,
         config.train.accumulate, run.world,
     )  # fmt: skip
-    samples = train_samples(run, train_photos, preparation)
     loader = make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device)
     val_samples = Samples(val_photos, preparation.size, preparation.fill)
     describe(run, model, schedule, train_photos, val_photos, trainer.iteration)
@@ -197,6 +208,7 @@ def eval_only(run: Run, resume: str | None) -> None:
     state = load_checkpoint(path)
     run.say(f"evaluating {path}, iteration {state.iteration}")
     model, preparation = build_model(run, state)
+    use_batch_size_of(run, state)
     _, val_photos = load_photos(run, train_too=False)
     val_samples = Samples(val_photos, preparation.size, preparation.fill)
     finish(run, val_samples, evaluate_state(run, val_samples, model, preparation, state))
@@ -204,17 +216,16 @@ def eval_only(run: Run, resume: str | None) -> None:
 
 def dry_run(run: Run) -> None:
     """Does what training does, for a few steps, and tells what the whole of it will take. Writes nothing."""
-    config = run.config
     train_photos, val_photos = load_photos(run, train_too=True)
     model, preparation = build_model(run, None)
-    schedule = build_schedule(config, len(train_photos))
-    trainer = build_trainer(run, model, preparation, schedule, train_photos)
+    samples = train_samples(run, train_photos, preparation)
+    settle_batch_size(run, model, preparation, samples, None)
+    config = run.config
+    schedule = build_schedule(run, len(train_photos))
+    trainer = build_trainer(run, model, preparation, schedule)
     describe(run, model, schedule, train_photos, val_photos, 0)
     steps = DRY_STEPS + 1
-    order = TrainOrder(
-        len(train_photos), config.train.batch_size, steps, config.seed, 0, config.train.accumulate, run.world
-    )  # fmt: skip
-    samples = train_samples(run, train_photos, preparation)
+    order = TrainOrder(len(train_photos), run.batch_size, steps, config.seed, 0, config.train.accumulate, run.world)
     batches = iter(make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device))
     start = 0.0
     for step in range(steps):
@@ -237,7 +248,7 @@ def dry_run(run: Run) -> None:
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's memory"
     else:
         memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory"
-    run.say(f"a step takes {seconds:.2f} s ({config.train.batch_size / seconds:.1f} images/s) and {memory}")
+    run.say(f"a step takes {seconds:.2f} s ({run.batch_size / seconds:.1f} images/s) and {memory}")
     run.say(f"the run will take about {whole}: {schedule.iterations} steps and {evaluations} evaluations")
 
 
@@ -334,13 +345,53 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
     return model, preparation
 
 
-def build_schedule(config: Config, num_photos: int) -> Schedule:
-    train = config.train
-    iterations = train.iterations or -(-(train.epochs or 0) * num_photos // train.batch_size)
+def settle_batch_size(run: Run, model: SSD300, preparation: Preparation, samples: Samples, state: TrainState | None) -> None:
+    """Puts numbers in the place of `train.batch_size: auto`: those that the run began with, or what the memory holds.
+
+    Raises:
+        ConfigError: it does not even hold single photos.
+    """
+    if state is not None:
+        use_batch_size_of(run, state)
+    if run.config.train.batch_size != "auto":
+        return
+    size = max(DEFAULT_BATCH_SIZE // run.world.size, 1) * run.world.size
+    crowded = np.argsort(-np.diff(samples.photos.starts), kind="stable")  # the photos with most objects first
+
+    def step(count: int) -> None:
+        """A step on a copy of the network, on the photos that need most memory."""
+        alone = replace(run, world=World(), config=with_train(run.config, batch_size=count, accumulate=1, compile=False))
+        trainer = build_trainer(alone, copy.deepcopy(model), preparation, build_schedule(alone, len(samples)))
+        trainer.train_step([samples.__getitems__([(0, int(index)) for index in np.resize(crowded, count)])])
+
+    found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size)
+    every = run.world.gather(found)
+    if None in every:
+        raise ConfigError(f"train.batch_size: auto: a step on a single photo takes more than {run.device} has free")
+    steps = max(count for count in every if count)
+    run.config = with_train(run.config, batch_size=size, accumulate=steps)
+    run.say(f"train.batch_size: auto: {size} photos in {steps} step(s) of {size // steps}")
+
+
+def use_batch_size_of(run: Run, state: TrainState) -> None:
+    """Goes on with the batches that a run began with, where the configuration leaves them open."""
+    if run.config.train.batch_size == "auto":
+        began = state.config["train"]
+        run.config = with_train(run.config, batch_size=began["batch_size"], accumulate=began["accumulate"])
+
+
+def with_train(config: Config, **entries: object) -> Config:
+    """A configuration with other entries in its section `train`."""
+    return config.model_copy(update={"train": config.train.model_copy(update=entries)})
+
+
+def build_schedule(run: Run, num_photos: int) -> Schedule:
+    config, train = run.config, run.config.train
+    iterations = train.iterations or -(-(train.epochs or 0) * num_photos // run.batch_size)
     return Schedule(
         iterations=iterations,
         num_photos=num_photos,
-        batch_size=train.batch_size,
+        batch_size=run.batch_size,
         accumulate=train.accumulate,
         lr=train.lr,
         warmup=train.warmup,
@@ -354,7 +405,7 @@ def build_schedule(config: Config, num_photos: int) -> Schedule:
     )
 
 
-def build_trainer(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule, photos: Photos) -> Trainer:
+def build_trainer(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule) -> Trainer:
     config, train = run.config, run.config.train
     if run.world.size > 1 and config.model.batch_norm:
         if run.device.type == "cuda":
@@ -380,7 +431,7 @@ def build_trainer(run: Run, model: SSD300, preparation: Preparation, schedule: S
 
 def keep_fault(run: Run, samples: Samples, model: SSD300, preparation: Preparation, iteration: int) -> str:
     """Writes what is needed to run a faulty iteration again; what to tell the user of it."""
-    size = run.config.train.batch_size
+    size = run.batch_size
     (keys,) = TrainOrder(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
     paths = [samples.photos.path(index) for _, index in keys]
     last = run.folder / "checkpoints" / "last.pt"
@@ -465,7 +516,7 @@ def report_subject(run: Run, samples: Samples, evaluation: Evaluation) -> Subjec
     trained = [record for record in records if record["kind"] == "train"]
     facts = {"run": str(run.folder), "precision": str(run.dtype).removeprefix("torch."), "processes": str(run.world.size)}
     if trained:
-        batch_size = run.config.train.batch_size
+        batch_size = run.batch_size
         steps = np.diff([0, *(record["iteration"] for record in trained)])
         seconds = float(sum(step * batch_size / record["images_per_s"] for step, record in zip(steps, trained, strict=True)))
         facts["time training"] = f"{seconds / 60:.1f} minutes for {trained[-1]['iteration']:,} iterations"

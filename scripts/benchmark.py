@@ -384,8 +384,8 @@ def bench_train(setting: Setting, batch_size: int) -> list[Row]:
         command = real_command(setting, folder, batch_size, f"train.iterations={3 * steps}", f"log_every={steps}")
         run = train.Run(config, World(), setting.device, setting.dtype, folder / "step", StopRequest())
         model, preparation = train.build_model(run, None)
-        schedule = train.build_schedule(config, len(photos))
-        trainer = train.build_trainer(run, model, preparation, schedule, photos)
+        schedule = train.build_schedule(run, len(photos))
+        trainer = train.build_trainer(run, model, preparation, schedule)
         batch = real_batch(photos, batch_size)
         own_step: Runs = {"step": lambda: trainer.train_step([batch])}
         before = measure(own_step, setting, steps)["step"]

@@ -28,36 +28,55 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+# The paper's, and the one that the learning rates of the recipes are made for.
+DEFAULT_BATCH_SIZE = 32
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class SourceConfig(_Section):
     """One folder of photos with their annotations."""
 
-    path: Name  # relative to data.root, or absolute
-    split: Name = "all"  # ImageSets/Main/SPLIT.txt; all = every annotated photo
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None  # without ImageSets: splits train and val by it
+    path: Name
+    """the folder, relative to `data.root`, or absolute; a COCO data set's JSON file may be named itself"""
+    split: Name = "all"
+    """ImageSets/Main/SPLIT.txt, or what COCO and YOLO call so; all: every annotated photo"""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """share that is set aside as split val of a folder without splits; the rest is its split train"""
+
+
+Sources = Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 class DataConfig(_Section):
     """What to train and to evaluate on."""
 
     classes: Literal["voc"] | Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = "voc"
+    """names, without background, which is added by the code; voc: the 20 of VOC"""
     root: str = "datasets"
-    format: Literal["voc", "coco", "yolo"] | None = None  # null: found out, for each folder
-    train: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-    val: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-    other_classes: Literal["refuse", "ignore"] = "refuse"  # objects of a class that is not listed
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the training photos that is used
+    """where the folders below are looked for"""
+    format: Literal["voc", "coco", "yolo"] | None = None
+    """layout of the folders; null: found out, for each"""
+    train: Sources
+    """folders to train on, concatenated"""
+    val: Sources
+    """folders to evaluate on, concatenated"""
+    other_classes: Literal["refuse", "ignore"] = "refuse"
+    """objects of a class that is not listed"""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """share of the training photos that is used, the same ones each time"""
     keep_difficult: bool = True
+    """train on objects marked difficult; evaluation always ignores them"""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """loader processes; auto: one on a CPU, this process's share of the cores on a GPU"""
     cache: Literal["none", "ram"] = "none"
+    """ram: decoded photos are kept in memory"""
 
     @field_validator("classes")
     @classmethod
@@ -76,12 +95,20 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    pretrained: Name = "imagenet"  # imagenet | none | a file
-    init_from: Name | None = None  # a checkpoint, whose weights are taken as far as they fit; then pretrained is not looked at
-    dboxes: Literal["voc", "coco"] = "voc"  # sizes of the DBoxes: from 30 pixels of 300, or from 21
+    """The network, and the weights it starts from."""
+
+    pretrained: Name = "imagenet"
+    """imagenet: torchvision's VGG16; none; or the file of a VGG16, torchvision's or a reduced-fc one"""
+    init_from: Name | None = None
+    """checkpoint to start from, also of other classes or another project: what fits is taken; in place of `pretrained`"""
+    dboxes: Literal["voc", "coco"] = "voc"
+    """smallest DBoxes: voc: 30 pixels of 300; coco: 21, for small objects"""
     batch_norm: bool = False
+    """batch normalisation: the way to train without pretrained weights"""
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
-    conv4_3_norm: Literal["l2", "batch"] = "l2"  # how conv4_3's features are scaled; batch: only to go on from such weights
+    """factor on all numbers of channels"""
+    conv4_3_norm: Literal["l2", "batch"] = "l2"
+    """how the features of conv4_3 are scaled; batch: only to go on from weights that have it"""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
@@ -91,34 +118,62 @@ class ModelConfig(_Section):
 
 
 class LossConfig(_Section):
+    """MultiBoxLoss."""
+
     jaccard_thresh: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """least overlap at which a DBox is positive"""
     neg_pos: Annotated[float, Field(ge=0)] = 3
+    """mined negatives for each positive"""
 
 
 class AugmentConfig(_Section):
+    """Random changes to training photos."""
+
     photometric: bool = True
+    """brightness, contrast, saturation and hue"""
     expand: bool = True
+    """a canvas up to 4 times as wide and high around the photo: makes objects small"""
     crop: bool = True
+    """a patch that overlaps some object enough: makes objects large"""
     mirror: bool = True
+    """left for right"""
 
 
 class TrainConfig(_Section):
-    batch_size: Positive = 32
+    """How to train."""
+
+    batch_size: Literal["auto"] | Positive = DEFAULT_BATCH_SIZE
+    """photos a step, over all processes and accumulation steps; auto: 32, in as few accumulation steps as memory allows"""
     accumulate: Positive = 1
+    """accumulation steps that a batch is spread over, to save memory"""
     iterations: Positive | None = None
+    """length of the run; 120,000 where `epochs` is not set either"""
     epochs: Positive | None = None
+    """length of the run, in place of `iterations`"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd, as in the paper, or adamw"""
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    """learning rate of the whole batch, after the warm-up; never rescaled"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """of SGD; beta1 of AdamW"""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """of weights; biases and norms have none"""
     schedule: Literal["milestones", "cosine"] = "milestones"
+    """of the rate: ×0.1 at each milestone, or a cosine to 0"""
     milestones: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] | None = None
+    """iterations, rising; null: two thirds and five sixths of the run"""
     warmup: Annotated[int, Field(ge=0)] = 500
+    """iterations of linear rise to the full rate"""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """largest norm of the gradient; null: no limit"""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """decay of a moving average of the weights, which is then evaluated and used; null: none"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """of activations; auto: bfloat16 where the device is fast at it, otherwise float32"""
     compile: bool = False
-    max_hours: Annotated[float, Field(gt=0)] | None = None  # of one start, after which it saves and ends; null: no limit
+    """torch.compile of network and loss"""
+    max_hours: Annotated[float, Field(gt=0)] | None = None
+    """of one start, after which it saves and ends with exit code 0; null: no limit"""
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +186,10 @@ class TrainConfig(_Section):
     def _consistent(self) -> Self:
         if self.iterations is not None and self.epochs is not None:
             raise ValueError(f"iterations ({self.iterations}) and epochs ({self.epochs}) are both set; one must be null")
-        if self.batch_size % self.accumulate:
+        if self.batch_size == "auto":
+            if self.accumulate != 1:
+                raise ValueError(f"batch_size auto chooses accumulate as well; leave it out, or 1 (it is {self.accumulate})")
+        elif self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones {list(self.milestones)} must rise")
@@ -139,32 +197,49 @@ class TrainConfig(_Section):
 
 
 class CheckpointConfig(_Section):
+    """Numbered checkpoints, beside last.pt and best.pt."""
+
     every: Positive = 1000
+    """iterations between two of them"""
     keep: Annotated[int, Field(ge=0)] = 3
+    """how many of the newest are kept"""
 
 
 class EvalConfig(_Section):
+    """Evaluation, during training and at its end."""
+
     every: Positive = 10_000
-    patience: Positive | None = None  # evaluations without a better one, after which training ends; null: it never does
+    """iterations between two of them; the last iteration is always followed by one"""
+    patience: Positive | None = None
+    """evaluations without a better one, after which training ends; null: it never does"""
     metric: Literal["voc07", "voc10", "coco"] = "voc07"
+    """voc07: 11-point; voc10: area under the curve; coco: mean over overlaps 0.5 to 0.95"""
     score_thresh: Fraction = 0.01
+    """least score of a detection"""
     nms_thresh: Fraction = 0.45
+    """of two boxes of one class that overlap by more, the lower one goes"""
     top_k: Positive = 200
+    """most detections a photo"""
     batch_size: Positive = 16
+    """photos that go through the network at once, in each process"""
 
 
 class Config(_Section):
     """A whole run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """of all that is random: weights, order, augmentation, splits"""
     output_dir: Name = "runs/ssd300"
+    """folder that the run writes to"""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto: the GPU where there is one, otherwise the CPU"""
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
     log_every: Positive = 10
+    """iterations between two train records"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
 

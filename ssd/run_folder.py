@@ -57,13 +57,12 @@ def locked(folder: Path, world: World) -> Iterator[None]:
 
 
 def open_folder(
-    folder: Path, config: dict[str, Any], resume: str | None, overwrite: bool, world: World, say: Callable[[str], None]
+    folder: Path, resume: str | None, overwrite: bool, world: World, say: Callable[[str], None]
 ) -> TrainState | None:
     """Makes an output folder ready, and finds the state to go on from, if any.
 
     Args:
         folder: made where it is missing.
-        config: the resolved configuration, written into it as config.yaml.
         resume: `auto` (the newest whole checkpoint, or none), the path of a checkpoint, or None to start anew.
         overwrite: start anew also over an earlier run.
         world: the processes of the run; the main one writes.
@@ -98,9 +97,13 @@ def open_folder(
         checkpoints.mkdir(parents=True, exist_ok=True)
         for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
             path.unlink()
-        text = yaml.safe_dump(config, sort_keys=False)
-        write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
     return state
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Writes a run's configuration, every entry, as config.yaml."""
+    text = yaml.safe_dump(config, sort_keys=False)
+    write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
 
 
 def checkpoint_to_evaluate(folder: Path) -> Path:

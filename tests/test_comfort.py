@@ -3,9 +3,13 @@
 import json
 import re
 
+import yaml
+
+from ssd import memory
 from ssd.checkpoint import load_checkpoint
 from tests.test_survival import LONG
-from tests.test_train import records, run, write_config
+from tests.test_train import assert_same_weights, records, run, write_config
+from train import main
 
 
 def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root):
@@ -50,3 +54,27 @@ def test_a_fraction_of_the_photos(tmp_path, shapes_root):
     count = int(re.search(r"data: (\d+) photos", shown)[1])
     assert 4 < count < 20
     assert json.dumps(count) in shown
+
+
+def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, capsys):
+    model, train = {"batch_norm": False}, {"iterations": 2, "batch_size": "auto"}
+    alone = write_config(tmp_path / "alone", shapes_root, model=model, train={**train, "batch_size": 32})
+    run(alone)
+    config = write_config(tmp_path / "auto", shapes_root, model=model, train=train)
+    assert "train.batch_size: auto: 32 photos in 1 step(s) of 32" in run(config).stdout
+    assert_same_weights(tmp_path / "alone", tmp_path / "auto")  # the steps that tried it have left no trace
+    small = write_config(tmp_path / "small", shapes_root, model=model, train=train)
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**28)
+    assert main(["--config", str(small)]) == 0
+    steps = int(re.search(r"auto: 32 photos in (\d+) step", capsys.readouterr().out)[1])
+    assert steps > 1
+    resolved = yaml.safe_load((tmp_path / "small/run/config.yaml").read_text())["train"]
+    assert (resolved["batch_size"], resolved["accumulate"]) == (32, steps)
+    monkeypatch.undo()
+    # A resumed run goes on as it began, whatever the memory is now.
+    assert f"iteration {2}" in run(small, "--resume", "auto", "train.iterations=3").stdout
+    assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").config["train"]["accumulate"] == steps
+    assert run(small, "--eval-only").stdout.splitlines()[-1].startswith("mAP@0.5")
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
+    assert main(["--config", str(small), "--overwrite"]) == 2
+    assert "train.batch_size: auto: a step on a single photo takes more" in capsys.readouterr().err

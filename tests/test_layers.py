@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 ROWS = [
     {"ssd.config", "ssd.boxes", "ssd.distributed", "ssd.batch", "ssd.device", "ssd.preparation", "ssd.pictures", "ssd.progress",
-     "ssd.stop", "ssd.records", "ssd.files"},
+     "ssd.stop", "ssd.records", "ssd.files", "ssd.memory"},
     {"ssd.dbox", "ssd.vgg", "data"},
     {"ssd.match", "ssd.model", "ssd.detect", "ssd.voc_eval", "ssd.checkpoint", "ssd.optim", "ssd.fault", "ssd.coco_eval"},
     {"ssd.loss", "ssd.weights", "ssd.layouts"},

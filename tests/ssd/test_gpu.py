@@ -9,6 +9,7 @@ from ssd.batch import pad_targets
 from ssd.config import load_config
 from ssd.distributed import World
 from ssd.loss import MultiBoxLoss
+from ssd.memory import fewest_steps
 from ssd.model import SSD300
 from ssd.stop import StopRequest
 from tests.conftest import ROOT
@@ -44,7 +45,7 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     run = train.Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
     photos, _ = train.load_photos(run, train_too=True)
     model, preparation = train.build_model(run, None)
-    trainer = train.build_trainer(run, model, preparation, train.build_schedule(config, len(photos)), photos)
+    trainer = train.build_trainer(run, model, preparation, train.build_schedule(run, len(photos)))
     samples = Samples(photos, preparation.size, preparation.fill)
     batches = [samples.__getitems__([(0, i), (0, i + 1)]) for i in (0, 2)]
     batches = [
@@ -60,3 +61,13 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.window.isfinite().all()
     assert trainer.fault_at == 0
+
+
+def test_the_batch_that_the_memory_holds():
+    _, total = torch.cuda.mem_get_info()
+
+    def step(count: int) -> None:
+        torch.empty(count * total // 8, dtype=torch.uint8, device="cuda")
+
+    assert fewest_steps(step, 16, torch.device("cuda:0")) == 4  # 16 and 8 run out of memory, 4 take half of it
+    assert fewest_steps(lambda count: step(16 * count), 2, torch.device("cuda:0")) is None
