@@ -1,18 +1,28 @@
-"""Writes a trained network as ONNX, and checks it on photos: python scripts/export.py CHECKPOINT
+"""Writes a trained network as a file that runs without this project, and checks it: python scripts/export.py CHECKPOINT
 
     python scripts/export.py runs/mine/checkpoints/best.pt --score 0.4
     python scripts/run_onnx.py runs/mine/checkpoints/best.onnx photo.jpg
+    python scripts/export.py runs/mine/checkpoints/best.pt --format torch
+
+    onnx    NAME.onnx, for onnxruntime and all that reads ONNX
+    torch   NAME.pt2, for PyTorch: torch.export.load(FILE).module()(images); import torchvision before
+    aoti    NAME.aoti.pt2, compiled by AOTInductor for this kind of processor: torch._inductor.aoti_load_package(FILE)(images),
+            or from C++; takes a C++ compiler and a minute or two
 
 The file holds everything from pixels to detections: image preparation, network, decoding and non-maximum suppression. It takes
 `images` [B, H, W, 3] uint8 RGB of any size and gives `boxes` [B, K, 4] in pixels, `labels` [B, K] and `scores` [B, K]; places
 without a detection have the label -1. Class names and thresholds stand in its metadata.
 
-It is run at once with onnxruntime on photos (by default those that the run was evaluated on) and compared with PyTorch.
+It is run at once on photos (by default those that the run was evaluated on) and compared with the checkpoint itself.
 """
 
 import argparse
 import json
+import os
+import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,11 +37,14 @@ from data.images import SUFFIXES
 from ssd.checkpoint import CheckpointError, load_checkpoint
 from ssd.config import ConfigError, parse_config
 from ssd.distributed import World
-from ssd.export import INPUT, OUTPUTS, export_onnx
+from ssd.export import INPUT, OUTPUTS, export_onnx, export_torch
 from ssd.predictor import Detections, ImageError, Predictor, read_upright
 from ssd.run_folder import UsageError
 from ssd.stop import StopRequest
 
+Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores
+
+SUFFIXES_OF = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".aoti.pt2"}
 NUM_PHOTOS = 16
 # Differences that rounding alone can make.
 MAX_BOX_DIFFERENCE = 0.5  # pixels
@@ -43,36 +56,71 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside the checkpoint, NAME.onnx")
+    parser.add_argument("--format", choices=SUFFIXES_OF, default="onnx", help="what to write (onnx)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside the checkpoint, NAME.onnx and so on")
+    parser.add_argument("--device", default="cpu", help="where a torch or aoti file shall run: cpu | cuda | cuda:N (cpu)")
     parser.add_argument("--score", type=float, default=0.3, metavar="S", help="least score of a detection (0.3)")
     parser.add_argument("--nms", type=float, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
     parser.add_argument("--top-k", type=int, default=200, metavar="K", help="most detections in a photo (200)")
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photos to check the file on")
     options = parser.parse_args(arguments)
-    output = options.output or options.checkpoint.with_suffix(".onnx")
+    output = options.output or options.checkpoint.with_suffix(SUFFIXES_OF[options.format])
     try:
+        check_usage(options)
         thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
-        predictor = Predictor.from_checkpoint(options.checkpoint, "cpu", "float32", **thresholds)
+        predictor = Predictor.from_checkpoint(options.checkpoint, options.device, "float32", **thresholds)
         photos = [read_upright(path) for path in find_photos(options.checkpoint, options.photos)]
-        export_onnx(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
+        write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
+        write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
     except (CheckpointError, ConfigError, DataError, ImageError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename or output}: {error.strerror}", file=sys.stderr)
         return 1
-    session = onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
-    metadata = session.get_modelmeta().custom_metadata_map
+    run, metadata = load_program(output, options.format, predictor.device)
     print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; classes: {', '.join(json.loads(metadata['classes']))}")
-    num_detections, box_difference, score_difference = compare(session, predictor, photos)
+    num_detections, box_difference, score_difference = compare(run, predictor, photos)
     print(
-        f"checked on {len(photos)} photos with {num_detections} detections: boxes differ from PyTorch's by at most "
+        f"checked on {len(photos)} photos with {num_detections} detections: boxes differ from the checkpoint's by at most "
         f"{box_difference:.3f} pixels, scores by {score_difference:.1e}"
     )
     if box_difference > MAX_BOX_DIFFERENCE or score_difference > MAX_SCORE_DIFFERENCE:
         print(f"error: more than {MAX_BOX_DIFFERENCE} pixels or {MAX_SCORE_DIFFERENCE}; do not use the file", file=sys.stderr)
         return 1
     return 0
+
+
+def check_usage(options: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: the options do not go together, or what they need is missing.
+    """
+    if options.format == "onnx" and options.device != "cpu":
+        raise UsageError("--device is for torch and aoti files; an ONNX file runs on any device")
+    if options.format == "aoti" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UsageError("--format aoti needs a C++ compiler; install g++, or name another one in CXX")
+
+
+def load_program(path: Path, kind: str, device: torch.device) -> tuple[Program, dict[str, str]]:
+    """What a user of the file would run, and the metadata in it."""
+    if kind == "onnx":
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda images: session.run(list(OUTPUTS), {INPUT: images}), session.get_modelmeta().custom_metadata_map  # pyright: ignore
+    if kind == "torch":
+        extra = {"metadata.json": ""}
+        program = torch.export.load(path, extra_files=extra).module()
+        metadata = json.loads(extra["metadata.json"])
+    else:
+        program = torch._inductor.aoti_load_package(str(path))
+        metadata = program.get_metadata()
+
+    @torch.no_grad()
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        boxes, labels, scores = (values.cpu().numpy() for values in program(torch.from_numpy(images).to(device)))
+        return boxes, labels, scores
+
+    return run, metadata
 
 
 def find_photos(checkpoint: Path, folder: Path | None) -> list[Path]:
@@ -97,14 +145,14 @@ def find_photos(checkpoint: Path, folder: Path | None) -> list[Path]:
     return [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, NUM_PHOTOS).astype(int))]
 
 
-def compare(session: onnxruntime.InferenceSession, predictor: Predictor, photos: list[np.ndarray]) -> tuple[int, float, float]:
-    """The number of detections, and how far those of the ONNX file lie from PyTorch's: boxes in pixels, scores.
+def compare(run: Program, predictor: Predictor, photos: list[np.ndarray]) -> tuple[int, float, float]:
+    """The number of detections, and how far those of the file lie from the checkpoint's: boxes in pixels, scores.
 
     A detection that the other side has no like of counts as infinitely far, unless its score is at the threshold itself.
     """
     total, box_difference, score_difference = 0, 0.0, 0.0
     for photo in photos:
-        boxes, labels, scores = (np.asarray(values)[0] for values in session.run(list(OUTPUTS), {INPUT: photo[None]}))
+        boxes, labels, scores = (values[0] for values in run(photo[None]))
         is_detection = labels >= 0
         theirs = Detections(boxes[is_detection], labels[is_detection], scores[is_detection], [])
         (ours,) = predictor.detect([photo])

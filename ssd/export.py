@@ -1,7 +1,15 @@
-"""The network as ONNX, with all that surrounds it: pixels of any photo in, detections out."""
+"""The network with all that surrounds it, pixels of any photo in and detections out, as a file that runs without this project:
+ONNX, a program of torch.export, or one compiled by AOTInductor.
+
+The interface is the same for all three. In: `images` `[B, H, W, 3]` uint8 RGB; B, H and W are free. Out, K = `limits.top_k` an
+image, the surest first: `boxes` `[B, K, 4]` float32, edges (x1, y1, x2, y2) in pixels counted from 0; `labels` `[B, K]` int64
+from 0 over the classes, -1 where there is no further detection; `scores` `[B, K]` float32, 0 there.
+"""
 
 import json
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +17,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torchvision.ops import nms
 
 from ssd.boxes import decode
 from ssd.detect import CANDIDATES
@@ -19,6 +28,8 @@ from ssd.preparation import Preparation, prepare
 OPSET = 18
 INPUT = "images"  # [B, H, W, 3] uint8, RGB
 OUTPUTS = ("boxes", "labels", "scores")  # [B, K, 4], [B, K], [B, K]
+EXAMPLE = (2, 320, 480, 3)  # of an input; no number of it is kept
+FREE = {0: torch.export.Dim("batch"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
 
 
 class PixelsToBoxes(nn.Module):
@@ -40,8 +51,8 @@ class PixelsToBoxes(nn.Module):
         resized = resize(images, self.preparation.size)
         loc, conf, dbox_list = self.model(prepare(resized, self.preparation))
         corners = decode(loc, dbox_list).clamp(0, 1)
-        scale = torch.tensor([1.0, 0.0, 1.0, 0.0]) * width + torch.tensor([0.0, 1.0, 0.0, 1.0]) * height
-        return corners * scale, conf.softmax(dim=2)[..., 1:].transpose(1, 2)
+        horizontal = torch.tensor([1.0, 0.0, 1.0, 0.0], device=images.device)
+        return corners * (horizontal * width + (1 - horizontal) * height), conf.softmax(dim=2)[..., 1:].transpose(1, 2)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -56,19 +67,19 @@ def resize(images: Tensor, size: int) -> Tensor:
     Returns:
         `[B, S, S, 3]` int32, 0..255.
     """
-    left, right, weight_left, weight_right = _samples(images.shape[2], size)
+    left, right, weight_left, weight_right = _samples(images.shape[2], size, images.device)
     rows = images.index_select(2, left).int() * weight_left[:, None]
     rows = torch.div(rows + images.index_select(2, right).int() * weight_right[:, None], 2**4, rounding_mode="trunc")
-    top, bottom, weight_top, weight_bottom = _samples(images.shape[1], size)
+    top, bottom, weight_top, weight_bottom = _samples(images.shape[1], size, images.device)
     above = torch.div(rows.index_select(1, top) * weight_top[:, None, None], 2**16, rounding_mode="trunc")
     below = torch.div(rows.index_select(1, bottom) * weight_bottom[:, None, None], 2**16, rounding_mode="trunc")
     return torch.div(above + below + 2, 2**2, rounding_mode="trunc")
 
 
-def _samples(length: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _samples(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The two pixels of a row that each of `size` new pixels lies between, and their weights, which sum up to 2048."""
     # In whole numbers as far as possible: ONNX would divide two lengths in single precision.
-    place = ((2 * torch.arange(size) + 1) * length).double() / (2 * size) - 0.5
+    place = ((2 * torch.arange(size, device=device) + 1) * length).double() / (2 * size) - 0.5
     first = place.float().floor()
     part = place.float() - first
     low = first.long().clamp(min=0, max=length - 1)
@@ -76,37 +87,101 @@ def _samples(length: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return low, high, ((1 - part) * 2048).round().int(), (part * 2048).round().int()
 
 
-def export_onnx(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
-    """Writes an ONNX file that takes a batch of photos of one size and gives their detections.
+class PixelsToDetections(nn.Module):
+    """Everything, in PyTorch's operations.
 
-    Input: `images` `[B, H, W, 3]` uint8 RGB; B, H and W are free. Outputs, K = `limits.top_k` an image, the surest first:
-    `boxes` `[B, K, 4]` float32, edges (x1, y1, x2, y2) in pixels counted from 0; `labels` `[B, K]` int64 from 0 over the
-    classes, -1 where there is no further detection; `scores` `[B, K]` float32, 0 there. Classes and thresholds stand in the
-    file's metadata.
+    Args:
+        model: the network.
+        preparation: what its weights expect of images.
+        limits: thresholds of the detections.
+    """
+
+    def __init__(self, model: SSD300, preparation: Preparation, limits: Thresholds) -> None:
+        super().__init__()
+        self.boxes = PixelsToBoxes(model, preparation)
+        self.limits = limits
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels → `boxes`, `labels` and `scores`, as at the head of this module."""
+        boxes, scores = self.boxes(images)  # [B, P, 4], [B, C - 1, P]
+        candidates, dbox = scores.topk(CANDIDATES, dim=2)  # [B, C - 1, CANDIDATES] each
+        image, label, rank = torch.nonzero(candidates > self.limits.score_thresh, as_tuple=True)  # [n] each
+        # One call settles all images and classes, laid side by side; in double precision, which keeps them as exact there.
+        aside = (image * scores.shape[1] + label) * (images.shape[1] + images.shape[2])
+        apart = boxes[image, dbox[image, label, rank]].double() + aside[:, None]
+        kept = nms(apart, candidates[image, label, rank].double(), self.limits.nms_thresh)
+        kept = (image[kept], label[kept], rank[kept])
+        left = torch.zeros_like(candidates).index_put(kept, candidates[kept])
+        scores, place = left.flatten(1).topk(self.limits.top_k, dim=1)  # [B, K] each
+        is_detection = scores > 0
+        labels = torch.where(is_detection, place // CANDIDATES, -1)
+        dbox = dbox.flatten(1).gather(1, place)[..., None].expand(-1, -1, 4)
+        return boxes.gather(1, dbox) * is_detection[..., None], labels, scores
+
+
+def reachable(limits: Thresholds, num_classes: int) -> Thresholds:
+    """The thresholds with no more detections than can be left: at most CANDIDATES a class enter NMS."""
+    return replace(limits, top_k=min(limits.top_k, num_classes * CANDIDATES))
+
+
+def metadata_of(classes: Sequence[str], limits: Thresholds) -> dict[str, str]:
+    """What travels with the file: class names and thresholds as JSON, and the order of channels."""
+    return {"classes": json.dumps(list(classes)), "thresholds": json.dumps(vars(limits)), "input": "RGB"}
+
+
+def export_torch(
+    path: Path,
+    model: SSD300,
+    preparation: Preparation,
+    classes: Sequence[str],
+    limits: Thresholds,
+    compiled: bool = False,
+) -> None:
+    """Writes a program of torch.export, or one that AOTInductor compiled for the model's device and this processor.
+
+    Classes and thresholds stand in `metadata.json` among the program's extra files, or in the compiled package's metadata.
 
     Raises:
         OSError: the file cannot be written.
     """
+    limits = reachable(limits, len(classes))
+    network = PixelsToDetections(model, preparation, limits).eval()
+    network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] # other layouts are saved with a warning
+    example = torch.zeros(EXAMPLE, dtype=torch.uint8, device=model.dbox_list.device)
+    metadata = metadata_of(classes, limits)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)  # within torchvision
+        program = torch.export.export(network, (example,), dynamic_shapes=(FREE,))
+        if compiled:
+            options = {"aot_inductor.metadata": metadata}
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+        else:
+            torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
+
+
+def export_onnx(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
+    """Writes an ONNX file. Classes and thresholds stand in its metadata.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    limits = reachable(limits, len(classes))
     network = PixelsToBoxes(model, preparation).eval()
-    example = torch.zeros(2, 320, 480, 3, dtype=torch.uint8)
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
     program = torch.onnx.export(
         network,
-        (example,),
+        (torch.zeros(EXAMPLE, dtype=torch.uint8),),
         input_names=[INPUT],
         output_names=["all_boxes", "all_scores"],
         opset_version=OPSET,
         dynamo=True,
-        dynamic_shapes=(free,),
+        dynamic_shapes=(FREE,),
         verbose=False,
     )
     assert program is not None
     proto = program.model_proto
     _append_nms(proto, limits)
-    helper.set_model_props(
-        proto, {"classes": json.dumps(list(classes)), "thresholds": json.dumps(vars(limits)), "input": "RGB"}
-    )
-    proto.doc_string = export_onnx.__doc__ or ""
+    helper.set_model_props(proto, metadata_of(classes, limits))
+    proto.doc_string = __doc__ or ""
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -36,11 +37,12 @@ def test_it_is_checked_there_and_then(exported):
 
 def test_a_batch_of_any_size_gives_what_pytorch_gives(exported, checkpoint, shapes_root):
     session = onnxruntime.InferenceSession(str(exported[0]))
+    run, _ = export.load_program(exported[0], "onnx", torch.device("cpu"))
     paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:6]
     predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)
     for size, numbers in (((200, 310), (0, 1, 2)), ((301, 299), (3,)), ((600, 500), (4, 5))):
         photos = [cv2.resize(read_upright(paths[i]), size) for i in numbers]
-        num_detections, box_difference, score_difference = export.compare(session, predictor, photos)
+        num_detections, box_difference, score_difference = export.compare(run, predictor, photos)
         assert num_detections > 3
         assert box_difference < 0.5
         assert score_difference < 1e-3
@@ -90,3 +92,50 @@ def test_without_photos_nothing_is_written(checkpoint, tmp_path, capsys):
     assert export.main([str(tmp_path / "best.pt"), "--photos", str(tmp_path)]) == 2
     assert "holds no photos" in capsys.readouterr().err
     assert not (tmp_path / "best.onnx").exists()
+
+
+ALONE = """
+import sys, numpy, torch, torchvision
+images = torch.from_numpy(numpy.load(sys.argv[2]))
+path = sys.argv[1]
+program = torch._inductor.aoti_load_package(path) if path.endswith(".aoti.pt2") else torch.export.load(path).module()
+numpy.savez(sys.argv[3], *(values.detach().numpy() for values in program(images)))
+assert not [name for name in sys.modules if name.split(".")[0] in ("ssd", "data", "train")]
+"""
+
+
+@pytest.mark.parametrize("kind", ["torch", "aoti"])
+def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shapes_root, tmp_path, capsys):
+    if kind == "aoti" and not shutil.which("g++"):
+        pytest.skip("no C++ compiler here")
+    path = tmp_path / f"best{export.SUFFIXES_OF[kind]}"
+    # No more than 400 detections a class can be left, so K is 400 times the classes.
+    options = ["--format", kind, "--output", str(path), "--score", "0.35", "--top-k", "100000"]
+    assert export.main([str(checkpoint), *options, "--photos", str(shapes_root / "shapes/JPEGImages")]) == 0
+    shown = capsys.readouterr().out
+    assert f"written: {path}" in shown
+    assert f"classes: {', '.join(CLASSES)}" in shown
+    assert "with 0 detections" not in shown
+    _, metadata = export.load_program(path, kind, torch.device("cpu"))
+    assert json.loads(metadata["thresholds"]) == {"score_thresh": 0.35, "nms_thresh": 0.45, "top_k": 400 * len(CLASSES)}
+    photos = [cv2.resize(read_upright(each), (310, 200)) for each in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:3]]
+    np.save(tmp_path / "images.npy", np.stack([*photos, np.zeros_like(photos[0])]))
+    words = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "images.npy"), str(tmp_path / "found.npz")]
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=120)
+    boxes, labels, scores = np.load(tmp_path / "found.npz").values()
+    expected = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35, top_k=10_000)(photos)
+    for i, each in enumerate(expected):
+        count = (labels[i] >= 0).sum()
+        assert abs(count - len(each.labels)) <= 1  # one may be at the very threshold
+        np.testing.assert_allclose(scores[i, : count - 1], each.scores[: count - 1], atol=1e-3)
+        assert (labels[i, count:] == -1).all()
+        assert not boxes[i, count:].any()
+        assert not scores[i, count:].any()
+
+
+def test_options_that_do_not_go_together(checkpoint, capsys, monkeypatch):
+    assert export.main([str(checkpoint), "--device", "cuda"]) == 2
+    assert "an ONNX file runs on any device" in capsys.readouterr().err
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert export.main([str(checkpoint), "--format", "aoti"]) == 2
+    assert "needs a C++ compiler" in capsys.readouterr().err
