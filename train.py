@@ -35,7 +35,7 @@ from ssd.optim import WeightAverage, default_milestones, make_optimizer
 from ssd.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.preparation import Preparation
 from ssd.progress import Progress, duration
-from ssd.records import Records, read_records
+from ssd.records import THRESHOLDS, Records, read_records
 from ssd.report import Subject, write_report
 from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder, write_config
 from ssd.stop import Stopped, StopRequest
@@ -186,6 +186,10 @@ def train(run: Run, resume: str | None, overwrite: bool) -> None:
         evaluation = evaluate_photos(run, network, val_samples, preparation)
         if records:
             records.picture("validation photos", detections_picture(val_samples, evaluation), trainer.iteration)
+            result = evaluation.result
+            for label in np.flatnonzero(result.num_objects).tolist():
+                name = f"precision-recall/{evaluation.classes[label]}"
+                records.pr_curve(name, result.num_objects[label], result.at(label, THRESHOLDS), trainer.iteration)
         return evaluation
 
     with Progress(schedule.iterations, trainer.iteration, run.world.is_main) as progress:

@@ -10,6 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ssd.files import naming, write_whole
 
+THRESHOLDS = np.linspace(0, 1, 127)  # of score, at which TensorBoard shows precision and recall
+PRValues = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """The records of a run, in their order; empty where it has none."""
@@ -64,6 +67,21 @@ class Records:
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
         """A picture `[H, W, 3]` uint8 RGB for TensorBoard."""
         self.board.add_image(name, image, iteration, dataformats="HWC")
+
+    def pr_curve(self, name: str, num_objects: int, values: PRValues, iteration: int) -> None:
+        """A precision-recall curve for TensorBoard.
+
+        Args:
+            name: of the curve.
+            num_objects: that there are to find.
+            values: recall, precision and number of detections at each of THRESHOLDS, as `VOCResult.at` gives them.
+            iteration: after which it was taken.
+        """
+        recall, precision, counts = values
+        true = np.rint(recall * num_objects)
+        nothing = np.zeros_like(true)  # a detector has no true negatives
+        parts = (true, counts - true, nothing, num_objects - true, precision, recall)
+        self.board.add_pr_curve_raw(name, *parts, iteration, len(THRESHOLDS))
 
     def close(self) -> None:
         self.board.close()

@@ -221,11 +221,9 @@ def score_curves(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.nda
     thresholds = np.linspace(0, 1, 101)
     precisions, recalls = [], []
     for label in np.flatnonzero(result.num_objects):
-        scores, recall, precision = result.scores[label], result.recall[label], result.precision[label]
-        last = np.searchsorted(-scores, -thresholds, side="right") - 1  # of the detections from the threshold on
-        has_any = last >= 0
-        precisions.append(np.where(has_any, np.append(precision, 1.0)[last], 1.0))
-        recalls.append(np.where(has_any, np.append(recall, 0.0)[last], 0.0))
+        recall, precision, _ = result.at(int(label), thresholds)
+        recalls.append(recall)
+        precisions.append(precision)
     if not precisions:
         nothing = np.zeros_like(thresholds)
         return thresholds, nothing, nothing, nothing

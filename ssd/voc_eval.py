@@ -20,7 +20,18 @@ class VOCResult:
     recall: list[np.ndarray]  # after each detection, in falling score
     precision: list[np.ndarray]
     scores: list[np.ndarray]  # the detection's score, at which recall and precision stand
+    counts: list[np.ndarray]  # detections from that score on; those of difficult objects aside
     metric: str  # "VOC07 11-point" or "VOC10 area"
+
+    def at(self, label: int, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Recall, precision and the number of detections of one class, from each of the score thresholds on.
+
+        Without any detection recall is 0 and precision 1.
+        """
+        last = np.searchsorted(-self.scores[label], -thresholds, side="right") - 1  # of the detections from a threshold on
+        ends = ((self.recall, 0.0), (self.precision, 1.0), (self.counts, 0))
+        recall, precision, counts = (np.append(values[label], end)[last] for values, end in ends)  # -1 is the end
+        return recall, precision, counts
 
 
 def metric_name(use_07_metric: bool) -> str:
@@ -64,21 +75,21 @@ def voc_eval(
     boxes, labels, scores, image = boxes[order], labels[order], scores[order], image[order]
 
     claimed = _claims(boxes, image * num_classes + labels, true_boxes, true_image * num_classes + true_labels, iou_thresh)
-    counts = np.ones(len(scores), bool)
-    counts[claimed >= 0] = ~difficult[claimed[claimed >= 0]]
+    real = np.ones(len(scores), bool)  # what does not meet a difficult object
+    real[claimed >= 0] = ~difficult[claimed[claimed >= 0]]
     hit = np.zeros(len(scores), bool)
     first_claim = np.unique(claimed, return_index=True)[1]
     hit[first_claim] = claimed[first_claim] >= 0
 
     ap, curves, num_objects = [], [], []
     for label in range(num_classes):
-        rows = (labels == label) & counts
+        rows = (labels == label) & real
         num_objects.append(int(((true_labels == label) & ~difficult).sum()))
         curves.append(_curve(hit[rows], scores[rows], num_objects[-1]))
-        recall, precision, _ = curves[-1]
+        recall, precision, *_ = curves[-1]
         ap.append(average_precision(recall, precision, use_07_metric) if num_objects[-1] else float("nan"))
     present = [value for value in ap if not np.isnan(value)]
-    recalls, precisions, thresholds = ([curve[i] for curve in curves] for i in range(3))
+    recalls, precisions, thresholds, counts = ([curve[i] for curve in curves] for i in range(4))
     return VOCResult(
         ap=ap,
         mean_ap=float(np.mean(present)) if present else float("nan"),
@@ -87,6 +98,7 @@ def voc_eval(
         recall=recalls,
         precision=precisions,
         scores=thresholds,
+        counts=counts,
         metric=metric_name(use_07_metric),
     )
 
@@ -142,10 +154,10 @@ def pixel_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return intersection / (areas - intersection)
 
 
-def _curve(hit: np.ndarray, scores: np.ndarray, num_objects: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Recall, precision and score after each run of equal scores."""
+def _curve(hit: np.ndarray, scores: np.ndarray, num_objects: int) -> tuple[np.ndarray, ...]:
+    """Recall, precision, score and number of detections after each run of equal scores."""
     true = np.cumsum(hit)
     last_of_equals = np.append(scores[1:] != scores[:-1], True)[: len(scores)]
     total = np.arange(1, len(hit) + 1)
     recall, precision = true / max(num_objects, 1), true / total
-    return recall[last_of_equals], precision[last_of_equals], scores[last_of_equals]
+    return tuple(values[last_of_equals] for values in (recall, precision, scores, total))

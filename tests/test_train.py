@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.shapes import CLASSES
 from ssd.checkpoint import load_checkpoint
@@ -90,7 +91,13 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shap
     }  # fmt: skip
     assert yaml.safe_load((folder / "config.yaml").read_text())["train"]["batch_size"] == 4
     assert (folder / "detections.png").stat().st_size > 1000
-    assert list((folder / "tensorboard").glob("events.*"))
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    shown = {f"train/{name}" for name in ("loss", "loss_l", "loss_c", "lr", "images_per_s", "data_wait")}
+    assert shown | {"eval/map", "eval/ap/circle"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Images("augmented samples")] == [0]
+    assert [event.step for event in board.Images("validation photos")] == [4, 8, 9]
+    assert [event.step for event in board.Tensors("precision-recall/circle")] == [4, 8, 9]
     train = records(tmp_path)
     assert [record["iteration"] for record in train] == [2, 4, 6, 8, 9]
     assert [record["epoch"] for record in train] == [1, 1, 1, 2, 2]
