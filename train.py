@@ -1,4 +1,15 @@
-"""Trains SSD300 from a YAML configuration: python train.py --config configs/quickstart.yaml"""
+"""Trains SSD300, an object detector, on photos with boxes, as a YAML file says: python train.py --config FILE
+
+    python scripts/new_config.py datasets/mine                writes such a file for a folder of photos
+    python train.py --config configs/mine.yaml --dry-run      tells what the run will take
+    python train.py --config configs/mine.yaml                trains; Ctrl-C saves and ends
+    python train.py --config configs/mine.yaml --resume auto  goes on from there
+    python train.py --config configs/mine.yaml --eval-only    evaluates the best checkpoint, and writes the report anew
+
+What comes of it lies in the file's output_dir (runs/mine): report.html to look at, checkpoints/best.pt to detect with by
+scripts/detect.py. docs/configuration.md explains every entry of the file. On several GPUs the same command goes behind
+torchrun --nproc-per-node N.
+"""
 
 import argparse
 import copy
@@ -9,6 +20,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -60,6 +72,11 @@ class Run:
     folder: Path
     stop: StopRequest
 
+    @classmethod
+    def alone(cls, config: Config) -> Self:
+        """A run of one process on the CPU, for those who look at a run's parts and do not train."""
+        return cls(config, World(), torch.device("cpu"), torch.float32, Path(config.output_dir), StopRequest())
+
     @property
     def batch_size(self) -> int:
         """Photos a step, once `settle_batch_size` has put a number in the place of auto."""
@@ -76,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     world = world_from_environment()
     stop = StopRequest()
+    stop.listen()
     try:
         config = load_config(options.config, options.overrides)
         device = choose_device(config.device, world.local_rank)
@@ -124,11 +142,7 @@ def explain(error: RuntimeError, world: World) -> str | None:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train, resume or evaluate SSD300.",
-        epilog="examples:  python train.py --config configs/quickstart.yaml   |   "
-        "torchrun --nproc-per-node 2 train.py --config configs/ssd300_voc0712.yaml --resume auto train.lr=5e-4",
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE", help="the YAML file that describes the run")
     parser.add_argument(
         "--resume",

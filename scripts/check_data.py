@@ -21,9 +21,8 @@ from data.photos import Photos
 from ssd.boxes import iou, to_corners
 from ssd.config import ConfigError, load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list
-from ssd.distributed import World
 from ssd.preparation import IMAGENET
-from ssd.stop import Stopped, StopRequest
+from ssd.stop import Stopped
 
 EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
 CHUNK = 1024  # objects compared with all DBoxes at once
@@ -34,10 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     options = parser.parse_intermixed_args(arguments)
-    stop = StopRequest()
     try:
-        config = load_config(options.config, options.overrides)
-        run = train.Run(config, World(), torch.device("cpu"), torch.float32, Path(config.output_dir), stop)
+        run = train.Run.alone(load_config(options.config, options.overrides))
+        run.stop.listen()
         train_photos, val_photos = train.load_photos(run, train_too=True, max_faults=None)
     except (ConfigError, DataError) as error:
         lines = str(error).splitlines()
@@ -47,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except Stopped as stopped:
         return stopped.exit_code
-    dbox_list = make_dbox_list(DBOX_SPECS[config.model.dboxes])
+    dbox_list = make_dbox_list(DBOX_SPECS[run.config.model.dboxes])
     for part, photos in (("train", train_photos), ("val", val_photos)):
-        show(part, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, config.model.dboxes)
+        show(part, photos, best_overlaps(photos, dbox_list), run.config.loss.jaccard_thresh, run.config.model.dboxes)
     print("\nno faults")
     return 0
 

@@ -36,11 +36,9 @@ from data.annotation import DataError
 from data.images import SUFFIXES
 from ssd.checkpoint import CheckpointError, load_checkpoint
 from ssd.config import ConfigError, parse_config
-from ssd.distributed import World
 from ssd.export import INPUT, OUTPUTS, export_onnx, export_torch
 from ssd.predictor import Detections, ImageError, Predictor, read_upright
 from ssd.run_folder import UsageError
-from ssd.stop import StopRequest
 
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores
 
@@ -136,8 +134,7 @@ def find_photos(checkpoint: Path, folder: Path | None) -> list[Path]:
     else:
         try:
             config = parse_config(load_checkpoint(checkpoint).config, str(checkpoint))
-            run = train.Run(config, World(), torch.device("cpu"), torch.float32, Path(config.output_dir), StopRequest())
-            _, photos = train.load_photos(run, train_too=False)
+            _, photos = train.load_photos(train.Run.alone(config), train_too=False)
         except (ConfigError, DataError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"the run's photos are not to be had ({reason}); name a folder with --photos") from None

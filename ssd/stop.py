@@ -14,14 +14,17 @@ REQUESTS = (signal.SIGINT, signal.SIGTERM, TIME_LIMIT)
 
 
 class StopRequest:
-    """Whether, and by which signal, the run was asked to stop. Made once, in the main thread.
-
-    A thread of its own hears the signals. Python's handlers have to wait until the main thread is back from PyTorch, which
-    on a CPU can be in a backward pass for many seconds.
-    """
+    """Whether, and by which signal, the run was asked to stop."""
 
     def __init__(self) -> None:
         self.signal = 0
+
+    def listen(self) -> None:
+        """Takes signals for requests from now on; once a process, in the main thread.
+
+        A thread of its own hears them. Python's handlers have to wait until the main thread is back from PyTorch, which on a
+        CPU can be in a backward pass for many seconds.
+        """
         receiver, sender = os.pipe()
         os.set_blocking(sender, False)
         signal.set_wakeup_fd(sender, warn_on_full_buffer=False)

@@ -1,0 +1,253 @@
+"""Every command and every Python block in README.md and docs/ is run, on small data, in a copy of the project."""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data.shapes import write_shapes
+from scripts import download_voc
+from tests.conftest import ROOT
+from tests.ssd.test_layouts import Amdegroot
+from tests.test_docs import PAGES
+
+SOURCES = ("train.py", "ssd", "data", "scripts", "configs", "docs", "Makefile", "requirements.txt", "requirements-dev.txt")
+STARTS = ("python ", "torchrun ", "tensorboard ", "make ", "pytest ", "scripts/", "train.py ")
+STAND_INS = {"FILE": "configs/mine.yaml", "CONFIG": "configs/mine.yaml", "RUN_FOLDER": "runs/faulty", "N": "2"}
+# What makes a command short; what the command says itself stays.
+SMALL = {
+    "train.py": (
+        "model.width=0.1", "model.pretrained=none", "train.iterations=2", "train.warmup=1", "train.batch_size=4",
+        "train.precision=float32", "data.workers=0", "eval.batch_size=8",
+    ),
+    "scripts/make_shapes.py": ("--train", "12", "--val", "4"),
+    "scripts/benchmark.py": ("--only", "eval,loss", "--rounds", "1"),
+    "scripts/export.py": ("--photos", "photos"),
+    "scripts/torture.py": ("--kills", "1", "--iterations", "6"),
+    "tensorboard": ("--inspect",),
+}  # fmt: skip
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of a page's code blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands() -> list[str]:
+    """All that users are told to type, each once; synopses aside."""
+    found = []
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        lines = [line for language, text in blocks(page) if not language and not is_script(text) for line in text.splitlines()]
+        for line in [*lines, *re.findall(r"`([^`\n]+)`", prose)]:
+            command = line.partition("  # ")[0].strip().removeprefix(".venv/bin/")
+            if command.startswith(STARTS) and " " in command and not re.search(r"\s\[|\.\.\.", command):
+                found.append(command if not command.startswith(("scripts/", "train.py")) else f"python {command}")
+    return list(dict.fromkeys(found))
+
+
+def is_script(text: str) -> bool:
+    return text.startswith("#!/bin/bash")
+
+
+def voc_folder(folder: Path, source: Path, names: tuple[str, ...], **splits: str) -> None:
+    """The shapes as a data set of other class names and other splits."""
+    shutil.copytree(source, folder)
+    for path in folder.glob("Annotations/*.xml"):
+        text = path.read_text()
+        for shape, name in zip(("circle", "square", "triangle", "star", "cross"), names * 5, strict=False):
+            text = text.replace(f"<name>{shape}</name>", f"<name>{name}</name>")
+        path.write_text(text)
+    lists = {name: (folder / f"ImageSets/Main/{name}.txt").read_text() for name in set(splits.values())}
+    shutil.rmtree(folder / "ImageSets")
+    for split, of_shapes in splits.items():
+        path = folder / f"ImageSets/Main/{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(lists[of_shapes])
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, with data sets and photos of the names that the docs use."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    shapes = folder / "datasets/shapes"
+    write_shapes(shapes, num_train=12, num_val=4, seed=5)
+    voc_folder(folder / "datasets/mine", shapes, ("apple", "pear"))
+    voc_folder(folder / "datasets/bccd", shapes, ("RBC", "WBC", "Platelets"), trainval="train", test="val")
+    voc_folder(folder / "datasets/VOCdevkit/VOC2007", shapes, ("cat", "dog"), trainval="train", test="val")
+    voc_folder(folder / "datasets/VOCdevkit/VOC2012", shapes, ("car", "bus"), trainval="train")
+    voc_folder(folder / "datasets/voc07s/VOC2007", shapes, ("cat", "dog"), train="train", val="val")
+    photos = sorted(shapes.glob("JPEGImages/*.jpg"))
+    for name, photo in zip(("photos/1.jpg", "photos/2.jpg", "more/3.jpg", "photo.jpg", "a.jpg", "b.jpg"), photos, strict=False):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photo, folder / name)
+    writer = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (200, 160))
+    for shade in (60, 200):
+        writer.write(np.full((160, 200, 3), shade, np.uint8))
+    writer.release()
+    torch.save(Amdegroot(21).state_dict(), folder / "ssd300_mAP_77.43_v2.pth")
+    return folder
+
+
+@cache
+def run(command: str, project: Path) -> str:
+    """Runs a command as adapted to the copy, with all that has to be there before; returns its output."""
+    words = [STAND_INS.get(word, word) for word in shlex.split(command)]
+    if "convert_weights.py" in command:
+        words = [word.replace("configs/mine.yaml", "ssd300_mAP_77.43_v2.pth") for word in words]
+    for word in words:
+        provide(word, project)
+    script = next((word for word in words if word in SMALL), "")
+    keys = {word.partition("=")[0] for word in words}
+    if "model.init_from=ssd300_mAP_77.43_v2.pth" in words:
+        keys |= {"model.width"}  # the file's weights are of the whole network
+    words += [word for word in SMALL.get(script, ()) if word.partition("=")[0] not in keys]
+    if script == "train.py" and not {"--resume", "--eval-only", "--dry-run"} & keys:
+        words += ["--overwrite"]
+    output = shell(words, project)
+    if "train.py" in command and "--dry-run" not in command:
+        assert re.match(r"mAP@0\.5 \(VOC\d\d .*\) \d\.\d{4}$", output.splitlines()[-1]), output
+    return output
+
+
+def provide(word: str, project: Path) -> None:
+    """Makes a file that a command is given, by the commands that the docs give for it."""
+    path = word.rpartition("=")[2]
+    if (project / path).exists():
+        return
+    if path == "configs/mine.yaml":
+        run("python scripts/new_config.py datasets/mine", project)
+    elif path == "runs/faulty":
+        faulty = ["python", "train.py", "--config", "configs/quickstart.yaml", "output_dir=runs/faulty", "train.lr=1e30"]
+        shell([*faulty, *SMALL["train.py"], "train.iterations=20", "train.warmup=0"], project, code=1)
+    elif path == "runs/other/checkpoints/best.pt":
+        run("python train.py --config configs/quickstart.yaml output_dir=runs/other", project)
+    elif path.endswith("best.pt"):
+        run(f"python train.py --config configs/{Path(path).parts[1]}.yaml", project)
+    elif path.endswith(".onnx"):
+        run(f"python scripts/export.py {path.removesuffix('.onnx')}.pt", project)
+
+
+def shell(words: list[str], project: Path, code: int = 0) -> str:
+    program = {
+        "python": [sys.executable],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run"],
+        "tensorboard": [sys.executable, "-m", "tensorboard.main"],
+    }[words[0]]
+    done = subprocess.run([*program, *words[1:]], cwd=project, capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    folder = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
+
+
+def test_there_are_commands():
+    assert len(commands()) > 25
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_runs(command, project, monkeypatch, capsys):
+    if command.startswith("make "):
+        check_make(command, project)
+    elif command.startswith("pytest "):
+        assert (ROOT / command.split()[1]).is_file()  # this suite runs it
+    elif "--device cuda" in command and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    elif "download_voc.py" in command:
+        check_download(command, project, monkeypatch, capsys)
+    else:
+        run(command, project)
+    if "--output docs/matching.png" in command:
+        assert cv2.imread(str(project / "docs/matching.png")) is not None
+
+
+def check_make(command: str, project: Path) -> None:
+    """What make would do, with the environment that there is."""
+    done = subprocess.run(["make", "-n", command.split()[1]], cwd=project, capture_output=True, text=True, check=True)
+    lines = [line.replace(".venv/bin/", "") for line in done.stdout.splitlines()]
+    if command == "make test":
+        assert {"ruff check .", "pyright", "python -m pytest"} <= set(lines)
+        return
+    assert any("requirements.txt" in line for line in lines)
+    assert run("python scripts/make_shapes.py datasets/drawn", project)
+    (ours,) = [line for line in lines if line.startswith("python train.py")]
+    run(ours, project)
+
+
+def check_download(command: str, project: Path, monkeypatch, capsys) -> None:
+    """With small archives, on this machine, in the place of the real ones."""
+    archives = []
+    for each in download_voc.ARCHIVES:
+        path = project / "mirror" / each.file
+        path.parent.mkdir(exist_ok=True)
+        base = f"VOCdevkit/VOC{each.year}"
+        with tarfile.open(path, "w") as file:
+            file.add(project / "datasets" / base, base)
+        ids = (project / "datasets" / base / f"ImageSets/Main/{each.split}.txt").read_text().split()
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        archives.append(each._replace(md5=digest, urls=(path.as_uri(),), num_photos=len(ids)))
+    (project / "fresh").mkdir(exist_ok=True)
+    monkeypatch.chdir(project / "fresh")
+    assert download_voc.main(command.split()[2:], archives) == 0
+    assert "VOC2012 trainval: 12 photos in datasets/VOCdevkit/VOC2012" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page, text", [(page, text) for page in PAGES for kind, text in blocks(page) if kind == "python"])
+def test_every_python_block_runs(page, text, project):
+    provide("runs/mine/checkpoints/best.pt", project)
+    given = "import torch; images = torch.zeros(2, 3, 300, 300); targets = [torch.tensor([[0.1, 0.1, 0.6, 0.6, 3]])] * 2\n"
+    if "SSD300(" not in text:
+        given += "from ssd.model import SSD300; loc, conf, dbox_list = SSD300(num_classes=21, width=0.1)(images)\n"
+    shell(["python", "-c", given + text], project)
+
+
+def test_the_job_for_slurm_runs(project, tmp_path):
+    (text,) = [text for page in PAGES for _, text in blocks(page) if is_script(text)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    small = " ".join(shlex.quote(word) for word in SMALL["train.py"])
+    text = (
+        text.replace("29500", str(port))
+        .replace("/shared/", str(tmp_path) + "/")
+        .replace("nproc-per-node 4", "nproc-per-node 1")
+    )
+    (tmp_path / "job.sh").write_text(text.replace("--resume auto", f"--resume auto {small}"))
+    # A cluster of two machines, both of them this one.
+    stubs = {"scontrol": "echo localhost; echo other", "srun": '"$@" & first=$!; "$@" || exit 1; wait $first'}
+    for name, line in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    around = environment()
+    around |= {
+        "PATH": f"{tmp_path}:{around['PATH']}",
+        "SLURM_JOB_NODELIST": "nodes[1-2]",
+        "SLURM_JOB_ID": "7",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        ["bash", str(tmp_path / "job.sh")], cwd=project, capture_output=True, text=True, timeout=300, env=around
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 process(es)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("mAP@0.5 (VOC07 11-point)")
+    assert (tmp_path / "runs/voc0712/checkpoints/last.pt").exists()
