@@ -58,7 +58,6 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRY_STEPS = 3
 MAX_FAULTS = 50  # lines of one error message
 PICTURED = 8  # validation photos in detections.png
-PICTURED_SCORE = 0.5  # least score of a detection drawn there
 
 
 @dataclass
@@ -524,6 +523,8 @@ def finish(run: Run, samples: Samples, evaluation: Evaluation) -> None:
     cv2.imwrite(str(picture), cv2.cvtColor(detections_picture(samples, evaluation), cv2.COLOR_RGB2BGR))
     report = run.folder / "report.html"
     write_report(report, report_subject(run, samples, evaluation))
+    best, f1 = evaluation.best_score()
+    run.say(f"best F1 {f1:.3f}, with scores from {best:.2f} on: what to give scripts/detect.py as --score")
     run.say(f"report: {report}; pictures: {picture}; checkpoints: {run.folder / 'checkpoints'}")
     run.say(evaluation.summary)
 
@@ -566,9 +567,10 @@ def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:
     """Photos spread over the validation set, in pairs: ground truth in white, detections in colour."""
     photos = samples.photos
     cells = []
+    best, _ = evaluation.best_score()
     for index in np.linspace(0, len(photos) - 1, min(PICTURED, len(photos))).astype(int):
         image, truth, found = samples.image(index), photos.ground_truth(index), evaluation.detections[index]
-        sure = found["scores"] >= PICTURED_SCORE
+        sure = found["scores"] >= best
         boxes, labels, scores = found["boxes"][sure], found["labels"][sure], found["scores"][sure]
         # VOC counts pixels from 1, pictures from 0.
         cells.append(draw_boxes(image, truth["boxes"] - 1, truth["labels"], photos.classes, colour=TRUTH))

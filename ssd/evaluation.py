@@ -59,6 +59,23 @@ class Evaluation:
         ap = {name: _plain(value) for name, value in zip(self.classes, self.result.ap, strict=True)}
         return {"metric": self.result.metric, "map": _plain(self.mean_ap), "ap": ap}
 
+    def score_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Score thresholds 0..1, and precision, recall and F1 from each of them on, averaged over the classes with objects."""
+        thresholds = np.linspace(0, 1, 101)
+        present = np.flatnonzero(self.result.num_objects).tolist()
+        if not present:
+            nothing = np.zeros_like(thresholds)
+            return thresholds, nothing, nothing, nothing
+        recall, precision, _ = map(np.array, zip(*(self.result.at(label, thresholds) for label in present), strict=True))
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+        return thresholds, precision.mean(0), recall.mean(0), f1.mean(0)
+
+    def best_score(self) -> tuple[float, float]:
+        """The score threshold of largest mean F1, and that F1; 0.5 and 0 where nothing is found at any."""
+        thresholds, _, _, f1 = self.score_curves()
+        best = int(f1.argmax())
+        return (float(thresholds[best]), float(f1[best])) if f1[best] else (0.5, 0.0)
+
     def table(self) -> str:
         """AP, objects and detections of each class, and the time taken."""
         width = max(len("class"), *map(len, self.classes))

@@ -22,7 +22,6 @@ from ssd.files import write_whole
 from ssd.pictures import TRUTH, class_colour, draw_boxes
 from ssd.voc_eval import pixel_iou
 
-SCORE_THRESH = 0.5  # from which on a detection counts in the confusion matrix, among the hardest photos and in pictures
 IOU_THRESH = 0.5
 NUM_HARDEST = 6
 NUM_PICTURED = 6
@@ -63,6 +62,7 @@ class Outcome:
     """How detections and objects of a data set meet, each photo by itself, classes aside."""
 
     confusion: np.ndarray  # [C + 1, C + 1]: rows are objects, columns detections; the last of each is background
+    score_thresh: float  # from which on a detection counts
     missed: np.ndarray  # [n] objects a photo that no detection of their class meets
     false: np.ndarray  # [n] detections a photo that meet no object of their class
 
@@ -80,12 +80,12 @@ def write_report(path: Path, subject: Subject) -> None:
 def render(subject: Subject) -> str:
     """The report as HTML."""
     evaluation, result = subject.evaluation, subject.evaluation.result
-    outcome = compare(evaluation.detections, subject.ground_truth, len(evaluation.classes))
+    best, f1 = evaluation.best_score()
+    outcome = compare(evaluation.detections, subject.ground_truth, len(evaluation.classes), best)
     with mpl.rc_context({"svg.fonttype": "path", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
         curves = [loss_figure(subject.records), map_figure(subject.records, evaluation)]
         classes = [ap_figure(evaluation), pr_figure(evaluation)]
         errors = [confusion_figure(outcome.confusion, evaluation.classes), score_figure(evaluation)]
-    best, f1 = best_score(evaluation)
     figures = {
         evaluation.metric_name: f"{evaluation.mean_ap:.4f}",
         "photos": f"{len(evaluation.detections):,}",
@@ -98,8 +98,8 @@ def render(subject: Subject) -> str:
         f"<h1>{title}</h1><div class=figures>{boxes}</div>",
         "<h2>Training</h2>", grid(curves),
         "<h2>Classes</h2>", class_table(evaluation), grid(classes),
-        f"<h2>Errors</h2><p class=note>Detections from score {SCORE_THRESH:g} on; an object is found by an overlap of "
-        f"{IOU_THRESH:g} or more.</p>", grid(errors),
+        f"<h2>Errors</h2><p class=note>Detections from score {best:.2f} on, where F1 is best, here and in the pictures below; "
+        f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", grid(errors),
         "<h2>Hardest photos</h2><p class=note>Those with most missed objects and false detections. Ground truth on the left, "
         "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
         "<h2>Examples</h2>", pictures(subject, spread(len(subject.names)), outcome),
@@ -113,14 +113,17 @@ def render(subject: Subject) -> str:
 
 
 def compare(
-    detections: Sequence[Mapping[str, np.ndarray]], truth: Sequence[Mapping[str, np.ndarray]], num_classes: int
+    detections: Sequence[Mapping[str, np.ndarray]],
+    truth: Sequence[Mapping[str, np.ndarray]],
+    num_classes: int,
+    score_thresh: float,
 ) -> Outcome:
-    """Pairs detections and objects by falling overlap, whatever their classes; difficult objects, and what meets them, do not
-    count."""
+    """Pairs detections, from a score on, and objects by falling overlap, whatever their classes; difficult objects, and what
+    meets them, do not count."""
     confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     missed, false = np.zeros(len(truth), np.int64), np.zeros(len(truth), np.int64)
     for i, (found, objects) in enumerate(zip(detections, truth, strict=True)):
-        sure = found["scores"] >= SCORE_THRESH
+        sure = found["scores"] >= score_thresh
         boxes, labels = found["boxes"][sure], found["labels"][sure]
         overlap = pixel_iou(boxes[:, None], objects["boxes"])  # [n, m]
         partner = pair(overlap)  # [n]
@@ -132,7 +135,7 @@ def compare(
         right = counts & (rows == labels)
         false[i] = (counts & ~right).sum()
         missed[i] = (~objects["difficult"]).sum() - right.sum()
-    return Outcome(confusion, missed, false)
+    return Outcome(confusion, score_thresh, missed, false)
 
 
 def pair(overlap: np.ndarray) -> np.ndarray:
@@ -215,32 +218,9 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def score_curves(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 over thresholds 0..1, averaged over the classes that have objects."""
-    result = evaluation.result
-    thresholds = np.linspace(0, 1, 101)
-    precisions, recalls = [], []
-    for label in np.flatnonzero(result.num_objects):
-        recall, precision, _ = result.at(int(label), thresholds)
-        recalls.append(recall)
-        precisions.append(precision)
-    if not precisions:
-        nothing = np.zeros_like(thresholds)
-        return thresholds, nothing, nothing, nothing
-    precision, recall = np.array(precisions), np.array(recalls)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
-    return thresholds, precision.mean(0), recall.mean(0), f1.mean(0)
-
-
-def best_score(evaluation: Evaluation) -> tuple[float, float]:
-    """The score threshold of largest mean F1, and that F1."""
-    thresholds, _, _, f1 = score_curves(evaluation)
-    return float(thresholds[f1.argmax()]), float(f1.max())
-
-
 def score_figure(evaluation: Evaluation) -> Figure:
     figure, axes = plot("by least score, mean over classes", "score")
-    thresholds, *curves = score_curves(evaluation)
+    thresholds, *curves = evaluation.score_curves()
     for name, values in zip(("precision", "recall", "F1"), curves, strict=True):
         axes.plot(thresholds, values, label=name)
     axes.set(xlim=(0, 1), ylim=(0, 1.01))
@@ -299,7 +279,7 @@ def pictures(subject: Subject, indices: Sequence[int], outcome: Outcome) -> str:
     cells = []
     for index in indices:
         image, truth, found = subject.image(index), subject.ground_truth[index], subject.evaluation.detections[index]
-        sure = found["scores"] >= SCORE_THRESH
+        sure = found["scores"] >= outcome.score_thresh
         scale = min(1.0, PICTURE_WIDTH / image.shape[1])
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         classes = subject.evaluation.classes

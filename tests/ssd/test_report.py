@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssd.evaluation import Evaluation
-from ssd.report import Subject, compare, pair, render, score_curves, write_report
+from ssd.report import Subject, compare, pair, render, write_report
 from ssd.voc_eval import voc_eval
 
 CLASSES = ("cat", "dog")
@@ -39,7 +39,7 @@ def test_confusion_by_hand():
         truth(boxes(A, B), [1, 0], [True, False]),
         truth(boxes(FAR), [1]),
     ]
-    outcome = compare(detections, objects, 2)
+    outcome = compare(detections, objects, 2, 0.5)
     assert outcome.confusion.tolist() == [[1, 0, 1], [1, 0, 1], [0, 1, 0]]
     assert outcome.missed.tolist() == [1, 1, 1]
     assert outcome.false.tolist() == [2, 0, 0]
@@ -68,7 +68,7 @@ def subject():
 
 
 def test_precision_and_recall_by_score(subject):
-    thresholds, precision, recall, f1 = score_curves(subject.evaluation)
+    thresholds, precision, recall, f1 = subject.evaluation.score_curves()
     at = {round(float(value), 2): i for i, value in enumerate(thresholds)}
     # From 0.5 on: cats 1 of 2 right, recall 1; dogs 1 of 1 right, recall 1/2.
     assert precision[at[0.5]] == pytest.approx((0.5 + 1) / 2)
@@ -78,13 +78,15 @@ def test_precision_and_recall_by_score(subject):
     assert recall[at[0.85]] == pytest.approx(0.5)
     assert precision[at[1.0]] == 1
     assert recall[at[1.0]] == 0
+    assert subject.evaluation.best_score() == (pytest.approx(0.61), pytest.approx((1 + 2 / 3) / 2))
 
 
 def test_it_stands_alone(subject):
     text = render(subject)
     assert not re.search(r"(src|href)=['\"]?(?!data:|#)[^'\"#]", text)
     assert "mine &amp; yours" in text
-    assert "a&lt;b&gt;.jpg: 0 missed, 1 false" in text
+    assert "Detections from score 0.61 on" in text  # so that a.jpg's false one, of score 0.6, does not count
+    assert "a&lt;b&gt;.jpg: 0 missed, 0 false" in text
     assert "b.jpg: 1 missed, 0 false" in text
     assert text.count("<svg") == 6
     assert "mAP@0.5 (VOC10 area)" in text
@@ -94,7 +96,7 @@ def test_nothing_found_and_nothing_recorded(subject):
     empty = [found(boxes(), [], [])] * 2
     result = voc_eval(empty, subject.ground_truth, 2)
     bare = Subject("none", Evaluation(CLASSES, result, empty, 1.0), subject.ground_truth, ["a", "b"], subject.image, [], {}, {})
-    assert "0.000 at score 0.00" in render(bare)
+    assert "0.000 at score 0.50" in render(bare)
 
 
 @pytest.mark.parametrize("width", [1200, 390])
