@@ -287,7 +287,7 @@ def load_photos(run: Run, train_too: bool, max_faults: int | None = MAX_FAULTS) 
 
     if run.world.is_main:  # the others need not look again at what is remembered then
         load()
-    faults = run.world.share(faults)
+    faults = run.world.share(list(dict.fromkeys(faults)))  # of a folder that both name, once
     if faults:
         more = len(faults) - len(faults[:max_faults])
         rest = [f"... and {more} more faults; scripts/check_data.py lists them all"] if more else []

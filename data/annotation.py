@@ -61,11 +61,7 @@ def parse_annotation(
     """
     root = _read(path)
     faults: list[str] = []
-    width, height = _size(root)
-    if photo and not width:
-        width, height = photo[:2]
-    elif photo and (width, height) not in (photo[:2], photo[2:]):
-        faults.append(f"{path}: says {width} × {height} pixels, the photo has {photo.width} × {photo.height}; mend <size>")
+    width, height = agreed_size(_size(root), photo, str(path), "<size>", faults)
     boxes, labels, difficult = [], [], []
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"
@@ -88,6 +84,24 @@ def parse_annotation(
     if faults:
         raise DataError("\n".join(faults))
     return clipped_annotation(width, height, boxes, labels, difficult)
+
+
+def agreed_size(said: tuple[int, int], photo: PhotoSize | None, where: str, entry: str, faults: list[str]) -> tuple[int, int]:
+    """The size that a file gives of a photo, or the photo's own where it gives none.
+
+    Args:
+        said: width and height by the file, 0 where it does not say.
+        photo: what the photo measures, if that is known.
+        where: the place in the file.
+        entry: what gives the size there.
+        faults: told if the two differ.
+    """
+    if photo and not said[0]:
+        return photo[:2]
+    if photo and said not in (photo[:2], photo[2:]):
+        theirs = f"{photo.width} × {photo.height}"
+        faults.append(f"{where}: says {said[0]} × {said[1]} pixels, the photo has {theirs}; mend {entry}")
+    return said
 
 
 def clipped_annotation(

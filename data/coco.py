@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data.annotation import Annotation, DataError, PhotoSize, clipped_annotation, unknown_class
+from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
 from data.source import Entry, divide
 from ssd.config import SourceConfig
 
@@ -158,12 +158,8 @@ def to_annotation(
         DataError: with one line for each fault.
     """
     faults: list[str] = []
-    width, height = _size(image)
-    if photo and not width:
-        width, height = photo[:2]
-    elif photo and (width, height) not in (photo[:2], photo[2:]):
-        said = f"says {width} × {height} pixels for {image['file_name']}"
-        faults.append(f"{path}: {said}, the photo has {photo.width} × {photo.height}; mend it")
+    where = f"{path}: image {image['file_name']}"
+    width, height = agreed_size(_size(image), photo, where, "width and height", faults)
     boxes, numbers, difficult = [], [], []
     for item in objects:
         where = f"{path}: annotation {item.get('id', '?')} of {image['file_name']}"

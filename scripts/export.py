@@ -34,7 +34,7 @@ import torch
 import train
 from data.annotation import DataError
 from data.images import SUFFIXES
-from ssd.checkpoint import CheckpointError, load_checkpoint
+from ssd.checkpoint import CheckpointError, TrainState, load_checkpoint
 from ssd.config import ConfigError, parse_config
 from ssd.export import INPUT, OUTPUTS, export_onnx, export_torch
 from ssd.predictor import Detections, ImageError, Predictor, read_upright
@@ -66,8 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_usage(options)
         thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
-        predictor = Predictor.from_checkpoint(options.checkpoint, options.device, "float32", **thresholds)
-        photos = [read_upright(path) for path in find_photos(options.checkpoint, options.photos)]
+        state = load_checkpoint(options.checkpoint)
+        predictor = Predictor.from_state(state, options.device, "float32", **thresholds)
+        photos = [read_upright(path) for path in find_photos(state, options.photos)]
         write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
         write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
     except (CheckpointError, ConfigError, DataError, ImageError, UsageError) as error:
@@ -121,7 +122,7 @@ def load_program(path: Path, kind: str, device: torch.device) -> tuple[Program, 
     return run, metadata
 
 
-def find_photos(checkpoint: Path, folder: Path | None) -> list[Path]:
+def find_photos(state: TrainState, folder: Path | None) -> list[Path]:
     """Photos to check on: some of a folder, or of those that the checkpoint's run was evaluated on.
 
     Raises:
@@ -133,7 +134,7 @@ def find_photos(checkpoint: Path, folder: Path | None) -> list[Path]:
             raise UsageError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
     else:
         try:
-            config = parse_config(load_checkpoint(checkpoint).config, str(checkpoint))
+            config = parse_config(state.config)
             _, photos = train.load_photos(train.Run.alone(config), train_too=False)
         except (ConfigError, DataError) as error:
             reason = str(error).splitlines()[0]

@@ -81,15 +81,37 @@ def load_checkpoint(path: Path) -> TrainState:
     Raises:
         CheckpointError: it is missing, damaged, or not a checkpoint of this application.
     """
+    return state_in(read_tensors(path), path)
+
+
+def read_tensors(path: Path) -> Any:
+    """What a file of tensors and plain values holds, whoever wrote it. Nothing in it is executed.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or holds something else.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path}: holds more than tensors and plain values, or is damaged; it was not loaded") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: is damaged or no checkpoint ({first_line(error)})") from None
-    if not isinstance(content, dict) or content.get("kind") != KIND:
+
+
+def is_own(content: Any) -> bool:
+    """Whether what a file holds was written by `save_checkpoint`."""
+    return isinstance(content, dict) and content.get("kind") == KIND
+
+
+def state_in(content: Any, path: Path) -> TrainState:
+    """The state in what a checkpoint holds.
+
+    Raises:
+        CheckpointError: it is damaged, or not of this application.
+    """
+    if not is_own(content):
         raise CheckpointError(
             f"{path}: is not a checkpoint of this application; scripts/convert_weights.py reads those of some others"
         )

@@ -4,16 +4,14 @@ All four clamp their DBoxes, take RGB minus the mean of Caffe's VGG16, encode wi
 `ssd.dbox` does; what differs is said here.
 """
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from ssd.checkpoint import KIND, CheckpointError, TrainState, load_checkpoint
+from ssd.checkpoint import CheckpointError, TrainState, is_own, read_tensors, state_in
 from ssd.config import VOC_CLASSES, ModelConfig
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, Preparation
@@ -99,12 +97,9 @@ def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | Non
     Raises:
         CheckpointError: the file cannot be read, or is of no known layout.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
-        content = {"kind": KIND}  # there is nothing foreign to see: our own reader says what is wrong
-    if isinstance(content, dict) and content.get("kind") == KIND:
-        return load_checkpoint(path), "here"
+    content = read_tensors(path)
+    if is_own(content):
+        return state_in(content, path), "here"
     state = _weights_in(content)
     layout = next((layout for layout in LAYOUTS if state and f"{layout.conf.format(0)}.weight" in state), None)
     if layout is None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssd.checkpoint import load_checkpoint
+from ssd.checkpoint import TrainState, load_checkpoint
 from ssd.device import choose_device, choose_precision
 from ssd.evaluation import Thresholds, predict
 from ssd.model import SSD300
@@ -85,7 +85,19 @@ class Predictor:
             CheckpointError: the file is missing, damaged, or no checkpoint of this application.
             ConfigError: the device or the precision is not to be had.
         """
-        state = load_checkpoint(Path(path))
+        return cls.from_state(load_checkpoint(Path(path)), device, precision, score_thresh, nms_thresh, top_k)
+
+    @classmethod
+    def from_state(
+        cls,
+        state: TrainState,
+        device: str = "auto",
+        precision: str = "auto",
+        score_thresh: float = 0.5,
+        nms_thresh: float = 0.45,
+        top_k: int = 200,
+    ) -> Self:
+        """A predictor of a checkpoint that is read already; arguments and errors as of `from_checkpoint`."""
         where = choose_device(device)
         dtype = choose_precision(precision, where)
         limits = Thresholds(score_thresh, nms_thresh, top_k)
