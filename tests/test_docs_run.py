@@ -178,8 +178,8 @@ def test_every_command_runs(command, project, monkeypatch, capsys):
         check_download(command, project, monkeypatch, capsys)
     else:
         run(command, project)
-    if "--output docs/matching.png" in command:
-        assert cv2.imread(str(project / "docs/matching.png")) is not None
+    if "--output docs/matching.jpg" in command:
+        assert cv2.imread(str(project / "docs/matching.jpg")) is not None
 
 
 def check_make(command: str, project: Path) -> None:
