@@ -1,3 +1,4 @@
+# make install      environment in .venv
 # make quickstart   environment, shapes data, training, evaluation and a picture of detections
 # make test         the same environment, linters and the whole test suite
 
@@ -5,7 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: install quickstart test lint clean
+
+install: $(VENV)/installed
 
 quickstart: $(VENV)/installed datasets/shapes/ImageSets/Main/val.txt
 	$(BIN)/python train.py --config configs/quickstart.yaml --resume auto

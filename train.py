@@ -12,15 +12,13 @@ torchrun --nproc-per-node N.
 """
 
 import argparse
-import copy
 import errno
 import os
 import resource
 import sys
 import time
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 import cv2
 import numpy as np
@@ -34,57 +32,28 @@ from data.cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
+from ssd.batch import Batch
 from ssd.checkpoint import CheckpointError, TrainState, first_line, load_checkpoint
-from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError, load_config
+from ssd.config import ConfigError, load_config
 from ssd.device import choose_device, choose_precision, keep_freed_memory
 from ssd.distributed import World, is_lost_peer, process_group, world_from_environment
 from ssd.evaluation import Evaluation, Interrupted, Thresholds, evaluate
 from ssd.fault import Fault, save_fault
-from ssd.loss import MultiBoxLoss
-from ssd.memory import fewest_steps
 from ssd.model import SSD300
-from ssd.optim import WeightAverage, default_milestones, make_optimizer
 from ssd.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.preparation import Preparation
 from ssd.progress import Progress, duration
 from ssd.records import THRESHOLDS, Records, read_records
 from ssd.report import Subject, write_report
-from ssd.run_folder import UsageError, checkpoint_to_evaluate, locked, open_folder, write_config
+from ssd.run import Run, build_model, build_schedule, build_trainer, settle_batch_size, use_batch_size_of
+from ssd.run_folder import UsageError, checkpoint_to_evaluate, find_state, locked, make_folder
 from ssd.stop import Stopped, StopRequest
-from ssd.trainer import NonFiniteError, Schedule, Trainer
-from ssd.weights import build_network, init_from, load_backbone
+from ssd.trainer import NonFiniteError, Schedule
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRY_STEPS = 3
 MAX_FAULTS = 50  # lines of one error message
 PICTURED = 8  # validation photos in detections.png
-
-
-@dataclass
-class Run:
-    """What every part of a run needs to know."""
-
-    config: Config
-    world: World
-    device: torch.device
-    dtype: torch.dtype
-    folder: Path
-    stop: StopRequest
-
-    @classmethod
-    def alone(cls, config: Config) -> Self:
-        """A run of one process on the CPU, for those who look at a run's parts and do not train."""
-        return cls(config, World(), torch.device("cpu"), torch.float32, Path(config.output_dir), StopRequest())
-
-    @property
-    def batch_size(self) -> int:
-        """Photos a step, once `settle_batch_size` has put a number in the place of auto."""
-        assert self.config.train.batch_size != "auto"
-        return self.config.train.batch_size
-
-    def say(self, text: str) -> None:
-        if self.world.is_main:
-            print(text, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,7 +103,7 @@ def explain(error: RuntimeError, world: World) -> str | None:
     if text.startswith("DataLoader worker"):
         return f"{text}: out of memory or of shared memory (/dev/shm)? Try fewer data.workers, or 0"
     if isinstance(error, torch.OutOfMemoryError):
-        return f"{text} Try a smaller train.batch_size, or a larger train.accumulate, which changes nothing else"
+        return f"{text} Try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
     if is_lost_peer(error, world):
         return f"process {world.rank} of {world.size}: another process of this run has ended; its own message says why"
     return None
@@ -172,14 +141,12 @@ def _refuse(world: World, error: Exception | str, code: int) -> int:
 
 def train(run: Run, resume: str | None, overwrite: bool) -> None:
     """Trains to the end of the schedule, from the start or from a checkpoint."""
-    state = open_folder(run.folder, resume, overwrite, run.world, run.say)
+    state = find_state(run.folder, resume, overwrite, run.say)
     train_photos, val_photos = load_photos(run, train_too=True)
     model, preparation = build_model(run, state)
     samples = train_samples(run, train_photos, preparation)
-    settle_batch_size(run, model, preparation, samples, state)
+    settle_batch_size(run, model, preparation, len(samples), partial(crowded_batch, samples), state)
     config = run.config
-    if run.world.is_main:
-        write_config(run.folder, config.model_dump(mode="json"))
     schedule = build_schedule(run, len(train_photos))
     trainer = build_trainer(run, model, preparation, schedule)
     if state is not None:
@@ -188,6 +155,7 @@ def train(run: Run, resume: str | None, overwrite: bool) -> None:
         len(train_photos), run.batch_size, schedule.iterations, config.seed, trainer.iteration,
         config.train.accumulate, run.world,
     )  # fmt: skip
+    make_folder(run.folder, config.model_dump(mode="json"), state is None, run.world)
     loader = make_loader(samples, order, choose_workers(config.data.workers, run.device, run.world), run.device)
     val_samples = Samples(val_photos, preparation.size, preparation.fill)
     describe(run, model, schedule, train_photos, val_photos, trainer.iteration)
@@ -236,7 +204,7 @@ def dry_run(run: Run) -> None:
     train_photos, val_photos = load_photos(run, train_too=True)
     model, preparation = build_model(run, None)
     samples = train_samples(run, train_photos, preparation)
-    settle_batch_size(run, model, preparation, samples, None)
+    settle_batch_size(run, model, preparation, len(samples), partial(crowded_batch, samples), None)
     config = run.config
     schedule = build_schedule(run, len(train_photos))
     trainer = build_trainer(run, model, preparation, schedule)
@@ -334,116 +302,10 @@ def train_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples
     )  # fmt: skip
 
 
-def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
-    """The network on its device, and what its weights expect of images."""
-    config = run.config
-    classes = list(config.data.class_names)
-    torch.manual_seed(config.seed)
-    model = build_network(len(classes) + 1, config.model)
-    if state is None and config.model.init_from:
-        preparation, notes = init_from(model, Path(config.model.init_from), classes)
-        for note in notes:
-            run.say(note)
-    elif state is None:
-        preparation = load_backbone(model, config.model.pretrained, config.model.batch_norm)
-    else:
-        if state.classes != classes:
-            raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
-        preparation = Preparation(**state.preparation)
-        theirs = state.config["model"]["dboxes"]
-        if theirs != config.model.dboxes:
-            raise CheckpointError(f"the checkpoint's model.dboxes are {theirs}, the configuration's {config.model.dboxes}")
-        try:
-            model.load_state_dict(state.weights)
-        except RuntimeError:
-            theirs, ours = state.config["model"], config.model.model_dump()
-            raise CheckpointError(f"the checkpoint is of another model: {theirs}, not {ours}") from None
-    model.to(run.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return model, preparation
-
-
-def settle_batch_size(run: Run, model: SSD300, preparation: Preparation, samples: Samples, state: TrainState | None) -> None:
-    """Puts numbers in the place of `train.batch_size: auto`: those that the run began with, or what the memory holds.
-
-    Raises:
-        ConfigError: it does not even hold single photos.
-    """
-    if state is not None:
-        use_batch_size_of(run, state)
-    if run.config.train.batch_size != "auto":
-        return
-    size = max(DEFAULT_BATCH_SIZE // run.world.size, 1) * run.world.size
-    crowded = np.argsort(-np.diff(samples.photos.starts), kind="stable")  # the photos with most objects first
-
-    def step(count: int) -> None:
-        """A step on a copy of the network, on the photos that need most memory."""
-        alone = replace(run, world=World(), config=with_train(run.config, batch_size=count, accumulate=1, compile=False))
-        trainer = build_trainer(alone, copy.deepcopy(model), preparation, build_schedule(alone, len(samples)))
-        trainer.train_step([samples.__getitems__([(0, int(index)) for index in np.resize(crowded, count)])])
-
-    found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size)
-    every = run.world.gather(found)
-    if None in every:
-        raise ConfigError(f"train.batch_size: auto: a step on a single photo takes more than {run.device} has free")
-    steps = max(count for count in every if count)
-    run.config = with_train(run.config, batch_size=size, accumulate=steps)
-    run.say(f"train.batch_size: auto: {size} photos in {steps} step(s) of {size // steps}")
-
-
-def use_batch_size_of(run: Run, state: TrainState) -> None:
-    """Goes on with the batches that a run began with, where the configuration leaves them open."""
-    if run.config.train.batch_size == "auto":
-        began = state.config["train"]
-        run.config = with_train(run.config, batch_size=began["batch_size"], accumulate=began["accumulate"])
-
-
-def with_train(config: Config, **entries: object) -> Config:
-    """A configuration with other entries in its section `train`."""
-    return config.model_copy(update={"train": config.train.model_copy(update=entries)})
-
-
-def build_schedule(run: Run, num_photos: int) -> Schedule:
-    config, train = run.config, run.config.train
-    iterations = train.iterations or -(-(train.epochs or 0) * num_photos // run.batch_size)
-    return Schedule(
-        iterations=iterations,
-        num_photos=num_photos,
-        batch_size=run.batch_size,
-        accumulate=train.accumulate,
-        lr=train.lr,
-        warmup=train.warmup,
-        shape=train.schedule,
-        milestones=default_milestones(iterations) if train.milestones is None else train.milestones,
-        log_every=config.log_every,
-        eval_every=config.eval.every,
-        checkpoint_every=config.checkpoint.every,
-        keep=config.checkpoint.keep,
-        patience=config.eval.patience,
-    )
-
-
-def build_trainer(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule) -> Trainer:
-    config, train = run.config, run.config.train
-    if run.world.size > 1 and config.model.batch_norm:
-        if run.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces the norms within the model
-        else:
-            run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
-    return Trainer(
-        model,
-        MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos),
-        make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay),
-        preparation,
-        schedule,
-        run.folder / "checkpoints",
-        device=run.device,
-        dtype=run.dtype,
-        world=run.world,
-        average=WeightAverage(model, train.ema) if train.ema else None,
-        clip_grad_norm=train.clip_grad_norm,
-        compiled=train.compile,
-        identity={"classes": list(config.data.class_names), "config": config.model_dump(mode="json")},
-    )
+def crowded_batch(samples: Samples, count: int) -> Batch:
+    """The photos with most objects, which take most memory; some of them more than once where there are fewer."""
+    order = np.argsort(-np.diff(samples.photos.starts), kind="stable")
+    return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])
 
 
 def keep_fault(run: Run, samples: Samples, model: SSD300, preparation: Preparation, iteration: int) -> str:

@@ -50,6 +50,7 @@ from ssd.match import match_batch
 from ssd.model import SSD300
 from ssd.optim import make_optimizer
 from ssd.preparation import IMAGENET, prepare
+from ssd.run import Run, build_model, build_schedule, build_trainer
 from ssd.stop import StopRequest
 from ssd.voc_eval import voc_eval
 
@@ -382,10 +383,10 @@ def bench_train(setting: Setting, batch_size: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = real_command(setting, folder, batch_size, f"train.iterations={3 * steps}", f"log_every={steps}")
-        run = train.Run(config, World(), setting.device, setting.dtype, folder / "step", StopRequest())
-        model, preparation = train.build_model(run, None)
-        schedule = train.build_schedule(run, len(photos))
-        trainer = train.build_trainer(run, model, preparation, schedule)
+        run = Run(config, World(), setting.device, setting.dtype, folder / "step", StopRequest())
+        model, preparation = build_model(run, None)
+        schedule = build_schedule(run, len(photos))
+        trainer = build_trainer(run, model, preparation, schedule)
         batch = real_batch(photos, batch_size)
         own_step: Runs = {"step": lambda: trainer.train_step([batch])}
         before = measure(own_step, setting, steps)["step"]

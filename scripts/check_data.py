@@ -22,6 +22,7 @@ from ssd.boxes import iou, to_corners
 from ssd.config import ConfigError, load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.preparation import IMAGENET
+from ssd.run import Run
 from ssd.stop import Stopped
 
 EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     options = parser.parse_intermixed_args(arguments)
     try:
-        run = train.Run.alone(load_config(options.config, options.overrides))
+        run = Run.alone(load_config(options.config, options.overrides))
         run.stop.listen()
         train_photos, val_photos = train.load_photos(run, train_too=True, max_faults=None)
     except (ConfigError, DataError) as error:

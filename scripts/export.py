@@ -38,6 +38,7 @@ from ssd.checkpoint import CheckpointError, TrainState, load_checkpoint
 from ssd.config import ConfigError, parse_config
 from ssd.export import INPUT, OUTPUTS, export_onnx, export_torch
 from ssd.predictor import Detections, ImageError, Predictor, read_upright
+from ssd.run import Run
 from ssd.run_folder import UsageError
 
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores
@@ -135,7 +136,7 @@ def find_photos(state: TrainState, folder: Path | None) -> list[Path]:
     else:
         try:
             config = parse_config(state.config)
-            _, photos = train.load_photos(train.Run.alone(config), train_too=False)
+            _, photos = train.load_photos(Run.alone(config), train_too=False)
         except (ConfigError, DataError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"the run's photos are not to be had ({reason}); name a folder with --photos") from None

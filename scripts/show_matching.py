@@ -35,6 +35,7 @@ from ssd.match import match
 from ssd.model import SSD300
 from ssd.pictures import class_colour
 from ssd.preparation import Preparation, prepare
+from ssd.run import Run
 from ssd.run_folder import UsageError
 from ssd.weights import network_of
 
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def some_samples(config: Config, preparation: Preparation, augmented: bool, count: int) -> tuple[Batch, list[str]]:
     """Samples spread over the data set, and the names of their photos."""
-    run = train.Run.alone(config)
+    run = Run.alone(config)
     photos, _ = train.load_photos(run, train_too=augmented)
     samples = (
         train.train_samples(run, photos, preparation) if augmented else Samples(photos, preparation.size, preparation.fill)

@@ -56,16 +56,13 @@ def locked(folder: Path, world: World) -> Iterator[None]:
         yield
 
 
-def open_folder(
-    folder: Path, resume: str | None, overwrite: bool, world: World, say: Callable[[str], None]
-) -> TrainState | None:
-    """Makes an output folder ready, and finds the state to go on from, if any.
+def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> TrainState | None:
+    """The state to go on from, if any; nothing is written yet.
 
     Args:
-        folder: made where it is missing.
+        folder: of the run.
         resume: `auto` (the newest whole checkpoint, or none), the path of a checkpoint, or None to start anew.
         overwrite: start anew also over an earlier run.
-        world: the processes of the run; the main one writes.
         say: shows the user a line.
 
     Raises:
@@ -73,35 +70,46 @@ def open_folder(
         CheckpointError: the checkpoint to resume from cannot be used.
     """
     checkpoints = folder / "checkpoints"
-    state = None
     if resume == "auto":
         found = find_checkpoint(checkpoints)
-        if found:
-            path, state, passed_over = found
-            for line in passed_over:
-                say(f"passed over: {line}")
-            say(f"resuming from {path}, iteration {state.iteration}")
-    elif resume is not None:
+        if found is None:
+            return None
+        path, state, passed_over = found
+        for line in passed_over:
+            say(f"passed over: {line}")
+        say(f"resuming from {path}, iteration {state.iteration}")
+        return state
+    if resume is not None:
         state = load_checkpoint(Path(resume))
         say(f"resuming from {resume}, iteration {state.iteration}")
-    elif any(checkpoints.glob("*.pt")) and not overwrite:
+        return state
+    if any(checkpoints.glob("*.pt")) and not overwrite:
         raise UsageError(
             f"{folder}: holds a run already; go on with --resume auto, choose another output_dir, or start anew with "
             "--overwrite"
         )
+    return None
+
+
+def make_folder(folder: Path, config: dict[str, Any], anew: bool, world: World) -> None:
+    """Makes an output folder ready, once all else is: what an earlier run left is lost from here on, if the run starts anew.
+
+    Args:
+        folder: made where it is missing.
+        config: every entry of the configuration, written into it as config.yaml.
+        anew: remove what an earlier run left.
+        world: the processes of the run, which all call this; the main one writes.
+    """
     world.gather(None)  # every process has looked before one writes
-    if world.is_main:
-        if state is None:
-            for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
-                path.unlink()
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
+    if not world.is_main:
+        return
+    if anew:
+        for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
             path.unlink()
-    return state
-
-
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Writes a run's configuration, every entry, as config.yaml."""
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
+        path.unlink()
     text = yaml.safe_dump(config, sort_keys=False)
     write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
 

@@ -78,3 +78,4 @@ def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, cap
     monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
     assert main(["--config", str(small), "--overwrite"]) == 2
     assert "train.batch_size: auto: a step on a single photo takes more" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").iteration == 3  # nothing is overwritten before all is well

@@ -190,6 +190,8 @@ def check_make(command: str, project: Path) -> None:
         assert {"ruff check .", "pyright", "python -m pytest"} <= set(lines)
         return
     assert any("requirements.txt" in line for line in lines)
+    if command == "make install":
+        return
     assert run("python scripts/make_shapes.py datasets/drawn", project)
     (ours,) = [line for line in lines if line.startswith("python train.py")]
     run(ours, project)

@@ -13,7 +13,7 @@ ROWS = [
     {"ssd.dbox", "ssd.vgg", "data"},
     {"ssd.match", "ssd.model", "ssd.detect", "ssd.voc_eval", "ssd.checkpoint", "ssd.optim", "ssd.fault", "ssd.coco_eval"},
     {"ssd.loss", "ssd.weights", "ssd.layouts"},
-    {"ssd.trainer", "ssd.evaluation", "ssd.predictor", "ssd.run_folder", "ssd.export", "ssd.report"},
+    {"ssd.trainer", "ssd.evaluation", "ssd.predictor", "ssd.run", "ssd.run_folder", "ssd.export", "ssd.report"},
 ]  # fmt: skip
 MODULES = sorted([*(ROOT / "ssd").glob("*.py"), *(ROOT / "data").glob("*.py")])
 

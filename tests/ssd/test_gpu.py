@@ -11,6 +11,7 @@ from ssd.distributed import World
 from ssd.loss import MultiBoxLoss
 from ssd.memory import fewest_steps
 from ssd.model import SSD300
+from ssd.run import Run, build_model, build_schedule, build_trainer
 from ssd.stop import StopRequest
 from tests.conftest import ROOT
 from tests.ssd.test_loss import batch
@@ -42,10 +43,10 @@ def test_the_loss_is_that_of_the_cpu_and_asks_the_device_nothing():
 def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     overrides = [f"data.root={shapes_root}", "train.ema=0.99", "train.clip_grad_norm=10", "train.accumulate=2"]
     config = load_config(ROOT / "configs/quickstart.yaml", overrides)
-    run = train.Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
+    run = Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
     photos, _ = train.load_photos(run, train_too=True)
-    model, preparation = train.build_model(run, None)
-    trainer = train.build_trainer(run, model, preparation, train.build_schedule(run, len(photos)))
+    model, preparation = build_model(run, None)
+    trainer = build_trainer(run, model, preparation, build_schedule(run, len(photos)))
     samples = Samples(photos, preparation.size, preparation.fill)
     batches = [samples.__getitems__([(0, i), (0, i + 1)]) for i in (0, 2)]
     batches = [
