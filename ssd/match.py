@@ -68,7 +68,7 @@ def match_batch(
     image = targets.objects // num_slots  # [N]
     key = _pack(iou(boxes, to_corners(dbox_list)))  # [N, P]
 
-    own = _own_dboxes(key, targets.objects, num_images, num_slots)  # [N]
+    own = _own_dboxes(key, targets.objects, image, num_images, num_slots)  # [N]
     best, overlap = _best_objects(key, image, num_images)  # [B, P] each
     position = image * num_dboxes + own
     best.view(-1)[position] = torch.arange(num_objects, device=best.device)
@@ -123,35 +123,37 @@ def _best_objects(key: Tensor, image: Tensor, num_images: int) -> tuple[Tensor, 
     return num_objects - 1 - (best & 0xFFFFFFFF), _unpack(best)
 
 
-def _own_dboxes(key: Tensor, objects: Tensor, num_images: int, num_slots: int) -> Tensor:
+def _own_dboxes(key: Tensor, objects: Tensor, image: Tensor, num_images: int, num_slots: int) -> Tensor:
     """The DBox that each object takes for itself: greedy bipartite matching in falling overlap, for all images at once.
 
-    An object can lose at most G - 1 DBoxes to the others of its image, so its best G are enough for an exact answer.
-    Each of the G rounds settles one object in every image.
+    Every object bids its overlap for a DBox, and a DBox is held by the highest bid so far (deferred acceptance, Gale and
+    Shapley 1962). Since both sides rank a pair by the same overlap, what is left in the end is what taking the largest pair
+    of the whole table again and again would leave. The pair that this would take as the t-th is settled in round t at the
+    latest, so G rounds are enough; most objects want different DBoxes, and then a few are.
 
     Args:
         key: packed overlaps `[N, P]`.
         objects: `[N]`, positions in the flattened `[B * G]`.
+        image: `[N]`, the image of each object.
 
     Returns:
         `[N]` indices of DBoxes, no two alike within an image (if it has at least as many DBoxes as objects).
     """
-    num_dboxes = key.shape[1]
+    num_objects, num_dboxes = key.shape
+    # An object can lose at most G - 1 DBoxes to the others of its image, so its best G are enough for an exact answer.
     falling = torch.arange(num_dboxes - 1, -1, -1, device=key.device)  # the lower DBox has the larger key
-    num_candidates = min(num_slots, num_dboxes)
-    candidates = (key + falling).topk(num_candidates, dim=1).values
-    table = key.new_full((num_images * num_slots, num_candidates), -1)
-    table[objects] = candidates
-    dbox = (num_dboxes - 1 - (table & 0xFFFFFFFF)).view(num_images, num_slots, num_candidates)
-    # The remaining overlaps; -1 where there is no object, or where object or DBox is out.
-    remaining = torch.where(table >= 0, _unpack(table), -1.0).view(num_images, num_slots, num_candidates)
-    own = objects.new_zeros(num_images, num_slots)
-    slot = torch.arange(num_slots, device=key.device)
+    candidates = (key + falling).topk(min(num_slots, num_dboxes), dim=1).values  # [N, K]
+    dbox = num_dboxes - 1 - (candidates & 0xFFFFFFFF)
+    position = image[:, None] * num_dboxes + dbox
+    order = torch.arange(num_objects - 1, -1, -1, device=key.device)[:, None]  # of equal bids the lower object's is higher
+    bids = (candidates >> 32 << 32) + order
+    held = key.new_full((num_images * num_dboxes,), -1)  # the highest bid for each DBox
+    place = objects.new_zeros(num_objects, 1)
     for _ in range(num_slots):
-        value, place = remaining.flatten(1).max(dim=1)  # [B]
-        chosen = dbox.flatten(1).gather(1, place[:, None])  # [B, 1]
-        settled = (slot == place[:, None] // num_candidates) & (value >= 0)[:, None]  # [B, G]
-        own = torch.where(settled, chosen, own)
-        out = settled[..., None] | ((dbox == chosen[..., None]) & (value >= 0)[:, None, None])
-        remaining = remaining.masked_fill(out, -1.0)
-    return own.flatten()[objects]
+        place = (held[position] <= bids).int().argmax(dim=1, keepdim=True)  # the best DBox that no higher bid holds
+        wanted, bid = position.gather(1, place).squeeze(1), bids.gather(1, place).squeeze(1)
+        held.scatter_reduce_(0, wanted, bid, "amax")
+        # Only where it costs nothing to ask whether all are settled.
+        if key.device.type == "cpu" and not torch.compiler.is_compiling() and torch.equal(held[wanted], bid):
+            break
+    return dbox.gather(1, place).squeeze(1)

@@ -30,7 +30,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root):
 
 def test_a_time_limit_saves_and_ends(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 10_000, "keep": 1})
-    done = run(config, "train.max_hours=0.004")
+    done = run(config, "train.max_hours=0.006")
     assert done.stdout.splitlines()[-1] == "train.max_hours are over; go on with --resume auto"
     iteration = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
     assert iteration > 0
@@ -78,4 +78,6 @@ def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, cap
     monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
     assert main(["--config", str(small), "--overwrite"]) == 2
     assert "train.batch_size: auto: a step on a single photo takes more" in capsys.readouterr().err
-    assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").iteration == 3  # nothing is overwritten before all is well
+    assert (
+        load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").iteration == 3
+    )  # nothing is overwritten before all is well

@@ -68,6 +68,13 @@ def test_equals_brute_force(count, seed):
     assert_as_reference(boxes, labels, make_dbox_list())
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.002, 0.02, 0.1])
+def test_a_crowd_that_wants_the_same_dboxes(spread):
+    generator = torch.Generator().manual_seed(3)
+    boxes = torch.tensor([[0.3, 0.35, 0.5, 0.6]]) + (torch.rand(60, 4, generator=generator) - 0.5) * spread
+    assert_as_reference(boxes, torch.arange(60) % 20, make_dbox_list())
+
+
 def test_objects_tinier_than_any_dbox_and_equal_objects():
     boxes, labels = objects(5, 1)
     tiny = torch.tensor([[0.501, 0.502, 0.5015, 0.5025]])
