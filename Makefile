@@ -14,7 +14,7 @@ quickstart: $(VENV)/installed datasets/shapes/ImageSets/Main/val.txt
 	$(BIN)/python train.py --config configs/quickstart.yaml --resume auto
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -18,10 +18,8 @@ from ssd.preparation import IMAGENET, fit, prepare
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
-# Processes that run side by side, tests or the two of a torchrun, would fight for the cores with a thread for each.
-THREADS = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
-torch.set_num_threads(THREADS)
+# Two processes with two threads each would fight for two cores.
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 
 @pytest.fixture(scope="session", autouse=True)
