@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     output = options.output or options.checkpoint.with_suffix(SUFFIXES_OF[options.format])
     try:
-        check_usage(options)
+        check_usage(options, output)
         thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
         state = load_checkpoint(options.checkpoint)
         predictor = Predictor.from_state(state, options.device, "float32", **thresholds)
@@ -91,11 +91,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def check_usage(options: argparse.Namespace) -> None:
-    """
+def check_usage(options: argparse.Namespace, output: Path) -> None:
+    """Looks at what can be wrong before anything is read.
+
     Raises:
         UsageError: the options do not go together, or what they need is missing.
     """
+    suffix = ".onnx" if options.format == "onnx" else ".pt2"
+    if output.suffix != suffix:
+        raise UsageError(f"--output {output}: a file of format {options.format} has to end in {suffix}")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: no such folder")
     if options.format == "onnx" and options.device != "cpu":
         raise UsageError("--device is for torch and aoti files; an ONNX file runs on any device")
     if options.format == "aoti" and not shutil.which(os.environ.get("CXX", "g++")):

@@ -136,6 +136,10 @@ def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shape
 def test_options_that_do_not_go_together(checkpoint, capsys, monkeypatch):
     assert export.main([str(checkpoint), "--device", "cuda"]) == 2
     assert "an ONNX file runs on any device" in capsys.readouterr().err
+    assert export.main([str(checkpoint), "--format", "torch", "--output", "x.onnx"]) == 2
+    assert "has to end in .pt2" in capsys.readouterr().err
+    assert export.main([str(checkpoint), "--output", "/nowhere/x.onnx"]) == 2
+    assert "/nowhere/x.onnx: no such folder" in capsys.readouterr().err
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert export.main([str(checkpoint), "--format", "aoti"]) == 2
     assert "needs a C++ compiler" in capsys.readouterr().err
