@@ -27,7 +27,7 @@ def draw_boxes(
 
     Args:
         image: `[H, W, 3]` uint8, RGB.
-        boxes: `[n, 4]` corners in its pixels, counted from 0.
+        boxes: `[n, 4]` corners in its pixels, counted from 0; where labels meet, the first box's is on top.
         labels: `[n]`, from 0 over `names`.
         names: of the classes.
         scores: `[n]`, written beside the names.
@@ -36,17 +36,18 @@ def draw_boxes(
     image = image.copy()
     thickness = max(1, round(max(image.shape[:2]) / 300))
     font_scale = max(0.35, max(image.shape[:2]) / 1200)
-    for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
-        x1, y1, x2, y2 = (round(float(value)) for value in box)
-        box_colour = colour or class_colour(int(label))
+    corners = np.rint(boxes).astype(int).reshape(-1, 4).tolist()
+    colours = [colour or class_colour(int(label)) for label in labels]
+    for (x1, y1, x2, y2), box_colour in zip(corners, colours, strict=True):
         cv2.rectangle(image, (x1, y1), (x2, y2), box_colour, thickness)
-        name = names[int(label)]
+    for i in reversed(range(len(corners))):  # after all boxes, whose lines would run through them
+        x1, y1, box_colour, name = *corners[i][:2], colours[i], names[int(labels[i])]
         text = name if scores is None else f"{name} {scores[i]:.2f}"
         (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
         top = y1 if y1 >= height + base else y1 + height + base
-        cv2.rectangle(image, (x1, top - height - base), (x1 + width, top), box_colour, cv2.FILLED)
-        place = (x1, top - base // 2)
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, font_scale, (0, 0, 0), 1, cv2.LINE_AA)
+        left = max(0, min(x1, image.shape[1] - width))
+        cv2.rectangle(image, (left, top - height - base), (left + width, top), box_colour, cv2.FILLED)
+        cv2.putText(image, text, (left, top - base // 2), cv2.FONT_HERSHEY_SIMPLEX, font_scale, (0, 0, 0), 1, cv2.LINE_AA)
     return image
 
 

@@ -82,3 +82,13 @@ def test_pictures_show_boxes_where_they_are():
     assert draw_boxes(image, wild, np.array([0, 1]), ["cat", "dog"]).shape == image.shape
     sheet = contact_sheet([image, image[:, :10], image], columns=2, size=64)
     assert sheet.shape == (128, 128, 3)
+
+
+def test_labels_are_whole():
+    image, box, names = np.zeros((100, 200, 3), np.uint8), [150, 60, 199, 90], ["a long name of a class", ""]
+    alone = draw_boxes(image, np.array([box]), np.array([0]), names)
+    label = alone[:59].any(axis=2)
+    assert np.flatnonzero(label.any(axis=0)).min() < 150  # there is no room for it to the right
+    other = draw_boxes(image, np.array([box, [120, 50, 190, 52]]), np.array([0, 1]), names)
+    np.testing.assert_array_equal(other[:59][label], alone[:59][label])  # the other box's lines run below it
+    assert (other[50:53, 120] != 0).any()
