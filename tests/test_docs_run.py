@@ -45,7 +45,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def commands() -> list[str]:
-    """All that users are told to type, each once; synopses aside."""
+    """All that users are told to type, each once, with real names for placeholders; synopses aside."""
     found = []
     for page in PAGES:
         prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
@@ -53,7 +53,9 @@ def commands() -> list[str]:
         for line in [*lines, *re.findall(r"`([^`\n]+)`", prose)]:
             command = line.partition("  # ")[0].strip().removeprefix(".venv/bin/")
             if command.startswith(STARTS) and " " in command and not re.search(r"\s\[|\.\.\.", command):
-                found.append(command if not command.startswith(("scripts/", "train.py")) else f"python {command}")
+                command = f"python {command}" if command.startswith(("scripts/", "train.py")) else command
+                stand_ins = {**STAND_INS, "FILE": "theirs.pth"} if "convert_weights" in command else STAND_INS
+                found.append(" ".join(stand_ins.get(word, word) for word in command.split(" ")))
     return list(dict.fromkeys(found))
 
 
@@ -107,9 +109,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def run(command: str, project: Path) -> str:
     """Runs a command as adapted to the copy, with all that has to be there before; returns its output."""
-    words = [STAND_INS.get(word, word) for word in shlex.split(command)]
-    if "convert_weights.py" in command:
-        words = [word.replace("configs/mine.yaml", "theirs.pth") for word in words]
+    words = shlex.split(command)
     if "--eval-only" in words:
         run(command.replace(" --eval-only", ""), project)
     for word in words:
@@ -138,7 +138,8 @@ def provide(word: str, project: Path) -> None:
         faulty = ["python", "train.py", "--config", "configs/quickstart.yaml", "output_dir=runs/faulty", "train.lr=1e30"]
         shell([*faulty, *SMALL["train.py"], "train.iterations=20", "train.warmup=0"], project, code=1)
     elif path == "runs/other/checkpoints/best.pt":
-        run("python train.py --config configs/quickstart.yaml output_dir=runs/other", project)
+        provide("runs/quickstart/checkpoints/best.pt", project)
+        shutil.copytree(project / "runs/quickstart", project / "runs/other")
     elif path.endswith("best.pt"):
         run(f"python train.py --config configs/{Path(path).parts[1]}.yaml", project)
     elif path.endswith(".onnx"):

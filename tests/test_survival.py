@@ -282,14 +282,14 @@ def test_there_is_nothing_to_replay_of_a_good_run(tmp_path, shapes_root, capsys)
 
 
 def test_memory_stays_flat_over_many_epochs(tmp_path, shapes_root):
-    """50 epochs of the shapes, each with an evaluation and a checkpoint; the workers' memory counts as well."""
-    epoch = 24 // 4
+    """50 epochs of a third of the shapes, each with an evaluation and a checkpoint; the workers' memory counts as well."""
+    epoch = 24 // 3 // 4
     config = write_config(
         tmp_path, shapes_root, train={"batch_size": 4, "iterations": 50 * epoch}, eval={"every": epoch, "batch_size": 8},
         checkpoint={"every": epoch, "keep": 1}, model={"pretrained": "none", "batch_norm": True, "width": 0.05},
     )  # fmt: skip
     used: list[tuple[int, float]] = []  # epochs done, megabytes
-    with started(config, "data.workers=1") as process:
+    with started(config, "data.workers=1", "data.fraction=0.33") as process:
         while process.poll() is None:
             done = len(records(tmp_path, "eval")) if (tmp_path / "run/metrics.jsonl").exists() else 0
             megabytes = sum(private_megabytes(child) for child in (process.pid, *children(process.pid)))
