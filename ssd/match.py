@@ -68,7 +68,7 @@ def match_batch(
     image = targets.objects // num_slots  # [N]
     key = _pack(iou(boxes, to_corners(dbox_list)))  # [N, P]
 
-    own = _own_dboxes(key, targets.objects, image, num_images, num_slots)  # [N]
+    own = _own_dboxes(key, image, num_images, num_slots)  # [N]
     best, overlap = _best_objects(key, image, num_images)  # [B, P] each
     position = image * num_dboxes + own
     best.view(-1)[position] = torch.arange(num_objects, device=best.device)
@@ -123,7 +123,7 @@ def _best_objects(key: Tensor, image: Tensor, num_images: int) -> tuple[Tensor, 
     return num_objects - 1 - (best & 0xFFFFFFFF), _unpack(best)
 
 
-def _own_dboxes(key: Tensor, objects: Tensor, image: Tensor, num_images: int, num_slots: int) -> Tensor:
+def _own_dboxes(key: Tensor, image: Tensor, num_images: int, num_slots: int) -> Tensor:
     """The DBox that each object takes for itself: greedy bipartite matching in falling overlap, for all images at once.
 
     Every object bids its overlap for a DBox, and a DBox is held by the highest bid so far (deferred acceptance, Gale and
@@ -133,8 +133,9 @@ def _own_dboxes(key: Tensor, objects: Tensor, image: Tensor, num_images: int, nu
 
     Args:
         key: packed overlaps `[N, P]`.
-        objects: `[N]`, positions in the flattened `[B * G]`.
         image: `[N]`, the image of each object.
+        num_images: B.
+        num_slots: G, the most objects of an image.
 
     Returns:
         `[N]` indices of DBoxes, no two alike within an image (if it has at least as many DBoxes as objects).
@@ -148,7 +149,7 @@ def _own_dboxes(key: Tensor, objects: Tensor, image: Tensor, num_images: int, nu
     order = torch.arange(num_objects - 1, -1, -1, device=key.device)[:, None]  # of equal bids the lower object's is higher
     bids = (candidates >> 32 << 32) + order
     held = key.new_full((num_images * num_dboxes,), -1)  # the highest bid for each DBox
-    place = objects.new_zeros(num_objects, 1)
+    place = image.new_zeros(num_objects, 1)
     for _ in range(num_slots):
         place = (held[position] <= bids).int().argmax(dim=1, keepdim=True)  # the best DBox that no higher bid holds
         wanted, bid = position.gather(1, place).squeeze(1), bids.gather(1, place).squeeze(1)

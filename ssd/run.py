@@ -167,7 +167,8 @@ def settle_batch_size(
 def use_batch_size_of(run: Run, state: TrainState) -> None:
     """Goes on with the batches that a run began with, where the configuration leaves them open."""
     if run.config.train.batch_size == "auto":
-        began = state.config["train"]
+        # Weights converted from another project's tell of none.
+        began = state.config.get("train", {"batch_size": DEFAULT_BATCH_SIZE, "accumulate": 1})
         run.config = with_train(run.config, batch_size=began["batch_size"], accumulate=began["accumulate"])
 
 

@@ -6,7 +6,7 @@ import re
 import yaml
 
 from ssd import memory
-from ssd.checkpoint import load_checkpoint
+from ssd.checkpoint import load_checkpoint, save_checkpoint
 from tests.test_survival import LONG
 from tests.test_train import assert_same_weights, records, run, write_config
 from train import main
@@ -75,6 +75,10 @@ def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, cap
     assert "iteration 1" in run(small, "--resume", "auto", "train.iterations=2").stdout
     assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").config["train"]["accumulate"] == steps
     assert run(small, "--eval-only").stdout.splitlines()[-1].startswith("mAP@0.5")
+    state = load_checkpoint(tmp_path / "small/run/checkpoints/last.pt")
+    state.config = {"model": state.config["model"]}  # as converted weights have it
+    save_checkpoint(tmp_path / "converted.pt", state)
+    assert "mAP@0.5" in run(small, "--eval-only", "--resume", str(tmp_path / "converted.pt")).stdout
     monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
     assert main(["--config", str(small), "--overwrite"]) == 2
     assert "train.batch_size: auto: a step on a single photo takes more" in capsys.readouterr().err
