@@ -28,27 +28,28 @@ from tqdm import tqdm
 
 from data.annotation import DataError
 from data.augment import Switches
-from data.cache import ImageCache
+from data.image_cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
 from ssd.batch import Batch
-from ssd.checkpoint import CheckpointError, TrainState, first_line, load_checkpoint
 from ssd.config import ConfigError, load_config
-from ssd.device import choose_device, choose_precision, keep_freed_memory
-from ssd.distributed import World, is_lost_peer, process_group, world_from_environment
-from ssd.evaluation import Evaluation, Interrupted, Thresholds, evaluate
-from ssd.fault import Fault, save_fault
+from ssd.evaluation.evaluate import Evaluation, Interrupted, Thresholds, evaluate
+from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes
+from ssd.evaluation.report import Subject, write_report
 from ssd.model import SSD300
-from ssd.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.preparation import Preparation
-from ssd.progress import Progress, duration
-from ssd.records import THRESHOLDS, Records, read_records
-from ssd.report import Subject, write_report
-from ssd.run import Run, build_model, build_schedule, build_trainer, settle_batch_size, use_batch_size_of
-from ssd.run_folder import UsageError, checkpoint_to_evaluate, find_state, locked, make_folder
-from ssd.stop import Stopped, StopRequest
-from ssd.trainer import NonFiniteError, Schedule
+from ssd.system.device import choose_device, choose_precision, keep_freed_memory
+from ssd.system.distributed import World, is_lost_peer, process_group, world_from_environment
+from ssd.system.errors import UsageError
+from ssd.system.stop import Stopped, StopRequest
+from ssd.training.folder import checkpoint_to_evaluate, find_state, locked, make_folder
+from ssd.training.progress import Progress, duration
+from ssd.training.records import THRESHOLDS, Records, read_records
+from ssd.training.replay import Fault, save_fault
+from ssd.training.run import Run, build_model, build_schedule, build_trainer, settle_batch_size, use_batch_size_of
+from ssd.training.trainer import NonFiniteError, Schedule
+from ssd.weights.checkpoint import CheckpointError, TrainState, first_line, load_checkpoint
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DRY_STEPS = 3

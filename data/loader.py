@@ -8,13 +8,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.augment import Plan, Switches, draw_plan, plain_plan, render
-from data.cache import ImageCache
+from data.image_cache import ImageCache
 from data.images import read_image
 from data.photos import Photos
 from data.workers import as_it_is, worker_options
 from ssd.batch import PADDING, Batch, Targets
 from ssd.config import ConfigError
-from ssd.distributed import World
+from ssd.system.distributed import World
 
 Key = tuple[int, int]  # epoch, index
 

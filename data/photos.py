@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from data import coco, voc, yolo
 from data.annotation import Annotation, DataError, PhotoSize
 from data.images import inspect_photo
-from data.seen import SeenPhotos
-from data.source import Entry, draw
+from data.layouts import coco, voc, yolo
+from data.listing import Entry
+from data.photo_sizes import SeenPhotos
+from data.splits import draw
 from data.workers import as_it_is, worker_options
 from ssd.config import SourceConfig
 
@@ -43,7 +44,7 @@ class Photos:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def ground_truth(self, index: int) -> dict[str, np.ndarray]:
-        """One photo's objects as `ssd.voc_eval` takes them: inclusive pixels counted from 1."""
+        """One photo's objects as `ssd.evaluation.voc_eval` takes them: inclusive pixels counted from 1."""
         rows = self.objects(index)
         boxes = self.boxes[rows] + np.array([1, 1, 0, 0], np.float32)
         return {"boxes": boxes, "labels": self.labels[rows], "difficult": self.difficult[rows]}

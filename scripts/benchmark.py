@@ -43,16 +43,16 @@ from ssd.boxes import to_corners
 from ssd.config import Config, ConfigError, load_config
 from ssd.dbox import make_dbox_list
 from ssd.detect import detect
-from ssd.device import choose_device, choose_precision, keep_freed_memory
-from ssd.distributed import World
+from ssd.evaluation.voc_eval import voc_eval
 from ssd.loss import MultiBoxLoss
 from ssd.match import match_batch
 from ssd.model import SSD300
-from ssd.optim import make_optimizer
 from ssd.preparation import IMAGENET, prepare
-from ssd.run import Run, build_model, build_schedule, build_trainer
-from ssd.stop import StopRequest
-from ssd.voc_eval import voc_eval
+from ssd.system.device import choose_device, choose_precision, keep_freed_memory
+from ssd.system.distributed import World
+from ssd.system.stop import StopRequest
+from ssd.training.optimizer import make_optimizer
+from ssd.training.run import Run, build_model, build_schedule, build_trainer
 
 OURS, PEER = "ours", "torchvision"
 NUM_CLASSES = 20

@@ -22,8 +22,8 @@ from ssd.boxes import iou, to_corners
 from ssd.config import ConfigError, load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.preparation import IMAGENET
-from ssd.run import Run
-from ssd.stop import Stopped
+from ssd.system.stop import Stopped
+from ssd.training.run import Run
 
 EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
 CHUNK = 1024  # objects compared with all DBoxes at once

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.checkpoint import CheckpointError, save_checkpoint
 from ssd.dbox import DBOX_SPECS
-from ssd.layouts import load_any
+from ssd.weights.checkpoint import CheckpointError, save_checkpoint
+from ssd.weights.formats import load_any
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,11 +32,11 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import SUFFIXES
-from ssd.checkpoint import CheckpointError
 from ssd.config import ConfigError
-from ssd.pictures import draw_boxes
-from ssd.predictor import Detections, ImageError, Predictor, read_upright
-from ssd.run_folder import UsageError
+from ssd.deploy.predictor import Detections, ImageError, Predictor, read_upright
+from ssd.evaluation.pictures import draw_boxes
+from ssd.system.errors import UsageError
+from ssd.weights.checkpoint import CheckpointError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 CAMERA = "camera:"

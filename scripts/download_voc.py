@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from tqdm import tqdm
 
-from ssd.run_folder import UsageError
+from ssd.system.errors import UsageError
 
 CHUNK = 2**20  # bytes
 STALL = 30.0  # seconds without a byte, after which a connection is given up

@@ -34,12 +34,12 @@ import torch
 import train
 from data.annotation import DataError
 from data.images import SUFFIXES
-from ssd.checkpoint import CheckpointError, TrainState, load_checkpoint
 from ssd.config import ConfigError, parse_config
-from ssd.export import INPUT, OUTPUTS, export_onnx, export_torch
-from ssd.predictor import Detections, ImageError, Predictor, read_upright
-from ssd.run import Run
-from ssd.run_folder import UsageError
+from ssd.deploy.export import INPUT, OUTPUTS, export_onnx, export_torch
+from ssd.deploy.predictor import Detections, ImageError, Predictor, read_upright
+from ssd.system.errors import UsageError
+from ssd.training.run import Run
+from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint
 
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores
 

@@ -25,7 +25,7 @@ from data.photos import FORMATS, Photos, find_format, load_photos
 from scripts.check_data import best_overlaps
 from ssd.config import ConfigError, SourceConfig, load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list
-from ssd.run_folder import UsageError
+from ssd.system.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (("train", "val"), ("train", "valid"), ("trainval", "test"), ("train", "test"), ("train2017", "val2017"))

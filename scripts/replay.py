@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from ssd.batch import Targets
-from ssd.checkpoint import CheckpointError
 from ssd.config import Config, ConfigError, load_config
-from ssd.device import choose_device, choose_precision
-from ssd.fault import Fault, load_fault
 from ssd.loss import MultiBoxLoss
 from ssd.preparation import prepare
-from ssd.weights import build_network
+from ssd.system.device import choose_device, choose_precision
+from ssd.training.replay import Fault, load_fault
+from ssd.weights.checkpoint import CheckpointError
+from ssd.weights.pretrained import build_network
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,16 +28,16 @@ from data.annotation import DataError
 from data.loader import Samples
 from ssd.batch import Batch
 from ssd.boxes import decode, iou, to_corners
-from ssd.checkpoint import CheckpointError, load_checkpoint
 from ssd.config import Config, ConfigError, parse_config
+from ssd.evaluation.pictures import class_colour
 from ssd.loss import hard_negative_mining
 from ssd.match import match
 from ssd.model import SSD300
-from ssd.pictures import class_colour
 from ssd.preparation import Preparation, prepare
-from ssd.run import Run
-from ssd.run_folder import UsageError
-from ssd.weights import network_of
+from ssd.system.errors import UsageError
+from ssd.training.run import Run
+from ssd.weights.checkpoint import CheckpointError, load_checkpoint
+from ssd.weights.pretrained import network_of
 
 CELL = 3.4  # inches a side of a panel
 

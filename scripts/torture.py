@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import yaml
 
 from data.shapes import CLASSES, write_shapes
-from ssd.checkpoint import CheckpointError, digest, load_checkpoint
+from ssd.weights.checkpoint import CheckpointError, digest, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = (

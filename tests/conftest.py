@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from data.shapes import CLASSES, write_shapes
-from ssd.checkpoint import TrainState, save_checkpoint
 from ssd.config import ModelConfig
+from ssd.deploy.predictor import read_upright
 from ssd.model import SSD300
-from ssd.predictor import read_upright
 from ssd.preparation import IMAGENET, fit, prepare
+from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

@@ -25,10 +25,10 @@ from data.augment import Switches
 from data.loader import Samples
 from data.photos import load_photos
 from scripts import check_data
-from ssd.checkpoint import TrainState, save_checkpoint
 from ssd.config import SourceConfig
 from ssd.model import SSD300
 from ssd.preparation import IMAGENET
+from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 TALLY: Counter[str] = Counter()  # printed at the end of the session by conftest.py
 

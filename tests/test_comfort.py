@@ -5,8 +5,8 @@ import re
 
 import yaml
 
-from ssd import memory
-from ssd.checkpoint import load_checkpoint, save_checkpoint
+from ssd.system import memory
+from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.test_survival import LONG
 from tests.test_train import assert_same_weights, records, run, write_config
 from train import main

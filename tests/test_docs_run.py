@@ -20,7 +20,7 @@ import torch
 from data.shapes import write_shapes
 from scripts import download_voc
 from tests.conftest import ROOT
-from tests.ssd.test_layouts import Amdegroot
+from tests.ssd.weights.test_formats import Amdegroot
 from tests.test_docs import PAGES
 
 SOURCES = ("train.py", "ssd", "data", "scripts", "configs", "docs", "Makefile", "requirements.txt", "requirements-dev.txt")

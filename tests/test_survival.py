@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from scripts import replay, torture
-from ssd.checkpoint import load_checkpoint
-from ssd.records import Records
+from ssd.training.records import Records
+from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
 from tests.test_train import command, records, run, write_config
 

@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.shapes import CLASSES
-from ssd.checkpoint import load_checkpoint
+from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
 
 TIMING = ("images_per_s", "data_wait")

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from data.augment import Switches
-from data.cache import ImageCache
+from data.image_cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from ssd.config import ConfigError, SourceConfig
-from ssd.distributed import World
+from ssd.system.distributed import World
 
 FILL = (124, 116, 104)
 CPU = torch.device("cpu")

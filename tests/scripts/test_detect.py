@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data.annotation import parse_annotation
+from data.layouts.voc import parse_annotation
 from data.shapes import CLASSES
 from scripts import detect
-from ssd.predictor import Predictor
+from ssd.deploy.predictor import Predictor
 
 LABELS = {name: label for label, name in enumerate(CLASSES)}
 

@@ -11,9 +11,9 @@ import torch
 
 from data.shapes import CLASSES
 from scripts import export
-from ssd.checkpoint import load_checkpoint, save_checkpoint
-from ssd.export import resize
-from ssd.predictor import Predictor, read_upright
+from ssd.deploy.export import resize
+from ssd.deploy.predictor import Predictor, read_upright
+from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
 
 

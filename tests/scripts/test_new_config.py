@@ -7,7 +7,7 @@ import train
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.config import load_config
-from tests.data.test_formats import as_coco, copy_photos, load, write_yolo
+from tests.data.layouts.test_formats import as_coco, copy_photos, load, write_yolo
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from ssd.batch import PADDING, pad_targets
 from ssd.boxes import decode, encode, iou, to_corners
 from ssd.dbox import make_dbox_list
+from ssd.evaluation.voc_eval import voc_eval
 from ssd.loss import MultiBoxLoss
 from ssd.match import match
 from ssd.model import SSD300
-from ssd.voc_eval import voc_eval
 from tests import reference
 from tests.ssd.test_loss import batch
 

@@ -7,12 +7,12 @@ import train
 from data.loader import Samples
 from ssd.batch import pad_targets
 from ssd.config import load_config
-from ssd.distributed import World
 from ssd.loss import MultiBoxLoss
-from ssd.memory import fewest_steps
 from ssd.model import SSD300
-from ssd.run import Run, build_model, build_schedule, build_trainer
-from ssd.stop import StopRequest
+from ssd.system.distributed import World
+from ssd.system.memory import fewest_steps
+from ssd.system.stop import StopRequest
+from ssd.training.run import Run, build_model, build_schedule, build_trainer
 from tests.conftest import ROOT
 from tests.ssd.test_loss import batch
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ssd.config import ConfigError
-from ssd.device import choose_device, choose_precision
 from ssd.preparation import CAFFE, IMAGENET, Preparation, prepare
+from ssd.system.device import choose_device, choose_precision
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,187 @@
+"""Using a trained network: photos in, detections out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssd.evaluation.evaluate import Thresholds, predict
+from ssd.model import SSD300
+from ssd.preparation import Preparation, fit
+from ssd.system.device import choose_device, choose_precision
+from ssd.weights.checkpoint import TrainState, load_checkpoint
+from ssd.weights.pretrained import network_of
+
+Photo = str | Path | np.ndarray | Image.Image | Tensor
+
+
+class ImageError(ValueError):
+    """Something that is no photo; the message says which, and why not."""
+
+
+class Detections(NamedTuple):
+    """What was found in one photo, the surest first."""
+
+    boxes: np.ndarray  # [n, 4] float32: edges (x1, y1, x2, y2) in the photo's pixels, counted from 0
+    labels: np.ndarray  # [n] int64, from 0 over the class names
+    scores: np.ndarray  # [n] float32, 0..1
+    names: list[str]  # n names of classes
+
+
+class Predictor:
+    """A network with all that it expects of its images.
+
+    Args:
+        model: the network.
+        classes: names, without background.
+        preparation: what the weights expect of images.
+        device: where it runs.
+        dtype: of its activations.
+        limits: thresholds of the detections.
+    """
+
+    def __init__(
+        self,
+        model: SSD300,
+        classes: Sequence[str],
+        preparation: Preparation,
+        device: torch.device,
+        dtype: torch.dtype,
+        limits: Thresholds,
+    ) -> None:
+        self.model = model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+        self.classes = tuple(classes)
+        self.preparation = preparation
+        self.device = device
+        self.dtype = dtype
+        self.limits = limits
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        score_thresh: float = 0.5,
+        nms_thresh: float = 0.45,
+        top_k: int = 200,
+    ) -> Self:
+        """A predictor with the weights, classes and image preparation of a checkpoint.
+
+        Args:
+            path: checkpoints/best.pt of a run, or what scripts/convert_weights.py wrote.
+            device: auto | cpu | cuda | cuda:N.
+            precision: auto | float32 | bfloat16 | float16.
+            score_thresh: least score of a detection.
+            nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
+            top_k: most detections in a photo.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or no checkpoint of this application.
+            ConfigError: the device or the precision is not to be had.
+        """
+        return cls.from_state(load_checkpoint(Path(path)), device, precision, score_thresh, nms_thresh, top_k)
+
+    @classmethod
+    def from_state(
+        cls,
+        state: TrainState,
+        device: str = "auto",
+        precision: str = "auto",
+        score_thresh: float = 0.5,
+        nms_thresh: float = 0.45,
+        top_k: int = 200,
+    ) -> Self:
+        """A predictor of a checkpoint that is read already; arguments and errors as of `from_checkpoint`."""
+        where = choose_device(device)
+        dtype = choose_precision(precision, where)
+        limits = Thresholds(score_thresh, nms_thresh, top_k)
+        return cls(network_of(state), state.classes, Preparation(**state.preparation), where, dtype, limits)
+
+    def __call__(self, images: Photo | Sequence[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
+        """Detections in photos of any sizes.
+
+        Args:
+            images: one photo or several, each one of: the path of a file (turned upright as its EXIF says); an array
+                `[H, W, 3]` or `[H, W]` uint8; a PIL image; a tensor `[3, H, W]`, uint8 or floats in 0..1, RGB.
+            bgr: arrays have their channels in OpenCV's order; otherwise RGB.
+            batch_size: photos that go through the network at once.
+
+        Returns:
+            An entry a photo, in their order; also for a single photo.
+
+        Raises:
+            ImageError: one of them is no photo.
+        """
+        alone = isinstance(images, str | Path | np.ndarray | Image.Image) or (isinstance(images, Tensor) and images.ndim == 3)
+        photos: Sequence[Photo] = [images] if alone else images  # pyright: ignore[reportAssignmentType]
+        found: list[Detections] = []
+        for start in range(0, len(photos), batch_size):
+            batch = photos[start : start + batch_size]
+            found += self.detect([to_pixels(photo, number, bgr) for number, photo in enumerate(batch, start)])
+        return found
+
+    def detect(self, pixels: Sequence[np.ndarray]) -> list[Detections]:
+        """Detections in one batch of photos, `[H, W, 3]` uint8 RGB each."""
+        if not pixels:
+            return []
+        images = torch.from_numpy(np.stack([fit(image, self.preparation.size) for image in pixels]))
+        found = predict(self.model, images, self.preparation, self.device, self.dtype, self.limits)
+        return [self._in_pixels(entry, image) for entry, image in zip(found, pixels, strict=True)]
+
+    def _in_pixels(self, found: dict[str, Tensor], image: np.ndarray) -> Detections:
+        boxes, labels, scores = (found[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
+        size = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
+        return Detections(boxes * size, labels, scores, [self.classes[label] for label in labels])
+
+
+def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:
+    """A photo of any kind that `Predictor` takes as `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        ImageError: it is no photo; `number` names what has no path.
+    """
+    if isinstance(photo, str | Path):
+        return read_upright(Path(photo))
+    if isinstance(photo, Image.Image):
+        return np.asarray(photo.convert("RGB"))
+    where = f"image {number}"
+    if isinstance(photo, Tensor):
+        if photo.ndim != 3 or photo.shape[0] != 3:
+            raise ImageError(f"{where}: expected a tensor [3, H, W], got {list(photo.shape)}")
+        if photo.is_floating_point():
+            if photo.numel() and not (photo.min() >= 0 and photo.max() <= 1):
+                raise ImageError(f"{where}: expected floats in 0..1, got {photo.min():g} to {photo.max():g}")
+            photo = (photo * 255).round().to(torch.uint8)
+        photo, bgr = photo.permute(1, 2, 0).cpu().numpy(), False
+    if not isinstance(photo, np.ndarray):
+        raise ImageError(f"{where}: expected a path, an array, a PIL image or a tensor, got {type(photo).__name__}")
+    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or photo.shape[2:] not in ((), (3,)) or not photo.size:
+        raise ImageError(f"{where}: expected an array [H, W, 3] or [H, W] of uint8, got {list(photo.shape)} of {photo.dtype}")
+    if photo.ndim == 2:
+        return cv2.cvtColor(photo, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB) if bgr else np.ascontiguousarray(photo)
+
+
+def read_upright(path: Path) -> np.ndarray:
+    """A photo from a file, turned as its EXIF says, `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        ImageError: the file is missing, or no image that can be decoded.
+    """
+    try:
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(f"{path}: is no image that can be decoded")
+    return image

@@ -1,0 +1,168 @@
+"""Evaluation of a network on a data set: predictions, the VOC metric, and how both are shown."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssd.batch import Batch
+from ssd.detect import detect
+from ssd.evaluation.coco_eval import METRIC as COCO_METRIC
+from ssd.evaluation.coco_eval import coco_eval
+from ssd.evaluation.voc_eval import VOCResult, voc_eval
+from ssd.preparation import Preparation, prepare
+from ssd.system.distributed import World
+
+
+class Interrupted(Exception):
+    """An evaluation was left because the run is asked to stop."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What `ssd.detect.detect` takes beside the predictions."""
+
+    score_thresh: float = 0.01
+    nms_thresh: float = 0.45
+    top_k: int = 200
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluated data set."""
+
+    classes: tuple[str, ...]
+    result: VOCResult
+    detections: list[dict[str, np.ndarray]]  # an entry a photo, boxes in its pixels as `voc_eval` takes them
+    seconds: float
+
+    @property
+    def mean_ap(self) -> float:
+        return self.result.mean_ap
+
+    @property
+    def summary(self) -> str:
+        """The line that closes every evaluation."""
+        return f"{self.metric_name} {self.mean_ap:.4f}"
+
+    @property
+    def metric_name(self) -> str:
+        """What the mean is called wherever it is shown."""
+        return f"mAP@{'0.5:0.95' if self.result.metric == COCO_METRIC else '0.5'} ({self.result.metric})"
+
+    def record(self) -> dict[str, object]:
+        """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects."""
+        ap = {name: _plain(value) for name, value in zip(self.classes, self.result.ap, strict=True)}
+        return {"metric": self.result.metric, "map": _plain(self.mean_ap), "ap": ap}
+
+    def score_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Score thresholds 0..1, and precision, recall and F1 from each of them on, averaged over the classes with objects."""
+        thresholds = np.linspace(0, 1, 101)
+        present = np.flatnonzero(self.result.num_objects).tolist()
+        if not present:
+            nothing = np.zeros_like(thresholds)
+            return thresholds, nothing, nothing, nothing
+        recall, precision, _ = map(np.array, zip(*(self.result.at(label, thresholds) for label in present), strict=True))
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+        return thresholds, precision.mean(0), recall.mean(0), f1.mean(0)
+
+    def best_score(self) -> tuple[float, float]:
+        """The score threshold of largest mean F1, and that F1; 0.5 and 0 where nothing is found at any."""
+        thresholds, _, _, f1 = self.score_curves()
+        best = int(f1.argmax())
+        return (float(thresholds[best]), float(f1[best])) if f1[best] else (0.5, 0.0)
+
+    def table(self) -> str:
+        """AP, objects and detections of each class, and the time taken."""
+        width = max(len("class"), *map(len, self.classes))
+        lines = [f"{'class':{width}}      AP  objects  detections"]
+        rows = zip(self.classes, self.result.ap, self.result.num_objects, self.result.num_detections, strict=True)
+        for name, ap, num_objects, num_detections in rows:
+            shown = "     –" if math.isnan(ap) else f"{ap:6.4f}"
+            lines.append(f"{name:{width}}  {shown}  {num_objects:7d}  {num_detections:10d}")
+        absent = [name for name, ap in zip(self.classes, self.result.ap, strict=True) if math.isnan(ap)]
+        if absent:
+            lines.append(f"left out of the mean, having no object to find here: {', '.join(absent)}")
+        rate = len(self.detections) / self.seconds
+        lines.append(f"{len(self.detections)} photos in {self.seconds:.1f} s, {rate:.1f} images/s")
+        return "\n".join(lines)
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype, limits: Thresholds
+) -> list[dict[str, Tensor]]:
+    """Detections in a batch of pixels `[B, 300, 300, 3]` uint8 RGB; the model has to be in evaluation mode."""
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        loc, conf, dbox_list = model(prepare(images, preparation, device))
+    return detect(loc, conf, dbox_list, limits.score_thresh, limits.nms_thresh, limits.top_k)
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    sizes: np.ndarray,
+    ground_truth: Sequence[dict[str, np.ndarray]],
+    classes: Sequence[str],
+    *,
+    preparation: Preparation,
+    device: torch.device,
+    dtype: torch.dtype,
+    limits: Thresholds,
+    metric: str,
+    world: World,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Evaluates a network; under several processes each predicts its share, and all return the same.
+
+    Args:
+        model: the network; left in evaluation mode.
+        batches: this process's share of the data set, each photo in exactly one process.
+        sizes: `[n, 2]` width and height of every photo of the data set, pixels.
+        ground_truth: an entry a photo, as `voc_eval` takes it.
+        classes: names, without background.
+        preparation: what the weights expect of images.
+        device: where the network is.
+        dtype: of its activations.
+        limits: thresholds of the detections.
+        metric: voc07 (11-point AP), voc10 (the area), or coco.
+        world: the processes that share the work.
+        stop: asked before each batch.
+
+    Raises:
+        Interrupted: `stop` said so, in any of the processes.
+    """
+    start = time.perf_counter()
+    model.eval()
+    found: dict[int, dict[str, np.ndarray]] = {}
+    interrupted = False
+    for batch in batches:
+        if interrupted := stop():
+            break
+        detections = predict(model, batch.images, preparation, device, dtype, limits)
+        for index, detection in zip(batch.indices.tolist(), detections, strict=True):
+            found[index] = _in_pixels(detection, sizes[index])
+    shares = world.gather((found, interrupted))  # also by those that stop, for which the others would wait
+    if any(stopped for _, stopped in shares):
+        raise Interrupted
+    together = {index: detection for share, _ in shares for index, detection in share.items()}
+    in_order = [together[index] for index in range(len(sizes))]
+    result = voc_eval(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
+    if metric == "coco":
+        result = coco_eval(in_order, ground_truth, result)
+    return Evaluation(tuple(classes), result, in_order, time.perf_counter() - start)
+
+
+def _in_pixels(detection: dict[str, Tensor], size: np.ndarray) -> dict[str, np.ndarray]:
+    """Corners relative to a photo → inclusive pixels counted from 1, as VOC has them."""
+    arrays = {name: value.cpu().numpy() for name, value in detection.items()}
+    arrays["boxes"] = arrays["boxes"] * np.tile(size, 2).astype(np.float32) + np.array([1, 1, 0, 0], np.float32)
+    return arrays

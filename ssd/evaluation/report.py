@@ -1,0 +1,300 @@
+"""The report of a run: one HTML file with all figures and pictures in it, which opens without a network."""
+
+import base64
+import html
+import io
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+import torch
+import torchvision
+import yaml
+from matplotlib.figure import Figure
+
+from ssd.evaluation.evaluate import Evaluation
+from ssd.evaluation.pictures import TRUTH, class_colour, draw_boxes
+from ssd.evaluation.voc_eval import pixel_iou
+from ssd.system.files import write_whole
+
+IOU_THRESH = 0.5
+NUM_HARDEST = 6
+NUM_PICTURED = 6
+PICTURE_WIDTH = 420  # pixels
+MANY_CLASSES = 12  # legends and numbers in cells are readable up to here
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; margin: 0 auto; max-width: 1080px; padding: 0 16px 48px; }
+h1 { font-size: 1.6rem; margin: 1.2em 0 0; } h2 { font-size: 1.2rem; margin: 2em 0 .4em; border-bottom: 1px solid #d8dee4; }
+p.note { color: #57606a; margin: .2em 0 1em; }
+.figures { display: flex; flex-wrap: wrap; gap: 12px; margin: 1em 0; }
+.figures div { background: #f3f5f7; border-radius: 8px; padding: 10px 16px; } .figures b { display: block; font-size: 1.35rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; align-items: start; }
+svg, img { max-width: 100%; height: auto; display: block; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; } figure { margin: 0; } figcaption { color: #57606a; font-size: .85rem; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; margin-bottom: 16px; } table { border-collapse: collapse; } td, th { padding: 3px 8px; text-align: right; border-bottom: 1px solid #e5e9ed; }
+td:first-child, th:first-child { text-align: left; } pre { background: #f3f5f7; padding: 12px; overflow-x: auto; font-size: .85rem; }
+"""  # noqa: E501
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about."""
+
+    title: str
+    evaluation: Evaluation
+    ground_truth: Sequence[Mapping[str, np.ndarray]]  # an entry a photo, as `voc_eval` takes it
+    names: Sequence[str]  # of the photos
+    image: Callable[[int], np.ndarray]  # a photo as it is, [H, W, 3] uint8 RGB
+    records: Sequence[Mapping[str, Any]]  # of metrics.jsonl
+    config: Mapping[str, Any]
+    facts: Mapping[str, str]  # shown beside the environment
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How detections and objects of a data set meet, each photo by itself, classes aside."""
+
+    confusion: np.ndarray  # [C + 1, C + 1]: rows are objects, columns detections; the last of each is background
+    score_thresh: float  # from which on a detection counts
+    missed: np.ndarray  # [n] objects a photo that no detection of their class meets
+    false: np.ndarray  # [n] detections a photo that meet no object of their class
+
+
+def write_report(path: Path, subject: Subject) -> None:
+    """Writes the report.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = render(subject)
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def render(subject: Subject) -> str:
+    """The report as HTML."""
+    evaluation, result = subject.evaluation, subject.evaluation.result
+    best, f1 = evaluation.best_score()
+    outcome = compare(evaluation.detections, subject.ground_truth, len(evaluation.classes), best)
+    with mpl.rc_context({"svg.fonttype": "path", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
+        curves = [loss_figure(subject.records), map_figure(subject.records, evaluation)]
+        classes = [ap_figure(evaluation), pr_figure(evaluation)]
+        errors = [confusion_figure(outcome.confusion, evaluation.classes), score_figure(evaluation)]
+    figures = {
+        evaluation.metric_name: f"{evaluation.mean_ap:.4f}",
+        "photos": f"{len(evaluation.detections):,}",
+        "objects": f"{sum(result.num_objects):,}",
+        "best F1": f"{f1:.3f} at score {best:.2f}",
+    }
+    boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in figures.items())
+    title = html.escape(subject.title)
+    parts = [
+        f"<h1>{title}</h1><div class=figures>{boxes}</div>",
+        "<h2>Training</h2>", grid(curves),
+        "<h2>Classes</h2>", class_table(evaluation), grid(classes),
+        f"<h2>Errors</h2><p class=note>Detections from score {best:.2f} on, where F1 is best, here and in the pictures below; "
+        f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", grid(errors),
+        "<h2>Hardest photos</h2><p class=note>Those with most missed objects and false detections. Ground truth on the left, "
+        "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
+        "<h2>Examples</h2>", pictures(subject, spread(len(subject.names)), outcome),
+        "<h2>Environment</h2>", facts_table({**subject.facts, **environment()}),
+        "<h2>Configuration</h2>", f"<pre>{html.escape(yaml.safe_dump(dict(subject.config), sort_keys=False))}</pre>",
+    ]  # fmt: skip
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
+    return (
+        f"<!doctype html><html lang=en><title>{html.escape(subject.title)}</title>{head}<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def compare(
+    detections: Sequence[Mapping[str, np.ndarray]],
+    truth: Sequence[Mapping[str, np.ndarray]],
+    num_classes: int,
+    score_thresh: float,
+) -> Outcome:
+    """Pairs detections, from a score on, and objects by falling overlap, whatever their classes; difficult objects, and what
+    meets them, do not count."""
+    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    missed, false = np.zeros(len(truth), np.int64), np.zeros(len(truth), np.int64)
+    for i, (found, objects) in enumerate(zip(detections, truth, strict=True)):
+        sure = found["scores"] >= score_thresh
+        boxes, labels = found["boxes"][sure], found["labels"][sure]
+        overlap = pixel_iou(boxes[:, None], objects["boxes"])  # [n, m]
+        partner = pair(overlap)  # [n]
+        rows = np.where(partner >= 0, np.append(objects["labels"], num_classes)[partner], num_classes)
+        counts = ~np.append(objects["difficult"], False)[partner]
+        np.add.at(confusion, (rows[counts], labels[counts]), 1)
+        lonely = np.setdiff1d(np.flatnonzero(~objects["difficult"]), partner)
+        confusion[:, num_classes] += np.bincount(objects["labels"][lonely], minlength=num_classes + 1)
+        right = counts & (rows == labels)
+        false[i] = (counts & ~right).sum()
+        missed[i] = (~objects["difficult"]).sum() - right.sum()
+    return Outcome(confusion, score_thresh, missed, false)
+
+
+def pair(overlap: np.ndarray) -> np.ndarray:
+    """The object that each detection is paired with `[n]`, -1 for none: the largest overlap first, each at most once."""
+    partner = np.full(overlap.shape[0], -1)
+    left = overlap.copy()
+    while left.size and left.max() >= IOU_THRESH:
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        partner[row] = column
+        left[row], left[:, column] = -1, -1
+    return partner
+
+
+def hardest(outcome: Outcome) -> list[int]:
+    errors = outcome.missed + outcome.false
+    order = np.argsort(-errors, kind="stable")[:NUM_HARDEST]
+    return [int(i) for i in order if errors[i]]
+
+
+def spread(count: int) -> list[int]:
+    """Some photos, evenly over the data set."""
+    return np.unique(np.linspace(0, count - 1, min(NUM_PICTURED, count)).astype(int)).tolist()
+
+
+def loss_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+    figure, axes = plot("loss", "iteration")
+    train = [record for record in records if record["kind"] == "train"]
+    for name, label in (("loss", "whole"), ("loss_l", "localisation"), ("loss_c", "classification")):
+        axes.plot([record["iteration"] for record in train], [record[name] for record in train], label=label, linewidth=1)
+    axes.set_ylim(bottom=0, top=np.quantile([record["loss"] for record in train], 0.98) * 1.1 if train else None)
+    axes.legend()
+    return figure
+
+
+def map_figure(records: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Figure:
+    figure, axes = plot(evaluation.metric_name, "iteration")
+    points = [(r["iteration"], r["map"]) for r in records if r["kind"] == "eval" and r["map"] is not None]
+    axes.plot([x for x, _ in points], [y for _, y in points], marker="o")
+    axes.set_ylim(0, 1)
+    return figure
+
+
+def ap_figure(evaluation: Evaluation) -> Figure:
+    figure, axes = plot("AP of each class", "")
+    order = np.argsort(np.nan_to_num(evaluation.result.ap, nan=-1))
+    figure.set_figheight(max(3.2, 0.26 * len(order) + 1))
+    values = np.nan_to_num(np.array(evaluation.result.ap)[order])
+    axes.barh(range(len(order)), values, color=[colour(int(i)) for i in order])
+    axes.set_yticks(range(len(order)), [evaluation.classes[i] for i in order])
+    axes.set_xlim(0, 1)
+    return figure
+
+
+def pr_figure(evaluation: Evaluation) -> Figure:
+    figure, axes = plot("precision by recall (overlap 0.5)", "recall")
+    result = evaluation.result
+    for label, name in enumerate(evaluation.classes):
+        if result.num_objects[label]:
+            axes.plot(result.recall[label], result.precision[label], label=name, color=colour(label), linewidth=1.2)
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
+    if len(evaluation.classes) <= MANY_CLASSES:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
+    figure, axes = plot("confusion: objects (rows), detections (columns)", "")
+    axes.grid(False)
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    names = [*classes, "background"]
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    figure.set_figheight(max(3.6, 0.2 * len(names) + 2))
+    if len(classes) <= MANY_CLASSES:
+        for row, column in np.ndindex(*confusion.shape):
+            dark = share[row, column] > 0.5
+            value = confusion[row, column]
+            axes.text(column, row, f"{value}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    return figure
+
+
+def score_figure(evaluation: Evaluation) -> Figure:
+    figure, axes = plot("by least score, mean over classes", "score")
+    thresholds, *curves = evaluation.score_curves()
+    for name, values in zip(("precision", "recall", "F1"), curves, strict=True):
+        axes.plot(thresholds, values, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.legend()
+    return figure
+
+
+def plot(title: str, x_label: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x_label)
+    return figure, axes
+
+
+def colour(label: int) -> tuple[float, ...]:
+    """A class's colour in pictures, darker, as lines on white need it."""
+    return tuple(0.75 * value / 255 for value in class_colour(label))
+
+
+def grid(figures: Sequence[Figure]) -> str:
+    return "<div class=grid>" + "".join(f"<div>{svg(figure)}</div>" for figure in figures) + "</div>"
+
+
+def svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def class_table(evaluation: Evaluation) -> str:
+    result = evaluation.result
+    rows = zip(evaluation.classes, result.ap, result.num_objects, result.num_detections, strict=True)
+    cells = "".join(
+        f"<tr><td>{html.escape(name)}<td>{'–' if np.isnan(ap) else f'{ap:.4f}'}<td>{objects}<td>{detections}"
+        for name, ap, objects, detections in rows
+    )
+    return f"<div class=wide><table><tr><th>class<th>AP<th>objects<th>detections{cells}</table></div>"
+
+
+def facts_table(facts: Mapping[str, str]) -> str:
+    rows = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(value)}" for name, value in facts.items())
+    return f"<div class=wide><table>{rows}</table></div>"
+
+
+def environment() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    versions = {"Python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+    return {"device": device, **versions, "OpenCV": cv2.__version__, "system": platform.platform()}
+
+
+def pictures(subject: Subject, indices: Sequence[int], outcome: Outcome) -> str:
+    """Photos in pairs: ground truth, detections."""
+    if not indices:
+        return "<p class=note>None.</p>"
+    cells = []
+    for index in indices:
+        image, truth, found = subject.image(index), subject.ground_truth[index], subject.evaluation.detections[index]
+        sure = found["scores"] >= outcome.score_thresh
+        scale = min(1.0, PICTURE_WIDTH / image.shape[1])
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        classes = subject.evaluation.classes
+        # VOC counts pixels from 1, pictures from 0.
+        sides = (
+            draw_boxes(small, (truth["boxes"] - 1) * scale, truth["labels"], classes, colour=TRUTH),
+            draw_boxes(small, (found["boxes"][sure] - 1) * scale, found["labels"][sure], classes, found["scores"][sure]),
+        )
+        images = "".join(f"<img alt='' src='{jpeg(side)}'>" for side in sides)
+        caption = f"{html.escape(subject.names[index])}: {outcome.missed[index]} missed, {outcome.false[index]} false"
+        cells.append(f"<figure><div class=pair>{images}</div><figcaption>{caption}</figcaption></figure>")
+    return f"<div class=grid>{''.join(cells)}</div>"
+
+
+def jpeg(image: np.ndarray) -> str:
+    """A picture `[H, W, 3]` uint8 RGB as a data address."""
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

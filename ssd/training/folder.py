@@ -1,0 +1,123 @@
+"""The output folder of a run: found, made ready, never overwritten by surprise."""
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there two runs in one folder are not kept apart
+    fcntl = None
+
+from ssd.system.distributed import World
+from ssd.system.errors import UsageError
+from ssd.system.files import ASIDE, write_whole
+from ssd.weights.checkpoint import TrainState, find_checkpoint, load_checkpoint
+
+# What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
+OWN_FILES = ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png", "report.html", "fault/*.pt")
+
+
+@contextmanager
+def locked(folder: Path, world: World) -> Iterator[None]:
+    """Keeps other runs out of an output folder for the time of the block; the system frees it even after a kill.
+
+    Raises:
+        UsageError: another run is in it.
+    """
+    if fcntl is None or not world.is_main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not flock: its lock would live on in loader workers that outlive a killed run for a moment.
+    with open(folder / ".lock", "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            file.seek(0)
+            raise UsageError(
+                f"{folder}: another run (process {file.read().strip() or 'unknown'}) is writing there; wait for its end, "
+                "stop it, or choose another output_dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> TrainState | None:
+    """The state to go on from, if any; nothing is written yet.
+
+    Args:
+        folder: of the run.
+        resume: `auto` (the newest whole checkpoint, or none), the path of a checkpoint, or None to start anew.
+        overwrite: start anew also over an earlier run.
+        say: shows the user a line.
+
+    Raises:
+        UsageError: the folder holds another run, and neither resuming nor overwriting was asked for.
+        CheckpointError: the checkpoint to resume from cannot be used.
+    """
+    checkpoints = folder / "checkpoints"
+    if resume == "auto":
+        found = find_checkpoint(checkpoints)
+        if found is None:
+            return None
+        path, state, passed_over = found
+        for line in passed_over:
+            say(f"passed over: {line}")
+        say(f"resuming from {path}, iteration {state.iteration}")
+        return state
+    if resume is not None:
+        state = load_checkpoint(Path(resume))
+        say(f"resuming from {resume}, iteration {state.iteration}")
+        return state
+    if any(checkpoints.glob("*.pt")) and not overwrite:
+        raise UsageError(
+            f"{folder}: holds a run already; go on with --resume auto, choose another output_dir, or start anew with "
+            "--overwrite"
+        )
+    return None
+
+
+def make_folder(folder: Path, config: dict[str, Any], anew: bool, world: World) -> None:
+    """Makes an output folder ready, once all else is: what an earlier run left is lost from here on, if the run starts anew.
+
+    Args:
+        folder: made where it is missing.
+        config: every entry of the configuration, written into it as config.yaml.
+        anew: remove what an earlier run left.
+        world: the processes of the run, which all call this; the main one writes.
+    """
+    world.gather(None)  # every process has looked before one writes
+    if not world.is_main:
+        return
+    if anew:
+        for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
+            path.unlink()
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
+        path.unlink()
+    text = yaml.safe_dump(config, sort_keys=False)
+    write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
+
+
+def checkpoint_to_evaluate(folder: Path) -> Path:
+    """The best checkpoint of a run, or the last one where none is marked best.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for name in ("best.pt", "last.pt"):
+        if (folder / "checkpoints" / name).exists():
+            return folder / "checkpoints" / name
+    raise UsageError(f"{folder / 'checkpoints'}: no checkpoint to evaluate; train first, or name one with --resume PATH")

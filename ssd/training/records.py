@@ -1,0 +1,87 @@
+"""What a run leaves for people and tools to read: metrics.jsonl and TensorBoard's events."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from ssd.system.files import naming, write_whole
+
+THRESHOLDS = np.linspace(0, 1, 127)  # of score, at which TensorBoard shows precision and recall
+PRValues = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in their order; empty where it has none."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Records:
+    """The records of one run; a resumed run goes on in the same files.
+
+    Args:
+        folder: the run's output folder.
+        iteration: iterations done: later train records are of a time that will be repeated, and are dropped.
+        evaluated_at: iteration of the last evaluation: likewise for later eval records.
+    """
+
+    def __init__(self, folder: Path, iteration: int = 0, evaluated_at: int = -1) -> None:
+        self.path = folder / "metrics.jsonl"
+        if self.path.exists():
+            self._drop_after({"train": iteration, "eval": evaluated_at})
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+
+    def _drop_after(self, last: dict[str, int]) -> None:
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+                known = line.endswith("\n") and record["iteration"] <= last[record["kind"]]
+            except (ValueError, KeyError, TypeError):
+                known = False  # the last line of a run that was killed while it wrote
+            if known:
+                kept.append(line)
+        write_whole(self.path, lambda file: file.write("".join(kept).encode()))
+
+    def write(self, kind: str, epoch: int, iteration: int, values: dict[str, Any]) -> None:
+        """Appends one record, on disk when this returns."""
+        record = {"kind": kind, "epoch": epoch, "iteration": iteration, **values}
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.board.add_scalar(f"{kind}/{name}", value, iteration)
+            elif isinstance(value, dict):
+                for key, entry in value.items():
+                    if entry is not None:
+                        self.board.add_scalar(f"{kind}/{name}/{key}", entry, iteration)
+
+    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
+        """A picture `[H, W, 3]` uint8 RGB for TensorBoard."""
+        self.board.add_image(name, image, iteration, dataformats="HWC")
+
+    def pr_curve(self, name: str, num_objects: int, values: PRValues, iteration: int) -> None:
+        """A precision-recall curve for TensorBoard.
+
+        Args:
+            name: of the curve.
+            num_objects: that there are to find.
+            values: recall, precision and number of detections at each of THRESHOLDS, as `VOCResult.at` gives them.
+            iteration: after which it was taken.
+        """
+        recall, precision, counts = values
+        true = np.rint(recall * num_objects)
+        nothing = np.zeros_like(true)  # a detector has no true negatives
+        parts = (true, counts - true, nothing, num_objects - true, precision, recall)
+        self.board.add_pr_curve_raw(name, *parts, iteration, len(THRESHOLDS))
+
+    def close(self) -> None:
+        self.board.close()

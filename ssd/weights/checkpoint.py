@@ -1,0 +1,184 @@
+"""Checkpoints: all that survives a restart, in one file of tensors and plain values."""
+
+import hashlib
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ssd.system.files import aside_of, naming, sync_folder, write_whole
+
+FORMAT = 2
+KIND = "ssd300-train-state"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+@dataclass
+class TrainState:
+    """A run between two iterations."""
+
+    model: dict[str, Tensor]
+    classes: list[str]
+    preparation: dict[str, Any]  # of images: see `ssd.preparation`
+    config: dict[str, Any]
+    iteration: int = 0  # iterations done
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Tensor] | None = None  # moving average of the weights, if the run keeps one
+    best_map: float = -1.0
+    evaluated_at: int = -1  # iteration of the last evaluation
+    not_improved: int = 0  # evaluations since the best one
+    window: Tensor | None = None  # sums since the last train record
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use the model with: the average where there is one."""
+        return self.model if self.average is None else self.average
+
+
+def save_checkpoint(path: Path, state: TrainState) -> None:
+    """Writes a checkpoint aside, makes it safe on disk, and renames it: at any moment `path` is whole, old or new.
+
+    Raises:
+        OSError: the disk is full or cannot be written; `path` is as it was.
+    """
+    values = {f.name: getattr(state, f.name) for f in fields(state)}
+    content = {"kind": KIND, "format": FORMAT, "digest": digest(values), "state": values}
+
+    def write(file: IO[bytes]) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of PyTorch's archive writer, when the file has failed it
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+    write_whole(path, write)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Gives a checkpoint a second name, by a link where the disk can, as atomically as it was written."""
+    aside = aside_of(target)
+    with naming(target):
+        try:
+            os.link(source, aside)
+        except OSError:
+            shutil.copyfile(source, aside)
+        os.replace(aside, target)
+        sync_folder(target.parent)
+
+
+def load_checkpoint(path: Path) -> TrainState:
+    """Reads a checkpoint and verifies its digest. Nothing in the file is executed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or not a checkpoint of this application.
+    """
+    return state_in(read_tensors(path), path)
+
+
+def read_tensors(path: Path) -> Any:
+    """What a file of tensors and plain values holds, whoever wrote it. Nothing in it is executed.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or holds something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path}: holds more than tensors and plain values, or is damaged; it was not loaded") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: is damaged or no checkpoint ({first_line(error)})") from None
+
+
+def is_own(content: Any) -> bool:
+    """Whether what a file holds was written by `save_checkpoint`."""
+    return isinstance(content, dict) and content.get("kind") == KIND
+
+
+def state_in(content: Any, path: Path) -> TrainState:
+    """The state in what a checkpoint holds.
+
+    Raises:
+        CheckpointError: it is damaged, or not of this application.
+    """
+    if not is_own(content):
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of this application; scripts/convert_weights.py reads those of some others"
+        )
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {content.get('format')}, this version reads {FORMAT}; use the version it is of"
+        )
+    if digest(content.get("state")) != content.get("digest"):
+        raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
+    try:
+        return TrainState(**content["state"])
+    except TypeError as error:
+        raise CheckpointError(f"{path}: does not hold what a run needs ({first_line(error)})") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the details that libraries add below; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
+    """The newest whole checkpoint of a run, and a line for each newer one that had to be passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+    """
+    numbered = sorted(folder.glob("iteration_*.pt"), reverse=True)
+    candidates = [path for path in (folder / "last.pt", *numbered, folder / "best.pt") if path.exists()]
+    passed_over = []
+    for path in candidates:
+        try:
+            return path, load_checkpoint(path), passed_over
+        except CheckpointError as error:
+            passed_over.append(str(error))
+    if passed_over:
+        raise CheckpointError("no checkpoint can be used: " + "; ".join(passed_over))
+    return None
+
+
+def keep_last(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` numbered checkpoints."""
+    for path in sorted(folder.glob("iteration_*.pt"), reverse=True)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def numbered_name(iteration: int) -> str:
+    return f"iteration_{iteration:08d}.pt"
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of nested plain values and tensors: names, types, shapes and content."""
+    sha = hashlib.sha256()
+    for name, value in _leaves(values, ""):
+        if isinstance(value, Tensor):
+            sha.update(f"{name}:{value.dtype}:{list(value.shape)}".encode())
+            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            sha.update(f"{name}:{value!r}".encode())
+    return sha.hexdigest()
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _leaves(entry, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            yield from _leaves(entry, f"{name}/{i}")
+    else:
+        yield name, value

@@ -1,0 +1,164 @@
+"""The layouts in which other projects keep SSD300 with VGG16: recognised by their names, read into a `TrainState`.
+
+All four clamp their DBoxes, take RGB minus the mean of Caffe's VGG16, encode with variances 0.1 and 0.2, and order DBoxes as
+`ssd.dbox` does; what differs is said here.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torchvision.models.detection import SSD300_VGG16_Weights
+
+from ssd.config import VOC_CLASSES, ModelConfig
+from ssd.model import SSD300
+from ssd.preparation import CAFFE, Preparation
+from ssd.vgg import conv_names
+from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, state_in
+
+NUM_MAPS = 6
+EXTRAS = tuple(f"extras.conv{number}_{half}.conv" for number in (6, 7, 8, 9) for half in (1, 2))
+# Positions of the 13 convolutions, fc6 and fc7 in the list of layers that ports of Caffe's reduced-fc VGG16 keep.
+REDUCED_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28, 31, 33)
+BACKBONE = tuple(f"backbone.{name}.conv" for name in (*conv_names(), "fc6", "fc7"))
+BATCH_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+NUM_DBOXES = 4  # of a cell of conv4_3, in all of them
+# SSD300_VGG16_Weights' image_mean, in 8-bit steps.
+TORCHVISION = Preparation(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), scale=(1.0, 1.0, 1.0))
+
+
+class Layout(NamedTuple):
+    """Where one project keeps what."""
+
+    project: str
+    backbone: tuple[str, ...]  # of the 13 convolutions, fc6 and fc7
+    extras: tuple[str, ...]  # of conv6_1 to conv9_2
+    l2_norm: str  # the scales of conv4_3's norm
+    batch_norm: str | None  # or the batch normalisation in its place, if the project has such weights
+    loc: str
+    conf: str
+    preparation: Preparation = CAFFE
+
+
+LAYOUTS = (
+    Layout(
+        "amdegroot/ssd.pytorch",
+        tuple(f"vgg.{i}" for i in REDUCED_POSITIONS),
+        tuple(f"extras.{i}" for i in range(8)),
+        "L2Norm.weight",
+        None,
+        "loc.{}",
+        "conf.{}",
+    ),
+    Layout(
+        "lufficc/SSD",
+        tuple(f"backbone.vgg.{i}" for i in REDUCED_POSITIONS),
+        tuple(f"backbone.extras.{i}" for i in range(8)),
+        "backbone.l2_norm.weight",
+        None,
+        "box_head.predictor.reg_headers.{}",
+        "box_head.predictor.cls_headers.{}",
+    ),
+    Layout(
+        "qfgaohao/pytorch-ssd",
+        tuple(f"base_net.{i}" for i in REDUCED_POSITIONS),
+        tuple(f"extras.{i}.{j}" for i in range(4) for j in (0, 2)),
+        "source_layer_add_ons.0.scale",
+        "source_layer_add_ons.0",
+        "regression_headers.{}",
+        "classification_headers.{}",
+    ),
+    Layout(
+        "torchvision",
+        (
+            *(f"backbone.features.{i}" for i in REDUCED_POSITIONS[:10]),
+            *(f"backbone.extra.0.{i}" for i in (1, 3, 5, "7.1", "7.3")),
+        ),
+        tuple(f"backbone.extra.{i}.{j}" for i in range(1, 5) for j in (0, 2)),
+        "backbone.scale_weight",
+        None,
+        "head.regression_head.module_list.{}",
+        "head.classification_head.module_list.{}",
+        TORCHVISION,
+    ),
+)
+
+
+def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | None = None) -> tuple[TrainState, str]:
+    """A checkpoint of this application or of one of the projects above, and whose it is (`here` for our own).
+
+    Args:
+        path: the file. Nothing in it is executed.
+        classes: names of the classes of another project's file, in its order and without background; by default found out
+            by their number: the 20 of VOC, the 80 of COCO, or torchvision's 90.
+        dboxes: `voc` or `coco`: the sizes of another project's DBoxes; by default coco where the classes are COCO's.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of no known layout.
+    """
+    content = read_tensors(path)
+    if is_own(content):
+        return state_in(content, path), "here"
+    state = _weights_in(content)
+    layout = next((layout for layout in LAYOUTS if state and f"{layout.conf.format(0)}.weight" in state), None)
+    if layout is None:
+        known = ", ".join(layout.project for layout in LAYOUTS)
+        raise CheckpointError(f"{path}: is neither a checkpoint of this application nor SSD300 with VGG16 of {known}")
+    try:
+        return _convert(state, layout, classes, dboxes), layout.project
+    except KeyError as error:
+        raise CheckpointError(f"{path}: is like {layout.project}, but {error} is missing: another network?") from None
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is like {layout.project}, but does not fit: {' '.join(str(error).split())}") from None
+
+
+def _weights_in(content: Any) -> dict[str, Tensor]:
+    """The state dict in what was read: alone or beside other things, with or without DataParallel's prefix."""
+    for name in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict):
+        return {}
+    return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _convert(state: Mapping[str, Tensor], layout: Layout, classes: Sequence[str] | None, dboxes: str | None) -> TrainState:
+    prefixes = dict(zip((*BACKBONE, *EXTRAS), (*layout.backbone, *layout.extras), strict=True))
+    prefixes |= {f"loc.{i}": layout.loc.format(i) for i in range(NUM_MAPS)}
+    prefixes |= {f"conf.{i}": layout.conf.format(i) for i in range(NUM_MAPS)}
+    weights = {
+        f"{ours}.{entry}": state[f"{theirs}.{entry}"] for ours, theirs in prefixes.items() for entry in ("weight", "bias")
+    }
+    norm = "batch" if layout.batch_norm and f"{layout.batch_norm}.running_mean" in state else "l2"
+    if norm == "batch":
+        weights |= {f"conv4_3_norm.{entry}": state[f"{layout.batch_norm}.{entry}"] for entry in BATCH_NORM_ENTRIES}
+    else:
+        weights["conv4_3_norm.weight"] = state[layout.l2_norm].flatten()
+    num_classes = len(weights["conf.0.bias"]) // NUM_DBOXES - 1
+    names = list(classes) if classes is not None else _names(num_classes)
+    if len(names) != num_classes:
+        raise ValueError(f"{num_classes} classes in the file, {len(names)} names given")
+    sizes = dboxes or ("coco" if names in (coco_names(), torchvision_names()) else "voc")
+    options = ModelConfig.model_validate({"pretrained": "none", "dboxes": sizes, "conv4_3_norm": norm})
+    weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
+    SSD300(num_classes + 1, conv4_3_norm=norm).load_state_dict(weights)  # raises where a shape or a name does not fit
+    return TrainState(weights, names, layout.preparation.to_plain(), {"model": options.model_dump(mode="json")})
+
+
+def torchvision_names() -> list[str]:
+    """The 90 columns of torchvision's COCO weights; the unused ones, all called N/A there, get their number."""
+    names = SSD300_VGG16_Weights.COCO_V1.meta["categories"][1:]
+    return [f"N/A {i}" if name == "N/A" else name for i, name in enumerate(names, start=1)]
+
+
+def coco_names() -> list[str]:
+    """The 80 classes of COCO."""
+    return [name for name in torchvision_names() if not name.startswith("N/A")]
+
+
+def _names(num_classes: int) -> list[str]:
+    for names in (VOC_CLASSES, coco_names(), torchvision_names()):
+        if len(names) == num_classes:
+            return [*names]
+    return [f"class {i}" for i in range(1, num_classes + 1)]

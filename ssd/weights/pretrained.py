@@ -1,0 +1,198 @@
+"""Weights to start from: VGG16 backbones in the layouts of torchvision and of the known SSD ports, and whole checkpoints."""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torchvision.models import VGG16_BN_Weights, VGG16_Weights
+
+from ssd.config import ModelConfig
+from ssd.dbox import DBOX_SPECS
+from ssd.model import SSD300
+from ssd.preparation import CAFFE, IMAGENET, Preparation
+from ssd.vgg import conv_names
+from ssd.weights.checkpoint import CheckpointError, TrainState, first_line
+from ssd.weights.formats import REDUCED_POSITIONS, load_any
+
+BACKGROUND = ""  # column 0 of the class scores; no class has an empty name
+
+# Positions of the 13 convolutions in torchvision's `features`.
+CONV_POSITIONS = REDUCED_POSITIONS[:13]
+BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+
+
+def build_network(num_classes: int, options: ModelConfig) -> SSD300:
+    """The network that a configuration describes, with weights drawn at random; `num_classes` counts the background."""
+    spec = DBOX_SPECS[options.dboxes]
+    return SSD300(num_classes, options.batch_norm, options.width, spec, options.conv4_3_norm)
+
+
+def network_of(state: TrainState) -> SSD300:
+    """The network of a checkpoint, with its weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: weights and configuration do not fit each other.
+    """
+    try:
+        network = build_network(len(state.classes) + 1, ModelConfig.model_validate(state.config["model"]))
+        network.load_state_dict(state.weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint's weights do not fit its own configuration ({' '.join(str(error).split())})"
+        ) from None
+    return network.eval()
+
+
+def load_backbone(model: SSD300, source: str, batch_norm: bool) -> Preparation:
+    """Loads pretrained weights into the backbone of a model of width 1.
+
+    Args:
+        model: the network, changed in place.
+        source: `imagenet` (torchvision's VGG16, downloaded once), `none`, or a file: a state dict of torchvision's
+            VGG16, or of the reduced-fc VGG16 that the known ports start from.
+        batch_norm: whether the backbone normalises; then only torchvision's VGG16 with batch normalisation fits.
+
+    Returns:
+        How the weights want their images prepared.
+
+    Raises:
+        CheckpointError: the weights cannot be downloaded or read, or are of another layout.
+    """
+    if source == "none":
+        return IMAGENET
+    state = _download(batch_norm) if source == "imagenet" else _read(Path(source))
+    if "features.0.weight" in state:
+        converted, preparation = from_torchvision(state, batch_norm, source), IMAGENET
+    elif "0.weight" in state and not batch_norm:
+        converted, preparation = from_reduced_fc(state, source), CAFFE
+    else:
+        expected = "torchvision's VGG16 with batch normalisation" if batch_norm else "torchvision's or a reduced-fc VGG16"
+        raise CheckpointError(f"model.pretrained: {source}: is not {expected} (its first entry: {next(iter(state), None)})")
+    own = model.backbone.state_dict()
+    for name, value in converted.items():
+        if own[name].shape != value.shape:
+            shapes = f"{list(value.shape)}, expected {list(own[name].shape)}"
+            raise CheckpointError(f"model.pretrained: {source}: {name} has the shape {shapes}")
+    model.backbone.load_state_dict({**own, **converted})
+    return preparation
+
+
+def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
+    """Starts from a checkpoint, also one of other classes or of another width: takes what fits.
+
+    Class scores go by the classes' names: background and every class that both have keep what they learned.
+
+    Args:
+        model: the network, changed in place.
+        path: a checkpoint of this application, or of one of the projects in `ssd.weights.formats`.
+        classes: names of the model's classes.
+
+    Returns:
+        How the weights want their images prepared, and a line for each thing to tell the user.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or nothing in it fits.
+    """
+    state, project = load_any(path)
+    own, taken, left = model.state_dict(), {}, []
+    for name, value in state.weights.items():
+        fitted = _by_class(value, own[name], state.classes, classes) if name.startswith("conf.") and name in own else value
+        if name in own and fitted is not None and fitted.shape == own[name].shape:
+            taken[name] = fitted
+        else:
+            expected = f"expected {list(own[name].shape)}" if name in own else "not in this model"
+            left.append(f"{name} {list(value.shape)} ({expected})")
+    if all(value.ndim < 2 for value in taken.values()):  # some biases fit any model
+        raise CheckpointError(f"model.init_from: {path}: nothing in it fits this model")
+    model.load_state_dict({**own, **taken})
+    new = [name for name in classes if name not in state.classes]
+    origin = "" if project == "here" else f", which has the layout of {project}"
+    notes = [f"model.init_from: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
+    notes += [f"model.init_from: learned from the start: class {', '.join(new)}"] * bool(new)
+    notes += [f"model.init_from: left: {', '.join(left)}"] * bool(left)
+    return Preparation(**state.preparation), notes
+
+
+def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_classes: Sequence[str]) -> Tensor | None:
+    """A class head's weight or bias with their values at the classes that both have; None where the DBoxes differ."""
+    their_names, our_names = [BACKGROUND, *their_classes], [BACKGROUND, *our_classes]
+    if len(theirs) // len(their_names) != len(ours) // len(our_names) or theirs.shape[1:] != ours.shape[1:]:
+        return None
+    theirs = theirs.unflatten(0, (-1, len(their_names)))  # [DBoxes a cell, classes, ...]
+    fitted = ours.clone().unflatten(0, (-1, len(our_names)))
+    for place, name in enumerate(our_names):
+        if name in their_names:
+            fitted[:, place] = theirs[:, their_names.index(name)]
+    return fitted.flatten(0, 1)
+
+
+def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str) -> dict[str, Tensor]:
+    """The backbone's weights from torchvision's VGG16, fc6 and fc7 decimated from its classifier (DeepLab, ParseNet).
+
+    fc6 keeps every fourth output and every third row and column of its 7 × 7 window, fc7 every fourth input and output.
+    """
+    positions = BN_CONV_POSITIONS if batch_norm else CONV_POSITIONS
+    converted = {}
+    try:
+        for name, position in zip(conv_names(), positions, strict=True):
+            bias = state[f"features.{position}.bias"]
+            converted[f"{name}.conv.weight"] = state[f"features.{position}.weight"]
+            if batch_norm:
+                norm = f"features.{position + 1}"
+                for entry in ("weight", "bias", "running_var"):
+                    converted[f"{name}.norm.{entry}"] = state[f"{norm}.{entry}"]
+                # Our convolutions have no bias under a norm; the mean that the norm subtracts takes it in.
+                converted[f"{name}.norm.running_mean"] = state[f"{norm}.running_mean"] - bias
+            else:
+                converted[f"{name}.conv.bias"] = bias
+        fc6 = state["classifier.0.weight"].view(4096, 512, 7, 7)
+        fc7 = state["classifier.3.weight"].view(4096, 4096, 1, 1)
+        converted["fc6.conv.weight"] = fc6[::4, :, ::3, ::3]
+        converted["fc7.conv.weight"] = fc7[::4, ::4]
+        if not batch_norm:
+            converted["fc6.conv.bias"] = state["classifier.0.bias"][::4]
+            converted["fc7.conv.bias"] = state["classifier.3.bias"][::4]
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"model.pretrained: {source}: is not a whole VGG16 of torchvision ({error})") from None
+    return converted
+
+
+def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The backbone's weights from a reduced-fc VGG16, as amdegroot, lufficc and qfgaohao start from (`0.weight`, ...)."""
+    converted = {}
+    for name, position in zip((*conv_names(), "fc6", "fc7"), REDUCED_POSITIONS, strict=True):
+        for entry in ("weight", "bias"):
+            if f"{position}.{entry}" not in state:
+                raise CheckpointError(f"model.pretrained: {source}: {position}.{entry} ({name}) is missing")
+            converted[f"{name}.conv.{entry}"] = state[f"{position}.{entry}"]
+    return converted
+
+
+def _download(batch_norm: bool) -> dict[str, Tensor]:
+    weights = VGG16_BN_Weights.IMAGENET1K_V1 if batch_norm else VGG16_Weights.IMAGENET1K_V1
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    name = weights.url.rsplit("/", 1)[-1]
+    try:
+        return torch.hub.load_state_dict_from_url(weights.url, check_hash=True, weights_only=True, map_location="cpu")
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"model.pretrained: imagenet: {name} cannot be downloaded ({error}); fetch {weights.url} elsewhere and put "
+            f"it into {folder}, or name the file in model.pretrained, or set model.pretrained: none"
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"model.pretrained: {path}: no such file (imagenet, none, or a file is expected)") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"model.pretrained: {path}: cannot be read ({first_line(error)})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"model.pretrained: {path}: is not a state dict")
+    return state

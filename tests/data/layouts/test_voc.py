@@ -1,0 +1,220 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data.annotation import DataError
+from data.images import read_image
+from data.layouts.voc import parse_annotation
+from data.photos import load_photos
+from ssd.config import VOC_CLASSES, SourceConfig
+
+CLASSES = {"cat": 0, "dog": 1}
+
+
+def item(name: str | None = "cat", box: tuple | None = (11, 21, 30, 40), extra: str = "") -> str:
+    corners = "".join(
+        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box or (), strict=False)
+    )
+    return (
+        "<object>"
+        + (f"<name>{name}</name>" if name is not None else "")
+        + extra
+        + (f"<bndbox>{corners}</bndbox>" if box is not None else "")
+        + "</object>"
+    )
+
+
+def xml(*items: str, size: tuple[int, int] | None = (100, 80)) -> str:
+    given = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
+    return f"<annotation>{given}{''.join(items)}</annotation>"
+
+
+def parse(tmp_path: Path, text: str, **options):
+    path = tmp_path / "a.xml"
+    path.write_text(text, encoding="utf-8")
+    return parse_annotation(path, CLASSES, **options)
+
+
+def make_folder(folder: Path, photos: dict[str, str], splits: dict[str, str] | None = None, suffix: str = ".jpg") -> None:
+    for part in ("JPEGImages", "Annotations"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, text in photos.items():
+        cv2.imwrite(str(folder / "JPEGImages" / f"{name}{suffix}"), np.full((80, 100, 3), 128, np.uint8))
+        (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+    for split, text in (splits or {}).items():
+        (folder / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
+
+
+def test_corners_are_inclusive_and_counted_from_one(tmp_path):
+    found = parse(tmp_path, xml(item(box=(1, 1, 100, 80)), item("dog", (11.5, 21, 30, 40.25))))
+    assert found.boxes.tolist() == [[0, 0, 100, 80], [10.5, 20, 30, 40.25]]
+    assert found.labels.tolist() == [0, 1]
+    assert (found.width, found.height) == (100, 80)
+    assert (found.num_clipped, found.num_empty) == (0, 0)
+
+
+def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
+    found = parse(
+        tmp_path, xml(item(extra=part), item(extra="<difficult>1</difficult>"), item(extra="<difficult>0</difficult>"))
+    )
+    assert found.boxes[0].tolist() == [10, 20, 30, 40]
+    assert found.difficult.tolist() == [False, True, False]
+
+
+def test_without_objects(tmp_path):
+    found = parse(tmp_path, xml())
+    assert found.boxes.shape == (0, 4)
+    assert found.labels.shape == found.difficult.shape == (0,)
+
+
+def test_boxes_are_clipped_and_empty_ones_dropped_and_both_counted(tmp_path):
+    found = parse(tmp_path, xml(item(box=(-20, 5, 400, 60)), item(box=(30, 30, 30, 50)), item("dog")))
+    assert found.boxes.tolist() == [[0, 4, 100, 60], [10, 20, 30, 40]]
+    assert found.labels.tolist() == [0, 1]
+    assert (found.num_clipped, found.num_empty) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<annotation>", "not valid XML"),
+        ("", "not valid XML"),
+        ("<svg/>", "expected <annotation>"),
+        (xml(item(name=None)), "object 1: has no name"),
+        (xml(item(), item(box=None)), "object 2 (cat): has no box"),
+        (xml(item(box=("a", 1, 2, 3))), "xmin is no number: 'a'"),
+        (xml(item(box=(1, 1, 2))), "ymax is missing"),
+        (xml(item(box=("nan", 1, 2, 3))), "xmin is no finite number"),
+        (xml(item(box=(30, 1, 2, 3))), "inverted"),
+        (xml(item("cta")), "unknown class 'cta'; did you mean 'cat'?"),
+        (xml(item("Dog")), "did you mean 'dog'?"),
+        (xml(item("zebra")), "known are cat, dog"),
+    ],
+)
+def test_faults_name_file_and_object(tmp_path, text, expected):
+    with pytest.raises(DataError) as error:
+        parse(tmp_path, text)
+    (line,) = str(error.value).splitlines()
+    assert expected in line
+    assert "a.xml" in line
+
+
+def test_other_classes_can_be_ignored(tmp_path):
+    assert parse(tmp_path, xml(item("zebra"), item(" dog ")), ignore_others=True).labels.tolist() == [1]
+
+
+def test_several_folders_splits_and_suffixes(tmp_path):
+    make_folder(tmp_path / "one", {"b 1": xml(item()), "ä": xml()}, {"train": "\ufeffb 1\r\n\r\nä\n"})
+    make_folder(tmp_path / "two", {"c": xml(item("dog"), item()), "d": xml()}, {"cat_train": "c  1\nd -1\nc  1\n"}, ".PNG")
+    make_folder(tmp_path / "three", {"e": xml(), "f": xml(size=None)}, suffix=".webp")
+    sources = [
+        SourceConfig(path="one", split="train"), SourceConfig(path="two", split="cat_train"), SourceConfig(path="three")
+    ]  # fmt: skip
+    loaded = load_photos(sources, tmp_path, ["cat", "dog"])
+    photos = loaded.photos
+    assert [Path(photos.path(i)).name for i in range(6)] == ["b 1.jpg", "ä.jpg", "c.PNG", "d.PNG", "e.webp", "f.webp"]
+    assert np.diff(photos.starts).tolist() == [1, 0, 2, 0, 0, 0]
+    assert photos.sizes.tolist() == [[100, 80]] * 6
+    assert photos.labels.tolist() == [0, 1, 0]
+    assert photos.ground_truth(0)["boxes"].tolist() == [[11, 21, 30, 40]]
+    assert ["1 ids stand more than once" in note for note in loaded.notes] == [True]
+    part = photos.select([2, 0])
+    assert part.path(0) == photos.path(2)
+    assert part.ground_truth(0)["labels"].tolist() == [1, 0]
+    assert part.ground_truth(1)["labels"].tolist() == [0]
+
+
+def test_a_folder_without_splits_is_divided_by_a_fraction(tmp_path):
+    make_folder(tmp_path / "one", {f"p{i:03d}": xml() for i in range(60)})
+
+    def ids(split: str, seed: int = 0) -> set[str]:
+        source = SourceConfig(path="one", split=split, val_fraction=0.25)
+        photos = load_photos([source], tmp_path, ["cat"], seed).photos
+        return {photos.path(i) for i in range(len(photos))}
+
+    assert ids("train") | ids("val") == {str(path) for path in (tmp_path / "one/JPEGImages").iterdir()}
+    assert not ids("train") & ids("val")
+    assert 5 <= len(ids("val")) <= 25
+    assert ids("val") == ids("val")
+    assert ids("val") != ids("val", seed=1)
+
+
+def test_all_faults_are_named_at_once(tmp_path):
+    make_folder(tmp_path / "one", {"a": xml(item("x"), item(box=None)), "b": xml()}, {"train": "a\nb\nc\n"})
+    (tmp_path / "one/JPEGImages/b.jpg").unlink()
+    sources = [SourceConfig(path="one", split="train"), SourceConfig(path="one", split="val"), SourceConfig(path="none")]
+    with pytest.raises(DataError) as error:
+        load_photos(sources, tmp_path, ["cat", "dog"])
+    text = str(error.value)
+    assert len(text.splitlines()) == 7
+    for expected in ("unknown class 'x'", "has no box", "no photo of that name", "c.xml: is missing"):
+        assert expected in text
+    assert "there are: train" in text
+    assert "no such folder" in text
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp"])
+def test_images_of_every_kind_are_rgb(tmp_path, suffix):
+    picture = np.zeros((6, 9, 3), np.uint8)
+    picture[..., 0] = 200  # blue in OpenCV's order
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), picture)
+    image = read_image(path, (9, 6))
+    assert image.shape == (6, 9, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_allclose(image.reshape(-1, 3).mean(axis=0), [0, 0, 200], atol=12)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (4, np.uint8), (3, np.uint16), (1, np.uint16)])
+def test_grey_alpha_and_16_bit(tmp_path, channels, dtype):
+    white = np.full((5, 7, channels), np.iinfo(dtype).max // 2 + 1, dtype)
+    cv2.imwrite(str(tmp_path / "a.png"), white)
+    image = read_image(tmp_path / "a.png", (7, 5))
+    assert image.shape == (5, 7, 3)
+    np.testing.assert_allclose(image, 128, atol=1)
+
+
+def test_the_annotation_decides_about_exif_rotation(tmp_path):
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[:, 20:] = 255
+    encoded = cv2.imencode(".jpg", image)[1].tobytes()
+    # An EXIF block that says: turn by 90 degrees (orientation 6).
+    tiff = b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
+    block = b"Exif\x00\x00" + tiff
+    (tmp_path / "a.jpg").write_bytes(encoded[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + encoded[2:])
+    stored, upright = read_image(tmp_path / "a.jpg", (40, 20)), read_image(tmp_path / "a.jpg", (20, 40))
+    assert stored.shape == (20, 40, 3)
+    assert upright.shape == (40, 20, 3)
+    assert stored[10, 35].mean() > 200
+    assert upright[35, 10].mean() > 200
+    assert read_image(tmp_path / "a.jpg").shape == (20, 40, 3)
+
+
+def test_images_that_cannot_be_read(tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no image")
+    cv2.imwrite(str(tmp_path / "small.png"), np.zeros((5, 7, 3), np.uint8))
+    for name, size, expected in [
+        ("none.jpg", (0, 0), "cannot be read"),
+        ("empty.jpg", (0, 0), "no image that can be decoded"),
+        ("text.jpg", (0, 0), "no image that can be decoded"),
+        ("small.png", (9, 9), "the annotation says 9 × 9 pixels, the photo has 7 × 5"),
+    ]:
+        with pytest.raises(DataError, match=expected):
+            read_image(tmp_path / name, size)
+
+
+def test_the_real_data_sets(shared_data):
+    loaded = load_photos([SourceConfig(path="bccd", split="trainval")], shared_data, ["RBC", "WBC", "Platelets"])
+    assert len(loaded.photos) == 292
+    assert loaded.notes == ("2 boxes without area were left out",)
+    photos = load_photos([SourceConfig(path="voc07s/VOC2007", split="val")], shared_data, VOC_CLASSES).photos
+    assert len(photos) == 450
+    assert set(photos.labels.tolist()) == set(range(20))
+    width_height = np.tile(np.repeat(photos.sizes, np.diff(photos.starts), axis=0), 2)
+    assert (photos.boxes >= 0).all()
+    assert (photos.boxes <= width_height).all()

@@ -1,0 +1,97 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.loader import Samples
+from data.photos import load_photos
+from ssd.config import SourceConfig
+from ssd.deploy.predictor import ImageError, Predictor, read_upright, to_pixels
+from ssd.evaluation.evaluate import Thresholds, predict
+from ssd.preparation import Preparation
+from ssd.weights.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    return Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)
+
+
+@pytest.fixture(scope="module")
+def paths(shapes_root):
+    return sorted((shapes_root / "shapes/JPEGImages").iterdir())[:5]
+
+
+def test_every_kind_of_photo_gives_the_same(predictor, paths):
+    rgb = [read_upright(path) for path in paths]
+    kinds = {
+        "path": paths,
+        "text": [str(path) for path in paths],
+        "rgb": rgb,
+        "pil": [Image.fromarray(image) for image in rgb],
+        "bytes": [torch.from_numpy(image).permute(2, 0, 1) for image in rgb],
+        "floats": [torch.from_numpy(image).permute(2, 0, 1) / 255 for image in rgb],
+    }
+    found = {name: predictor(photos) for name, photos in kinds.items()}
+    found["bgr"] = predictor([cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in rgb], bgr=True)
+    found["in twos"] = predictor(paths, batch_size=2)
+    found["alone"] = [predictor(path)[0] for path in paths]
+    assert sum(len(entry.labels) for entry in found["path"]) > 5
+    for entries in found.values():
+        for entry, expected in zip(entries, found["path"], strict=True):
+            assert entry.names == expected.names
+            np.testing.assert_allclose(entry.boxes, expected.boxes, atol=0.01)
+            np.testing.assert_allclose(entry.scores, expected.scores, atol=1e-5)
+
+
+def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_root):
+    classes = load_checkpoint(checkpoint).classes
+    photos = load_photos([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
+    preparation = Preparation(**load_checkpoint(checkpoint).preparation)
+    samples = Samples(photos, preparation.size, preparation.fill)
+    batch = samples.__getitems__([(0, i) for i in range(len(photos))])
+    limits = Thresholds(0.35, 0.45, 200)
+    expected = predict(predictor.model, batch.images, preparation, torch.device("cpu"), torch.float32, limits)
+    for i, (entry, theirs) in enumerate(zip(predictor([photos.path(i) for i in range(len(photos))]), expected, strict=True)):
+        np.testing.assert_allclose(entry.boxes, theirs["boxes"].numpy() * np.tile(photos.sizes[i], 2), atol=1e-3)
+        np.testing.assert_array_equal(entry.labels, theirs["labels"].numpy())
+        assert entry.names == [classes[label] for label in entry.labels]
+
+
+def test_photos_are_turned_upright(tmp_path):
+    image = Image.fromarray(np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_upright(tmp_path / "turned.jpg").shape == (9, 6, 3)
+
+
+@pytest.mark.parametrize(
+    "photo, said",
+    [
+        ("missing.jpg", "missing.jpg: cannot be read: No such file"),
+        (np.zeros((4, 4, 3)), "image 0: expected an array .* got .* of float64"),
+        (np.zeros((4, 4, 2), np.uint8), "expected an array"),
+        (np.zeros((0, 4, 3), np.uint8), "expected an array"),
+        (torch.zeros(4, 4, 3), r"expected a tensor \[3, H, W\], got \[4, 4, 3\]"),
+        (torch.full((3, 4, 4), 255.0), "expected floats in 0..1, got 255 to 255"),
+    ],
+)
+def test_what_is_no_photo_is_refused(predictor, photo, said):
+    with pytest.raises(ImageError, match=said):
+        predictor(photo)
+
+
+def test_files_that_are_no_photos_are_refused(tmp_path):
+    for name, content in (("empty.jpg", b""), ("text.jpg", b"hello")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=f"{name}: is no image"):
+            read_upright(tmp_path / name)
+
+
+def test_grey_photos_and_none_at_all(predictor):
+    assert to_pixels(np.full((4, 5), 7, np.uint8)).tolist() == np.full((4, 5, 3), 7).tolist()
+    assert predictor([]) == []
+    assert len(predictor(np.zeros((1, 1, 3), np.uint8))) == 1

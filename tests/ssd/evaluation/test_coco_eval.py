@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from ssd.evaluation.coco_eval import coco_eval
+from ssd.evaluation.voc_eval import voc_eval
+from tests.ssd.evaluation.test_report import boxes, found, truth
+
+
+def evaluate(detections, objects, num_classes=1):
+    return coco_eval(detections, objects, voc_eval(detections, objects, num_classes))
+
+
+def test_by_hand():
+    # A box of 100 × 100 pixels found 20 too narrow: overlap 0.8, which passes 0.5 to 0.8, 7 of the ten overlaps. Another
+    # object is found exactly, with a lower score: its share of recall is precise at the seven, and half as precise above.
+    objects = [truth(boxes((1, 1, 100, 100), (201, 1, 300, 100)), [0, 0])]
+    detections = [found(boxes((1, 1, 80, 100), (201, 1, 300, 100)), [0, 0], [0.9, 0.8])]
+    result = evaluate(detections, objects)
+    # Above 0.8 one of two objects is found, second in rank: precision 1/2 at the 51 recalls up to 0.5, 0 beyond.
+    assert result.ap[0] == pytest.approx((7 * 1 + 3 * (51 / 101) * 0.5) / 10)
+    assert result.metric == "COCO"
+
+
+def test_classes_without_objects_and_without_detections():
+    objects = [truth(boxes((1, 1, 50, 50)), [0]), truth(boxes(), [])]
+    result = evaluate([found(boxes(), [], [])] * 2, objects, 2)
+    assert result.ap[0] == 0
+    assert np.isnan(result.ap[1])
+    assert result.mean_ap == 0
+
+
+def test_difficult_objects_neither_count_nor_hurt():
+    objects = [truth(boxes((1, 1, 50, 50), (101, 1, 150, 50)), [0, 0], [False, True])]
+    hit = (1, 1, 50, 50)
+    assert evaluate([found(boxes(hit), [0], [0.9])], objects).mean_ap == pytest.approx(1)
+    assert evaluate([found(boxes((101, 1, 150, 50), hit), [0, 0], [0.95, 0.9])], objects).mean_ap == pytest.approx(1)

@@ -1,0 +1,94 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssd.batch import Batch, pad_targets
+from ssd.boxes import encode
+from ssd.dbox import make_dbox_list
+from ssd.evaluation.evaluate import Interrupted, Thresholds, evaluate
+from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes
+from ssd.preparation import IMAGENET
+from ssd.system.distributed import World
+
+DBOXES = make_dbox_list()
+BOX = torch.tensor([[0.25, 0.2, 0.75, 0.6]])
+
+
+class Oracle(torch.nn.Module):
+    """Predicts one object of class 1 at BOX in every image, with certainty."""
+
+    def forward(self, images):
+        count = len(images)
+        dbox = 8700
+        loc = torch.zeros(count, len(DBOXES), 4)
+        loc[:, dbox] = encode(BOX, DBOXES[dbox : dbox + 1])
+        conf = torch.zeros(count, len(DBOXES), 3)
+        conf[..., 0] = 20
+        conf[:, dbox] = torch.tensor([-20.0, -20.0, 20.0])
+        return loc, conf, DBOXES
+
+
+def run(stop=lambda: False):
+    # 200 × 100 pixels: BOX is 51..150 × 21..60, counted from 1, both ends included.
+    truth = {"boxes": np.array([[51, 21, 150, 60]], float), "labels": np.array([1]), "difficult": np.array([False])}
+    images = torch.zeros(2, 300, 300, 3, dtype=torch.uint8)
+    batches = [Batch(images, pad_targets([torch.zeros(0, 5)] * 2), torch.tensor(part)) for part in ([1, 0], [2, 3])]
+    return evaluate(
+        Oracle(),
+        batches,
+        np.array([[200, 100]] * 4),
+        [truth] * 4,
+        ["cat", "dog"],
+        preparation=IMAGENET,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        limits=Thresholds(),
+        metric="voc10",
+        world=World(),
+        stop=stop,
+    )
+
+
+def test_detections_come_in_the_photo_s_inclusive_pixels():
+    evaluation = run()
+    assert len(evaluation.detections) == 4
+    for found in evaluation.detections:
+        np.testing.assert_allclose(found["boxes"], [[51, 21, 150, 60]], atol=1e-2)
+        assert found["labels"].tolist() == [1]
+    assert evaluation.result.ap[1] == 1
+    assert math.isnan(evaluation.result.ap[0])
+    assert evaluation.summary == "mAP@0.5 (VOC10 area) 1.0000"
+    assert evaluation.record() == {"metric": "VOC10 area", "map": 1.0, "ap": {"cat": None, "dog": 1.0}}
+    assert "left out of the mean, having no object to find here: cat" in evaluation.table()
+    assert "4 photos" in evaluation.table()
+
+
+def test_leaves_when_asked_to():
+    answers = iter([False, True])
+    with pytest.raises(Interrupted):
+        run(lambda: next(answers))
+
+
+def test_pictures_show_boxes_where_they_are():
+    image = np.full((100, 200, 3), 60, np.uint8)
+    drawn = draw_boxes(image, np.array([[50, 40, 150, 90]]), np.array([0]), ["cat"], np.array([0.5]), TRUTH)
+    assert (image == 60).all()
+    assert (drawn[40:91, 50] == 255).all()
+    assert (drawn[90, 50:151] == 255).all()
+    assert (drawn[70, 60:140] == 60).all()
+    wild = np.array([[-50, -50, 900, 900], [5, 5, 5, 5]])
+    assert draw_boxes(image, wild, np.array([0, 1]), ["cat", "dog"]).shape == image.shape
+    sheet = contact_sheet([image, image[:, :10], image], columns=2, size=64)
+    assert sheet.shape == (128, 128, 3)
+
+
+def test_labels_are_whole():
+    image, box, names = np.zeros((100, 200, 3), np.uint8), [150, 60, 199, 90], ["a long name of a class", ""]
+    alone = draw_boxes(image, np.array([box]), np.array([0]), names)
+    label = alone[:59].any(axis=2)
+    assert np.flatnonzero(label.any(axis=0)).min() < 150  # there is no room for it to the right
+    other = draw_boxes(image, np.array([box, [120, 50, 190, 52]]), np.array([0, 1]), names)
+    np.testing.assert_array_equal(other[:59][label], alone[:59][label])  # the other box's lines run below it
+    assert (other[50:53, 120] != 0).any()

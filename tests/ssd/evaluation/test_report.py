@@ -1,0 +1,118 @@
+import re
+import shutil
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+
+from ssd.evaluation.evaluate import Evaluation
+from ssd.evaluation.report import Subject, compare, pair, render, write_report
+from ssd.evaluation.voc_eval import voc_eval
+
+CLASSES = ("cat", "dog")
+
+
+def boxes(*rows: tuple) -> np.ndarray:
+    return np.array(rows, float).reshape(-1, 4)
+
+
+def found(rows: np.ndarray, labels: list[int], scores: list[float]) -> dict[str, np.ndarray]:
+    return {"boxes": rows, "labels": np.array(labels, int), "scores": np.array(scores, float)}
+
+
+def truth(rows: np.ndarray, labels: list[int], difficult: list[bool] | None = None) -> dict[str, np.ndarray]:
+    return {"boxes": rows, "labels": np.array(labels, int), "difficult": np.array(difficult or [False] * len(labels), bool)}
+
+
+A, B, FAR = (1, 1, 10, 10), (21, 21, 30, 30), (51, 51, 60, 60)
+
+
+def test_confusion_by_hand():
+    detections = [
+        found(boxes(A, B, FAR), [0, 0, 1], [0.9, 0.8, 0.7]),  # a hit, a dog taken for a cat, and a dog where nothing is
+        found(boxes(A, A), [1, 1], [0.9, 0.4]),  # meets a difficult object; too unsure
+        found(boxes(), [], []),
+    ]
+    objects = [
+        truth(boxes(A, B), [0, 1]),
+        truth(boxes(A, B), [1, 0], [True, False]),
+        truth(boxes(FAR), [1]),
+    ]
+    outcome = compare(detections, objects, 2, 0.5)
+    assert outcome.confusion.tolist() == [[1, 0, 1], [1, 0, 1], [0, 1, 0]]
+    assert outcome.missed.tolist() == [1, 1, 1]
+    assert outcome.false.tolist() == [2, 0, 0]
+
+
+def test_pairs_take_the_largest_overlap_first():
+    overlap = np.array([[0.6, 0.9], [0.7, 0.8], [0.4, 0.1]])
+    assert pair(overlap).tolist() == [1, 0, -1]
+    assert pair(np.zeros((2, 0))).tolist() == [-1, -1]
+
+
+@pytest.fixture
+def subject():
+    detections = [found(boxes(A, FAR), [0, 0], [0.9, 0.6]), found(boxes(B), [1], [0.8])]
+    objects = [truth(boxes(A), [0]), truth(boxes(B, FAR), [1, 1])]
+    result = voc_eval(detections, objects, 2, use_07_metric=False)
+    records = [
+        {"kind": "train", "epoch": 1, "iteration": 10, "loss": 3.0, "loss_l": 1.0, "loss_c": 2.0, "images_per_s": 5.0},
+        {"kind": "eval", "epoch": 1, "iteration": 10, "map": 0.5, "ap": {}},
+        {"kind": "eval", "epoch": 1, "iteration": 20, "map": None, "ap": {}},
+    ]
+    evaluation = Evaluation(CLASSES, result, detections, 1.5)
+    names = ["a<b>.jpg", "b.jpg"]
+    image = np.full((80, 100, 3), 90, np.uint8)
+    return Subject("SSD300: mine & yours", evaluation, objects, names, lambda _: image, records, {"seed": 0}, {"run": "runs/x"})
+
+
+def test_precision_and_recall_by_score(subject):
+    thresholds, precision, recall, f1 = subject.evaluation.score_curves()
+    at = {round(float(value), 2): i for i, value in enumerate(thresholds)}
+    # From 0.5 on: cats 1 of 2 right, recall 1; dogs 1 of 1 right, recall 1/2.
+    assert precision[at[0.5]] == pytest.approx((0.5 + 1) / 2)
+    assert recall[at[0.5]] == pytest.approx((1 + 0.5) / 2)
+    assert f1[at[0.5]] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    # From 0.85 on: the cat alone.
+    assert recall[at[0.85]] == pytest.approx(0.5)
+    assert precision[at[1.0]] == 1
+    assert recall[at[1.0]] == 0
+    assert subject.evaluation.best_score() == (pytest.approx(0.61), pytest.approx((1 + 2 / 3) / 2))
+
+
+def test_it_stands_alone(subject):
+    text = render(subject)
+    assert not re.search(r"(src|href)=['\"]?(?!data:|#)[^'\"#]", text)
+    assert "mine &amp; yours" in text
+    assert "Detections from score 0.61 on" in text  # so that a.jpg's false one, of score 0.6, does not count
+    assert "a&lt;b&gt;.jpg: 0 missed, 0 false" in text
+    assert "b.jpg: 1 missed, 0 false" in text
+    assert text.count("<svg") == 6
+    assert "mAP@0.5 (VOC10 area)" in text
+
+
+def test_nothing_found_and_nothing_recorded(subject):
+    empty = [found(boxes(), [], [])] * 2
+    result = voc_eval(empty, subject.ground_truth, 2)
+    bare = Subject("none", Evaluation(CLASSES, result, empty, 1.0), subject.ground_truth, ["a", "b"], subject.image, [], {}, {})
+    assert "0.000 at score 0.50" in render(bare)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_it_looks_right_in_a_browser(subject, tmp_path, width):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    write_report(tmp_path / "report.html", subject)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2400"]
+    picture = tmp_path / "report.png"
+    words = [browser, *options, f"--screenshot={picture}", f"file://{tmp_path / 'report.html'}"]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    image = cv2.imread(str(picture))
+    assert image.shape[1] == width
+    # Nothing reaches beyond the page, and there is something on all of its upper part.
+    assert (image[:, -8:] == 255).all()
+    rows = (image.min(axis=(1, 2)) < 200)[:1200]
+    assert rows.mean() > 0.3

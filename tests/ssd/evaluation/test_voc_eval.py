@@ -1,0 +1,119 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssd.evaluation.voc_eval import voc_eval
+from tests import reference
+
+
+def truth(*rows: tuple[float, float, float, float, int, bool]) -> dict:
+    table = np.array(rows, float).reshape(-1, 6)
+    return {"boxes": table[:, :4], "labels": table[:, 4].astype(int), "difficult": table[:, 5].astype(bool)}
+
+
+def found(*rows: tuple[float, float, float, float, int, float]) -> dict:
+    table = np.array(rows, float).reshape(-1, 6)
+    return {"boxes": table[:, :4], "labels": table[:, 4].astype(int), "scores": table[:, 5]}
+
+
+BOX, NEAR, FAR = (10, 10, 50, 50), (12, 10, 52, 50), (100, 100, 140, 140)
+
+
+@pytest.mark.parametrize("use_07_metric", [True, False])
+def test_by_hand(use_07_metric):
+    # Two objects; a hit, then a miss, then the second hit: precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1.
+    truths = [truth((*BOX, 0, False)), truth((*FAR, 0, False))]
+    detections = [found((*NEAR, 0, 0.9), (*FAR, 0, 0.8)), found((*FAR, 0, 0.7))]
+    expected = (6 * 1 + 5 * 2 / 3) / 11 if use_07_metric else 0.5 * 1 + 0.5 * 2 / 3
+    result = voc_eval(detections, truths, 1, use_07_metric=use_07_metric)
+    assert result.ap == [pytest.approx(expected)]
+    assert result.mean_ap == pytest.approx(expected)
+
+
+def test_a_second_claim_is_false():
+    result = voc_eval([found((*BOX, 0, 0.9), (*NEAR, 0, 0.8))], [truth((*BOX, 0, False))], 1, use_07_metric=False)
+    assert result.ap == [1.0]
+    assert result.precision[0].tolist() == [1.0, 0.5]
+
+
+def test_difficult_objects_neither_count_nor_hurt():
+    truths = [truth((*BOX, 0, True), (*FAR, 0, False))]
+    result = voc_eval([found((*BOX, 0, 0.9), (*NEAR, 0, 0.8), (*FAR, 0, 0.7))], truths, 1)
+    assert result.ap == [pytest.approx(1.0)]
+    assert result.num_objects == [1]
+
+
+def test_the_overlap_is_of_inclusive_pixels_and_has_to_exceed_the_threshold():
+    # 10 × 10 pixels against the left 5 of them: exactly 0.5. One column more is enough.
+    truths = [truth((1, 1, 10, 10, 0, False))]
+    assert voc_eval([found((1, 1, 5, 10, 0, 0.9))], truths, 1).mean_ap == 0
+    assert voc_eval([found((1, 1, 6, 10, 0, 0.9))], truths, 1).mean_ap == pytest.approx(1)
+
+
+def test_absent_classes_are_left_out_of_the_mean():
+    result = voc_eval([found((*BOX, 0, 0.9), (*BOX, 1, 0.9))], [truth((*BOX, 0, False), (*FAR, 2, True))], 3)
+    assert result.ap[0] == pytest.approx(1)
+    assert math.isnan(result.ap[1])
+    assert math.isnan(result.ap[2])
+    assert result.mean_ap == pytest.approx(1)
+
+
+def test_nothing_found_nothing_there():
+    assert voc_eval([found()], [truth((*BOX, 0, False))], 1).mean_ap == 0
+    assert math.isnan(voc_eval([found((*BOX, 0, 0.5))], [truth()], 2).mean_ap)
+    assert math.isnan(voc_eval([], [], 1).mean_ap)
+    with pytest.raises(ValueError, match="1 images"):
+        voc_eval([found()], [], 1)
+
+
+def random_set(seed: int, images: int = 40, classes: int = 4) -> tuple[list[dict], list[dict]]:
+    rng = np.random.default_rng(seed)
+    truths, detections = [], []
+    for _ in range(images):
+        num = rng.integers(0, 6)
+        corner = rng.uniform(1, 200, (num, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(5, 120, (num, 2))], axis=1)
+        labels = rng.integers(0, classes, num)
+        truths.append({"boxes": boxes, "labels": labels, "difficult": rng.random(num) < 0.2})
+        again = rng.integers(0, num, 12) if num else np.zeros(0, int)
+        moved = boxes[again] + rng.normal(0, 8, (len(again), 4))
+        wrong = rng.random(len(again)) < 0.2
+        found_labels = np.where(wrong, rng.integers(0, classes, len(again)), labels[again])
+        detections.append({"boxes": moved, "labels": found_labels, "scores": rng.random(len(again))})
+    return detections, truths
+
+
+@pytest.mark.parametrize("use_07_metric", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_the_plain_loop(seed, use_07_metric):
+    detections, truths = random_set(seed)
+    result = voc_eval(detections, truths, 4, use_07_metric=use_07_metric)
+    expected = [reference.voc_ap(detections, truths, label, use_07_metric) for label in range(4)]
+    np.testing.assert_allclose(result.ap, expected, rtol=1e-9)
+    assert result.mean_ap == pytest.approx(np.nanmean(expected))
+
+
+def test_order_and_ties_make_no_difference():
+    detections, truths = random_set(7)
+    for detection in detections:
+        detection["scores"] = np.round(detection["scores"], 1)
+    expected = voc_eval(detections, truths, 4).ap
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        order = rng.permutation(len(truths))
+        shuffled = []
+        for i in order:
+            rows = rng.permutation(len(detections[i]["labels"]))
+            shuffled.append({name: value[rows] for name, value in detections[i].items()})
+        assert voc_eval(shuffled, [truths[i] for i in order], 4).ap == expected
+
+
+def test_takes_tensors():
+    detections, truths = random_set(1)
+
+    def tensors(entries: list[dict]) -> list[dict]:
+        return [{name: torch.as_tensor(value) for name, value in entry.items()} for entry in entries]
+
+    assert voc_eval(tensors(detections), tensors(truths), 4).ap == voc_eval(detections, truths, 4).ap

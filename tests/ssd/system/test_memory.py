@@ -1,0 +1,52 @@
+import psutil
+import pytest
+import torch
+
+from ssd.system import memory
+from ssd.system.memory import fewest_steps, free_memory
+
+CPU = torch.device("cpu")
+A_PHOTO = 1000  # bytes that `step` saves for its backward pass, for each photo
+
+
+def step(count: int) -> None:
+    """Saves a table of photos, twice, and a constant of another size."""
+    constant = torch.ones(70, requires_grad=True)
+    photos = torch.ones(count, A_PHOTO // 4, requires_grad=True)
+    ((photos * photos).sum() + (constant**2).sum()).backward()
+
+
+@pytest.mark.parametrize("photos, expected", [(1000, 1), (32, 1), (31.9, 2), (16, 2), (10, 4), (8, 4), (1, 32), (0.9, None)])
+def test_as_few_steps_as_the_memory_allows(monkeypatch, photos, expected):
+    budget = photos * A_PHOTO * memory.CPU_OVERHEAD / memory.USED + 1
+    monkeypatch.setattr(memory, "free_memory", lambda: budget)
+    assert fewest_steps(step, 32, CPU) == expected
+    monkeypatch.setattr(memory, "free_memory", lambda: 2 * budget)
+    assert fewest_steps(step, 32, CPU, processes=2) == expected
+
+
+def test_steps_divide_the_share(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 7 * A_PHOTO * memory.CPU_OVERHEAD / memory.USED + 1)
+    assert fewest_steps(step, 30, CPU) == 5
+    assert fewest_steps(step, 7, CPU) == 1
+    assert fewest_steps(step, 11, CPU) == 11
+
+
+def test_a_container_has_less_than_the_machine(tmp_path):
+    assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+    (tmp_path / "memory.current").write_text("600\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert free_memory(tmp_path) == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+
+
+def test_what_is_saved_follows_the_networks_size():
+    """Of a known network: the input of a linear layer, and the output of the sigmoid behind it."""
+    layer = torch.nn.Linear(100, 50)
+
+    def real_step(count: int) -> None:
+        torch.sigmoid(layer(torch.ones(count, 100))).sum().backward()
+
+    each = memory._saved_bytes(real_step, 3) - memory._saved_bytes(real_step, 2)
+    assert each == 4 * (100 + 50)

@@ -1,0 +1,84 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ssd.model import SSD300
+from ssd.training.optimizer import WeightAverage, default_milestones, lr_factor, make_optimizer, set_lr
+
+
+def factors(iterations: int, warmup: int, shape: str, milestones: tuple[int, ...] = ()) -> list[float]:
+    return [lr_factor(i, iterations, warmup, shape, milestones) for i in range(iterations)]
+
+
+def test_milestones_and_warmup_by_hand():
+    rates = factors(12, 3, "milestones", (6, 9))
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])
+    assert default_milestones(120_000) == (80_000, 100_000)
+
+
+def test_cosine_falls_from_one_to_nearly_zero():
+    rates = factors(1000, 100, "cosine")
+    assert rates[99] < 1
+    assert rates[100] == 1
+    assert rates[550] == pytest.approx(0.5)
+    assert rates[-1] < 1e-5
+    assert all(a >= b for a, b in pairwise(rates[100:]))
+
+
+def test_biases_are_doubled_and_undecayed():
+    model = SSD300(3, batch_norm=True, width=0.1)
+    optimizer = make_optimizer(model, "sgd", lr=0.1, momentum=0.0, weight_decay=0.5)
+    set_lr(optimizer, 0.01)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    seen = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[parameter]] = (group["lr"], group["weight_decay"])
+    assert seen.keys() == set(names.values())
+    assert seen["backbone.conv1_1.conv.weight"] == (0.01, 0.5)
+    assert seen["loc.0.bias"] == (0.02, 0.0)
+    assert seen["backbone.conv1_1.norm.bias"] == (0.01, 0.0)
+    assert seen["conv4_3_norm.weight"] == (0.01, 0.0)
+    # One step by hand: w - lr (g + decay w), b - 2 lr g.
+    weight, bias = model.conf[0].weight, model.conf[0].bias
+    torch.nn.init.ones_(bias)
+    before = weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before - 0.01 * (1 + 0.5 * before))
+    torch.testing.assert_close(bias.detach(), torch.full_like(bias, 0.98))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_found_inf_leaves_weights_and_state_alone(kind):
+    # The trainer relies on it to stop before a bad gradient without asking the device.
+    layer = torch.nn.Conv2d(1, 1, 1)
+    optimizer = make_optimizer(layer, kind, 0.1, 0.9, 0.1)
+    for bad in (False, True):
+        before = [parameter.detach().clone() for parameter in layer.parameters()]
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, math.nan if bad else 1.0)
+        optimizer.found_inf = torch.tensor(float(bad))
+        optimizer.step()
+        same = [torch.equal(parameter, old) for parameter, old in zip(layer.parameters(), before, strict=True)]
+        assert all(same) if bad else not any(same)
+
+
+def test_weight_average_by_hand():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(layer.weight)
+    average = WeightAverage(layer, decay=0.5)
+    for iteration in range(30):
+        torch.nn.init.constant_(layer.weight, float(iteration))
+        average.update(layer, iteration)
+    expected = 0.0
+    for iteration in range(30):
+        decay = min(0.5, (1 + iteration) / (10 + iteration))
+        expected = decay * expected + (1 - decay) * iteration
+    assert average.state["weight"].item() == pytest.approx(expected)
+    with average.applied_to(layer):
+        assert layer.weight.item() == pytest.approx(expected)
+    assert layer.weight.item() == 29

@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from ssd.evaluation.voc_eval import voc_eval
+from ssd.training.records import THRESHOLDS, Records, read_records
+
+A, B, FAR = [1, 1, 10, 10], [21, 21, 30, 30], [51, 51, 60, 60]
+
+
+@pytest.fixture
+def result():
+    """Of class 0 three objects and four detections, of which 0.9 and 0.6 are right; of class 1 an object and nothing else."""
+    scores = np.array([0.9, 0.8, 0.6, 0.6])
+    detections = [{"boxes": np.array([A, FAR, B, FAR], float), "labels": np.zeros(4, int), "scores": scores}]
+    objects = np.array([A, B, [71, 71, 80, 80], A], float)
+    truth = [{"boxes": objects, "labels": np.array([0, 0, 0, 1]), "difficult": np.zeros(4, bool)}]
+    return voc_eval(detections, truth, 2)
+
+
+def test_recall_and_precision_from_a_score_on(result):
+    recall, precision, counts = result.at(0, np.array([0.0, 0.6, 0.7, 0.85, 0.9, 0.95]))
+    assert recall == pytest.approx([2 / 3, 2 / 3, 1 / 3, 1 / 3, 1 / 3, 0])
+    assert precision == pytest.approx([1 / 2, 1 / 2, 1 / 2, 1, 1, 1])
+    assert counts.tolist() == [4, 4, 2, 1, 1, 0]
+    recall, precision, counts = result.at(1, np.array([0.0, 1.0]))
+    assert (recall.tolist(), precision.tolist(), counts.tolist()) == ([0, 0], [1, 1], [0, 0])
+
+
+def test_a_curve_in_tensorboard_has_the_counts(result, tmp_path):
+    records = Records(tmp_path)
+    records.pr_curve("precision-recall/cat", 3, result.at(0, THRESHOLDS), 7)
+    records.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    (event,) = board.Tensors("precision-recall/cat")
+    assert event.step == 7
+    curve = make_ndarray(event.tensor_proto)  # rows: true and false positives, true and false negatives, precision, recall
+    assert curve.shape == (6, len(THRESHOLDS))
+    at = np.searchsorted(THRESHOLDS, [0.3, 0.7, 0.85, 0.95])
+    expected = [[2, 2, 0, 1, 1 / 2, 2 / 3], [1, 1, 0, 2, 1 / 2, 1 / 3], [1, 0, 0, 2, 1, 1 / 3], [0, 0, 0, 3, 1, 0]]
+    np.testing.assert_allclose(curve[:, at].T, expected, rtol=1e-6)
+
+
+def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
+    records = Records(tmp_path)
+    for iteration in (1, 2, 3):
+        records.write("train", 1, iteration, {"loss": 1.0})
+        records.write("eval", 1, iteration, {"map": 0.5, "ap": {"cat": None}})
+    records.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "epo')  # killed while it wrote
+    assert len(read_records(tmp_path)) == 6
+    Records(tmp_path, iteration=2, evaluated_at=1).close()
+    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["kind"], record["iteration"]) for record in kept] == [("train", 1), ("eval", 1), ("train", 2)]

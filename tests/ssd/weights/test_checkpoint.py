@@ -1,0 +1,153 @@
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssd.weights.checkpoint import (
+    CheckpointError,
+    TrainState,
+    copy_checkpoint,
+    digest,
+    find_checkpoint,
+    keep_last,
+    load_checkpoint,
+    numbered_name,
+    save_checkpoint,
+)
+
+
+def state(iteration: int = 5) -> TrainState:
+    generator = torch.Generator().manual_seed(iteration)
+    return TrainState(
+        model={"a.weight": torch.randn(3, 4, generator=generator), "a.count": torch.tensor(iteration)},
+        classes=["cat", "dog"],
+        preparation={"mean": (1.0, 2.0, 3.0), "scale": (1.0, 1.0, 1.0), "channel_order": "rgb", "size": 300},
+        config={"seed": 0, "train": {"lr": 1e-3, "milestones": [1, 2]}},
+        iteration=iteration,
+        optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        window=torch.tensor([1.0, 2.0]),
+    )
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state())
+    loaded = load_checkpoint(path)
+    assert digest(asdict(loaded)) == digest(asdict(state()))
+    assert loaded.iteration == 5
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_failed_write_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state(5))
+
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, state(6))
+    monkeypatch.undo()
+    assert load_checkpoint(path).iteration == 5
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def damage_nothing(path: Path) -> None:
+    path.unlink()
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_one_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.ones(2).numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def damage_text(path: Path) -> None:
+    path.write_text("not a checkpoint at all\n" * 20)
+
+
+def damage_other_project(path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.zeros(3)}}, path)
+
+
+def damage_newer_format(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "format": 99}, path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (os.system, ("touch executed",))
+
+
+def damage_pickle(path: Path) -> None:
+    torch.save({"kind": Malicious()}, path)
+
+
+DAMAGES = [
+    (damage_nothing, "no such checkpoint"),
+    (damage_truncate, "damaged"),
+    (damage_empty, "damaged"),
+    (damage_one_byte, "digest"),
+    (damage_text, "damaged"),
+    (damage_other_project, "not a checkpoint of this application"),
+    (damage_newer_format, "format 99"),
+    (damage_pickle, "it was not loaded"),
+]
+
+
+@pytest.mark.parametrize(("damage", "expected"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_damaged_one_is_refused_with_one_line(tmp_path, monkeypatch, damage, expected):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state())
+    damage(path)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    assert expected in str(error.value)
+    assert str(path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_newest_whole_one_is_found(tmp_path):
+    assert find_checkpoint(tmp_path) is None
+    for iteration in (10, 20, 30):
+        save_checkpoint(tmp_path / "last.pt", state(iteration))
+        copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))
+    save_checkpoint(tmp_path / "last.pt", state(35))
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found[1].iteration == 35
+    damage_truncate(tmp_path / "last.pt")
+    damage_one_byte(tmp_path / numbered_name(30))
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0].name == numbered_name(20)
+    assert [Path(line.split(":")[0]).name for line in found[2]] == ["last.pt", numbered_name(30)]
+    for path in tmp_path.iterdir():
+        damage_empty(path)
+    with pytest.raises(CheckpointError, match="no checkpoint can be used"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_copy_outlives_its_source_and_old_ones_go(tmp_path):
+    for iteration in (10, 20, 30, 40):
+        save_checkpoint(tmp_path / "last.pt", state(iteration))
+        copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))
+        keep_last(tmp_path, 2)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [numbered_name(30), numbered_name(40), "last.pt"]
+    assert load_checkpoint(tmp_path / numbered_name(30)).iteration == 30

@@ -1,0 +1,125 @@
+import pytest
+import torch
+from torchvision.models import vgg16, vgg16_bn
+
+from ssd.dbox import SSD300_VOC
+from ssd.model import SSD300
+from ssd.preparation import CAFFE, IMAGENET
+from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
+from ssd.weights.formats import REDUCED_POSITIONS
+from ssd.weights.pretrained import init_from, load_backbone
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_torchvision_file(tmp_path, batch_norm):
+    torch.manual_seed(0)
+    theirs = (vgg16_bn if batch_norm else vgg16)(weights=None).eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.bias)
+    torch.save(theirs.state_dict(), tmp_path / "vgg.pth")
+    ours = SSD300(3, batch_norm=batch_norm).eval()
+    assert load_backbone(ours, str(tmp_path / "vgg.pth"), batch_norm) == IMAGENET
+    images = torch.randn(1, 3, 300, 300)
+    last = 32 if batch_norm else 22  # conv4_3 and its activation
+    with torch.no_grad():
+        # Their third pool floors where SSD's rounds up: compare on an image whose maps divide evenly.
+        images = images[..., :256, :256]
+        expected = theirs.features[: last + 1](images)
+        torch.testing.assert_close(ours.backbone(images)[0], expected, atol=1e-4, rtol=1e-4)
+    # fc6 keeps every fourth row of the 4096, and rows 0, 3, 6 of its 7 × 7 window.
+    fc6 = theirs.classifier[0].weight.view(4096, 512, 7, 7)
+    assert torch.equal(ours.backbone.fc6.conv.weight[5, 7, 1, 2], fc6[20, 7, 3, 6])
+    assert torch.equal(ours.backbone.fc7.conv.weight[3, 9, 0, 0], theirs.classifier[3].weight[12, 36])
+
+
+def test_reduced_fc_file(tmp_path):
+    torch.manual_seed(0)
+    source = SSD300(3)
+    names = [name for name, child in source.backbone.named_children() if hasattr(child, "conv")]
+    state = {}
+    for name, position in zip(names, REDUCED_POSITIONS, strict=True):
+        state[f"{position}.weight"] = source.backbone.get_submodule(name).conv.weight.detach()
+        state[f"{position}.bias"] = torch.randn_like(source.backbone.get_submodule(name).conv.bias)
+    torch.save(state, tmp_path / "reduced.pth")
+    model = SSD300(3)
+    assert load_backbone(model, str(tmp_path / "reduced.pth"), False) == CAFFE
+    assert torch.equal(model.backbone.fc7.conv.bias, state["33.bias"])
+    assert torch.equal(model.backbone.conv4_3.conv.weight, state["21.weight"])
+    del state["31.weight"]
+    torch.save(state, tmp_path / "reduced.pth")
+    with pytest.raises(CheckpointError, match=r"31\.weight \(fc6\) is missing"):
+        load_backbone(model, str(tmp_path / "reduced.pth"), False)
+
+
+def test_files_that_do_not_fit(tmp_path):
+    model = SSD300(3, width=1.0)
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "text.pth").write_text("x")
+    for name, expected in [
+        ("part.pth", "not a whole VGG16"),
+        ("other.pth", "or a reduced-fc VGG16"),
+        ("list.pth", "is not a state dict"),
+        ("text.pth", "cannot be read"),
+        ("none.pth", "no such file"),
+    ]:
+        with pytest.raises(CheckpointError, match=expected):
+            load_backbone(model, str(tmp_path / name), False)
+
+
+def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth cannot be downloaded.*put it into .*checkpoints"):
+        load_backbone(SSD300(3), "imagenet", False)
+
+
+def checkpoint(path, classes, **options):
+    model = SSD300(len(classes) + 1, **options)
+    preparation = CAFFE.to_plain()
+    save_checkpoint(path, TrainState(model=model.state_dict(), classes=classes, preparation=preparation, config={}))
+    return model
+
+
+def test_init_from_takes_everything_where_all_fits(tmp_path):
+    theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog"], width=0.1)
+    model = SSD300(3, width=0.1)
+    preparation, notes = init_from(model, tmp_path / "a.pt", ["cat", "dog"])
+    assert preparation == CAFFE
+    assert len(notes) == 1
+    images = torch.randn(1, 3, 300, 300)
+    for ours, expected in zip(model(images), theirs(images), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_init_from_takes_class_scores_by_name(tmp_path):
+    theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog", "cow"], width=0.1)
+    model = SSD300(4, width=0.1)
+    images = torch.randn(1, 3, 300, 300)
+    before = model(images)[1]
+    _, notes = init_from(model, tmp_path / "a.pt", ["horse", "cow", "cat"])
+    assert "model.init_from: learned from the start: class horse" in notes
+    loc, conf, _ = model(images)
+    their_loc, their_conf, _ = theirs(images)
+    assert torch.equal(loc, their_loc)
+    torch.testing.assert_close(conf[..., [0, 2, 3]], their_conf[..., [0, 3, 1]])
+    assert not torch.allclose(conf[..., 1], before[..., 1])  # the features below it are theirs
+    assert not torch.allclose(conf[..., 1], their_conf[..., 1])
+
+
+def test_init_from_says_what_it_left(tmp_path):
+    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, spec=SSD300_VOC)
+    model = SSD300(2, width=0.1, batch_norm=True)
+    _, notes = init_from(model, tmp_path / "a.pt", ["cat"])
+    assert any("left: backbone.conv1_1.conv.bias [8] (not in this model)" in note for note in notes)
+    with pytest.raises(CheckpointError, match="nothing in it fits"):
+        init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])
