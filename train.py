@@ -33,6 +33,7 @@ from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loa
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
 from ssd.batch import Batch
+from ssd.boxes import voc_to_edges
 from ssd.config import ConfigError, load_config
 from ssd.evaluation.evaluate import Evaluation, Interrupted, Thresholds, evaluate
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes
@@ -435,9 +436,8 @@ def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:
         image, truth, found = samples.image(index), photos.ground_truth(index), evaluation.detections[index]
         sure = found["scores"] >= best
         boxes, labels, scores = found["boxes"][sure], found["labels"][sure], found["scores"][sure]
-        # VOC counts pixels from 1, pictures from 0.
-        cells.append(draw_boxes(image, truth["boxes"] - 1, truth["labels"], photos.classes, colour=TRUTH))
-        cells.append(draw_boxes(image, boxes - 1, labels, photos.classes, scores))
+        cells.append(draw_boxes(image, voc_to_edges(truth["boxes"]), truth["labels"], photos.classes, colour=TRUTH))
+        cells.append(draw_boxes(image, voc_to_edges(boxes), labels, photos.classes, scores))
     return contact_sheet(cells)
 
 

@@ -57,7 +57,7 @@ def agreed_size(said: tuple[int, int], photo: PhotoSize | None, where: str, entr
 def clipped_annotation(
     width: int,
     height: int,
-    boxes: Sequence[tuple[float, float, float, float]],
+    boxes: Sequence[tuple[float, float, float, float]] | np.ndarray,
     labels: Sequence[int],
     difficult: Sequence[bool],
 ) -> Annotation:

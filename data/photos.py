@@ -16,6 +16,7 @@ from data.listing import Entry
 from data.photo_sizes import SeenPhotos
 from data.splits import draw
 from data.workers import as_it_is, worker_options
+from ssd.boxes import edges_to_voc
 from ssd.config import SourceConfig
 
 FORMATS = {"voc": voc, "coco": coco, "yolo": yolo}
@@ -46,8 +47,7 @@ class Photos:
     def ground_truth(self, index: int) -> dict[str, np.ndarray]:
         """One photo's objects as `ssd.evaluation.voc_eval` takes them: inclusive pixels counted from 1."""
         rows = self.objects(index)
-        boxes = self.boxes[rows] + np.array([1, 1, 0, 0], np.float32)
-        return {"boxes": boxes, "labels": self.labels[rows], "difficult": self.difficult[rows]}
+        return {"boxes": edges_to_voc(self.boxes[rows]), "labels": self.labels[rows], "difficult": self.difficult[rows]}
 
     def absent_classes(self) -> list[str]:
         """The classes without an object."""

@@ -32,6 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import SUFFIXES
+from ssd.boxes import edges_to_voc
 from ssd.config import ConfigError
 from ssd.deploy.predictor import Detections, ImageError, Predictor, read_upright
 from ssd.evaluation.pictures import draw_boxes
@@ -41,7 +42,6 @@ from ssd.weights.checkpoint import CheckpointError
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 CAMERA = "camera:"
 FORMATS = ("json", "csv", "voc", "coco")
-VOC_ORIGIN = np.array([1, 1, 0, 0], np.float32)  # pixels counted from 1, both corners included
 DEFAULT_RATE = 25.0  # frames a second, of a camera or a video that does not say
 
 
@@ -328,7 +328,7 @@ def write_voc(path: Path, entry: Found) -> None:
         ElementTree.SubElement(item, "difficult").text = "0"
         ElementTree.SubElement(item, "score").text = f"{score:.4f}"
         bndbox = ElementTree.SubElement(item, "bndbox")
-        corners = box + VOC_ORIGIN
+        corners = edges_to_voc(box)
         corners[2:] = np.maximum(corners[2:], corners[:2])  # what is less than a pixel wide would look inverted
         for side, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
             ElementTree.SubElement(bndbox, side).text = f"{value:.1f}"

@@ -3,6 +3,7 @@
 Every box is relative to the image (0..1) unless a docstring says pixels.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,17 @@ def to_centers(boxes: Tensor) -> Tensor:
     """Corner form (x1, y1, x2, y2) `[..., 4]` to centre form (cx, cy, w, h) `[..., 4]`."""
     top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
+
+
+def edges_to_voc(boxes: np.ndarray) -> np.ndarray:
+    """Edges in pixels, counted from 0 `[..., 4]` to VOC's inclusive pixels, counted from 1: a box of the first pixel is
+    (0, 0, 1, 1) in edges and (1, 1, 1, 1) in VOC."""
+    return boxes + np.array([1, 1, 0, 0], boxes.dtype)
+
+
+def voc_to_edges(boxes: np.ndarray) -> np.ndarray:
+    """VOC's inclusive pixels, counted from 1 `[..., 4]` to edges in pixels, counted from 0: the inverse of `edges_to_voc`."""
+    return boxes - np.array([1, 1, 0, 0], boxes.dtype)
 
 
 def area(boxes: Tensor) -> Tensor:

@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+
 from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
 from data.listing import Entry, one_photo, photos_in
 from data.splits import divide
+from ssd.boxes import voc_to_edges
 from ssd.config import SourceConfig
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -109,9 +112,8 @@ def parse_annotation(
 ) -> Annotation:
     """Reads a VOC annotation.
 
-    VOC counts pixels from 1 and includes both corners: the edges of a box are xmin - 1, ymin - 1, xmax, ymax. Corners
-    may be floats, `difficult` may be missing, and what nests inside an object (`part`) is no object. Boxes are clipped
-    to the photo, those without area dropped, and both counted.
+    Corners may be floats, `difficult` may be missing, and what nests inside an object (`part`) is no object. Boxes are
+    clipped to the photo, those without area dropped, and both counted.
 
     Args:
         path: the XML file.
@@ -146,7 +148,10 @@ def parse_annotation(
         difficult.append((item.findtext("difficult") or "0").strip() not in ("0", ""))
     if faults:
         raise DataError("\n".join(faults))
-    return clipped_annotation(width, height, boxes, labels, difficult)
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    # Equal corners are a box of one pixel by VOC's rule, but in practice always a slip of the hand: kept as no area.
+    is_slip = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
+    return clipped_annotation(width, height, np.where(is_slip, corners, voc_to_edges(corners)), labels, difficult)
 
 
 def _read(path: Path) -> ElementTree.Element:
@@ -178,7 +183,7 @@ def _size(root: ElementTree.Element) -> tuple[int, int]:
 
 
 def _box(item: ElementTree.Element) -> tuple[float, float, float, float]:
-    """The edges of one object's box.
+    """The corners of one object's box, inclusive pixels counted from 1.
 
     Raises:
         ValueError: it has none, or its corners are no numbers or the wrong way round.
@@ -198,6 +203,4 @@ def _box(item: ElementTree.Element) -> tuple[float, float, float, float]:
     xmin, ymin, xmax, ymax = (corners[name] for name in CORNERS)
     if xmax < xmin or ymax < ymin:
         raise ValueError(f"the box is inverted: ({xmin:g}, {ymin:g}) to ({xmax:g}, {ymax:g}); swap its corners")
-    # Equal corners are a box of one pixel by VOC's rule, but in practice always a slip of the hand: kept as no area.
-    left, top = xmin - (xmax > xmin), ymin - (ymax > ymin)
-    return left, top, xmax, ymax
+    return xmin, ymin, xmax, ymax

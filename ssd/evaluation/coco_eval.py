@@ -9,6 +9,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ssd.boxes import voc_to_edges
 from ssd.evaluation.voc_eval import Arrays, VOCResult
 
 METRIC = "COCO"
@@ -59,5 +60,5 @@ def coco_eval(detections: Sequence[Arrays], ground_truth: Sequence[Arrays], resu
 
 def _boxes(entry: Arrays) -> list[list[float]]:
     """Inclusive pixels counted from 1, as VOC has them → left, top, width and height counted from 0."""
-    boxes = np.asarray(entry["boxes"], np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2] - 1, boxes[:, 2:] - boxes[:, :2] + 1], axis=1).tolist()
+    boxes = voc_to_edges(np.asarray(entry["boxes"], np.float64).reshape(-1, 4))
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()

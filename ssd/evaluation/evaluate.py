@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd.batch import Batch
+from ssd.boxes import edges_to_voc
 from ssd.detect import detect
 from ssd.evaluation.coco_eval import METRIC as COCO_METRIC
 from ssd.evaluation.coco_eval import coco_eval
@@ -164,5 +165,5 @@ def evaluate(
 def _in_pixels(detection: dict[str, Tensor], size: np.ndarray) -> dict[str, np.ndarray]:
     """Corners relative to a photo → inclusive pixels counted from 1, as VOC has them."""
     arrays = {name: value.cpu().numpy() for name, value in detection.items()}
-    arrays["boxes"] = arrays["boxes"] * np.tile(size, 2).astype(np.float32) + np.array([1, 1, 0, 0], np.float32)
+    arrays["boxes"] = edges_to_voc(arrays["boxes"] * np.tile(size, 2).astype(np.float32))
     return arrays

@@ -7,6 +7,9 @@ import numpy as np
 
 TRUTH = (255, 255, 255)  # colour of ground truth, RGB
 
+FONT = "sans"  # comes with OpenCV, and falls back to another of its own for the letters of most alphabets
+FONT_WEIGHT = 500  # of 100 to 1000
+
 
 def class_colour(label: int) -> tuple[int, int, int]:
     """A bright colour (R, G, B) that tells a class from its neighbours: hues a golden angle apart."""
@@ -27,28 +30,48 @@ def draw_boxes(
 
     Args:
         image: `[H, W, 3]` uint8, RGB.
-        boxes: `[n, 4]` corners in its pixels, counted from 0; where labels meet, the first box's is on top.
+        boxes: `[n, 4]` edges (x1, y1, x2, y2) in its pixels, counted from 0; where labels meet, the first box's is on top.
         labels: `[n]`, from 0 over `names`.
         names: of the classes.
         scores: `[n]`, written beside the names.
         colour: of all boxes; by default each class has its own.
     """
     image = image.copy()
-    thickness = max(1, round(max(image.shape[:2]) / 300))
-    font_scale = max(0.35, max(image.shape[:2]) / 1200)
-    corners = np.rint(boxes).astype(int).reshape(-1, 4).tolist()
+    corners = _pixels_within(boxes, image.shape[1], image.shape[0]).tolist()
     colours = [colour or class_colour(int(label)) for label in labels]
     for (x1, y1, x2, y2), box_colour in zip(corners, colours, strict=True):
-        cv2.rectangle(image, (x1, y1), (x2, y2), box_colour, thickness)
+        inset = min(max(image.shape[:2]) // 800, (x2 - x1) // 2, (y2 - y1) // 2)  # the line stays within the box
+        cv2.rectangle(image, (x1 + inset, y1 + inset), (x2 - inset, y2 - inset), box_colour, 2 * inset + 1)
     for i in reversed(range(len(corners))):  # after all boxes, whose lines would run through them
-        x1, y1, box_colour, name = *corners[i][:2], colours[i], names[int(labels[i])]
-        text = name if scores is None else f"{name} {scores[i]:.2f}"
-        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
-        top = y1 if y1 >= height + base else y1 + height + base
-        left = max(0, min(x1, image.shape[1] - width))
-        cv2.rectangle(image, (left, top - height - base), (left + width, top), box_colour, cv2.FILLED)
-        cv2.putText(image, text, (left, top - base // 2), cv2.FONT_HERSHEY_SIMPLEX, font_scale, (0, 0, 0), 1, cv2.LINE_AA)
+        text = names[int(labels[i])] if scores is None else f"{names[int(labels[i])]} {scores[i]:.2f}"
+        _write_label(image, text, corners[i][0], corners[i][1], colours[i])
     return image
+
+
+def _pixels_within(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The first and last pixels (x1, y1, x2, y2) `[n, 4]` of boxes given by their edges, within a picture of that size."""
+    edges = np.rint(np.clip(boxes, 0, [width, height, width, height])).astype(int).reshape(-1, 4)
+    first = np.minimum(edges[:, :2], [width - 1, height - 1])
+    return np.concatenate([first, np.maximum(edges[:, 2:] - 1, first)], axis=1)
+
+
+def _write_label(image: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
+    """Writes a box's name above its corner (x, y), or within it at the picture's upper border."""
+    size = max(11, round(max(image.shape[:2]) / 42))  # pixels
+    font = cv2.FontFace(FONT)
+    _, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), font, size, FONT_WEIGHT)
+    height, base = round(1.3 * size), round(0.35 * size)  # the same for all names, whatever letters they have
+    bottom = y if y >= height else y + height
+    left = max(0, min(x, image.shape[1] - width - 2))
+    cv2.rectangle(image, (left, bottom - height), (left + width + 1, bottom - 1), colour, cv2.FILLED)
+    cv2.putText(image, text, (left + 1, bottom - base), (0, 0, 0), font, size, FONT_WEIGHT)
+
+
+def scaled_into(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A photo scaled to the largest size within `width` × `height` pixels that keeps its aspect; no side below a pixel."""
+    scale = min(width / image.shape[1], height / image.shape[0])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, size: int = 360) -> np.ndarray:
@@ -56,9 +79,8 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, size: int = 36
     rows = -(-len(images) // columns)
     sheet = np.full((rows * size, min(columns, len(images)) * size, 3), 64, np.uint8)
     for i, image in enumerate(images):
-        scale = min((size - 6) / image.shape[0], (size - 6) / image.shape[1])
-        width, height = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        small = scaled_into(image, size - 6, size - 6)
+        height, width = small.shape[:2]
         top = i // columns * size + (size - height) // 2
         left = i % columns * size + (size - width) // 2
         sheet[top : top + height, left : left + width] = small

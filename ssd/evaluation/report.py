@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,19 @@ import torchvision
 import yaml
 from matplotlib.figure import Figure
 
+from ssd.boxes import voc_to_edges
 from ssd.evaluation.evaluate import Evaluation
-from ssd.evaluation.pictures import TRUTH, class_colour, draw_boxes
+from ssd.evaluation.pictures import TRUTH, class_colour, draw_boxes, scaled_into
 from ssd.evaluation.voc_eval import pixel_iou
 from ssd.system.files import write_whole
 
 IOU_THRESH = 0.5
 NUM_HARDEST = 6
 NUM_PICTURED = 6
-PICTURE_WIDTH = 420  # pixels
+PICTURE_WIDTH, PICTURE_HEIGHT = 420, 840  # pixels, at most
 MANY_CLASSES = 12  # legends and numbers in cells are readable up to here
+# Names of classes are no formulas, whatever dollar signs are in them.
+FIGURES = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}
 
 STYLE = """
 :root { color-scheme: light; }
@@ -36,7 +40,7 @@ p.note { color: #57606a; margin: .2em 0 1em; }
 .figures { display: flex; flex-wrap: wrap; gap: 12px; margin: 1em 0; }
 .figures div { background: #f3f5f7; border-radius: 8px; padding: 10px 16px; } .figures b { display: block; font-size: 1.35rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; align-items: start; }
-svg, img { max-width: 100%; height: auto; display: block; }
+svg, img { max-width: 100%; height: auto; display: block; } svg { overflow: visible; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; } figure { margin: 0; } figcaption { color: #57606a; font-size: .85rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin-bottom: 16px; } table { border-collapse: collapse; } td, th { padding: 3px 8px; text-align: right; border-bottom: 1px solid #e5e9ed; }
 td:first-child, th:first-child { text-align: left; } pre { background: #f3f5f7; padding: 12px; overflow-x: auto; font-size: .85rem; }
@@ -82,10 +86,12 @@ def render(subject: Subject) -> str:
     evaluation, result = subject.evaluation, subject.evaluation.result
     best, f1 = evaluation.best_score()
     outcome = compare(evaluation.detections, subject.ground_truth, len(evaluation.classes), best)
-    with mpl.rc_context({"svg.fonttype": "path", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}):
-        curves = [loss_figure(subject.records), map_figure(subject.records, evaluation)]
-        classes = [ap_figure(evaluation), pr_figure(evaluation)]
-        errors = [confusion_figure(outcome.confusion, evaluation.classes), score_figure(evaluation)]
+    with mpl.rc_context(FIGURES), warnings.catch_warnings():
+        # The browser writes the names, with its own fonts; that Matplotlib's lacks a letter is of no account.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+        curves = grid([loss_figure(subject.records), map_figure(subject.records, evaluation)])
+        classes = grid([ap_figure(evaluation), pr_figure(evaluation)])
+        errors = grid([confusion_figure(outcome.confusion, evaluation.classes), score_figure(evaluation)])
     figures = {
         evaluation.metric_name: f"{evaluation.mean_ap:.4f}",
         "photos": f"{len(evaluation.detections):,}",
@@ -96,15 +102,15 @@ def render(subject: Subject) -> str:
     title = html.escape(subject.title)
     parts = [
         f"<h1>{title}</h1><div class=figures>{boxes}</div>",
-        "<h2>Training</h2>", grid(curves),
-        "<h2>Classes</h2>", class_table(evaluation), grid(classes),
+        "<h2>Training</h2>", curves,
+        "<h2>Classes</h2>", class_table(evaluation), classes,
         f"<h2>Errors</h2><p class=note>Detections from score {best:.2f} on, where F1 is best, here and in the pictures below; "
-        f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", grid(errors),
+        f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", errors,
         "<h2>Hardest photos</h2><p class=note>Those with most missed objects and false detections. Ground truth on the left, "
         "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
         "<h2>Examples</h2>", pictures(subject, spread(len(subject.names)), outcome),
         "<h2>Environment</h2>", facts_table({**subject.facts, **environment()}),
-        "<h2>Configuration</h2>", f"<pre>{html.escape(yaml.safe_dump(dict(subject.config), sort_keys=False))}</pre>",
+        "<h2>Configuration</h2>", f"<pre>{html.escape(yaml.safe_dump(dict(subject.config), sort_keys=False, allow_unicode=True))}</pre>",
     ]  # fmt: skip
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
     return (
@@ -192,12 +198,11 @@ def ap_figure(evaluation: Evaluation) -> Figure:
 def pr_figure(evaluation: Evaluation) -> Figure:
     figure, axes = plot("precision by recall (overlap 0.5)", "recall")
     result = evaluation.result
-    for label, name in enumerate(evaluation.classes):
-        if result.num_objects[label]:
-            axes.plot(result.recall[label], result.precision[label], label=name, color=colour(label), linewidth=1.2)
+    present = np.flatnonzero(result.num_objects).tolist()
+    lines = [axes.plot(result.recall[i], result.precision[i], color=colour(i), linewidth=1.2)[0] for i in present]
     axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
     if len(evaluation.classes) <= MANY_CLASSES:
-        axes.legend(fontsize=8)
+        axes.legend(lines, [evaluation.classes[i] for i in present], fontsize=8)  # also those that begin with _
     return figure
 
 
@@ -280,13 +285,14 @@ def pictures(subject: Subject, indices: Sequence[int], outcome: Outcome) -> str:
     for index in indices:
         image, truth, found = subject.image(index), subject.ground_truth[index], subject.evaluation.detections[index]
         sure = found["scores"] >= outcome.score_thresh
-        scale = min(1.0, PICTURE_WIDTH / image.shape[1])
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        found = {name: values[sure] for name, values in found.items()}
+        height, width = image.shape[:2]
+        small = scaled_into(image, min(PICTURE_WIDTH, width), min(PICTURE_HEIGHT, height))
+        scale = np.tile([small.shape[1] / width, small.shape[0] / height], 2)
         classes = subject.evaluation.classes
-        # VOC counts pixels from 1, pictures from 0.
         sides = (
-            draw_boxes(small, (truth["boxes"] - 1) * scale, truth["labels"], classes, colour=TRUTH),
-            draw_boxes(small, (found["boxes"][sure] - 1) * scale, found["labels"][sure], classes, found["scores"][sure]),
+            draw_boxes(small, voc_to_edges(truth["boxes"]) * scale, truth["labels"], classes, colour=TRUTH),
+            draw_boxes(small, voc_to_edges(found["boxes"]) * scale, found["labels"], classes, found["scores"]),
         )
         images = "".join(f"<img alt='' src='{jpeg(side)}'>" for side in sides)
         caption = f"{html.escape(subject.names[index])}: {outcome.missed[index]} missed, {outcome.false[index]} false"

@@ -6,7 +6,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
-from ssd.boxes import decode, encode, iou, to_centers, to_corners
+from ssd.boxes import decode, edges_to_voc, encode, iou, to_centers, to_corners, voc_to_edges
 from ssd.dbox import make_dbox_list
 from tests import reference
 
@@ -76,3 +76,11 @@ def test_encode_of_an_empty_box_is_finite():
     dboxes = make_dbox_list()[:3]
     assert encode(torch.full((3, 4), 0.5), dboxes).isfinite().all()
     assert encode(torch.tensor([[0.6, 0.6, 0.4, 0.4]] * 3), dboxes).isfinite().all()
+
+
+def test_voc_counts_from_one_and_includes_both_corners():
+    # The first pixel of a photo; then the whole of a photo of 40 × 30.
+    edges, voc = np.array([[0, 0, 1, 1], [0, 0, 40, 30]], np.float32), np.array([[1, 1, 1, 1], [1, 1, 40, 30]], np.float32)
+    np.testing.assert_array_equal(edges_to_voc(edges), voc)
+    np.testing.assert_array_equal(voc_to_edges(voc), edges)
+    assert edges_to_voc(edges).dtype == np.float32

@@ -1,3 +1,4 @@
+import html
 import re
 import shutil
 import subprocess
@@ -97,6 +98,18 @@ def test_nothing_found_and_nothing_recorded(subject):
     result = voc_eval(empty, subject.ground_truth, 2)
     bare = Subject("none", Evaluation(CLASSES, result, empty, 1.0), subject.ground_truth, ["a", "b"], subject.image, [], {}, {})
     assert "0.000 at score 0.50" in render(bare)
+
+
+def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
+    names = ("US$5_$x^", "_猫", "a & <b>", "हिन्दी")
+    photos = [np.full(shape, 90, np.uint8) for shape in ((3, 3000, 3), (3000, 3, 3))]
+    detections = [found(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2], [0.9, 0.6]) for i in range(2)]
+    objects = [truth(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2]) for i in range(2)]
+    evaluation = Evaluation(names, voc_eval(detections, objects, 4), detections, 1.0)
+    text = render(Subject("odd", evaluation, objects, ["a", "b"], photos.__getitem__, subject.records, {}, {}))
+    for name in names:
+        assert text.count(f">{html.escape(name)}<") == 5  # table, APs, legend, both axes of the confusion
+    assert not [str(warning.message) for warning in recwarn]
 
 
 @pytest.mark.parametrize("width", [1200, 390])
