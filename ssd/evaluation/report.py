@@ -100,6 +100,7 @@ def render(subject: Subject) -> str:
     }
     boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in figures.items())
     title = html.escape(subject.title)
+    config = yaml.safe_dump(dict(subject.config), sort_keys=False, allow_unicode=True)
     parts = [
         f"<h1>{title}</h1><div class=figures>{boxes}</div>",
         "<h2>Training</h2>", curves,
@@ -110,7 +111,7 @@ def render(subject: Subject) -> str:
         "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
         "<h2>Examples</h2>", pictures(subject, spread(len(subject.names)), outcome),
         "<h2>Environment</h2>", facts_table({**subject.facts, **environment()}),
-        "<h2>Configuration</h2>", f"<pre>{html.escape(yaml.safe_dump(dict(subject.config), sort_keys=False, allow_unicode=True))}</pre>",
+        "<h2>Configuration</h2>", f"<pre>{html.escape(config)}</pre>",
     ]  # fmt: skip
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
     return (
