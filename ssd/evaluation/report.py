@@ -30,7 +30,13 @@ NUM_PICTURED = 6
 PICTURE_WIDTH, PICTURE_HEIGHT = 420, 840  # pixels, at most
 MANY_CLASSES = 12  # legends and numbers in cells are readable up to here
 # Names of classes are no formulas, whatever dollar signs are in them.
-FIGURES = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "axes.grid": True, "grid.alpha": 0.3}
+FIGURES: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
 
 STYLE = """
 :root { color-scheme: light; }
