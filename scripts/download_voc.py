@@ -3,35 +3,26 @@
     python scripts/download_voc.py --years 2007
     python scripts/download_voc.py --from ~/VOCtrainval_06-Nov-2007.tar --from ~/VOCtest_06-Nov-2007.tar
 
-A download that was broken off goes on where it stopped, from one mirror or another; what arrives is checked by its digest
-before it is unpacked, and the photos are counted afterwards. With --from archives are taken from files instead.
+An interrupted download is resumed, from any of the mirrors. Each archive is checked by its digest before it is unpacked,
+and the photos are counted afterwards. With --from, archives are taken from files instead.
 """
 
 import argparse
-import hashlib
-import http.client
 import os
-import shutil
 import sys
 import tarfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from tqdm import tqdm
 
+from ssd.system.download import Digest, DownloadError, fetch
 from ssd.system.errors import UsageError
 
-CHUNK = 2**20  # bytes
-STALL = 30.0  # seconds without a byte, after which a connection is given up
-ATTEMPTS = 5  # in a row without progress, over all mirrors
-PAUSE = 2.0  # seconds before another attempt, twice as long each time
 MIRROR = "https://pjreddie.com/media/files/"
 UNPACKED = 1.1  # size of what an archive holds, against its own
 
@@ -40,7 +31,7 @@ class Archive(NamedTuple):
     """One file of the data set."""
 
     file: str
-    md5: str
+    digest: Digest
     urls: tuple[str, ...]
     year: str
     split: str
@@ -51,7 +42,7 @@ def archive(key: str, year: str, split: str, num_photos: int) -> Archive:
     """One of the archives that torchvision knows, with its digest."""
     entry = DATASET_YEAR_DICT[key]
     urls = (entry["url"], MIRROR + entry["filename"])
-    return Archive(entry["filename"], entry["md5"], urls, year, split, num_photos)
+    return Archive(entry["filename"], Digest("md5", entry["md5"]), urls, year, split, num_photos)
 
 
 ARCHIVES = (
@@ -59,10 +50,6 @@ ARCHIVES = (
     archive("2007-test", "2007", "test", 4952),
     archive("2012", "2012", "trainval", 11540),
 )
-
-
-class DownloadError(Exception):
-    """An archive is not to be had; the message says what to do."""
 
 
 def main(arguments: list[str] | None = None, archives: Sequence[Archive] = ARCHIVES) -> int:
@@ -84,7 +71,7 @@ def main(arguments: list[str] | None = None, archives: Sequence[Archive] = ARCHI
             if count(options.root, each) == each.num_photos:
                 print(f"VOC{each.year} {each.split}: is there already, {each.num_photos:,} photos")
                 continue
-            path = local.get(each.file) or fetch(each, options.root)
+            path = local.get(each.file) or download(each, options.root)
             unpack(path, options.root)
             found = count(options.root, each)
             if found != each.num_photos:
@@ -101,7 +88,7 @@ def main(arguments: list[str] | None = None, archives: Sequence[Archive] = ARCHI
         print(f"error: {error.filename or options.root}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes the download", file=sys.stderr)
         return 130
     return 0
 
@@ -112,87 +99,27 @@ def local_files(files: Sequence[Path], archives: Sequence[Archive]) -> dict[str,
     Raises:
         UsageError: a file is missing, or none of them.
     """
-    by_digest = {each.md5: each.file for each in archives}
     found = {}
     for path in files:
         if not path.is_file():
             raise UsageError(f"--from {path}: no such file")
-        name = by_digest.get(md5_of(path))
+        name = next((each.file for each in archives if each.digest.fits(path)), None)
         if name is None:
             raise UsageError(f"--from {path}: is none of {', '.join(each.file for each in archives)}, or damaged")
         found[name] = path
     return found
 
 
-def fetch(each: Archive, root: Path) -> Path:
-    """Downloads an archive into `root`, going on with what is there of it.
+def download(each: Archive, root: Path) -> Path:
+    """Downloads an archive into `root`.
 
     Raises:
         DownloadError: no mirror gave the whole of it.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    whole, part = root / each.file, root / f"{each.file}.part"
-    if whole.exists():
-        if md5_of(whole) == each.md5:
-            return whole
-        whole.unlink()
-    reasons: list[str] = []
-    failures = 0
-    while failures < ATTEMPTS:
-        url = each.urls[len(reasons) % len(each.urls)]
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            is_whole = transfer(url, part)
-        except (URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            is_whole, reason = False, str(getattr(error, "reason", None) or error or type(error).__name__)
-        else:
-            reason = "the connection broke off"
-        if is_whole and md5_of(part) == each.md5:
-            os.replace(part, whole)
-            return whole
-        if is_whole:
-            reason = "what arrived is not the archive; it was thrown away"
-            part.unlink()
-        reasons.append(f"{url}: {reason}")
-        print(f"{reasons[-1]}; trying again", file=sys.stderr)
-        after = part.stat().st_size if part.exists() else 0
-        failures = 0 if after > before else failures + 1
-        time.sleep(PAUSE * 2**failures if failures else 0)
-    raise DownloadError(f"{each.file} is not to be had ({reasons[-1]}); download it elsewhere and use --from FILE")
-
-
-def transfer(url: str, part: Path) -> bool:
-    """Appends to `part` what the server has beyond it; whether all that the server announced has arrived."""
-    start = part.stat().st_size if part.exists() else 0
-    request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urlopen(request, timeout=STALL)
-    except HTTPError as error:
-        if error.code == 416:  # there is nothing beyond: the digest decides
-            return True
-        raise
-    with response:
-        if start and response.status != 206:  # the server sends all of it again
-            start = 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdigit() else None
-        free = shutil.disk_usage(part.parent).free
-        if total is not None and (total - start) + total * UNPACKED > free:
-            raise OSError(
-                28, f"{(total * (1 + UNPACKED) - start) / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free", str(part)
-            )
-        with open(part, "ab" if start else "wb") as file, tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None
-        ) as bar:  # fmt: skip
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-            return total is None or file.tell() >= total
-
-
-def md5_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        return fetch(root / each.file, each.urls, each.digest, space=UNPACKED)
+    except DownloadError as error:
+        raise DownloadError(f"{each.file} cannot be downloaded ({error}); download it elsewhere and use --from FILE") from None
 
 
 def unpack(path: Path, root: Path) -> None:

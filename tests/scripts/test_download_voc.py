@@ -6,13 +6,16 @@ import tarfile
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from scripts import download_voc
-from scripts.download_voc import ARCHIVES, Archive, fetch, unpack
+from scripts.download_voc import ARCHIVES, Archive, download, unpack
+from ssd.system import download as downloading
+from ssd.system.download import Digest
 
 NUM_PHOTOS = 3
 
@@ -72,8 +75,8 @@ def server(monkeypatch):
             return None
 
     Handler.requests = []
-    monkeypatch.setattr(download_voc, "STALL", 0.5)
-    monkeypatch.setattr(download_voc, "PAUSE", 0.01)
+    monkeypatch.setattr(downloading, "PAUSE", 0.01)
+    monkeypatch.setattr(download_voc, "fetch", partial(downloading.fetch, stall=0.5))
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.daemon_threads = True
     threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -85,7 +88,9 @@ def server(monkeypatch):
 
 def archive(server, content: bytes = CONTENT, num_photos: int = NUM_PHOTOS) -> Archive:
     url = f"http://127.0.0.1:{server.server_address[1]}/voc.tar"
-    return Archive("voc.tar", hashlib.md5(content).hexdigest(), (url, url + "?mirror"), "2007", "trainval", num_photos)
+    return Archive(
+        "voc.tar", Digest("md5", hashlib.md5(content).hexdigest()), (url, url + "?mirror"), "2007", "trainval", num_photos
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def archive(server, content: bytes = CONTENT, num_photos: int = NUM_PHOTOS) -> A
 )
 def test_the_archive_arrives_whatever_the_server_does(server, tmp_path, behaviours, num_requests):
     server.handler.behaviours = behaviours
-    path = fetch(archive(server), tmp_path)
+    path = download(archive(server), tmp_path)
     assert path.read_bytes() == CONTENT
     assert len(server.handler.requests) == num_requests
     assert [each.name for each in tmp_path.iterdir()] == ["voc.tar"]
@@ -111,7 +116,7 @@ def test_the_archive_arrives_whatever_the_server_does(server, tmp_path, behaviou
 
 def test_it_goes_on_where_it_stopped(server, tmp_path):
     (tmp_path / "voc.tar.part").write_bytes(CONTENT[:9000])
-    fetch(archive(server), tmp_path)
+    download(archive(server), tmp_path)
     assert server.handler.requests == ["bytes=9000-"]
 
 
@@ -120,7 +125,7 @@ def test_it_gives_up_in_a_line(server, tmp_path, capsys, how):
     server.handler.behaviours = (how,)
     assert download_voc.main(["--root", str(tmp_path), "--years", "2007"], [archive(server)]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: voc.tar is not to be had (http")
+    assert last.startswith("error: voc.tar cannot be downloaded (http")
     assert "use --from FILE" in last
 
 
@@ -174,5 +179,5 @@ def test_the_real_archives_are_known():
         ("2007", "trainval", 5011), ("2007", "test", 4952), ("2012", "trainval", 11540),
     ]  # fmt: skip
     for each in ARCHIVES:
-        assert len(each.md5) == 32
+        assert len(each.digest.value) == 32
         assert all(url.endswith(each.file) for url in each.urls)
