@@ -41,9 +41,29 @@ def make_optimizer(model: nn.Module, kind: str, lr: float, momentum: float, weig
         momentum: SGD's momentum, or AdamW's beta1.
         weight_decay: of weights only.
     """
+    optimizer: torch.optim.Optimizer
     if kind == "sgd":
-        return torch.optim.SGD(param_groups(model, weight_decay, 2.0), lr=lr, momentum=momentum, fused=True)
-    return torch.optim.AdamW(param_groups(model, weight_decay, 1.0), lr=lr, betas=(momentum, 0.999), fused=True)
+        optimizer = torch.optim.SGD(param_groups(model, weight_decay, 2.0), lr=lr, momentum=momentum, fused=True)
+    else:
+        optimizer = torch.optim.AdamW(param_groups(model, weight_decay, 1.0), lr=lr, betas=(momentum, 0.999), fused=True)
+    begin_state(optimizer)
+    return optimizer
+
+
+def begin_state(optimizer: torch.optim.Optimizer) -> None:
+    """Gives each parameter the state of an optimiser at its start, all zeros, where it has none.
+
+    PyTorch makes the state at the first step, and fused SGD makes its momentum of memory as it is: a first step that is left
+    out for an infinite gradient would keep what happened to lie there. From zeros the first good step is the same.
+    """
+    for group in optimizer.param_groups:
+        names = ("exp_avg", "exp_avg_sq") if "betas" in group else ("momentum_buffer",) if group["momentum"] else ()
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if "betas" in group:
+                state.setdefault("step", torch.zeros((), device=parameter.device))
+            for name in names:
+                state.setdefault(name, torch.zeros_like(parameter))
 
 
 def lr_factor(iteration: int, iterations: int, warmup: int, schedule: str, milestones: Sequence[int]) -> float:

@@ -18,7 +18,7 @@ from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
-from ssd.training.optimizer import WeightAverage, lr_factor, set_lr
+from ssd.training.optimizer import WeightAverage, begin_state, lr_factor, set_lr
 from ssd.training.progress import Clock, Progress
 from ssd.training.records import Records
 from ssd.weights.checkpoint import TrainState, copy_checkpoint, keep_last, numbered_name, save_checkpoint
@@ -152,6 +152,7 @@ class Trainer:
         """Goes on from a state, on one process or many, whatever wrote it."""
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
+        begin_state(self.optimizer)
         self.scaler.load_state_dict(state.scaler)
         if self.average and state.average is not None:
             for name, value in self.average.state.items():
@@ -251,23 +252,22 @@ class Trainer:
 
     def _update(self, losses: Tensor) -> None:
         """Moves the weights, unless loss or gradient is not finite: then, and ever after, they stay as they are."""
+        scale = self.scaler.scale(torch.ones((), device=self.device))
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
-        finite = losses.isfinite().all()
-        if not self.scaler.is_enabled():  # in float16 the scaler expects infinite gradients, and skips them
-            finite &= norm.isfinite()
-        first = (self.fault_at == 0) & ~finite
-        self.fault_at = torch.where(first, float(self.iteration + 1), self.fault_at)
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            # The fused optimisers leave the weights alone where this is 1: no need for the host to know.
-            self.optimizer.found_inf = (self.fault_at > 0).float()  # pyright: ignore[reportAttributeAccessIssue]
-            self.optimizer.step()
+        # In float16 a gradient too large for the scale is normal: that step is left out, and the scale falls. Only a gradient
+        # that is still infinite at a scale below 1, where float16 holds no less than the loss needs, is a fault.
+        normal = norm.isfinite() | (scale >= 1) if self.scaler.is_enabled() else norm.isfinite()
+        fault = ~(normal & losses.isfinite().all())
+        self.fault_at = torch.where((self.fault_at == 0) & fault, float(self.iteration + 1), self.fault_at)
+        # The fused optimisers leave weights and state alone where this is 1: no need for the host to know.
+        found_inf = ~norm.isfinite() | (self.fault_at > 0)
+        self.optimizer.found_inf = found_inf.float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model, self.iteration)
