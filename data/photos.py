@@ -11,15 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.annotation import Annotation, DataError, PhotoSize
 from data.images import inspect_photo
-from data.layouts import coco, voc, yolo
+from data.layouts.find import list_entries
 from data.listing import Entry
 from data.photo_sizes import SeenPhotos
 from data.splits import draw
 from data.workers import as_it_is, worker_options
 from ssd.boxes import edges_to_voc
 from ssd.config import SourceConfig
-
-FORMATS = {"voc": voc, "coco": coco, "yolo": yolo}
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,7 @@ def load_photos(
     labels = {name: label for label, name in enumerate(classes)}
     for source in sources:
         try:
-            folder = Path(root) / source.path
-            listed = FORMATS[find_format(folder, data_format)].entries(folder, source, labels, ignore_others, seed, notes)
+            listed = list_entries(Path(root) / source.path, source, labels, ignore_others, seed, notes, data_format)
         except DataError as error:
             faults += str(error).splitlines()
             continue
@@ -152,24 +149,6 @@ def load_photos(
     if num_empty:
         notes.append(f"{num_empty} boxes without area were left out")
     return Loaded(_compact(tuple(classes), [entry.photo for entry in entries if entry.photo], annotations), tuple(notes))
-
-
-def find_format(folder: Path, known: str | None = None) -> str:
-    """Which format a folder has; the one that is known already, if any.
-
-    Raises:
-        DataError: it is missing, or of none that is known.
-    """
-    if not folder.exists():
-        hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
-        raise DataError(f"{folder}: no such folder{hint}")
-    for name, module in FORMATS.items():
-        if name == known or (known is None and module.is_layout(folder)):
-            return name
-    raise DataError(
-        f"{folder}: is of no known layout: VOC (JPEGImages, Annotations), COCO (a JSON file with images and annotations) "
-        "or YOLO (images, labels)"
-    )
 
 
 class _Found(NamedTuple):

@@ -12,7 +12,6 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,15 +20,15 @@ import torch
 import yaml
 
 from data.annotation import DataError
-from data.photos import FORMATS, Photos, find_format, load_photos
+from data.layouts.find import find_layout
+from data.photos import Photos, load_photos
+from data.splits import choose
 from scripts.check_data import best_overlaps
 from ssd.config import ConfigError, SourceConfig, load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.system.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
-PAIRS = (("train", "val"), ("train", "valid"), ("trainval", "test"), ("train", "test"), ("train2017", "val2017"))
-VAL_FRACTION = 0.2
 # Samples that a run sees: a CPU with two cores takes half an hour for its number; on a GPU it is half of the paper's run.
 SAMPLES = {"cpu": 25_000, "cuda": 1_920_000}
 EPOCHS = {"cpu": (5, 150), "cuda": (20, 240)}  # at least, at most
@@ -72,13 +71,14 @@ def describe(folder: Path, name: str, device: str) -> tuple[str, str]:
         DataError: the folder is of no known layout, or something in it cannot be used.
         UsageError: it holds no objects, or only one split.
     """
-    kind = find_format(folder)
-    counts = FORMATS[kind].class_counts(folder)
+    kind, layout = find_layout(folder)
+    counts = layout.class_counts()
     if not counts:
         raise UsageError(f"{folder}: no object was found in it")
-    sources = choose_splits(folder, FORMATS[kind].splits(folder))
+    sources = choose(folder, layout.splits())
     root, path = place(folder)
-    train, val = (load_photos([SourceConfig(path=path, **source)], root, list(counts)).photos for source in sources)
+    loaded = [load_photos([SourceConfig(path=path, **source)], root, list(counts)) for source in sources]
+    train, val = (part.photos for part in loaded)
     dboxes, covered = choose_dboxes(train)
     batch_size = 16 if device == "cpu" else 32
     least, most = EPOCHS[device]
@@ -104,22 +104,13 @@ def describe(folder: Path, name: str, device: str) -> tuple[str, str]:
     }
     text = fill((ROOT / "configs" / TEMPLATES[device]).read_text(encoding="utf-8"), values)
     header = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
+    notes = [f"note: {note}\n" for note in dict.fromkeys(note for part in loaded for note in part.notes)]
     summary = (
-        f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
+        f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
         f"DBoxes: {dboxes}, which cover {covered:.1%} of the objects; {epochs} epochs of batches of {batch_size}"
     )
     return header + text, summary
-
-
-def choose_splits(folder: Path, splits: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What to train on and what to evaluate on, as entries of a source."""
-    for train, val in PAIRS:
-        if train in splits and val in splits:
-            return {"split": train}, {"split": val}
-    if {"train", "val", "trainval"} & set(splits):
-        raise UsageError(f"{folder}: has the splits {', '.join(splits)}, but none to evaluate on; add val, or remove them")
-    return {"split": "train", "val_fraction": VAL_FRACTION}, {"split": "val", "val_fraction": VAL_FRACTION}
 
 
 def place(folder: Path) -> tuple[str, str]:

@@ -6,6 +6,7 @@ every file as it was.
 
 import hashlib
 import os
+import shutil
 import signal
 import struct
 from collections import Counter
@@ -124,6 +125,10 @@ def remove(path: str) -> Callable[[Path], object]:
     return lambda folder: (folder / path).unlink()
 
 
+def remove_folder(path: str) -> Callable[[Path], object]:
+    return lambda folder: shutil.rmtree(folder / path)
+
+
 def directory(path: str) -> Callable[[Path], object]:
     def damage(folder: Path) -> None:
         (folder / path).unlink()
@@ -202,7 +207,7 @@ ROWS = [
     Row("split with tabs and spaces", split("  a\t\nb \n\tc")),
     Row("split with duplicates", split("a\nb\na\nc\nc\n"), note="2 ids stand more than once"),
     Row("split with a class column", split("a  1\nb -1\nc  0\n")),
-    Row("split with suffixes", split("a.jpg\nb.jpg\nc.jpg\n"), "without its suffix"),
+    Row("split with suffixes", split("a.jpg\nb.jpg\nc.jpg\n")),
     Row("split names a stranger", split("a\nb\nc\nd\n"), "JPEGImages/d: no photo of that name"),
     Row("split leads out", split("../../../etc/passwd\nb\n"), "is a path"),
     Row("split leads to the root", split("/etc/passwd\nb\n"), "is a path"),
@@ -244,8 +249,8 @@ ROWS = [
     Row("photo too large", vast, "has 16384 × 8200 pixels, more than 134,217,728"),
     # Folders
     Row("folder missing", lambda folder: folder.rename(folder.with_name("other")), "no such folder"),
-    Row("folder without photos", rename("JPEGImages", "Images"), "no photo of that name"),
-    Row("folder without annotations", rename("Annotations", "annotations"), "is missing"),
+    Row("folder without photos", remove_folder("JPEGImages"), "no photo of that name"),
+    Row("folder without annotations", remove_folder("Annotations"), "is missing"),
 ]  # fmt: skip
 
 

@@ -1,114 +1,236 @@
-"""Data sets in COCO's layout: a JSON file with images, annotations and categories, and the photos beside it."""
+"""Data sets in COCO's layout: JSON files with images, annotations and categories, and the photos somewhere beside them."""
 
 import json
 import math
+import mmap
+import posixpath
+import re
 from collections import Counter
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
+from data.layouts.tree import Tree, list_tree, same_split, split_of, stem_of
 from data.listing import Entry
-from data.splits import divide
-from ssd.config import SourceConfig
+from data.splits import role, words
 
 KEYS = ("images", "annotations", "categories")
-# Where the JSON file of a split may be, the likeliest first.
-FILES = (
-    "annotations/instances_{split}.json",
-    "annotations/{split}.json",
-    "{split}/_annotations.coco.json",
-    "{split}.json",
-)
-WHOLE_FILES = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json", "annotations/instances.json")
-PHOTO_FOLDERS = ("{split}", "images/{split}", "images", "", "JPEGImages")
+MAX_JUDGED = 50  # JSON files that are looked at: tools that write one a photo have no other than those
+OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")  # COCO's own, beside instances_
 
 
-def is_layout(folder: Path) -> bool:
-    return folder.suffix == ".json" or any(folder.glob("*.json")) or any(folder.glob("*/*.json"))
+class Coco:
+    """A folder with a JSON file for all photos, or one a split; or that JSON file itself."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.is_file = tree.is_file
+        self.files = self._choose(tree)
+        # A file named itself may lie in annotations/ beside the photos' folder.
+        self.tree = list_tree(tree.folder.parent) if self.is_file and not tree.photos else tree
+        self.base = "" if self.tree is tree else f"{tree.folder.name}/"
+
+    @staticmethod
+    def _choose(tree: Tree) -> list[str]:
+        """The JSON files of objects, in the order of their names."""
+        paths = tree.of(".json")
+        if tree.is_file:
+            return paths
+        if len(paths) > MAX_JUDGED:
+            paths = sorted(paths, key=lambda path: (path.count("/"), -tree.path(path).stat().st_size))[:MAX_JUDGED]
+        with_instances = {posixpath.dirname(path) for path in paths if posixpath.basename(path).startswith("instances_")}
+        return sorted(
+            path
+            for path in paths
+            if not (posixpath.dirname(path) in with_instances and posixpath.basename(path).startswith(OTHER_TASKS))
+            and is_coco(tree.path(path))
+        )
+
+    @cached_property
+    def by_split(self) -> dict[str, list[str]]:
+        """The JSON files of each split; under an empty name those of no split."""
+        found: dict[str, list[str]] = {}
+        for path in self.files:
+            found.setdefault("" if self.is_file else _split_name(path), []).append(path)
+        return found
+
+    @cached_property
+    def by_name(self) -> dict[str, list[str]]:
+        """The photos of each file name, without regard to case."""
+        found: dict[str, list[str]] = {}
+        for photo in self.tree.photos:
+            found.setdefault(posixpath.basename(photo).casefold(), []).append(photo)
+        return found
+
+    def num_annotated(self) -> float:
+        return 0.5 * self.is_file + sum(_count(self.tree.path(self.base + path), b'"file_name"') for path in self.files)
+
+    def splits(self) -> list[str]:
+        return sorted(filter(None, self.by_split))
+
+    def class_counts(self) -> Counter[str]:
+        """How many objects of each name there are, in the order of the categories.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        counts: Counter[str] = Counter()
+        for path in self._of(None):
+            content = read_file(self.tree.path(path))
+            names = category_names(content)
+            used = Counter(names.get(_number(item.get("category_id"))) for item in content["annotations"] if not is_crowd(item))
+            counts.update({name: used[name] for name in names.values() if used[name]})
+        return counts
+
+    def _of(self, split: str | None) -> list[str]:
+        """The JSON files of a split, or of all.
+
+        Raises:
+            DataError: there are several that may be meant.
+        """
+        paths = self.by_split.get("", []) if split is None and not self.splits() else self.by_split.get(split or "", [])
+        if split is None and self.splits():
+            paths = [path for name in self.splits() for path in self.by_split[name]]
+        elif len(paths) > 1 and not split:
+            raise DataError(f"{self.tree.folder}: any of {', '.join(paths)} may be meant; name the file itself in path")
+        return [self.base + path for path in paths]
+
+    def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
+        """The photos of a split; arguments as in `data.layouts.find.Layout`.
+
+        Raises:
+            DataError: a JSON file cannot be used, or a photo stands in it twice.
+        """
+        paths = self._of(split)
+        if not paths:
+            raise DataError(f"{self.tree.folder}: has no JSON file with images, annotations and categories")
+        if self.splits() and self.by_split.get(""):
+            notes.append(f"{self.tree.path(self.by_split[''][0])}: belongs to no split, and was left out")
+        listed = [entry for path in paths for entry in self._entries_of(path, split or "", labels, ignore_others, notes)]
+        twice = [photo for photo, count in Counter(entry.photo for entry in listed if entry.photo).items() if count > 1]
+        if twice:
+            raise DataError(f"{twice[0]}: {len(twice)} such photos stand twice in {', '.join(paths)}; join their entries")
+        return listed
+
+    def _entries_of(
+        self, path: str, split: str, labels: Mapping[str, int], ignore_others: bool, notes: list[str]
+    ) -> list[Entry]:
+        """The photos of one JSON file."""
+        where = self.tree.path(path)
+        content = read_file(where)
+        categories = category_names(content)
+        objects: dict[Hashable, list[dict[str, Any]]] = {_number(image["id"]): [] for image in content["images"]}
+        crowds = orphans = 0
+        for item in content["annotations"]:
+            owner = objects.get(_number(item.get("image_id")))
+            if owner is None:
+                orphans += 1
+            elif is_crowd(item):
+                crowds += 1
+            else:
+                owner.append(item)
+        if orphans and orphans == len(content["annotations"]):
+            raise DataError(f"{where}: no annotation has the image_id of a listed image")
+        if orphans:
+            notes.append(f"{where}: {orphans} annotations are of images that are not listed, and were left out")
+        if crowds:
+            notes.append(f"{where}: {crowds} regions of crowds (iscrowd) are no single objects, and were left out")
+        listed = []
+        finder = _PhotoFinder(self.tree, self.by_name, path, split)
+        for image in content["images"]:
+            name = str(image["file_name"])
+            photo, fault = finder.find(name)
+            read = partial(to_annotation, where, image, objects[_number(image["id"])], categories, labels, ignore_others)
+            listed.append(Entry(name, self.tree.path(photo) if photo else None, fault, read))
+        return listed
 
 
-def splits(folder: Path) -> list[str]:
-    """The names of the splits that a folder has."""
-    found = {path.stem.removeprefix("instances_") for path in folder.glob("annotations/instances_*.json")}
-    found |= {path.parent.name for path in folder.glob("*/_annotations.coco.json")}
-    return sorted(found | ({"train", "val", "valid", "test"} & {path.stem for path in folder.glob("*.json")}))
+class _PhotoFinder:
+    """Finds the photos that one JSON file names, wherever its tool thought that they lie.
 
-
-def class_counts(folder: Path) -> Counter[str]:
-    """How many objects of each name there are, in the order of the categories.
-
-    Raises:
-        DataError: a file cannot be read.
+    Args:
+        tree: the files of the folder.
+        by_name: its photos by file name in lower case.
+        path: of the JSON file in it.
+        split: that the file is of, if any.
     """
-    counts: Counter[str] = Counter()
-    paths = [folder] if folder.suffix == ".json" else [*folder.glob("*.json"), *folder.glob("*/*.json")]
-    for path in sorted(paths):
-        content = read_file(path)
-        names = {category["id"]: str(category["name"]).strip() for category in content["categories"]}
-        used = Counter(names.get(item.get("category_id")) for item in content["annotations"])
-        counts.update({name: used[name] for name in names.values() if used[name]})
-    return counts
+
+    def __init__(self, tree: Tree, by_name: Mapping[str, list[str]], path: str, split: str) -> None:
+        self.tree, self.by_name, self.path = tree, by_name, path
+        self.split = split_of(split) or split_of(posixpath.dirname(path))
+        self.photos = frozenset(tree.photos)
+        self.prefix: str | None = None  # that led from the last name to its photo
+
+    def find(self, name: str) -> tuple[str | None, str]:
+        """The photo of a name; or None, and what is wrong."""
+        name = name.replace("\\", "/")
+        if self.prefix is not None and self.prefix + name in self.photos:
+            return self.prefix + name, ""
+        candidates = self.by_name.get(posixpath.basename(name).casefold(), [])
+        fitting = [photo for photo in candidates if same_split(split_of(posixpath.dirname(photo)), self.split)]
+        if len(fitting) > 1:  # the more of the path agrees the better; then those beside the file
+            here = posixpath.dirname(self.path)
+            ranks = {photo: (_shared_end(photo, name), posixpath.dirname(photo) == here) for photo in fitting}
+            fitting = [photo for photo in fitting if ranks[photo] == max(ranks.values())]
+        if len(fitting) > 1:
+            return None, f"{self.tree.path(fitting[0])}: {fitting[1]} may be meant as well, by {name} in {self.path}"
+        if not fitting:
+            return None, f"{self.tree.path(name)}: no such photo, named in {self.tree.path(self.path)}"
+        if fitting[0].endswith(name):
+            self.prefix = fitting[0].removesuffix(name)
+        return fitting[0], ""
 
 
-def entries(
-    folder: Path, source: SourceConfig, labels: Mapping[str, int], ignore_others: bool, seed: int, notes: list[str]
-) -> list[Entry]:
-    """The photos that one source names; arguments as in `data.layouts.voc.entries`. `folder` may be the JSON file itself.
-
-    Raises:
-        DataError: the JSON file is missing or is none of COCO's.
-    """
-    path, is_whole = find_file(folder, source)
-    content = read_file(path)
-    base = folder.parent if folder.suffix == ".json" else folder
-    names = [str(image["file_name"]) for image in content["images"]]
-    if source.val_fraction is not None and not is_whole:
-        raise DataError(f"{path}: val_fraction goes with a single file for all photos")
-    chosen = set(divide(names, folder, source, seed)) if is_whole else set(names)
-    photo_folder = _photo_folder(base, path.parent, source.split, names)
-    categories = {category["id"]: str(category["name"]).strip() for category in content["categories"]}
-    objects: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-    orphans = 0
-    for item in content["annotations"]:
-        if item.get("image_id") in objects:
-            objects[item["image_id"]].append(item)
-        else:
-            orphans += 1
-    if orphans:
-        notes.append(f"{path}: {orphans} annotations are of images that are not listed, and were left out")
-    listed = []
-    for image in content["images"]:
-        name = str(image["file_name"])
-        if name in chosen:
-            read = partial(to_annotation, path, image, objects[image["id"]], categories, labels, ignore_others)
-            photo = photo_folder / name
-            is_inside = photo.resolve().is_relative_to(photo_folder.resolve())
-            fault = "" if photo.is_file() and is_inside else f"{photo}: no such photo, named in {path}"
-            listed.append(Entry(name, None if fault else photo, fault, read))
-    if not listed:
-        raise DataError(f"{path}: names no photo")
-    return listed
+def _shared_end(one: str, other: str) -> int:
+    """How many names at the end two paths share."""
+    count = 0
+    for a, b in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
+        if a.casefold() != b.casefold():
+            break
+        count += 1
+    return count
 
 
-def find_file(folder: Path, source: SourceConfig) -> tuple[Path, bool]:
-    """The JSON file of a split, and whether it is one for all splits.
+def _split_name(path: str) -> str:
+    """The split that a JSON file is of: by its name (instances_train2017.json), or else by its folder
+    (train/_annotations.coco.json)."""
+    stem = re.sub(r"^instances_", "", stem_of(path))
+    if any(role(word) not in ("", "all") for word in words(stem)):
+        return stem
+    return split_of(posixpath.dirname(path))
 
-    Raises:
-        DataError: there is none.
-    """
-    if folder.suffix == ".json":
-        return folder, True
-    for pattern in FILES:
-        path = folder / pattern.format(split=source.split)
-        if path.is_file():
-            return path, False
-    inside = [folder / name for name in WHOLE_FILES if (folder / name).is_file()] or sorted(folder.glob("*.json"))
-    if len(inside) == 1 and (source.split == "all" or source.val_fraction is not None):
-        return inside[0], True
-    tried = ", ".join(pattern.format(split=source.split) for pattern in FILES)
-    raise DataError(f"{folder}: has no JSON file for split {source.split} ({tried}); name the file itself in path")
+
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file has images, annotations with boxes, and categories; without parsing it, as it may be large."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            has_keys = all(text.find(f'"{key}"'.encode()) >= 0 for key in KEYS)
+            return has_keys and text.find(b'"file_name"') >= 0 and text.find(b'"segments_info"') < 0
+    except (OSError, ValueError):  # ValueError: it is empty
+        return False
+
+
+def _count(path: Path, text: bytes) -> int:
+    """How often a text stands in a file, about."""
+    with open(path, "rb") as file:
+        return sum(block.count(text) for block in iter(lambda: file.read(1 << 24), b""))
+
+
+def category_names(content: Mapping[str, Any]) -> dict[Hashable, str]:
+    return {_number(category["id"]): str(category["name"]).strip() for category in content["categories"]}
+
+
+def is_crowd(item: Mapping[str, Any]) -> bool:
+    return str(item.get("iscrowd")).strip().lower() in ("1", "1.0", "true")
+
+
+def _number(value: Any) -> Hashable:
+    """An id, the same one whether it is written as a number or as text."""
+    if type(value) is int:
+        return value
+    text = str(value).strip()
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -131,29 +253,31 @@ def read_file(path: Path) -> dict[str, Any]:
             missing = [name for name in entries_needed if not isinstance(item, dict) or name not in item]
             if missing or not isinstance(item, dict):
                 raise DataError(f"{path}: {key}[{number}]: {', '.join(missing) or 'a mapping'} is missing")
+    for key in ("images", "categories"):
+        _refuse_twice(path, key, (item["id"] for item in content[key]))
     return content
 
 
-def _photo_folder(base: Path, beside: Path, split: str, names: list[str]) -> Path:
-    """The folder that holds the first photo that is found at all; `base` where none is."""
-    folders = [beside, *(base / pattern.format(split=split) for pattern in PHOTO_FOLDERS)]
-    for name in names[:10]:
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder
-    return base
+def _refuse_twice(path: Path, key: str, ids: Iterable[Any]) -> None:
+    """
+    Raises:
+        DataError: an id stands twice, so that annotations cannot be told apart.
+    """
+    for id_, count in Counter(map(_number, ids)).most_common(1):
+        if count > 1:
+            raise DataError(f"{path}: {key}: id {id_} stands {count} times, as in files that were joined; give each its own")
 
 
 def to_annotation(
     path: Path,
     image: Mapping[str, Any],
     objects: list[dict[str, Any]],
-    categories: Mapping[Any, str],
+    categories: Mapping[Hashable, str],
     labels: Mapping[str, int],
     ignore_others: bool,
     photo: PhotoSize | None,
 ) -> Annotation:
-    """The objects of one image. Crowds count as difficult: trained on, and neither missed nor hit in evaluation.
+    """The objects of one image.
 
     Raises:
         DataError: with one line for each fault.
@@ -161,10 +285,10 @@ def to_annotation(
     faults: list[str] = []
     where = f"{path}: image {image['file_name']}"
     width, height = agreed_size(_size(image), photo, where, "width and height", faults)
-    boxes, numbers, difficult = [], [], []
+    boxes, numbers = [], []
     for item in objects:
         where = f"{path}: annotation {item.get('id', '?')} of {image['file_name']}"
-        name = categories.get(item.get("category_id"))
+        name = categories.get(_number(item.get("category_id")))
         if name is None:
             faults.append(f"{where}: category_id {item.get('category_id')!r} stands in no category")
         elif name not in labels:
@@ -180,10 +304,9 @@ def to_annotation(
                 continue
             boxes.append((x, y, x + box_width, y + box_height))
             numbers.append(labels[name])
-            difficult.append(bool(item.get("iscrowd", 0)))
     if faults:
         raise DataError("\n".join(faults))
-    return clipped_annotation(width, height, boxes, numbers, difficult)
+    return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers))
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:

@@ -1,110 +1,231 @@
-"""Data sets in PASCAL VOC layout: JPEGImages, Annotations and ImageSets/Main."""
+"""Data sets with an XML file a photo, as PASCAL VOC has them."""
 
 import math
+import posixpath
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
 from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
-from data.listing import Entry, one_photo, photos_in
-from data.splits import divide
+from data.images import SUFFIXES
+from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, split_of, stem_of
+from data.listing import Entry
+from data.splits import role
 from ssd.boxes import voc_to_edges
-from ssd.config import SourceConfig
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+NUM_JUDGED = 20  # files by which a layout is recognised
+YES = ("1", "true", "yes")
 
 
-def is_layout(folder: Path) -> bool:
-    return (folder / "Annotations").is_dir() or (folder / "JPEGImages").is_dir() or (folder / "ImageSets").is_dir()
+class Voc:
+    """A folder with an XML file a photo, wherever they lie; splits by lists in ImageSets/Main, or by folders."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Annotation files and their photos; those of no photo's name may tell it themselves, as <filename>."""
+        pairs = pair(self.tree.of(".xml"), self.tree.photos)
+        lonely = [path for path in pairs.lonely if is_annotation(self.tree.path(path))]
+        if not lonely:
+            return pairs._replace(lonely=[])
+        taken = {photo for mates in pairs.photos.values() for photo in mates}
+        free = [photo for photo in self.tree.photos if photo not in taken]
+        told = {_told(self.tree.folder, path): path for path in lonely} if free else {}
+        more = pair(list(told), free)
+        photos = pairs.photos | {told[name]: mates for name, mates in more.photos.items()}
+        return Pairs(photos, pairs.doubles, [path for path in lonely if path not in photos])
+
+    @cached_property
+    def by_key(self) -> dict[str, str]:
+        """The annotation file of each part and name."""
+        return {key_of(path): path for path in sorted([*self.pairs.photos, *self.pairs.lonely], reverse=True)}
+
+    @cached_property
+    def by_photo(self) -> dict[str, list[str]]:
+        """The photos of each part and name."""
+        found: dict[str, list[str]] = {}
+        for photo in self.tree.photos:
+            found.setdefault(key_of(photo), []).append(photo)
+        return found
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """The annotation files of each name."""
+        found: dict[str, list[str]] = {}
+        for path in (*self.pairs.photos, *self.pairs.lonely):
+            found.setdefault(stem_of(path), []).append(path)
+        return found
+
+    @cached_property
+    def lists(self) -> dict[str, list[str]]:
+        """The files that list the photos of each split: in ImageSets; or elsewhere, by their name and what is in them."""
+        found: dict[str, list[str]] = {}
+        elsewhere: dict[str, list[str]] = {}
+        for path in self.tree.of(".txt"):
+            if _base(path) is not None:
+                found.setdefault(stem_of(path), []).append(path)
+            elif role(stem_of(path)) and any(self.find(path, name) for name in _read_ids(self.tree.path(path))):
+                elsewhere.setdefault(stem_of(path), []).append(path)
+        return found or elsewhere
+
+    @cached_property
+    def in_folders(self) -> dict[str, list[str]]:
+        """The annotation files of each split that folders are named by."""
+        found: dict[str, list[str]] = {}
+        for path, mates in self.pairs.photos.items():
+            split = split_of(posixpath.dirname(path)) or split_of(posixpath.dirname(mates[0]))
+            found.setdefault(split, []).append(path)
+        return {split: paths for split, paths in found.items() if split}
+
+    def num_annotated(self) -> float:
+        paths = list(self.pairs.photos)
+        if any(is_annotation(self.tree.path(path)) for path in paths[:: len(paths) // NUM_JUDGED + 1]):
+            return len(paths)
+        names = {name.lower() for path in (*self.tree.photos, *self.tree.of(".xml", ".txt")) for name in path.split("/")[:-1]}
+        return 0.5 if names & {"jpegimages", "annotations", "imagesets"} else 0
+
+    def splits(self) -> list[str]:
+        names = sorted(self.lists or self.in_folders)
+        # VOC has lists of each class as well, cat_train beside train.
+        return [name for name in names if not any(name.endswith(f"_{other}") for other in names)]
+
+    def class_counts(self) -> Counter[str]:
+        """How many objects of each name there are, in the order in which they are met; what cannot be read counts as none."""
+        counts: Counter[str] = Counter()
+        for path in sorted(self.pairs.photos):
+            with suppress(OSError, ElementTree.ParseError, ValueError, LookupError):
+                names = (item.findtext("name") or "" for item in ElementTree.parse(self.tree.path(path)).iterfind("object"))
+                counts.update(filter(None, map(str.strip, names)))
+        return counts
+
+    def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
+        """The photos of a split; arguments as in `data.layouts.find.Layout`."""
+        if split in self.lists:
+            return [entry for path in self.lists[split] for entry in self._of_list(path, labels, ignore_others, notes)]
+        self._tell_left_out(split, notes)
+        paths = self.in_folders[split] if split else [*self.pairs.photos, *self.pairs.lonely]
+        return [self._entry(path, self.pairs.photos.get(path, []), labels, ignore_others) for path in sorted(paths)]
+
+    def _entry(self, path: str, mates: list[str], labels: Mapping[str, int], ignore_others: bool) -> Entry:
+        fault = ""
+        if not mates:
+            where = self.tree.path(posixpath.join(_commonest(self.tree.photos, "JPEGImages"), stem_of(path)))
+            fault = f"{where}: no photo of that name ({', '.join(SUFFIXES)})"
+        elif len(mates) > 1:
+            fault = (
+                f"{self.tree.path(mates[0])}: {posixpath.basename(mates[1])} has the same name; remove or rename one of them"
+            )
+        read = partial(parse_annotation, self.tree.path(path), labels, ignore_others)
+        return Entry(key_of(path), None if fault else self.tree.path(mates[0]), fault, read)
+
+    def _of_list(self, list_file: str, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
+        """The photos that a file lists, each once."""
+        where = self.tree.path(list_file)
+        names = _read_ids(where)
+        entries: dict[str, Entry] = {}
+        strangers = 0
+        for name in names:
+            path = self.find(list_file, name)
+            if path is not None:
+                entries[path] = self._entry(path, self.pairs.photos.get(path, []), labels, ignore_others)
+            elif _base(list_file) is None:
+                strangers += 1
+            else:
+                if set(name) & set("/\\\0"):
+                    raise DataError(f"{where}: {name!r} is a path; an id is the name of a photo, without suffix")
+                path = posixpath.join(_commonest(self.tree.of(".xml"), "Annotations"), f"{_without_columns(name)}.xml")
+                entries[path] = self._entry(path, self.by_photo.get(key_of(path), []), labels, ignore_others)
+        if strangers:
+            notes.append(f"{where}: {strangers} of {len(names)} lines name no annotated photo, and were left out")
+        if len(entries) + strangers < len(names):
+            notes.append(f"{where}: {len(names) - strangers - len(entries)} ids stand more than once and were taken once")
+        return list(entries.values())
+
+    def find(self, list_file: str, name: str) -> str | None:
+        """The annotation file that a line of a list means: in the folder around ImageSets, or the only one of that name."""
+        for each in dict.fromkeys((name, _without_columns(name))):
+            part = part_of(posixpath.join(_base(list_file) or "", posixpath.dirname(each)))
+            stems = [posixpath.basename(each), *([stem_of(each)] if each.lower().endswith(SUFFIXES) else [])]
+            for stem in stems:
+                path = self.by_key.get(f"{part}/{stem}" if part else stem)
+                if path:
+                    return path
+                if len(self.by_stem.get(stem, [])) == 1:
+                    return self.by_stem[stem][0]
+        return None
+
+    def _tell_left_out(self, split: str | None, notes: list[str]) -> None:
+        """Says which photos and annotation files of the folder are not used."""
+        if self.pairs.doubles:
+            first = self.tree.path(self.pairs.doubles[0])
+            notes.append(f"{first}: its photo has another annotation file; {len(self.pairs.doubles)} such files were left out")
+        if split is None:
+            folders = {posixpath.dirname(mates[0]) for mates in self.pairs.photos.values()}
+            used = {photo for mates in self.pairs.photos.values() for photo in mates}
+            bare = [photo for photo in self.tree.photos if photo not in used and posixpath.dirname(photo) in folders]
+            if bare:
+                notes.append(f"{self.tree.path(bare[0])}: has no annotation file; {len(bare)} such photos were left out")
+        else:
+            outside = len(self.pairs.photos) - sum(map(len, self.in_folders.values()))
+            if outside:
+                notes.append(f"{self.tree.folder}: {outside} annotated photos lie in no folder of a split, and were left out")
 
 
-def splits(folder: Path) -> list[str]:
-    """The names of the splits that a folder has."""
-    return sorted(path.stem for path in (folder / "ImageSets" / "Main").glob("*.txt"))
+def is_annotation(path: Path) -> bool:
+    """Whether an XML file is a VOC annotation, by its outermost element."""
+    try:
+        for _, element in ElementTree.iterparse(path, ("start",)):
+            return element.tag == "annotation"
+    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+        pass
+    return False
 
 
-def class_counts(folder: Path) -> Counter[str]:
-    """How many objects of each name there are, in the order in which they are met; what cannot be read counts as none."""
-    counts: Counter[str] = Counter()
-    for path in sorted((folder / "Annotations").glob("*.xml")):
-        with suppress(OSError, ElementTree.ParseError):
-            names = (item.findtext("name") or "" for item in ElementTree.parse(path).iterfind("object"))
-            counts.update(filter(None, map(str.strip, names)))
-    return counts
+def _told(folder: Path, path: str) -> str:
+    """Where the annotation file would lie if it had the name of the photo that it tells; empty if it tells none."""
+    try:
+        root = ElementTree.parse(folder / path).getroot()
+    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+        return ""
+    name = (root.findtext("filename") or root.findtext("path") or "").strip()
+    name = posixpath.basename(name.replace("\\", "/"))
+    stem = stem_of(name) if name.lower().endswith(SUFFIXES) else name
+    return posixpath.join(posixpath.dirname(path), f"{stem}.xml")
 
 
-def entries(
-    folder: Path, source: SourceConfig, labels: Mapping[str, int], ignore_others: bool, seed: int, notes: list[str]
-) -> list[Entry]:
-    """The photos that one source names.
-
-    Args:
-        folder: the data set.
-        source: which part of it.
-        labels: label of each class name.
-        ignore_others: leave out objects of other classes instead of refusing them.
-        seed: of the division of a folder without splits.
-        notes: what was mended is added to them.
-
-    Raises:
-        DataError: the split's file is missing, or names no photo.
-    """
-    photos = photos_in(folder / "JPEGImages")
-    listed = []
-    for photo_id in read_split(folder, source, seed, notes):
-        read = partial(parse_annotation, folder / "Annotations" / f"{photo_id}.xml", labels, ignore_others)
-        listed.append(Entry(photo_id, *one_photo(photos, photo_id, folder / "JPEGImages"), read))
-    return listed
+def _base(list_file: str) -> str | None:
+    """The folder around ImageSets that a list lies in; None where it lies elsewhere."""
+    found = re.search(r"(?:^|/)imagesets(?:/main)?/[^/]*$", list_file, re.IGNORECASE)
+    return list_file[: found.start()] if found else None
 
 
-def read_split(folder: Path, source: SourceConfig, seed: int, notes: list[str]) -> list[str]:
-    """The ids of the photos that one source names.
-
-    Raises:
-        DataError: the folder or the split's file is missing, or it names no photo.
-    """
-    list_file = folder / "ImageSets" / "Main" / f"{source.split}.txt"
-    annotated = sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
-    if list_file.is_file():
-        ids = _read_ids(list_file, set(annotated))
-    elif source.split == "all" or source.val_fraction is not None:
-        ids = annotated
-    else:
-        known = sorted(path.stem for path in list_file.parent.glob("*.txt"))
-        hint = f"there are: {', '.join(known)}" if known else "set split: all, or val_fraction to split the folder"
-        raise DataError(f"{list_file}: no such split; {hint}")
-    if source.val_fraction is not None and list_file.is_file():
-        raise DataError(f"{folder}: val_fraction goes with split train or val of a folder without ImageSets")
-    ids = divide(ids, folder, source, seed)
-    tricks = [photo_id for photo_id in ids if set(photo_id) & set("/\\\0")]
-    if tricks:
-        raise DataError(f"{list_file}: {tricks[0]!r} is a path; an id is the name of a photo in JPEGImages, without suffix")
-    distinct = list(dict.fromkeys(ids))
-    if len(distinct) < len(ids):
-        notes.append(f"{list_file}: {len(ids) - len(distinct)} ids stand more than once and were taken once")
-    if not distinct:
-        raise DataError(f"{list_file if list_file.is_file() else folder / 'Annotations'}: names no photo")
-    return distinct
+def _commonest(paths: Sequence[str], otherwise: str) -> str:
+    """The folder that most files lie in."""
+    counts = Counter(map(posixpath.dirname, paths))
+    return max(counts, key=lambda folder: counts[folder]) if counts else otherwise
 
 
-def _read_ids(list_file: Path, annotated: set[str]) -> list[str]:
-    """Ids, one a line. VOC's files of one class have a second column (-1, 0 or 1): it is left out, unless an annotation
-    shows that it belongs to the name."""
+def _read_ids(list_file: Path) -> list[str]:
+    """The lines of a list that are not blank."""
     try:
         lines = list_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{list_file}: cannot be read: {error}") from None
-    ids = []
-    for line in filter(None, map(str.strip, lines)):
-        name, _, column = line.rpartition(" ")
-        has_column = name and column in ("-1", "0", "1") and line not in annotated
-        ids.append(name.rstrip() if has_column else line)
-    return ids
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _without_columns(line: str) -> str:
+    """An id without the numbers behind it: VOC's lists of one class have a column of -1, 0 and 1."""
+    return re.sub(r"(\s+-?\d+)+$", "", line)
 
 
 def parse_annotation(
@@ -145,7 +266,7 @@ def parse_annotation(
             continue
         boxes.append(box)
         labels.append(classes[name])
-        difficult.append((item.findtext("difficult") or "0").strip() not in ("0", ""))
+        difficult.append((item.findtext("difficult") or "").strip().lower() in YES)
     if faults:
         raise DataError("\n".join(faults))
     corners = np.array(boxes, np.float32).reshape(-1, 4)

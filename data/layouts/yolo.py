@@ -1,124 +1,318 @@
-"""Data sets in YOLO's layout: images, and labels with a text file a photo: class, centre and size, relative to the photo."""
+"""Data sets in YOLO's layout: a text file a photo, with class, centre and size, relative to the photo."""
 
 import math
+import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from data.annotation import Annotation, DataError, PhotoSize, clipped_annotation, unknown_class
-from data.listing import Entry, one_photo, photos_in
-from data.splits import divide
-from ssd.config import SourceConfig
+from data.images import SUFFIXES
+from data.layouts.tree import Pairs, Tree, key_of, pair, split_of, stem_of
+from data.listing import Entry
+from data.splits import role
 
 TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
-# Where the photos and labels of a split may be; the last, of all splits.
-FOLDERS = (("images/{split}", "labels/{split}"), ("{split}/images", "{split}/labels"))
-WHOLE_FOLDERS = ("images", "labels")
-SYNONYMS = {"val": "valid", "valid": "val"}
+NUM_JUDGED = 20  # files by which a layout is recognised
+NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")
+ENTRIES = ("train", "val", "test")  # of data.yaml: where the photos of each split are
 
 
-def is_layout(folder: Path) -> bool:
-    return (folder / "labels").is_dir() or any(folder.glob("*/labels"))
+class Yolo:
+    """A folder with a text file a photo, wherever they lie; splits by data.yaml, by lists of photos, or by folders."""
 
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
 
-def splits(folder: Path) -> list[str]:
-    """The names of the splits that a folder has."""
-    found = {path.name for path in folder.glob("images/*") if path.is_dir()}
-    return sorted(found | {path.parent.name for path in folder.glob("*/labels")})
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Label files and their photos. A list of photos may have the name of one, of train.jpg say."""
+        texts = [path for path in self.tree.of(".txt") if posixpath.basename(path) not in NAME_FILES]
+        return pair([path for path in texts if not (role(stem_of(path)) and self._listed(path))], self.tree.photos)
 
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The label file of each photo that has one."""
+        return {photo: path for path, mates in self.pairs.photos.items() for photo in mates}
 
-def class_counts(folder: Path) -> Counter[str]:
-    """How many objects of each name there are, in the order of their numbers; what cannot be read counts as none."""
-    numbers: Counter[int] = Counter()
-    for path in sorted(folder.glob("**/labels/**/*.txt")):
-        with suppress(OSError, ValueError):
-            lines = path.read_text(encoding="utf-8-sig").splitlines() if path.name != "classes.txt" else []
-            numbers.update(int(float(line.split()[0])) for line in lines if line.strip())
-    names = class_names(folder)
-    named = names or [f"class {number}" for number in range(max(numbers, default=-1) + 1)]
-    # Without names every number has to keep its place.
-    return Counter({name: numbers[i] for i, name in enumerate(named) if numbers[i] or not names})
+    @cached_property
+    def settings(self) -> tuple[str, dict[str, Any]]:
+        """The data.yaml and its content, of several the one highest up; empty where there is none.
 
+        Raises:
+            DataError: it cannot be understood.
+        """
+        for path in sorted(self.tree.of(".yaml", ".yml"), key=lambda path: (path.count("/"), path)):
+            text = _read(self.tree.path(path))
+            if "names" not in text:
+                continue
+            try:
+                # All scalars as they are written: the class `no` is no truth value, 007 no number.
+                content = yaml.load(text, yaml.BaseLoader)
+            except yaml.YAMLError as error:
+                raise DataError(f"{self.tree.path(path)}: cannot be read ({' '.join(str(error).split())})") from None
+            if isinstance(content, dict) and "names" in content:
+                return path, content
+        return "", {}
 
-def entries(
-    folder: Path, source: SourceConfig, labels: Mapping[str, int], ignore_others: bool, seed: int, notes: list[str]
-) -> list[Entry]:
-    """The photos that one source names; arguments as in `data.layouts.voc.entries`. A photo without a text file has no object.
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """The name of each number; empty where no file tells.
 
-    Raises:
-        DataError: there is no folder of that split, or it holds no photo.
-    """
-    images, texts, is_whole = find_folders(folder, source)
-    photos = photos_in(images)
-    if source.val_fraction is not None and not is_whole:
-        raise DataError(f"{folder}: val_fraction goes with a folder without splits of its own")
-    stems = divide(list(photos), folder, source, seed) if is_whole else list(photos)
-    if not stems:
-        raise DataError(f"{images}: holds no photo")
-    names = class_names(folder) or list(labels)
-    lonely = sorted(path.stem for path in texts.glob("*.txt") if path.stem not in photos and path.name != "classes.txt")
-    if lonely:
-        notes.append(f"{texts}: {len(lonely)} label files have no photo and were left out ({lonely[0]}.txt, ...)")
-    listed = []
-    for stem in stems:
-        read = partial(read_labels, texts / f"{stem}.txt", names, labels, ignore_others)
-        listed.append(Entry(stem, *one_photo(photos, stem, images), read))
-    return listed
+        Raises:
+            DataError: a file cannot be understood, or two of them disagree.
+        """
+        path, content = self.settings
+        if path:
+            return numbered(content["names"], self.tree.path(path))
+        found: dict[int, tuple[str, str]] = {}
+        for path in self.tree.of(".txt", ".names", ".labels"):
+            if posixpath.basename(path) in NAME_FILES:
+                for number, name in numbered(_read(self.tree.path(path)).splitlines(), self.tree.path(path)).items():
+                    known, where = found.setdefault(number, (name, path))
+                    if known != name:
+                        raise DataError(
+                            f"{self.tree.path(path)}: class {number} is {name!r}, but {known!r} in {where}; write a data.yaml "
+                            "with the names that hold, or take one of the files away"
+                        )
+        return {number: name for number, (name, _) in sorted(found.items())}
 
-
-def find_folders(folder: Path, source: SourceConfig) -> tuple[Path, Path, bool]:
-    """Folders of photos and labels, and whether they are for all splits.
-
-    Raises:
-        DataError: there are none.
-    """
-    for split in (source.split, SYNONYMS.get(source.split, source.split)):
-        for pair in FOLDERS:
-            images, texts = (folder / pattern.format(split=split) for pattern in pair)
-            if images.is_dir():
-                return images, texts, False
-    images, texts = (folder / name for name in WHOLE_FOLDERS)
-    if images.is_dir() and photos_in(images) and (source.split == "all" or source.val_fraction is not None):
-        return images, texts, True
-    raise DataError(f"{folder}: has no images/{source.split} and no {source.split}/images")
-
-
-def class_names(folder: Path) -> list[str]:
-    """The names by number, from data.yaml or classes.txt; empty where neither is there.
-
-    Raises:
-        DataError: the file cannot be understood.
-    """
-    for path in (*folder.glob("*.yaml"), *folder.glob("*.yml")):
+    @cached_property
+    def num_keypoints(self) -> tuple[int, int] | None:
+        """Keypoints of an object and numbers of each, where data.yaml says that there are any."""
+        path, content = self.settings
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
-        names = content.get("names") if isinstance(content, dict) else None
-        if isinstance(names, dict):
-            return [str(names[number]) for number in sorted(names)]
-        if isinstance(names, list):
-            return [str(name) for name in names]
-    for path in (folder / "classes.txt", folder / "labels" / "classes.txt"):
-        if path.is_file():
-            return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    return []
+            count, size = (int(value) for value in content["kpt_shape"])
+            return count, size
+        except KeyError:
+            return None
+        except (TypeError, ValueError):
+            raise DataError(f"{self.tree.path(path)}: kpt_shape: expected two numbers, got {content['kpt_shape']}") from None
+
+    @cached_property
+    def photos(self) -> list[str]:
+        """The photos of the data set: not those that merely lie beside it, as pictures of a report do."""
+        folders = {posixpath.dirname(photo) for photo in self.texts}
+        tops = {folder.split("/")[0] for folder in folders if folder}
+        return [
+            photo
+            for photo in self.tree.photos
+            if posixpath.dirname(photo) in folders or photo.split("/")[0] in tops or split_of(posixpath.dirname(photo))
+        ]
+
+    @cached_property
+    def by_split(self) -> dict[str, list[str]]:
+        """The photos of each split."""
+        found: dict[str, list[str]] = {}
+        for photo in self.photos:
+            split = split_of(posixpath.dirname(photo))
+            if split:
+                found.setdefault(split, []).append(photo)
+        lists = {stem_of(path): self._listed(path) for path in self.tree.of(".txt") if role(stem_of(path))}
+        told = {name: photos for name, photos in lists.items() if photos}
+        told |= {name: photos for name in ENTRIES if (photos := self._of_settings(name))}
+        if told.get("train") and set(told.get("val", ())) == set(told["train"]):
+            del told["val"]  # a place holder: tools that divide nothing name the same folder twice
+        roles = {role(name) for name in told}
+        return {name: photos for name, photos in found.items() if role(name) not in roles} | told
+
+    def _of_settings(self, name: str) -> list[str]:
+        """The photos that an entry of data.yaml names: folders or lists, relative to it or to its `path`; or from where the
+        tool thought that the data set would be, as far as that can be found."""
+        path, content = self.settings
+        here = posixpath.dirname(path)
+        photos: list[str] = []
+        value = content.get(name)
+        for each in value if isinstance(value, list) else [value]:
+            if not isinstance(each, str) or not each.strip():
+                continue
+            place = self._find(here, str(content.get("path") or ""), each.strip().replace("\\", "/"))
+            if place is None:
+                continue
+            inside = f"{place}/" if place else ""
+            photos += (
+                self._listed(place) if place.endswith(".txt") else [one for one in self.tree.photos if one.startswith(inside)]
+            )
+        return photos
+
+    def _find(self, here: str, base: str, name: str) -> str | None:
+        """The folder or list in the tree that data.yaml means."""
+        for start in (posixpath.join(here, base, name), posixpath.join(here, name)):
+            place = posixpath.normpath(start)
+            while True:
+                if place == ".":
+                    return ""
+                if place in self._folders or place in self.tree.files.get(".txt", ()):
+                    return place
+                first, _, rest = place.lstrip("/").partition("/")
+                if not rest or split_of(first):
+                    break
+                place = rest
+        return None
+
+    @cached_property
+    def _folders(self) -> set[str]:
+        """All folders with a photo in or below them."""
+        folders: set[str] = set()
+        for folder in {posixpath.dirname(photo) for photo in self.tree.photos}:
+            while folder and folder not in folders:
+                folders.add(folder)
+                folder = posixpath.dirname(folder)
+        return folders
+
+    def _listed(self, path: str) -> list[str]:
+        """The photos that a text file lists, one a line; none if it is no such list."""
+        lines = [line.strip().replace("\\", "/") for line in _read(self.tree.path(path)).splitlines() if line.strip()]
+        if not lines or not lines[0].lower().endswith(SUFFIXES):
+            return []
+        return [photo for line in dict.fromkeys(lines) if (photo := self._photo(posixpath.dirname(path), line))]
+
+    def _photo(self, here: str, line: str) -> str | None:
+        """The photo that a line of a list means: from the folder or the list on, or as much of the path as is there."""
+        parts = [part for part in line.split("/") if part not in ("", ".", "..")]
+        for i in range(len(parts)):
+            tail = "/".join(parts[i:])
+            for photo in (tail, posixpath.join(here, tail)):
+                if photo in self._photo_set:
+                    return photo
+        return None
+
+    @cached_property
+    def _photo_set(self) -> frozenset[str]:
+        return frozenset(self.tree.photos)
+
+    def num_annotated(self) -> float:
+        paths = list(self.pairs.photos)
+        if any(is_labels(self.tree.path(path)) for path in paths[:: len(paths) // NUM_JUDGED + 1]):
+            return len(paths)
+        return 0.5 if any("labels" in path.split("/")[:-1] for path in self.tree.of(".txt")) else 0
+
+    def splits(self) -> list[str]:
+        return sorted(self.by_split)
+
+    def class_counts(self) -> Counter[str]:
+        """How many objects of each name there are, in the order of their numbers; what cannot be read counts as none."""
+        numbers: Counter[int] = Counter()
+        for path in self.pairs.photos:
+            for line in _read(self.tree.path(path), strict=False).splitlines():
+                try:
+                    numbers[int(float(line.split()[0]))] += 1
+                except (IndexError, ValueError, OverflowError):
+                    continue
+        # Without names every number has to keep its place.
+        names = self.names or {number: f"class {number}" for number in range(max(numbers, default=-1) + 1)}
+        counts: Counter[str] = Counter()
+        for number, name in names.items():
+            if numbers[number] or not self.names:
+                counts[name] += numbers[number]
+        return counts
+
+    def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
+        """The photos of a split; arguments as in `data.layouts.find.Layout`. A photo without a text file has no object.
+
+        Raises:
+            DataError: a file of names cannot be used.
+        """
+        photos = self.photos if split is None else self.by_split[split]
+        self._tell_left_out(notes)
+        names = self.names or dict(enumerate(labels))
+        listed, seen = [], {}
+        for photo in photos:
+            text = self.texts.get(photo)
+            path = self.tree.path(text) if text else None
+            read = partial(read_labels, path, names, labels, ignore_others, self.num_keypoints)
+            twin = seen.setdefault(text or photo, photo)
+            fault = ""
+            if twin != photo:
+                fault = f"{self.tree.path(twin)}: {posixpath.basename(photo)} has the same name; remove or rename one of them"
+            listed.append(Entry(key_of(photo), None if fault else self.tree.path(photo), fault, read))
+        return listed
+
+    def _tell_left_out(self, notes: list[str]) -> None:
+        """Says which photos and label files of the folder are not used."""
+        folders = {posixpath.dirname(path) for path in self.pairs.photos}
+        lonely = [path for path in self.pairs.lonely if posixpath.dirname(path) in folders and is_labels(self.tree.path(path))]
+        strays = len(self.tree.photos) - len(self.photos)
+        for paths, said in ((lonely, "has no photo"), (self.pairs.doubles, "its photo has another label file")):
+            if paths:
+                notes.append(f"{self.tree.path(paths[0])}: {said}; {len(paths)} such files were left out")
+        if strays:
+            notes.append(f"{self.tree.folder}: {strays} photos lie where no photo has labels, and were left out")
+
+
+def numbered(names: object, path: Path) -> dict[int, str]:
+    """The name of each number, from a list or a mapping; blank names leave their number without one.
+
+    Raises:
+        DataError: it is neither, or has keys that are no numbers.
+    """
+    pairs: Iterable[tuple[object, object]]
+    if isinstance(names, Mapping):
+        pairs = names.items()
+    elif isinstance(names, Sequence) and not isinstance(names, str):
+        pairs = enumerate(names)
+    else:
+        raise DataError(f"{path}: names: expected a list, or a mapping from numbers, got {names!r}")
+    try:
+        found = {int(str(number)): str(name).strip() for number, name in pairs}
+    except ValueError:
+        raise DataError(f"{path}: names: expected numbers as keys, got {', '.join(map(str, names))}") from None
+    return {number: name for number, name in sorted(found.items()) if name}
+
+
+def is_labels(path: Path) -> bool:
+    """Whether a text file has YOLO's labels, one at least."""
+    for line in _read(path, strict=False).splitlines():
+        if line.strip():
+            try:
+                _parse(line, None)
+            except ValueError:
+                return False
+            return True
+    return False
+
+
+def _read(path: Path, strict: bool = True) -> str:
+    """The content of a text file; empty where it cannot be read, unless that is to be told.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        if not strict:
+            return ""
+        raise DataError(f"{path}: cannot be read: {error}") from None
 
 
 def read_labels(
-    path: Path, names: Sequence[str], labels: Mapping[str, int], ignore_others: bool, photo: PhotoSize | None
+    path: Path | None,
+    names: Mapping[int, str],
+    labels: Mapping[str, int],
+    ignore_others: bool,
+    keypoints: tuple[int, int] | None,
+    photo: PhotoSize | None,
 ) -> Annotation:
-    """The objects of one photo. Outlines (more than four numbers) become the boxes around them.
+    """The objects of one photo. Outlines (more than four numbers) become the boxes around them; of poses the box is taken.
+
+    Args:
+        path: the text file; None for a photo without objects.
+        names: of the classes, by number.
+        labels: label of each class name.
+        ignore_others: leave out objects of other classes instead of refusing them.
+        keypoints: how many keypoints each object has, and of how many numbers; None where outlines may stand.
+        photo: what the photo measures.
 
     Raises:
         DataError: with one line for each fault in the file.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     # YOLO's tools turn photos upright before anything else.
@@ -130,12 +324,13 @@ def read_labels(
             continue
         where = f"{path}: line {number}"
         try:
-            label, box = _parse(line)
+            label, box = _parse(line, keypoints)
         except ValueError as error:
             faults.append(f"{where}: {error}")
             continue
-        if label >= len(names):
-            faults.append(f"{where}: class {label}, but the names end at {len(names) - 1} ({names[-1]})")
+        if label not in names:
+            known = ", ".join(f"{number} {name}" for number, name in names.items())
+            faults.append(f"{where}: class {label} has no name; there are: {known}")
         elif names[label] in labels:
             x1, y1, x2, y2 = box
             boxes.append((x1 * width, y1 * height, x2 * width, y2 * height))
@@ -147,22 +342,32 @@ def read_labels(
     return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers))
 
 
-def _parse(line: str) -> tuple[int, tuple[float, float, float, float]]:
+def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[float, float, float, float]]:
     """Class and corners, relative to the photo, of one line.
 
     Raises:
-        ValueError: it is not a class and four numbers, or an outline's, in 0..1.
+        ValueError: it is not a class and four numbers, an outline's or a pose's, in 0..1.
     """
     first, *rest = line.split()
     try:
         label, values = int(float(first)), [float(text) for text in rest]
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"expected numbers, got {line.strip()!r}") from None
-    if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and len(values) % 2):
-        raise ValueError(f"expected a class and four numbers (centre, size), got {line.strip()!r}")
+    if len(values) == 4 + math.prod(keypoints) if keypoints else _is_pose(values):
+        values = values[:4]
+    if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and (keypoints or len(values) % 2)):
+        wanted = f"four numbers and {keypoints[0]} keypoints" if keypoints else "four numbers (centre, size)"
+        raise ValueError(f"expected a class and {wanted}, got {line.strip()!r}")
     if not all(math.isfinite(value) and -TOLERANCE <= value <= 1 + TOLERANCE for value in values):
         raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {line.strip()!r}")
     if len(values) == 4:
         x, y, width, height = values
         return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+
+
+def _is_pose(values: Sequence[float]) -> bool:
+    """Whether numbers are a box and two keypoints or more, each with its visibility, 0, 1 or 2. An outline in which every
+    third number is whole is hardly found."""
+    visibilities = values[6::3]
+    return len(values) >= 10 and len(values) % 3 == 1 and all(value in (0, 1, 2) for value in visibilities)

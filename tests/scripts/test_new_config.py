@@ -1,9 +1,11 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 import train
+from data.photos import load_photos
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.config import load_config
@@ -59,9 +61,25 @@ def test_what_cannot_be_used_is_told(folders, capsys):
     assert (folders / "a.yaml").read_text() == "mine"
 
 
-def test_a_train_split_alone_is_not_enough(shapes_root, tmp_path, capsys):
+def test_a_test_split_is_never_divided(shapes_root, tmp_path, capsys):
     shutil.copytree(shapes_root / "shapes", tmp_path / "shapes")
-    (tmp_path / "shapes/ImageSets/Main/val.txt").unlink()
-    (tmp_path / "shapes/ImageSets/Main/trainval.txt").unlink()
+    for name in ("train", "trainval"):
+        (tmp_path / f"shapes/ImageSets/Main/{name}.txt").unlink()
+    (tmp_path / "shapes/ImageSets/Main/val.txt").rename(tmp_path / "shapes/ImageSets/Main/Test.txt")
     assert new_config.main([str(tmp_path / "shapes"), "--output", str(tmp_path / "a.yaml")]) == 2
-    assert "none to evaluate on" in capsys.readouterr().err
+    assert "has the splits Test, but no pair to train and to evaluate on" in capsys.readouterr().err
+
+
+def test_a_train_split_alone_is_divided(shapes_root, tmp_path):
+    shutil.copytree(shapes_root / "shapes", tmp_path / "shapes")
+    for name in ("val", "trainval"):
+        (tmp_path / f"shapes/ImageSets/Main/{name}.txt").unlink()
+    assert new_config.main([str(tmp_path / "shapes"), "--output", str(tmp_path / "a.yaml")]) == 0
+    data = load_config(tmp_path / "a.yaml").data
+    names = [
+        {photos.path(i) for i in range(len(photos))}
+        for photos in (load_photos(part, data.root, data.class_names).photos for part in (data.train, data.val))
+    ]
+    listed = (tmp_path / "shapes/ImageSets/Main/train.txt").read_text().split()
+    assert {Path(name).stem for name in names[0] | names[1]} == set(listed)
+    assert not names[0] & names[1]

@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from data.annotation import DataError
-from data.photos import Photos, find_format, load_photos
+from data.layouts.find import find_layout
+from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from ssd.config import SourceConfig
 
@@ -80,7 +82,7 @@ def test_coco_in_its_usual_places(tmp_path, voc, file, images):
     path = tmp_path / "mine" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(as_coco(voc)))
-    assert find_format(tmp_path / "mine") == "coco"
+    assert find_layout(tmp_path / "mine")[0] == "coco"
     assert_equal(load(tmp_path, "mine", "train"), voc)
 
 
@@ -94,12 +96,14 @@ def test_a_coco_file_named_itself_is_divided_like_a_folder(tmp_path, voc):
     assert len(names[0] | names[1]) == len(voc)
 
 
-def test_crowds_count_as_difficult(tmp_path, voc):
+def test_crowds_are_left_out_and_counted(tmp_path, voc):
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
     content["annotations"][0]["iscrowd"] = 1
     (tmp_path / "all.json").write_text(json.dumps(content))
-    assert load(tmp_path, "all.json").difficult.tolist() == [True] + [False] * (len(voc.labels) - 1)
+    loaded = load_photos([SourceConfig(path="all.json")], tmp_path, CLASSES)
+    np.testing.assert_allclose(loaded.photos.boxes, voc.boxes[1:], atol=1e-3)
+    assert ["1 regions of crowds (iscrowd) are no single objects, and were left out" in note for note in loaded.notes] == [True]
 
 
 @pytest.mark.parametrize("images, labels", [("images/train", "labels/train"), ("train/images", "train/labels")])
@@ -108,7 +112,7 @@ def test_yolo_in_its_usual_places(tmp_path, voc, images, labels, names):
     write_yolo(voc, tmp_path / "mine" / images, tmp_path / "mine" / labels)
     if names and "[" in names:
         (tmp_path / "mine/data.yaml").write_text(names)
-    assert find_format(tmp_path / "mine") == "yolo"
+    assert find_layout(tmp_path / "mine")[0] == "yolo"
     assert_equal(load(tmp_path, "mine", "train"), voc)
 
 
@@ -137,7 +141,7 @@ def test_yolo_outlines_and_photos_without_labels(tmp_path, voc):
         ("0 0.5 0.5 0.1 x", "line 1: expected numbers, got"),
         ("0 50 50 10 10", "line 1: expected numbers from 0 to 1, relative to the photo"),
         ("0 nan 0.5 0.1 0.1", "line 1: expected numbers from 0 to 1"),
-        ("9 0.5 0.5 0.1 0.1", r"line 1: class 9, but the names end at 4 \(cross\)"),
+        ("9 0.5 0.5 0.1 0.1", "line 1: class 9 has no name; there are: 0 circle, 1 square"),
         ("-1 0.5 0.5 0.1 0.1", "line 1: expected a class"),
     ],
 )
@@ -211,5 +215,10 @@ def test_a_missing_folder_is_told_whatever_its_format(tmp_path, data_format):
 
 def test_a_folder_of_no_layout(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(DataError, match="is of no known layout: VOC"):
+    cv2.imwrite(str(tmp_path / "mine/a.jpg"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "mine/boxes").mkdir()
+    (tmp_path / "mine/boxes/a.csv").write_text("a.jpg,1,2,3,4\n")
+    (tmp_path / "mine/a.json").write_text("{}")
+    said = r"mine: is of no known layout\. In it: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
+    with pytest.raises(DataError, match=said):
         load(tmp_path, "mine")

@@ -1,0 +1,124 @@
+"""Data sets as people have them: the layout of a folder, found by what is in its files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from data.annotation import DataError
+from data.layouts.coco import Coco
+from data.layouts.tree import Tree, list_tree
+from data.layouts.voc import Voc
+from data.layouts.yolo import Yolo
+from data.listing import Entry
+from data.splits import divide, find_split
+from ssd.config import SourceConfig
+
+
+class Layout(Protocol):
+    """One way in which photos and boxes lie in a folder."""
+
+    def __init__(self, tree: Tree) -> None: ...
+
+    def num_annotated(self) -> float:
+        """About how many photos it has boxes for in this folder; a half where nothing but names of folders speaks for it."""
+        ...
+
+    def splits(self) -> list[str]:
+        """The names of the splits; none where the folder is one whole."""
+        ...
+
+    def class_counts(self) -> Mapping[str, int]:
+        """How many objects of each name there are; what cannot be read counts as none."""
+        ...
+
+    def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
+        """The photos of a split, or of the whole folder.
+
+        Args:
+            split: one of `splits()`; None for all.
+            labels: label of each class name.
+            ignore_others: leave out objects of other classes instead of refusing them.
+            notes: what was mended or left out is added to them.
+
+        Raises:
+            DataError: a file that says which photos there are cannot be used.
+        """
+        ...
+
+
+FORMATS: dict[str, type[Layout]] = {"voc": Voc, "coco": Coco, "yolo": Yolo}
+NEEDS = {
+    "voc": "an XML file a photo, with <annotation> outermost (Annotations/*.xml, or beside the photos)",
+    "coco": "a JSON file with images, annotations and categories, where annotations have a bbox",
+    "yolo": "a text file a photo, of the same name, with a class and four numbers a line (labels/*.txt, or beside the photos)",
+}
+
+
+def find_layout(folder: Path, known: str | None = None, notes: list[str] | None = None) -> tuple[str, Layout]:
+    """The name of a folder's layout, and a reader of it.
+
+    Args:
+        folder: the data set; for COCO also its JSON file.
+        known: the layout, where it is not to be found out.
+        notes: if more than one fits, which was taken and why is added to them.
+
+    Raises:
+        DataError: the folder is missing, or of no layout that is known.
+    """
+    if not folder.exists():
+        hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
+        raise DataError(f"{folder}: no such folder{hint}")
+    try:
+        tree = list_tree(folder)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from None
+    if known:
+        return known, FORMATS[known](tree)
+    layouts = {name: layout(tree) for name, layout in FORMATS.items()}
+    counts = {name: layout.num_annotated() for name, layout in layouts.items()}
+    best = max(counts, key=lambda name: counts[name])
+    if not counts[best]:
+        needs = "; ".join(f"{name.upper()} needs {need}" for name, need in NEEDS.items())
+        raise DataError(f"{folder}: is of no known layout. In it: {tree.contents()}. {needs}")
+    others = [name for name, count in counts.items() if count >= 1 and name != best]
+    if others and notes is not None:
+        found = ", ".join(f"{name.upper()} for {counts[name]:g}" for name in (best, *others))
+        notes.append(
+            f"{folder}: has boxes in more than one layout ({found} photos); {best.upper()} was taken, data.format: "
+            f"{others[0]} takes the other"
+        )
+    return best, layouts[best]
+
+
+def list_entries(
+    folder: Path,
+    source: SourceConfig,
+    labels: Mapping[str, int],
+    ignore_others: bool,
+    seed: int,
+    notes: list[str],
+    known: str | None = None,
+) -> list[Entry]:
+    """The photos that one source names.
+
+    Args:
+        folder: the data set.
+        source: which part of it.
+        labels: label of each class name.
+        ignore_others: leave out objects of other classes instead of refusing them.
+        seed: of the division of a folder without splits.
+        notes: what was mended or left out is added to them.
+        known: the layout, where it is not to be found out.
+
+    Raises:
+        DataError: the folder or the split is missing, or it names no photo.
+    """
+    _, layout = find_layout(folder, known, notes)
+    split = find_split(folder, source, layout.splits())
+    entries = layout.entries(split, labels, ignore_others, notes)
+    if not entries:
+        raise DataError(f"{folder}: {f'split {split}' if split else 'the folder'} names no photo")
+    if source.val_fraction is not None:
+        chosen = divide([entry.name for entry in entries], folder, source, seed)
+        entries = [entry for entry in entries if entry.name in chosen]
+    return entries
