@@ -34,7 +34,8 @@ from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
 from ssd.batch import Batch
 from ssd.boxes import voc_to_edges
-from ssd.config import ConfigError, load_config
+from ssd.config import ConfigError
+from ssd.config_file import load_config
 from ssd.evaluation.evaluate import Evaluation, Interrupted, Thresholds, evaluate
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes
 from ssd.evaluation.report import Subject, write_report

@@ -40,7 +40,8 @@ from data.loader import Samples
 from data.photos import Photos, load_photos
 from ssd.batch import Batch
 from ssd.boxes import to_corners
-from ssd.config import Config, ConfigError, load_config
+from ssd.config import Config, ConfigError
+from ssd.config_file import load_config
 from ssd.dbox import make_dbox_list
 from ssd.detect import detect
 from ssd.evaluation.voc_eval import voc_eval

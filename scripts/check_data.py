@@ -19,7 +19,8 @@ import train
 from data.annotation import DataError
 from data.photos import Photos
 from ssd.boxes import iou, to_corners
-from ssd.config import ConfigError, load_config
+from ssd.config import ConfigError
+from ssd.config_file import load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.preparation import IMAGENET
 from ssd.system.stop import Stopped

@@ -34,7 +34,8 @@ import torch
 import train
 from data.annotation import DataError
 from data.images import SUFFIXES
-from ssd.config import ConfigError, parse_config
+from ssd.config import ConfigError
+from ssd.config_file import parse_config
 from ssd.deploy.export import INPUT, OUTPUTS, export_onnx, export_torch
 from ssd.deploy.predictor import Detections, ImageError, Predictor, read_upright
 from ssd.system.errors import UsageError

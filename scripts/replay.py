@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from ssd.batch import Targets
-from ssd.config import Config, ConfigError, load_config
+from ssd.config import Config, ConfigError
+from ssd.config_file import load_config
 from ssd.loss import MultiBoxLoss
 from ssd.preparation import prepare
 from ssd.system.device import choose_device, choose_precision

@@ -28,7 +28,8 @@ from data.annotation import DataError
 from data.loader import Samples
 from ssd.batch import Batch
 from ssd.boxes import decode, iou, to_corners
-from ssd.config import Config, ConfigError, parse_config
+from ssd.config import Config, ConfigError
+from ssd.config_file import parse_config
 from ssd.evaluation.pictures import class_colour
 from ssd.loss import hard_negative_mining
 from ssd.match import match

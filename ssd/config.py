@@ -1,17 +1,12 @@
-"""The configuration: every entry of a YAML file, declared once with its type, bounds and default.
+"""The configuration's schema: every entry of a YAML file, declared once with its type, bounds, default and explanation.
 
-`load_config` is the only way in. It refuses what is unknown, of a wrong type or impossible with one line for each
-fault. No torch here, so that a typo is answered at once.
+`ssd.config_file` reads a file by it, and tells what is wrong in a person's words; docs/configuration.md is made from it.
 """
 
-import difflib
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections import Counter
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -51,13 +46,13 @@ class SourceConfig(_Section):
     """share that is set aside as split val of a folder without splits; the rest is its split train"""
 
 
-Sources = Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Sources = Annotated[tuple[SourceConfig, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
 class DataConfig(_Section):
     """What to train and to evaluate on."""
 
-    classes: Literal["voc"] | Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = "voc"
+    classes: Literal["voc"] | Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(_as_tuple)] = "voc"
     """names, without background, which is added by the code; voc: the 20 of VOC"""
     root: str = "datasets"
     """where the folders below are looked for"""
@@ -82,9 +77,9 @@ class DataConfig(_Section):
     @classmethod
     def _distinct(cls, classes: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(classes, tuple):
-            for name in classes:
-                if classes.count(name) > 1:
-                    raise ValueError(f"class {name!r} is listed {classes.count(name)} times")
+            for name, count in Counter(classes).items():
+                if count > 1:
+                    raise ValueError(f"class {name!r} is listed {count} times")
                 if name == "background":
                     raise ValueError("'background' is added by the code; list the objects' classes only")
         return classes
@@ -231,7 +226,7 @@ class Config(_Section):
     """of all that is random: weights, order, augmentation, splits"""
     output_dir: Name = "runs/ssd300"
     """folder that the run writes to"""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"])] = "auto"
     """auto: the GPU where there is one, otherwise the CPU"""
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -242,175 +237,3 @@ class Config(_Section):
     """iterations between two train records"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that reads `1e-3` as a number (YAML 1.2) and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice, again in line {line}")
-            seen.add(key if isinstance(key, str) else id(key_node))
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file, applies `key=value` overrides by dotted name, and checks the result.
-
-    An override of train.iterations or train.epochs clears the other of the two.
-
-    Raises:
-        ConfigError: the file cannot be read, or something in it or in an override cannot be used.
-    """
-    values = _read_yaml(Path(path))
-    for override in overrides:
-        _apply(values, override)
-    return parse_config(values, str(path))
-
-
-def parse_config(values: dict[str, Any], origin: str = "config") -> Config:
-    """Checks plain values, as they come from YAML or from a checkpoint.
-
-    Raises:
-        ConfigError: with one line for each fault, each beginning with `origin`.
-    """
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        faults: dict[str, list[Any]] = {}
-        for fault in error.errors(include_url=False):
-            faults.setdefault(_dotted(fault["loc"]), []).append(fault)
-        lines = [f"{origin}: {_describe(name, alternatives)}" for name, alternatives in faults.items()]
-        raise ConfigError("\n".join(lines)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not a UTF-8 text file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {_one_line(error)}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
-    return values
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=5e-4")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_one_line(error)}") from None
-    *parents, last = key.split(".")
-    node: Any = values
-    for place, part in enumerate(parents):
-        node = _child(node, part, override, create=True)
-        if not isinstance(node, dict | list):
-            name = ".".join(parents[: place + 1])
-            raise ConfigError(f"override {override!r}: {name} is a single value and has no entries below it")
-    if isinstance(node, list):
-        _child(node, last, override)
-        node[int(last)] = value
-    else:
-        node[last] = value
-        if parents == ["train"] and last in ("iterations", "epochs") and value is not None:
-            node["epochs" if last == "iterations" else "iterations"] = None
-
-
-def _child(node: Any, part: str, override: str, create: bool = False) -> Any:
-    if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
-            raise ConfigError(f"override {override!r}: expected a list position 0 to {len(node) - 1}, got {part!r}")
-        return node[int(part)]
-    if create and node.get(part) is None:
-        node[part] = {}
-    return node.get(part)
-
-
-# Pydantic's words, and those of a person who writes YAML.
-_WORDS = (
-    ("Value error, ", ""),
-    ("Input should be", "expected"),
-    ("Value should have", "expected"),
-    ("String should match pattern '^(auto|cpu|cuda(:\\d+)?)$'", "expected auto, cpu, cuda or cuda:N"),
-    ("String should have", "expected text of"),
-    ("a valid ", "a "),
-    ("a integer", "an integer"),
-    ("a tuple", "a list"),
-    ("a dictionary or instance of", "a mapping of keys to values:"),
-    ("a boolean", "true or false"),
-    (" after validation, not 0", ""),
-)
-
-
-def _describe(name: str, alternatives: list[Any]) -> str:
-    """One line for what pydantic found at one place: several faults there are the alternatives of one entry."""
-    fault = alternatives[0]
-    if fault["type"] == "extra_forbidden":
-        return f"{name}: unknown key (value {_shown(fault['input'])}){_nearest(name)}"
-    if fault["type"] == "missing":
-        return f"{name}: is missing and has no default"
-    messages = []
-    for alternative in alternatives:
-        message = alternative["msg"]
-        for pydantic_words, words in _WORDS:
-            message = message.replace(pydantic_words, words)
-        messages.append(message if not messages else message.removeprefix("expected "))
-    whole_section = fault["type"] == "value_error" and isinstance(fault["input"], dict)
-    given = "" if whole_section else f", got {_shown(fault['input'])}"
-    return f"{name}: {' or '.join(messages)}{given}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value.model_dump() if isinstance(value, BaseModel) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """The dotted names of all entries; those of a list's entries go by the list's name (data.train.path)."""
-    keys = []
-    for name, field in section.model_fields.items():
-        keys.append(prefix + name)
-        below = SourceConfig if name in ("train", "val") and section is DataConfig else field.annotation
-        if isinstance(below, type) and issubclass(below, BaseModel):
-            keys += known_keys(below, f"{prefix}{name}.")
-    return keys
-
-
-def _dotted(place: tuple[int | str, ...]) -> str:
-    """The dotted name of a fault's place, without the alternatives of a union, which pydantic puts in as well."""
-    return ".".join(str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part not in _UNIONS))
-
-
-_UNIONS = ("str", "int", "float", "tuple")
-
-
-def _nearest(name: str) -> str:
-    """`; did you mean ...?` for an unknown key: the nearest one in full, or else by its last part."""
-    known = known_keys()
-    plain = re.sub(r"\.\d+", "", name)  # entries of a list go by the list's name
-    close = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)
-    if not close:
-        by_last = {key.rsplit(".", 1)[-1]: key for key in known}
-        close = [by_last[key] for key in difflib.get_close_matches(plain.rsplit(".", 1)[-1], by_last, n=1, cutoff=0.7)]
-    return f"; did you mean {close[0]}?" if close else ""

@@ -443,7 +443,7 @@ CONFIGS = {
     "executing": (b"!!python/object/apply:os.mkdir ['executed']", "is not valid YAML"),
     "with a key twice": (b"seed: 1\nseed: 2\n", "stands twice"),
     "without data": (b"seed: 1\n", "data: is missing"),
-    "recursive": (b"data: &x [*x]\n", "data"),
+    "recursive": (b"data: &x [*x]\n", "an alias stands for what it is part of"),
 }
 
 

@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, shapes_root):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train.lr=fast"], "train.lr: expected a number, got 'fast'"),
+        (["train.lr=fast"], "train.lr: expected a number > 0, got 'fast'"),
         (["train.lrr=1"], "did you mean train.lr?"),
         (["data.root=/nowhere"], "no such folder"),
         (["data.classes=[circle,square,triangle,star]"], "unknown class 'cross'"),

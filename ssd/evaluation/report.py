@@ -15,10 +15,10 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import torchvision
-import yaml
 from matplotlib.figure import Figure
 
 from ssd.boxes import voc_to_edges
+from ssd.config_yaml import dump_yaml
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.pictures import TRUTH, class_colour, draw_boxes, scaled_into
 from ssd.evaluation.voc_eval import pixel_iou
@@ -106,7 +106,7 @@ def render(subject: Subject) -> str:
     }
     boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in figures.items())
     title = html.escape(subject.title)
-    config = yaml.safe_dump(dict(subject.config), sort_keys=False, allow_unicode=True)
+    config = dump_yaml(dict(subject.config))
     parts = [
         f"<h1>{title}</h1><div class=figures>{boxes}</div>",
         "<h2>Training</h2>", curves,

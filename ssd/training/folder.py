@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 try:
     import fcntl
 except ImportError:  # Windows has none: there two runs in one folder are not kept apart
     fcntl = None
 
+from ssd.config_yaml import dump_yaml
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError
 from ssd.system.files import ASIDE, write_whole
@@ -107,7 +106,7 @@ def make_folder(folder: Path, config: dict[str, Any], anew: bool, world: World) 
     checkpoints.mkdir(parents=True, exist_ok=True)
     for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
         path.unlink()
-    text = yaml.safe_dump(config, sort_keys=False)
+    text = dump_yaml(config)
     write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
 
 

@@ -8,7 +8,7 @@ import train
 from data.photos import load_photos
 from data.shapes import CLASSES
 from scripts import new_config
-from ssd.config import load_config
+from ssd.config_file import load_config
 from tests.data.layouts.test_formats import as_coco, copy_photos, load, write_yolo
 
 

@@ -6,7 +6,7 @@ import torch
 import train
 from data.loader import Samples
 from ssd.batch import pad_targets
-from ssd.config import load_config
+from ssd.config_file import load_config
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.system.distributed import World
