@@ -293,7 +293,9 @@ def load_part(run: Run, part: str) -> Loaded:
         sources = getattr(data, part)
         ignore = data.other_classes == "ignore"
         fraction = data.fraction if part == "train" else 1.0
-        return read_photos(sources, data.root, data.class_names, run.config.seed, ignore, workers, watch, data.format, fraction)
+        return read_photos(
+            sources, data.root, data.class_names, run.config.seed, ignore, workers, watch, data.format, fraction, data.damaged
+        )
 
 
 def train_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:

@@ -15,6 +15,14 @@ class DataError(ValueError):
         super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
 
 
+class Damaged(DataError):
+    """A photo or an annotation file that cannot be read as a whole: what `data.damaged: skip` leaves out."""
+
+
+class Unreachable(Damaged):
+    """One that the system does not hand out. That may pass, so it is never remembered."""
+
+
 class PhotoSize(NamedTuple):
     """Pixels of a photo as it is stored, and as its EXIF orientation (where it has one) wants it shown."""
 

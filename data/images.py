@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.annotation import DataError, PhotoSize
+from data.annotation import Damaged, DataError, PhotoSize, Unreachable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -58,26 +58,26 @@ def inspect_photo(path: Path) -> PhotoSize:
     """Looks at a whole photo once, before training relies on it.
 
     Raises:
-        DataError: the file is missing, empty, no image, cut off, or larger than MAX_PIXELS.
+        Damaged: the file is missing, empty, no image, cut off, or larger than MAX_PIXELS.
     """
     try:
         encoded = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
     if not encoded.size:
-        raise DataError(f"{path}: is empty; replace it, or take it out of the split")
+        raise Damaged(f"{path}: is empty; replace it, or take it out of the split")
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(encoded.data)) as header:
             warnings.simplefilter("ignore")  # of EXIF blocks that are broken: they count as none
             width, height = header.size
             is_rotated = _is_rotated(header)
     except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come
-        raise DataError(f"{path}: is no image ({type(error).__name__}); replace it, or take it out of the split") from None
+        raise Damaged(f"{path}: is no image ({type(error).__name__}); replace it, or take it out of the split") from None
     if width * height > MAX_PIXELS:
-        raise DataError(f"{path}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+        raise Damaged(f"{path}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
     image = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise DataError(f"{path}: cannot be decoded, being damaged or cut off; replace it, or take it out of the split")
+        raise Damaged(f"{path}: cannot be decoded, being damaged or cut off; replace it, or take it out of the split")
     upright = _decode(encoded, cv2.IMREAD_COLOR_RGB) if is_rotated else image
     assert upright is not None
     return PhotoSize(image.shape[1], image.shape[0], upright.shape[1], upright.shape[0])

@@ -1,23 +1,24 @@
 """Data sets of photos with boxes, read once: annotations of any known format, and a first look at every photo."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
 
-from data.annotation import Annotation, DataError, PhotoSize
-from data.images import inspect_photo
+from data.annotation import DataError
+from data.inspection import Inspected, Known, inspect
 from data.layouts.find import list_entries
 from data.listing import Entry
 from data.photo_sizes import SeenPhotos
+from data.source_cache import Content, SourceCache
 from data.splits import draw
-from data.workers import as_it_is, worker_options
 from ssd.boxes import edges_to_voc
 from ssd.config import SourceConfig
+
+MAX_DAMAGED = 0.05  # share of the photos that data.damaged: skip may leave out
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,19 @@ class Photos:
         counts = np.bincount(self.labels, minlength=len(self.classes))
         return [name for name, count in zip(self.classes, counts, strict=True) if not count]
 
+    @staticmethod
+    def joined(parts: Sequence["Photos"]) -> "Photos":
+        """One after the other; all of the same classes."""
+        return Photos(
+            classes=parts[0].classes,
+            paths=np.concatenate([part.paths for part in parts]),
+            sizes=np.concatenate([part.sizes for part in parts]),
+            starts=np.concatenate([[0], *(np.diff(part.starts) for part in parts)]).cumsum(),
+            boxes=np.concatenate([part.boxes for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            difficult=np.concatenate([part.difficult for part in parts]),
+        )
+
     def shared_with(self, other: "Photos") -> int:
         """The number of photos that both have."""
         return len(np.intersect1d(self.paths, other.paths))
@@ -73,6 +87,8 @@ class Loaded:
 
     photos: Photos
     notes: tuple[str, ...]
+    damaged: tuple[str, ...]  # why photos were left out, a line for each fault
+    num_damaged: int  # photos that were left out
 
 
 Watch = Callable[[int, int], None]  # photos done, photos in all
@@ -88,8 +104,10 @@ def load_photos(
     watch: Watch = lambda done, total: None,
     data_format: str | None = None,
     fraction: float = 1.0,
+    damaged: Literal["refuse", "skip"] = "refuse",
 ) -> Loaded:
-    """Reads the annotations of several folders, concatenated, and looks at every photo that is new.
+    """Reads the annotations of several folders, concatenated, and looks at every photo that is new. A folder in which nothing
+    has changed comes from the cache of an earlier time.
 
     Args:
         sources: the folders.
@@ -101,112 +119,124 @@ def load_photos(
         watch: told of the progress; may raise to stop it.
         data_format: `voc`, `coco` or `yolo`; None to find out for each folder.
         fraction: the share of the photos that is used, the same ones each time.
+        damaged: `skip` leaves out photos that cannot be decoded, and those whose annotation cannot be read.
 
     Raises:
         DataError: with one line for each fault in any of them.
     """
     faults: list[str] = []
-    notes: list[str] = []
-    entries: list[Entry] = []
+    parts: list[Loaded] = []
     labels = {name: label for label, name in enumerate(classes)}
+    memories: dict[Path, SeenPhotos] = {}
+    done = 0
+
+    def progress(count: int, total: int) -> None:
+        watch(done + count, done + total)
+
     for source in sources:
+        folder = Path(root) / source.path
+        draws = seed if source.val_fraction or fraction < 1 else None
+        reading = (source.model_dump(), tuple(classes), draws, ignore_others, data_format, fraction, damaged)
+        cache = SourceCache(folder, reading, lambda: progress(0, 0))
+        known = cache.recall()
+        if known is not None:
+            parts.append(_recalled(tuple(classes), known))
+            continue
+        notes: list[str] = []
         try:
-            listed = list_entries(Path(root) / source.path, source, labels, ignore_others, seed, notes, data_format)
+            entries = list_entries(folder, source, labels, ignore_others, seed, notes, data_format)
         except DataError as error:
             faults += str(error).splitlines()
             continue
-        entries += [entry for entry in listed if draw(seed, f"fraction:{entry.name}") < fraction]
-    if not entries and not faults:
-        raise DataError(f"data.fraction {fraction:g} leaves no photo")
-    memories: dict[Path, SeenPhotos] = {}
-    known: list[PhotoSize | None] = []
-    for entry in entries:
-        if entry.photo is None:
-            faults.append(entry.fault)
-            known.append(None)
-        else:
-            folder = entry.photo.parent
-            if folder not in memories:
-                memories[folder] = SeenPhotos(folder)
-            known.append(memories[folder].get(entry.photo))
-    annotations: list[Annotation] = []
-    try:
-        for found, entry, size in zip(_inspect(entries, known, workers, watch), entries, known, strict=True):
-            faults += found.faults
-            if found.annotation:
-                annotations.append(found.annotation)
-            if entry.photo and found.size and not size:
-                memories[entry.photo.parent].add(entry.photo, found.size)
-    finally:
-        for seen in memories.values():
-            seen.save()
+        if fraction < 1:
+            entries = [entry for entry in entries if draw(seed, f"fraction:{entry.name}") < fraction]
+        batches = _read(entries, memories, damaged == "skip", workers, progress)
+        done += len(entries)
+        parts.append(_loaded(tuple(classes), batches, notes))
+        if any(batch.faults for batch in batches):
+            faults += [fault for batch in batches for fault in batch.faults]
+        elif all(batch.is_lasting for batch in batches):
+            _remember(cache, parts[-1])
     if faults:
         raise DataError("\n".join(faults))
-    num_clipped = sum(annotation.num_clipped for annotation in annotations)
-    num_empty = sum(annotation.num_empty for annotation in annotations)
-    if num_clipped:
-        notes.append(f"{num_clipped} boxes reached beyond their photo and were clipped to it")
-    if num_empty:
-        notes.append(f"{num_empty} boxes without area were left out")
-    return Loaded(_compact(tuple(classes), [entry.photo for entry in entries if entry.photo], annotations), tuple(notes))
+    return _checked(parts, fraction)
 
 
-class _Found(NamedTuple):
-    """What reading one photo came to."""
+def _read(
+    entries: Sequence[Entry], memories: dict[Path, SeenPhotos], skip_damaged: bool, workers: int, watch: Watch
+) -> list[Inspected]:
+    """Reads the annotations, and looks at the photos that `memories`, by their folders, know nothing of."""
+    folders = {entry.photo.parent for entry in entries if entry.photo}
+    memories.update({folder: SeenPhotos(folder) for folder in folders - set(memories)})
 
-    annotation: Annotation | None
-    size: PhotoSize | None
-    faults: list[str]
+    def known(entry: Entry) -> Known:
+        return memories[entry.photo.parent].get(entry.photo) if entry.photo else None
 
-
-class _Inspection(Dataset[_Found]):
-    """The reading of many photos, for worker processes."""
-
-    def __init__(self, entries: Sequence[Entry], known: Sequence[PhotoSize | None]) -> None:
-        self.entries = entries
-        self.known = known
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> _Found:
-        entry = self.entries[index]
-        annotation, size, faults = None, self.known[index], []
-        try:
-            size = size or (entry.photo and inspect_photo(entry.photo))
-        except DataError as error:
-            faults.append(str(error))
-        try:
-            annotation = entry.read(size)
-        except DataError as error:
-            faults += str(error).splitlines()
-        return _Found(annotation, size, faults)
-
-
-def _inspect(entries: Sequence[Entry], known: Sequence[PhotoSize | None], workers: int, watch: Watch) -> Iterator[_Found]:
-    """Reads all photos, in their order."""
-    # To start processes takes as long as to read some thousand annotations, or to decode a hundred photos.
-    work = len(entries) + 20 * sum(size is None for size in known)
-    loader = DataLoader(
-        _Inspection(entries, known),
-        batch_size=32,
-        collate_fn=as_it_is,
-        **worker_options(workers if work > 5000 else 0),
-    )
+    num_unknown = sum(entry.photo is not None and entry.photo not in memories[entry.photo.parent] for entry in entries)
+    batches: list[Inspected] = []
     done = 0
-    for batch in loader:
-        yield from batch
-        done += len(batch)
-        watch(done, len(entries))
+    try:
+        for batch in inspect(entries, known, num_unknown, skip_damaged, workers):
+            for path, stamp, found in batch.looked_at:
+                memories[path.parent].add(path, stamp, found)
+            batches.append(batch._replace(looked_at=[]))
+            done += batch.num_read
+            watch(done, len(entries))
+    finally:
+        for folder in folders:
+            memories[folder].save()
+    return batches
 
 
-def _compact(classes: tuple[str, ...], paths: list[Path], annotations: list[Annotation]) -> Photos:
-    return Photos(
+def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Sequence[str]) -> Loaded:
+    photos = Photos(
         classes=classes,
-        paths=np.array([os.fsencode(path) for path in paths]),
-        sizes=np.array([(a.width, a.height) for a in annotations], np.int32),
-        starts=np.cumsum([0, *(len(a.labels) for a in annotations)]),
-        boxes=np.concatenate([a.boxes for a in annotations]),
-        labels=np.concatenate([a.labels for a in annotations]),
-        difficult=np.concatenate([a.difficult for a in annotations]),
+        paths=np.array([path for batch in batches for path in batch.paths], np.bytes_),
+        sizes=np.concatenate([np.zeros((0, 2), np.int32), *(batch.sizes for batch in batches)]),
+        starts=np.concatenate([[0], *(batch.counts for batch in batches)]).cumsum(),
+        boxes=np.concatenate([np.zeros((0, 4), np.float32), *(batch.boxes for batch in batches)]),
+        labels=np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in batches)]),
+        difficult=np.concatenate([np.zeros(0, bool), *(batch.difficult for batch in batches)]),
     )
+    mended = (
+        (sum(batch.num_clipped for batch in batches), "boxes reached beyond their photo and were clipped to it"),
+        (sum(batch.num_empty for batch in batches), "boxes without area were left out"),
+    )
+    return Loaded(
+        photos,
+        (*notes, *(f"{count} {what}" for count, what in mended if count)),
+        tuple(line for batch in batches for line in batch.damaged),
+        sum(batch.num_damaged for batch in batches),
+    )
+
+
+def _remember(cache: SourceCache, part: Loaded) -> None:
+    arrays = {field.name: getattr(part.photos, field.name) for field in fields(Photos) if field.name != "classes"}
+    said = {"notes": part.notes, "damaged": part.damaged, "num_damaged": part.num_damaged}
+    cache.remember(part.photos.paths, arrays, said)
+
+
+def _recalled(classes: tuple[str, ...], known: Content) -> Loaded:
+    said = known.said
+    return Loaded(Photos(classes, **known.arrays), tuple(said["notes"]), tuple(said["damaged"]), said["num_damaged"])
+
+
+def _checked(parts: Sequence[Loaded], fraction: float) -> Loaded:
+    """All parts as one.
+
+    Raises:
+        DataError: no photo is left, or so many are damaged that something else is likely to be wrong.
+    """
+    photos = Photos.joined([part.photos for part in parts])
+    damaged = [line for part in parts for line in part.damaged]
+    num_damaged = sum(part.num_damaged for part in parts)
+    notes = [note for part in parts for note in part.notes]
+    total = len(photos) + num_damaged
+    if num_damaged > MAX_DAMAGED * total:
+        head = f"{num_damaged} of {total} photos cannot be read; data.damaged: skip leaves out no more than {MAX_DAMAGED:.0%}"
+        raise DataError("\n".join([head, *damaged]))
+    if not len(photos):
+        raise DataError(f"data.fraction {fraction:g} leaves no photo")
+    if num_damaged:
+        notes.append(f"{num_damaged} of {total} photos cannot be read and were left out (data.damaged: skip)")
+    return Loaded(photos, tuple(notes), tuple(damaged), num_damaged)

@@ -72,6 +72,8 @@ class DataConfig(_Section):
     """loader processes; auto: one on a CPU, this process's share of the cores on a GPU"""
     cache: Literal["none", "ram"] = "none"
     """ram: decoded photos are kept in memory"""
+    damaged: Literal["refuse", "skip"] = "refuse"
+    """photos that cannot be decoded, and annotation files that cannot be read; skip: left out of training and evaluation"""
 
     @field_validator("classes")
     @classmethod

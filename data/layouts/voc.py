@@ -12,7 +12,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
+from data.annotation import (
+    Annotation,
+    Damaged,
+    DataError,
+    PhotoSize,
+    Unreachable,
+    agreed_size,
+    clipped_annotation,
+    unknown_class,
+)
 from data.images import SUFFIXES
 from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, split_of, stem_of
 from data.listing import Entry
@@ -281,16 +290,16 @@ def _read(path: Path) -> ElementTree.Element:
         text = path.read_bytes()
         root = ElementTree.fromstring(text)
     except FileNotFoundError:
-        raise DataError(f"{path}: is missing; add it, or take the photo out of the split") from None
+        raise Damaged(f"{path}: is missing; add it, or take the photo out of the split") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         reason = "it is empty" if not text else error
-        raise DataError(f"{path}: is not valid XML ({reason}); mend or remove it") from None
+        raise Damaged(f"{path}: is not valid XML ({reason}); mend or remove it") from None
     if b"<!ENTITY" in text:
         raise DataError(f"{path}: declares XML entities, which no annotation needs; remove the declaration")
     if root.tag != "annotation":
-        raise DataError(f"{path}: expected <annotation> as the outermost element, got <{root.tag}>")
+        raise Damaged(f"{path}: expected <annotation> as the outermost element, got <{root.tag}>")
     return root
 
 

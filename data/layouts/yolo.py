@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from data.annotation import Annotation, DataError, PhotoSize, clipped_annotation, unknown_class
+from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable, clipped_annotation, unknown_class
 from data.images import SUFFIXES
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of, stem_of
 from data.listing import Entry
@@ -313,8 +313,10 @@ def read_labels(
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{path}: cannot be read: {error}") from None
     # YOLO's tools turn photos upright before anything else.
     width, height = (photo.upright_width, photo.upright_height) if photo else (0, 0)
     faults: list[str] = []

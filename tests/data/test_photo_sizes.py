@@ -1,12 +1,14 @@
-import json
 import os
 
 import pytest
+from PIL import Image
 
+from data import inspection, photos
 from data.annotation import DataError
 from data.photos import load_photos
 from ssd.config import SourceConfig
 from tests.data.layouts.test_voc import item, make_folder, xml
+from tests.data.test_source_cache import assert_equal
 
 
 @pytest.fixture
@@ -16,12 +18,10 @@ def looked_at(tmp_path, monkeypatch):
     make_folder(tmp_path / "one", {"a": xml(item()), "b": xml()})
 
     def load() -> list[str]:
-        from data import photos
-
         names = []
-        inspect = photos.inspect_photo
+        inspect = inspection.inspect_photo
         with monkeypatch.context() as patch:
-            patch.setattr(photos, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
+            patch.setattr(inspection, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
             load_photos([SourceConfig(path="one")], tmp_path, ["cat"])
         return names
 
@@ -34,8 +34,6 @@ def test_a_photo_is_looked_at_once(looked_at):
 
 
 def test_the_memory_of_a_folder_is_read_once(looked_at, monkeypatch):
-    from data import photos
-
     made, kind = [], photos.SeenPhotos
     monkeypatch.setattr(photos, "SeenPhotos", lambda folder: made.append(folder) or kind(folder))
     looked_at()
@@ -60,9 +58,11 @@ def test_a_changed_photo_is_looked_at_again(looked_at, tmp_path):
 
 def test_what_cannot_be_read_is_forgotten_and_what_cannot_be_written_is_no_fault(looked_at, tmp_path, monkeypatch):
     looked_at()
-    (memory,) = (tmp_path / "cache/ssd300").iterdir()
-    for content in ("", "{", "[]", json.dumps({"format": 99, "photos": {}})):
-        memory.write_text(content)
+    cache = tmp_path / "cache/ssd300"
+    (memory,) = cache.glob("photos-*")
+    for content in (b"", b"{", memory.read_bytes()[:-30], b"PK" + bytes(200)):
+        for path in cache.iterdir():
+            path.write_bytes(content)
         assert looked_at() == ["a.jpg", "b.jpg"]
         assert looked_at() == []
     (tmp_path / "file").write_text("x")
@@ -70,15 +70,21 @@ def test_what_cannot_be_read_is_forgotten_and_what_cannot_be_written_is_no_fault
     assert looked_at() == ["a.jpg", "b.jpg"]
 
 
+def test_what_is_learned_later_joins_what_is_known(looked_at, tmp_path):
+    looked_at()
+    Image.new("RGB", (100, 80), "red").save(tmp_path / "one/JPEGImages/a.jpg")
+    assert looked_at() == ["a.jpg"]
+    for path in (tmp_path / "cache/ssd300").glob("data-*"):
+        path.unlink()
+    assert looked_at() == []
+
+
 def test_many_photos_are_read_by_several_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_folder(tmp_path / "one", {f"{i:03d}": xml(*[item()] * (i % 3)) for i in range(300)})
-    progress = []
-    loaded = [
-        load_photos([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, watch=lambda *done: progress.append(done))
-        for workers in (2, 0)
-    ]
+    progress, loaded = [], []
+    for workers in (2, 0):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache of {workers}"))
+        watch = lambda *done: progress.append(done)  # noqa: E731
+        loaded.append(load_photos([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, watch=watch))
     assert [done for done in progress if done[0] == 300] == [(300, 300)] * 2
-    for name in ("paths", "sizes", "starts", "boxes", "labels"):
-        first, second = (getattr(each.photos, name) for each in loaded)
-        assert first.tolist() == second.tolist()
+    assert_equal(loaded[0].photos, loaded[1].photos)

@@ -1,0 +1,166 @@
+"""The reading of many photos and annotations by worker processes, into a few arrays a batch."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable
+from data.images import inspect_photo
+from data.listing import Entry
+from data.photo_sizes import Stamp, stamp_of
+from data.workers import as_it_is, worker_options
+
+BATCH = 64  # photos that a worker reads at once
+# To start processes takes as long as to read some thousand annotations, or to decode a hundred photos.
+WORTH_PROCESSES = 5000  # annotations
+LOOK = 20  # annotations that can be read while a photo is decoded
+
+Known = PhotoSize | str | None  # what a photo measures, or what is wrong with it; None: it has to be looked at
+Todo = tuple[Entry, Known]
+
+
+class Inspected(NamedTuple):
+    """What reading a batch of entries came to; `n` of them can be used, and have `N` objects."""
+
+    paths: list[bytes]  # n
+    sizes: np.ndarray  # [n, 2] int32 pixels: width, height
+    counts: np.ndarray  # [n] int64: objects of each
+    boxes: np.ndarray  # [N, 4] float32
+    labels: np.ndarray  # [N] int64
+    difficult: np.ndarray  # [N] bool
+    num_read: int  # n, and those that cannot be used
+    num_clipped: int
+    num_empty: int
+    looked_at: list[tuple[Path, Stamp, PhotoSize | str]]  # what is to be remembered of photos
+    faults: list[str]
+    damaged: list[str]  # faults of the photos that were left out
+    num_damaged: int  # photos that were left out
+    is_lasting: bool  # no fault may have passed by the next time
+
+
+def inspect(
+    entries: Sequence[Entry], known: Callable[[Entry], Known], num_unknown: int, skip_damaged: bool, workers: int
+) -> Iterator[Inspected]:
+    """Reads all entries, in their order, batch by batch.
+
+    Args:
+        entries: the photos.
+        known: what was remembered of one's photo.
+        num_unknown: photos that nothing is known of, about.
+        skip_damaged: leave out what cannot be read, instead of taking it for a fault.
+        workers: processes that share the work, if there is enough of it.
+    """
+    work = len(entries) + LOOK * num_unknown
+    yield from DataLoader(
+        _Inspection(skip_damaged),
+        batch_sampler=_InOrder(entries, known),
+        collate_fn=as_it_is,
+        **worker_options(workers if work > WORTH_PROCESSES else 0),
+    )
+
+
+class _InOrder(Sampler[list[Todo]]):
+    """Batches of entries for a loader, which hands them to its workers one after the other: a worker that shared all of
+    them with its parent would in time hold a copy of all, since to look at a Python object is to write to it."""
+
+    def __init__(self, entries: Sequence[Entry], known: Callable[[Entry], Known]) -> None:
+        self.entries = entries
+        self.known = known
+
+    def __len__(self) -> int:
+        return -(-len(self.entries) // BATCH)
+
+    def __iter__(self) -> Iterator[list[Todo]]:
+        for start in range(0, len(self.entries), BATCH):
+            yield [(entry, self.known(entry)) for entry in self.entries[start : start + BATCH]]
+
+
+class _Inspection(Dataset[Inspected]):
+    """What a worker does with a batch of entries."""
+
+    def __init__(self, skip_damaged: bool) -> None:
+        self.skip_damaged = skip_damaged
+
+    def __getitems__(self, batch: Sequence[Todo]) -> Inspected:
+        paths: list[bytes] = []
+        annotations: list[Annotation] = []
+        looked_at: list[tuple[Path, Stamp, PhotoSize | str]] = []
+        faults: list[str] = []
+        damaged: list[str] = []
+        num_damaged, is_lasting = 0, True
+        for entry, known in batch:
+            annotation, errors = self._read(entry, known, looked_at)
+            lines = [line for error in errors for line in str(error).splitlines()]
+            is_lasting &= not any(isinstance(error, Unreachable) for error in errors)
+            if self.skip_damaged and any(isinstance(error, Damaged) for error in errors):
+                damaged += lines
+                num_damaged += 1
+            elif lines:
+                faults += lines
+            elif entry.photo and annotation:
+                paths.append(os.fsencode(entry.photo))
+                annotations.append(annotation)
+        return Inspected(
+            paths=paths,
+            sizes=np.array([(a.width, a.height) for a in annotations], np.int32).reshape(-1, 2),
+            counts=np.array([len(a.labels) for a in annotations], np.int64),
+            boxes=np.concatenate([np.zeros((0, 4), np.float32), *(a.boxes for a in annotations)]),
+            labels=np.concatenate([np.zeros(0, np.int64), *(a.labels for a in annotations)]),
+            difficult=np.concatenate([np.zeros(0, bool), *(a.difficult for a in annotations)]),
+            num_read=len(batch),
+            num_clipped=sum(a.num_clipped for a in annotations),
+            num_empty=sum(a.num_empty for a in annotations),
+            looked_at=looked_at,
+            faults=faults,
+            damaged=damaged,
+            num_damaged=num_damaged,
+            is_lasting=is_lasting,
+        )
+
+    def _read(
+        self, entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, PhotoSize | str]]
+    ) -> tuple[Annotation | None, list[DataError]]:
+        """One photo's objects, if they can be used, and all that is wrong."""
+        errors: list[DataError] = []
+        size = None
+        try:
+            size = _size(entry, known, looked_at)
+        except Damaged as error:
+            errors.append(error)
+            if self.skip_damaged:
+                return None, errors
+        try:
+            return entry.read(size), errors
+        except DataError as error:
+            return None, [*errors, error]
+
+
+def _size(entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, PhotoSize | str]]) -> PhotoSize:
+    """What a photo measures, from memory or by a look at it, which is added to `looked_at`.
+
+    Raises:
+        Damaged: it cannot be used.
+    """
+    if entry.photo is None:
+        raise Damaged(entry.fault)
+    if isinstance(known, str):
+        raise Damaged(known)
+    if known is not None:
+        return known
+    try:
+        stamp = stamp_of(entry.photo)
+    except OSError as error:
+        raise Unreachable(f"{entry.photo}: cannot be read: {error.strerror}") from None
+    try:
+        size = inspect_photo(entry.photo)
+    except Unreachable:
+        raise
+    except Damaged as error:
+        looked_at.append((entry.photo, stamp, str(error)))
+        raise
+    looked_at.append((entry.photo, stamp, size))
+    return size

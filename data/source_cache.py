@@ -1,0 +1,123 @@
+"""What reading a data set came to, kept between runs: a second start looks at the times of its files and reads none of them."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.images import SUFFIXES
+from data.remembered import forget, recall, remember
+
+KEPT = 8  # files of one folder: its splits, read with several options
+SAID = "said"  # the array that is JSON
+TICK = 1000  # files
+
+
+class Content(NamedTuple):
+    """What is kept of a data set."""
+
+    arrays: dict[str, np.ndarray]
+    said: dict[str, Any]  # plain values
+
+
+class SourceCache:
+    """The place of one data set, read in one way, in the user's cache folder.
+
+    What is there counts as long as all that lies in the data set's folder has the names, sizes and times of change that it had
+    before it was read, and the code that reads is the same. Links are followed.
+
+    Args:
+        folder: the data set, or a file in its folder.
+        reading: all that decides on what is read, as plain values.
+        tick: called now and then; may raise to stop a long look.
+    """
+
+    def __init__(self, folder: Path, reading: object, tick: Callable[[], None]) -> None:
+        base = folder.parent if folder.is_file() else folder
+        self.group = f"data-{_digest(str(base.resolve()))}"
+        self.name = f"{self.group}-{_digest(repr((str(folder), reading, _code())))}"
+        self.folders: set[tuple[int, int]] = set()
+        self.has_photos = False
+        self.stamp = self._look(str(base), tick)
+        if folder.is_file() and not self.has_photos:  # as where COCO's file lies in annotations/, beside the photos' folder
+            self.stamp += self._look(str(base.parent), tick)
+
+    def _look(self, base: str, tick: Callable[[], None]) -> str:
+        """A digest of the names, sizes and times of all that lies in a folder; no folder is looked at twice."""
+        digest = hashlib.sha256()
+        pending = [base]
+        while pending:
+            here = pending.pop()
+            lines, below = [], []
+            try:
+                self.folders.add(_identity(os.stat(here)))
+                with os.scandir(here) as items:
+                    for item in items:
+                        status = _status(item)
+                        if stat.S_ISDIR(status.st_mode):
+                            if _identity(status) not in self.folders:
+                                below.append(item.path)
+                            lines.append(f"{item.name}/")
+                        else:
+                            lines.append(f"{item.name}/{status.st_size}/{status.st_mtime_ns}")
+                            self.has_photos |= item.name.lower().endswith(SUFFIXES)
+                        if len(lines) % TICK == 0:
+                            tick()
+            except OSError as error:
+                lines.append(f"/{error.errno}")
+            digest.update(os.fsencode("\n".join([here, *sorted(lines), ""])))
+            pending += sorted(below)
+        return digest.hexdigest()
+
+    def recall(self) -> Content | None:
+        """What was kept, if nothing has changed since."""
+        arrays = recall(self.name)
+        try:
+            said = json.loads(arrays.pop(SAID).tobytes())
+            return Content(arrays, said["content"]) if said["stamp"] == self.stamp else None
+        except (KeyError, ValueError, TypeError):
+            return None
+
+    def remember(self, paths: np.ndarray, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> None:
+        """Keeps what was read, unless a photo lies in a folder that would not be looked at.
+
+        Args:
+            paths: of the photos `[n]`, bytes.
+            arrays: what was read.
+            said: what belongs to it, as plain values.
+        """
+        if all(_identity(os.stat(folder)) in self.folders for folder in set(map(os.path.dirname, paths.tolist()))):
+            content = json.dumps({"stamp": self.stamp, "content": said}).encode()
+            remember(self.name, {**arrays, SAID: np.frombuffer(content, np.uint8)})
+            forget(self.group, KEPT)
+
+
+def _status(item: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return item.stat()
+    except OSError:  # a link that leads nowhere
+        return item.stat(follow_symlinks=False)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    """A digest of the code that reads data: what another version has read is read again."""
+    digest = hashlib.sha256()
+    data = Path(__file__).parent
+    for path in sorted([*data.rglob("*.py"), *(data.parent / "ssd").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

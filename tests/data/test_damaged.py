@@ -1,0 +1,89 @@
+"""data.damaged: photos that cannot be decoded, and annotations that cannot be read."""
+
+import pytest
+
+from data import inspection
+from data.annotation import DataError
+from data.photos import load_photos
+from ssd.config import SourceConfig
+from tests.data.layouts.test_voc import item, make_folder, xml
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """40 photos, of which one is cut off, and one has an annotation that is."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_folder(tmp_path / "one", {f"{i:02d}": xml(item()) for i in range(40)})
+    photo = tmp_path / "one/JPEGImages/03.jpg"
+    photo.write_bytes(photo.read_bytes()[:150])
+    (tmp_path / "one/Annotations/07.xml").write_text("<annotation><object>")
+    return tmp_path / "one"
+
+
+def load(folder, **options):
+    return load_photos([SourceConfig(path=folder.name)], folder.parent, ["cat"], **options)
+
+
+def test_refused_each_is_told_in_one_line(folder):
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    lines = str(caught.value).splitlines()
+    assert ["03.jpg" in lines[0], "07.xml: is not valid XML" in lines[1], len(lines)] == [True, True, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_they_are_left_out_and_listed(folder, workers, monkeypatch):
+    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 10)
+    for _ in range(2):  # the second time from the cache
+        loaded = load(folder, damaged="skip", workers=workers)
+        names = [loaded.photos.path(i)[-6:-4] for i in range(len(loaded.photos))]
+        assert names == [f"{i:02d}" for i in range(40) if i not in (3, 7)]
+        assert len(loaded.photos.labels) == 38
+        assert loaded.num_damaged == 2
+        assert ["03.jpg: " in loaded.damaged[0], "07.xml: is not valid" in loaded.damaged[1]] == [True, True]
+        assert loaded.notes == ("2 of 40 photos cannot be read and were left out (data.damaged: skip)",)
+
+
+def test_above_a_share_it_is_refused_all_the_same(folder):
+    (folder / "JPEGImages/11.jpg").write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        load(folder, damaged="skip")
+    first, *rest = str(caught.value).splitlines()
+    assert first == "3 of 40 photos cannot be read; data.damaged: skip leaves out no more than 5%"
+    assert len(rest) == 3
+
+
+def test_a_photo_that_is_missing_is_skipped_and_a_wrong_box_is_not(folder):
+    (folder / "JPEGImages/03.jpg").unlink()
+    assert "03: no photo of that name" in load(folder, damaged="skip").damaged[0]
+    (folder / "Annotations/09.xml").write_text(xml(item(name="horse")))
+    with pytest.raises(DataError, match="unknown class 'horse'"):
+        load(folder, damaged="skip")
+
+
+def test_a_damaged_photo_is_looked_at_once_and_again_when_it_changes(folder, monkeypatch):
+    names = []
+    inspect = inspection.inspect_photo
+    monkeypatch.setattr(inspection, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
+    load(folder, damaged="skip")
+    assert len(names) == 40
+    (folder / "new").mkdir()  # so that annotations are read again
+    assert load(folder, damaged="skip").num_damaged == 2
+    assert len(names) == 40
+    (folder / "JPEGImages/03.jpg").write_bytes((folder / "JPEGImages/04.jpg").read_bytes())
+    assert load(folder, damaged="skip").num_damaged == 1
+    assert names[40:] == ["03.jpg"]
+
+
+def test_what_may_pass_is_not_remembered(folder, monkeypatch):
+    from data.annotation import Unreachable
+
+    def unreachable(path):
+        raise Unreachable(f"{path}: cannot be read: Input/output error")
+
+    inspect = inspection.inspect_photo
+    monkeypatch.setattr(inspection, "inspect_photo", lambda path: (unreachable if path.stem == "20" else inspect)(path))
+    (folder / "JPEGImages/03.jpg").write_bytes((folder / "JPEGImages/04.jpg").read_bytes())
+    assert "20.jpg: cannot be read: Input/output error" in load(folder, damaged="skip").damaged[1]
+    monkeypatch.setattr(inspection, "inspect_photo", inspect)
+    assert load(folder, damaged="skip").num_damaged == 1

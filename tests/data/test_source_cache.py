@@ -1,0 +1,164 @@
+import os
+import shutil
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from data import source_cache
+from data.annotation import DataError
+from data.layouts import voc
+from data.photos import Photos, load_photos
+from ssd.config import SourceConfig
+from tests.data.layouts.test_voc import item, make_folder, xml
+
+
+def assert_equal(one: Photos, other: Photos) -> None:
+    for field in fields(Photos):
+        first, second = (np.asarray(getattr(each, field.name)) for each in (one, other))
+        assert first.dtype == second.dtype
+        assert np.array_equal(first, second)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_folder(tmp_path / "one", {"a": xml(item()), "b": xml(), "c": xml(item(), item())})
+    return tmp_path / "one"
+
+
+@pytest.fixture
+def read(folder, monkeypatch):
+    """Loads the folder; returns what came of it, and the names of the annotations that were read."""
+
+    def load(split="all", classes=("cat",), **options):
+        names = []
+        with monkeypatch.context() as patch:
+            parse = voc.parse_annotation
+            patch.setattr(voc, "parse_annotation", lambda path, *rest: names.append(path.stem) or parse(path, *rest))
+            loaded = load_photos([SourceConfig(path="one", split=split)], folder.parent, classes, **options)
+        return loaded, names
+
+    return load
+
+
+def test_a_second_start_reads_no_annotation_and_is_the_same(read):
+    first, names = read()
+    assert names == ["a", "b", "c"]
+    second, names = read()
+    assert names == []
+    assert_equal(second.photos, first.photos)
+    assert second.notes == first.notes
+
+
+def changed_annotation(folder):
+    path = folder / "Annotations/a.xml"
+    times = path.stat()
+    path.write_text(path.read_text().replace("cat", "cat "))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # of another size at the same time
+
+
+def touched_annotation(folder):
+    path = folder / "Annotations/a.xml"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))  # of the same size at another time
+
+
+def touched_photo(folder):
+    path = folder / "JPEGImages/a.jpg"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+
+
+def added(folder):
+    shutil.copy(folder / "Annotations/a.xml", folder / "Annotations/d.xml")
+    shutil.copy(folder / "JPEGImages/a.jpg", folder / "JPEGImages/d.jpg")
+
+
+def renamed(folder):
+    os.rename(folder / "JPEGImages/a.jpg", folder / "JPEGImages/z.jpg")
+    os.rename(folder / "Annotations/a.xml", folder / "Annotations/z.xml")
+
+
+def linked(folder):
+    """A link that leads to another file than before, itself unchanged."""
+    os.rename(folder.parent / "elsewhere.xml", folder.parent / "before.xml")
+    (folder.parent / "elsewhere.xml").write_text(xml(item(), item(), item()))
+
+
+@pytest.mark.parametrize("change", [changed_annotation, touched_annotation, touched_photo, added, renamed, linked])
+def test_any_change_in_the_folder_has_it_read_again(folder, read, change):
+    (folder.parent / "elsewhere.xml").write_text(xml(item()))
+    (folder / "Annotations/c.xml").unlink()
+    (folder / "Annotations/c.xml").symlink_to(folder.parent / "elsewhere.xml")
+    read()
+    assert read()[1] == []
+    change(folder)
+    again, names = read()
+    assert len(names) >= 3
+    assert len(again.photos) == len(names)
+    assert read()[1] == []
+
+
+def test_another_split_other_classes_and_other_options_are_read_anew(folder, read):
+    (folder / "ImageSets/Main").mkdir(parents=True)
+    (folder / "ImageSets/Main/some.txt").write_text("a\n")
+    read()
+    assert read(split="some")[1] == ["a"]
+    assert read(classes=("dog", "cat"))[1] == ["a", "b", "c"]
+    assert read(ignore_others=True)[1] == ["a", "b", "c"]
+    assert read(seed=5)[1] == []  # nothing is drawn
+    assert read()[1] == []
+    (folder / "ImageSets/Main/some.txt").write_text("b\n")
+    assert read(split="some")[1] == ["b"]
+
+
+def test_other_code_reads_anew(read, monkeypatch):
+    read()
+    monkeypatch.setattr(source_cache, "_code", lambda: "another version")
+    assert read()[1] == ["a", "b", "c"]
+
+
+def test_faults_are_never_kept(folder, read):
+    (folder / "Annotations/b.xml").write_text(xml(item(name="horse")))
+    for _ in range(2):
+        with pytest.raises(DataError, match="unknown class 'horse'"):
+            read()
+
+
+def test_what_lies_elsewhere_is_read_each_time(folder, read):
+    """A photo in a folder that is not looked at may change unseen."""
+    (folder.parent / "photos").mkdir()
+    os.rename(folder / "JPEGImages", folder.parent / "photos/JPEGImages")
+    (folder / "JPEGImages").symlink_to(folder.parent / "photos/JPEGImages")
+    read()
+    assert read()[1] == []  # links to folders are followed
+    cache = source_cache.SourceCache(folder, "reading", lambda: None)
+    (folder.parent / "other").mkdir()
+    outside = os.fsencode(folder.parent / "other/a.jpg")
+    for paths, kept in ((np.array([outside]), False), (np.array([os.fsencode(folder / "JPEGImages/a.jpg")]), True)):
+        cache.remember(paths, {"paths": paths}, {})
+        assert (cache.recall() is not None) == kept
+
+
+def test_old_ways_of_reading_are_forgotten(folder, read, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_cache, "KEPT", 2)
+    for classes in (("cat",), ("cat", "dog"), ("cat", "cow")):
+        read(classes=classes)
+    assert len(list((tmp_path / "cache/ssd300").glob("data-*"))) == 2
+    assert read(classes=("cat", "cow"))[1] == []
+    assert read(classes=("cat",))[1] == ["a", "b", "c"]
+
+
+def test_links_in_a_circle_are_followed_once(folder, read):
+    (folder / "JPEGImages/up").symlink_to(folder)
+    read()
+    assert read()[1] == []
+
+
+def test_a_long_look_can_be_stopped(folder, monkeypatch):
+    monkeypatch.setattr(source_cache, "TICK", 1)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        source_cache.SourceCache(folder, "reading", stop)
