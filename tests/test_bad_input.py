@@ -393,7 +393,7 @@ def damaged(damage: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 CHECKPOINTS = {
     "missing": (lambda path: None, "no such checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "damaged or no checkpoint"),
-    "a directory": (lambda path: path.mkdir(), "damaged or no checkpoint"),
+    "a directory": (lambda path: path.mkdir(), "is a folder; name a checkpoint in it"),
     "text": (lambda path: path.write_text("weights " * 100), "damaged"),
     "cut off": (damaged(lambda content: content[: len(content) // 2]), "damaged"),
     "cut off by a byte": (damaged(lambda content: content[:-1]), "damaged"),

@@ -109,7 +109,7 @@ def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | Non
         return _convert(state, layout, classes, dboxes), layout.project
     except KeyError as error:
         raise CheckpointError(f"{path}: is like {layout.project}, but {error} is missing: another network?") from None
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: is like {layout.project}, but does not fit: {' '.join(str(error).split())}") from None
 
 
@@ -120,7 +120,8 @@ def _weights_in(content: Any) -> dict[str, Tensor]:
             content = content[name]
     if not isinstance(content, dict):
         return {}
-    return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    named = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return {name.removeprefix("module."): value for name, value in named.items()}
 
 
 def _convert(state: Mapping[str, Tensor], layout: Layout, classes: Sequence[str] | None, dboxes: str | None) -> TrainState:

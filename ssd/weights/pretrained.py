@@ -10,11 +10,11 @@ from torch import Tensor
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
 from ssd.config import ModelConfig
-from ssd.dbox import DBOX_SPECS
+from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
 from ssd.vgg import conv_names
-from ssd.weights.checkpoint import CheckpointError, TrainState, first_line
+from ssd.weights.checkpoint import CheckpointError, TrainState, read_tensors
 from ssd.weights.formats import REDUCED_POSITIONS, load_any
 
 BACKGROUND = ""  # column 0 of the class scores; no class has an empty name
@@ -111,6 +111,12 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
     new = [name for name in classes if name not in state.classes]
     origin = "" if project == "here" else f", which has the layout of {project}"
     notes = [f"model.init_from: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
+    theirs = str(state.config.get("model", {}).get("dboxes"))
+    if theirs in DBOX_SPECS and not torch.equal(make_dbox_list(DBOX_SPECS[theirs]), model.dbox_list.cpu()):
+        notes.append(
+            f"warning: model.init_from: the heads have learned sizes and positions relative to the {theirs} DBoxes, which are "
+            f"others than this model's; set model.dboxes: {theirs} to use it as it is"
+        )
     notes += [f"model.init_from: learned from the start: class {', '.join(new)}"] * bool(new)
     notes += [f"model.init_from: left: {', '.join(left)}"] * bool(left)
     return Preparation(**state.preparation), notes
@@ -155,7 +161,7 @@ def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str)
         if not batch_norm:
             converted["fc6.conv.bias"] = state["classifier.0.bias"][::4]
             converted["fc7.conv.bias"] = state["classifier.3.bias"][::4]
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"model.pretrained: {source}: is not a whole VGG16 of torchvision ({error})") from None
     return converted
 
@@ -185,12 +191,12 @@ def _download(batch_norm: bool) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise CheckpointError(f"model.pretrained: {path}: no such file (imagenet, none, or a file is expected)")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"model.pretrained: {path}: no such file (imagenet, none, or a file is expected)") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"model.pretrained: {path}: cannot be read ({first_line(error)})") from None
+        state = read_tensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"model.pretrained: {error}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

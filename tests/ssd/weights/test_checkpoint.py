@@ -1,10 +1,17 @@
+import io
 import os
+import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+import yaml
 
+from ssd.model import SSD300
 from ssd.weights.checkpoint import (
     CheckpointError,
     TrainState,
@@ -16,6 +23,9 @@ from ssd.weights.checkpoint import (
     numbered_name,
     save_checkpoint,
 )
+from ssd.weights.formats import load_any
+from ssd.weights.pretrained import load_backbone
+from tests.conftest import ROOT
 
 
 def state(iteration: int = 5) -> TrainState:
@@ -120,6 +130,56 @@ def test_a_damaged_one_is_refused_with_one_line(tmp_path, monkeypatch, damage, e
     assert str(path) in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "executed").exists()
+
+
+def wrong_files(whole: bytes) -> Iterator[bytes]:
+    """What may lie where a checkpoint is expected: other files, noise, and a whole one cut off or with a bit flipped."""
+    rng = np.random.default_rng(0)
+    yield (ROOT / "configs/quickstart.yaml").read_bytes()
+    yield yaml.safe_dump(asdict(state())["config"]).encode()
+    yield b"seed: 0\noutput_dir: runs/ssd300\ndevice: auto\n"
+    yield cv2.imencode(".jpg", np.zeros((20, 20, 3), np.uint8))[1].tobytes()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("readme.txt", "no checkpoint")
+    yield archive.getvalue()
+    old = io.BytesIO()
+    torch.save({"w": torch.ones(3)}, old, _use_new_zipfile_serialization=False)
+    for start in (b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"(lp0\n", old.getvalue()[:100]):
+        for length in rng.integers(0, 3000, 30):
+            yield start + rng.bytes(length)
+    for content in (whole, old.getvalue()):
+        for length in rng.integers(0, len(content), 60):
+            yield content[:length]
+        for place in rng.integers(0, len(content), 150):
+            yield content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+
+
+def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, recwarn):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, state())
+    whole = digest(asdict(state()))
+    model = SSD300(2, width=0.05)
+    refused = 0
+    for content in wrong_files(path.read_bytes()):
+        path.write_bytes(content)
+        for read in (load_checkpoint, load_any, lambda path: load_backbone(model, str(path), batch_norm=False)):
+            try:
+                found = read(path)
+                assert read is load_checkpoint or read is load_any
+                loaded = found if read is load_checkpoint else found[0]
+                assert digest(asdict(loaded)) == whole  # the flipped bit was one of those that nobody reads
+            except CheckpointError as error:
+                refused += 1
+                assert str(path) in str(error)  # noqa: PT017
+                assert len(str(error).splitlines()) == 1  # noqa: PT017
+    assert refused > 1500
+    assert not recwarn.list
+
+
+def test_a_folder_is_not_called_damaged(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is a folder; name a checkpoint in it"):
+        load_checkpoint(tmp_path)
 
 
 def test_the_newest_whole_one_is_found(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.models import vgg16, vgg16_bn
 
-from ssd.dbox import SSD300_VOC
+from ssd.dbox import DBOX_SPECS
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
@@ -65,7 +65,7 @@ def test_files_that_do_not_fit(tmp_path):
         ("part.pth", "not a whole VGG16"),
         ("other.pth", "or a reduced-fc VGG16"),
         ("list.pth", "is not a state dict"),
-        ("text.pth", "cannot be read"),
+        ("text.pth", "it was not loaded"),
         ("none.pth", "no such file"),
     ]:
         with pytest.raises(CheckpointError, match=expected):
@@ -83,10 +83,10 @@ def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
         load_backbone(SSD300(3), "imagenet", False)
 
 
-def checkpoint(path, classes, **options):
-    model = SSD300(len(classes) + 1, **options)
-    preparation = CAFFE.to_plain()
-    save_checkpoint(path, TrainState(model=model.state_dict(), classes=classes, preparation=preparation, config={}))
+def checkpoint(path, classes, dboxes="voc", **options):
+    model = SSD300(len(classes) + 1, spec=DBOX_SPECS[dboxes], **options)
+    preparation, config = CAFFE.to_plain(), {"model": {"dboxes": dboxes}}
+    save_checkpoint(path, TrainState(model=model.state_dict(), classes=classes, preparation=preparation, config=config))
     return model
 
 
@@ -117,9 +117,19 @@ def test_init_from_takes_class_scores_by_name(tmp_path):
 
 
 def test_init_from_says_what_it_left(tmp_path):
-    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, spec=SSD300_VOC)
+    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1)
     model = SSD300(2, width=0.1, batch_norm=True)
     _, notes = init_from(model, tmp_path / "a.pt", ["cat"])
     assert any("left: backbone.conv1_1.conv.bias [8] (not in this model)" in note for note in notes)
     with pytest.raises(CheckpointError, match="nothing in it fits"):
         init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])
+
+
+def test_init_from_says_that_the_heads_were_learned_for_other_dboxes(tmp_path):
+    checkpoint(tmp_path / "a.pt", ["cat"], dboxes="coco", width=0.1)
+    _, notes = init_from(SSD300(2, width=0.1), tmp_path / "a.pt", ["cat"])
+    (warning,) = [note for note in notes if note.startswith("warning: ")]
+    assert "relative to the coco DBoxes" in warning
+    assert "set model.dboxes: coco" in warning
+    _, notes = init_from(SSD300(2, width=0.1, spec=DBOX_SPECS["coco"]), tmp_path / "a.pt", ["cat"])
+    assert not any("DBoxes" in note for note in notes)
