@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssd.system.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """Data that cannot be used; the message has one line for each fault: file, object, what to do."""
 
     def __init__(self, message: str) -> None:

@@ -34,7 +34,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
-import train
+from data.annotation import DataError
 from data.augment import Switches
 from data.loader import Samples
 from data.photos import Photos, load_photos
@@ -52,8 +52,9 @@ from ssd.preparation import IMAGENET, prepare
 from ssd.system.device import choose_device, choose_precision, keep_freed_memory
 from ssd.system.distributed import World
 from ssd.system.stop import StopRequest
+from ssd.training.build import build_model, build_schedule, build_step
 from ssd.training.optimizer import make_optimizer
-from ssd.training.run import Run, build_model, build_schedule, build_trainer
+from ssd.training.run import Run
 
 OURS, PEER = "ours", "torchvision"
 NUM_CLASSES = 20
@@ -387,9 +388,9 @@ def bench_train(setting: Setting, batch_size: int) -> list[Row]:
         run = Run(config, World(), setting.device, setting.dtype, folder / "step", StopRequest())
         model, preparation = build_model(run, None)
         schedule = build_schedule(run, len(photos))
-        trainer = build_trainer(run, model, preparation, schedule)
+        step = build_step(run, model, preparation, schedule)
         batch = real_batch(photos, batch_size)
-        own_step: Runs = {"step": lambda: trainer.train_step([batch])}
+        own_step: Runs = {"step": lambda: step([batch], 0)}
         before = measure(own_step, setting, steps)["step"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         after = measure(own_step, setting, steps)["step"]
@@ -485,7 +486,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     try:
         setting = make_setting(options)
-    except (ConfigError, train.DataError) as error:
+    except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"torch {torch.__version__}, {setting.device}, {setting.dtype}, {torch.get_num_threads()} threads", flush=True)

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-import train
 from data.annotation import DataError
 from data.photos import Photos
 from ssd.boxes import iou, to_corners
@@ -24,6 +23,7 @@ from ssd.config_file import load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.preparation import IMAGENET
 from ssd.system.stop import Stopped
+from ssd.training.datasets import load_photos
 from ssd.training.run import Run
 
 EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = Run.alone(load_config(options.config, options.overrides))
         run.stop.listen()
-        train_photos, val_photos = train.load_photos(run, train_too=True, max_faults=None)
+        train_photos, val_photos = load_photos(run, max_faults=None)
     except (ConfigError, DataError) as error:
         lines = str(error).splitlines()
         for line in lines:

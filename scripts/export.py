@@ -31,7 +31,6 @@ import numpy as np
 import onnxruntime
 import torch
 
-import train
 from data.annotation import DataError
 from data.images import SUFFIXES
 from ssd.config import ConfigError
@@ -39,6 +38,7 @@ from ssd.config_file import parse_config
 from ssd.deploy.export import INPUT, OUTPUTS, export_onnx, export_torch
 from ssd.deploy.predictor import Detections, ImageError, Predictor, read_upright
 from ssd.system.errors import UsageError
+from ssd.training.datasets import load_val_photos
 from ssd.training.run import Run
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint
 
@@ -143,7 +143,7 @@ def find_photos(state: TrainState, folder: Path | None) -> list[Path]:
     else:
         try:
             config = parse_config(state.config)
-            _, photos = train.load_photos(Run.alone(config), train_too=False)
+            photos = load_val_photos(Run.alone(config))
         except (ConfigError, DataError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"the run's photos are not to be had ({reason}); name a folder with --photos") from None

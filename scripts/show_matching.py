@@ -23,9 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-import train
 from data.annotation import DataError
-from data.loader import Samples
 from ssd.batch import Batch
 from ssd.boxes import decode, iou, to_corners
 from ssd.config import Config, ConfigError
@@ -36,6 +34,7 @@ from ssd.match import match
 from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.errors import UsageError
+from ssd.training.datasets import load_photos, load_val_photos, plain_samples, spread, train_samples
 from ssd.training.run import Run
 from ssd.weights.checkpoint import CheckpointError, load_checkpoint
 from ssd.weights.pretrained import network_of
@@ -86,12 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
 def some_samples(config: Config, preparation: Preparation, augmented: bool, count: int) -> tuple[Batch, list[str]]:
     """Samples spread over the data set, and the names of their photos."""
     run = Run.alone(config)
-    photos, _ = train.load_photos(run, train_too=augmented)
-    samples = (
-        train.train_samples(run, photos, preparation) if augmented else Samples(photos, preparation.size, preparation.fill)
-    )
-    indices = np.unique(np.linspace(0, len(photos) - 1, min(count, len(photos))).astype(int)).tolist()
-    return samples.__getitems__([(0, index) for index in indices]), [Path(photos.path(index)).name for index in indices]
+    if augmented:
+        samples = train_samples(run, load_photos(run)[0], preparation)
+    else:
+        samples = plain_samples(load_val_photos(run), preparation)
+    indices = spread(len(samples), count)
+    names = [Path(samples.photos.path(index)).name for index in indices]
+    return samples.__getitems__([(0, index) for index in indices]), names
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ ROWS = [
     {"ssd.training", "ssd.deploy"},
 ]
 FORBIDDEN = {"data": {"ssd.weights", "ssd.evaluation"}, "ssd.deploy": {"data", "ssd.training"}}  # beside what stands below
+PROGRAMS = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "ssd").rglob("*.py"), *(ROOT / "data").rglob("*.py")])
 MODULES = sorted([*(ROOT / "ssd").rglob("*.py"), *(ROOT / "data").rglob("*.py")])
 
 
@@ -53,6 +54,11 @@ def test_imports_point_one_way(path):
         assert name.split(".")[0] in ("ssd", "data"), f"{path.relative_to(ROOT)} imports {name}"
         assert row(room(name)) <= row(own), f"{path.relative_to(ROOT)} imports {name}"
         assert room(name) not in FORBIDDEN.get(own, set()), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_nothing_imports_the_command():
+    for path in PROGRAMS:
+        assert "train" not in imported(path), f"{path.relative_to(ROOT)} imports train: what is shared lives in ssd/training"
 
 
 def test_config_needs_no_torch():

@@ -14,13 +14,14 @@ from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.model import SSD300
 from ssd.preparation import Preparation, fit
 from ssd.system.device import choose_device, choose_precision
+from ssd.system.errors import UserError
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
 
 Photo = str | Path | np.ndarray | Image.Image | Tensor
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """Something that is no photo; the message says which, and why not."""
 
 

@@ -1,5 +1,13 @@
 """What goes wrong through no fault of the program."""
 
 
-class UsageError(ValueError):
+class UserError(ValueError):
+    """What the user can mend; the message has one line for each fault: file, key or object, and what to do."""
+
+
+class UsageError(UserError):
     """The command cannot do what it is asked to; the message says what to do instead."""
+
+
+class Failure(RuntimeError):
+    """What was begun well cannot be finished; the message says why, and what may help."""

@@ -4,8 +4,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 from tqdm import tqdm
 
@@ -28,10 +26,7 @@ class Progress:
         self.bar = tqdm(total=total, initial=done, unit="it", dynamic_ncols=True, disable=not (visible and self.on_terminal))
         self.total = total
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
         self.bar.close()
 
     def step(self) -> None:

@@ -1,5 +1,7 @@
 """What a run leaves behind when its loss is not finite: enough to run the faulty step again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -7,9 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.loader import Samples, TrainOrder
 from ssd.batch import Batch, Targets
+from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.system.files import write_whole
+from ssd.training.run import Run
+from ssd.training.trainer import NonFiniteError
 from ssd.weights.checkpoint import CheckpointError, first_line
 
 
@@ -57,3 +63,29 @@ def load_fault(folder: Path) -> Fault:
     content, weights = loaded
     batch = Batch(content["images"], Targets(**content["targets"]), content["indices"])
     return Fault(content["iteration"], batch, content["paths"], Preparation(**content["preparation"]), weights)
+
+
+@contextmanager
+def explained_fault(run: Run, samples: Samples, preparation: Preparation, model: SSD300) -> Iterator[None]:
+    """A NonFiniteError within the block leaves what is needed to run its iteration again, and says what can be done."""
+    try:
+        yield
+    except NonFiniteError as error:
+        advice = _keep(run, samples, preparation, model, error.iteration)
+        raise NonFiniteError(error.iteration, advice) from None
+
+
+def _keep(run: Run, samples: Samples, preparation: Preparation, model: SSD300, iteration: int) -> str:
+    """Writes the iteration's batch and the weights; what to tell the user of it."""
+    size = run.batch_size
+    (keys,) = TrainOrder(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
+    paths = [samples.photos.path(index) for _, index in keys]
+    last = run.folder / "checkpoints" / "last.pt"
+    if run.world.is_main:
+        save_fault(run.folder, Fault(iteration, samples.__getitems__(keys), paths, preparation, model.state_dict()))
+    return (
+        f"the weights were left as before it. Photos of the batch: {', '.join(dict.fromkeys(paths))}. "
+        f"Last good checkpoint: {last if last.exists() else 'none yet'}. "
+        f"To look into it: python scripts/replay.py {run.folder}. "
+        "Try a lower train.lr, a longer train.warmup or train.clip_grad_norm: 10"
+    )

@@ -13,13 +13,14 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from ssd.system.errors import UserError
 from ssd.system.files import aside_of, naming, sync_folder, write_whole
 
 FORMAT = 2
 KIND = "ssd300-train-state"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message names the file and the reason."""
 
 

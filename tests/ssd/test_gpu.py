@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import train
 from data.loader import Samples
 from ssd.batch import pad_targets
 from ssd.config_file import load_config
@@ -12,7 +11,9 @@ from ssd.model import SSD300
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.system.stop import StopRequest
-from ssd.training.run import Run, build_model, build_schedule, build_trainer
+from ssd.training.build import build_model, build_schedule, build_step
+from ssd.training.datasets import load_photos
+from ssd.training.run import Run
 from tests.conftest import ROOT
 from tests.ssd.test_loss import batch
 
@@ -44,24 +45,24 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     overrides = [f"data.root={shapes_root}", "train.ema=0.99", "train.clip_grad_norm=10", "train.accumulate=2"]
     config = load_config(ROOT / "configs/quickstart.yaml", overrides)
     run = Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
-    photos, _ = train.load_photos(run, train_too=True)
+    photos, _ = load_photos(run)
     model, preparation = build_model(run, None)
-    trainer = build_trainer(run, model, preparation, build_schedule(run, len(photos)))
+    step = build_step(run, model, preparation, build_schedule(run, len(photos)))
     samples = Samples(photos, preparation.size, preparation.fill)
     batches = [samples.__getitems__([(0, i), (0, i + 1)]) for i in (0, 2)]
     batches = [
         batch._replace(images=batch.images.pin_memory(), targets=type(batch.targets)(*(t.pin_memory() for t in batch.targets)))
         for batch in batches
     ]
-    trainer.train_step(batches)
+    step(batches, 0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer.train_step(batches)
+        losses = step(batches, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert trainer.window.isfinite().all()
-    assert trainer.fault_at == 0
+    assert losses.isfinite().all()
+    assert step.updater.fault_at == 0
 
 
 def test_the_batch_that_the_memory_holds():

@@ -1,0 +1,87 @@
+"""From errors to exit codes: what goes wrong in a command becomes one line for each fault, here and nowhere else.
+
+0: done. 1: it could not be finished, through no fault of the input. 2: what the user can mend. 128 + number: a signal.
+No torch here: a command that is called wrongly answers at once.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+from ssd.config import ConfigError
+from ssd.system.errors import Failure, UserError
+from ssd.system.stop import Stopped
+
+P = ParamSpec("P")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def command(resume: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
+    """Makes a function the main function of a command: it returns the exit code whatever happens within.
+
+    Args:
+        resume: what to tell a user whose command was ended before its time, where it can be resumed.
+    """
+
+    def decorate(main: Callable[P, int]) -> Callable[P, int]:
+        @wraps(main)
+        def answered(*args: P.args, **kwargs: P.kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except (Exception, KeyboardInterrupt) as error:
+                answer = explain(error, resume)
+                if answer is None:
+                    raise
+                lines, code = answer
+                for line in lines:
+                    print(line, file=sys.stdout if isinstance(error, Stopped) else sys.stderr, flush=True)
+                return code
+
+        return answered
+
+    return decorate
+
+
+def explain(error: BaseException, resume: str = "") -> tuple[list[str], int] | None:
+    """The lines that this process prints of an error, and the exit code; None where the error is a fault of the program."""
+    hint = f"; {resume}" if resume else ""
+    first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks of what they have in common
+    if isinstance(error, Stopped):
+        return [f"{error}{hint}"] if first else [], error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return [f"stopped by SIGINT{hint}"], 130
+    if isinstance(error, (ConfigError, UserError)):
+        return _lines(error) if first else [], 2
+    if isinstance(error, Failure):
+        return _lines(error) if first else [], 1
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        full = f"; make room{' and ' + resume if resume else ''}" if error.errno in DISK_FULL else ""
+        return _lines(f"{text}{full}") if first else [], 1
+    if isinstance(error, RuntimeError):
+        reason = _of_pytorch(error)
+        return None if reason is None else (_lines(f"{reason}{hint}"), 1)
+    return None
+
+
+def _lines(error: object) -> list[str]:
+    return [f"error: {line}" for line in str(error).splitlines()]
+
+
+def _of_pytorch(error: RuntimeError) -> str | None:
+    """What an error of PyTorch means, where it is not a fault of the program."""
+    import torch  # it is loaded already where such an error comes from
+
+    from ssd.system.distributed import is_lost_peer, world_from_environment
+
+    text, world = (str(error).splitlines() or [type(error).__name__])[0], world_from_environment()
+    if text.startswith("DataLoader worker"):
+        return f"{text}: out of memory or of shared memory (/dev/shm)? Try fewer data.workers, or 0"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{text} Try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
+    if is_lost_peer(error, world):
+        return f"process {world.rank} of {world.size}: another process of this run has ended; its own message says why"
+    return None

@@ -1,0 +1,198 @@
+"""The parts of a run that its configuration describes: data, network, batch size, schedule and step, built in this order."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.loader import Samples
+from ssd.batch import Batch
+from ssd.config import DEFAULT_BATCH_SIZE, ConfigError
+from ssd.loss import MultiBoxLoss
+from ssd.model import SSD300
+from ssd.preparation import Preparation
+from ssd.system.distributed import World
+from ssd.system.memory import fewest_steps
+from ssd.training.datasets import crowded_batch, load_photos, plain_samples, train_samples
+from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
+from ssd.training.run import Run
+from ssd.training.schedule import Schedule
+from ssd.training.step import Step
+from ssd.training.update import Updater
+from ssd.weights.checkpoint import CheckpointError, TrainState
+from ssd.weights.pretrained import build_network, init_from, load_backbone
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that training takes."""
+
+    samples: Samples  # augmented
+    val_samples: Samples
+    model: SSD300
+    preparation: Preparation
+    schedule: Schedule
+    step: Step
+
+
+def build_parts(run: Run, state: TrainState | None) -> Parts:
+    """The parts of a run, at its start or as a state has them; `train.batch_size: auto` is settled on the way.
+
+    Raises:
+        DataError: something in the data cannot be used.
+        CheckpointError: the state is of another network.
+        ConfigError: the memory does not hold a step.
+    """
+    photos, val_photos = load_photos(run)
+    model, preparation = build_model(run, state)
+    samples, val_samples = train_samples(run, photos, preparation), plain_samples(val_photos, preparation)
+    settle_batch_size(run, model, preparation, len(photos), lambda count: crowded_batch(samples, count), state)
+    schedule = build_schedule(run, len(photos))
+    step = build_step(run, model, preparation, schedule)
+    if state is not None:
+        step.updater.restore(state)
+    return Parts(samples, val_samples, model, preparation, schedule, step)
+
+
+def first_state(run: Run, preparation: Preparation, state: TrainState | None) -> TrainState:
+    """Where the training loop begins: at the start, or as a state has it; with the configuration of now."""
+    config = run.config.model_dump(mode="json")
+    if state is not None:
+        return replace(state, config=config)
+    return TrainState({}, list(run.config.data.class_names), preparation.to_plain(), config)
+
+
+def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
+    """The network on its device, and what its weights expect of images."""
+    config = run.config
+    classes = list(config.data.class_names)
+    torch.manual_seed(config.seed)
+    model = build_network(len(classes) + 1, config.model)
+    if state is None and config.model.init_from:
+        preparation, notes = init_from(model, Path(config.model.init_from), classes)
+        for note in notes:
+            run.say(note)
+    elif state is None:
+        preparation = load_backbone(model, config.model.pretrained, config.model.batch_norm)
+    else:
+        if state.classes != classes:
+            raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
+        preparation = Preparation(**state.preparation)
+        theirs = state.config["model"]["dboxes"]
+        if theirs != config.model.dboxes:
+            raise CheckpointError(f"the checkpoint's model.dboxes are {theirs}, the configuration's {config.model.dboxes}")
+        try:
+            model.load_state_dict(state.weights)
+        except RuntimeError:
+            theirs, ours = state.config["model"], config.model.model_dump()
+            raise CheckpointError(f"the checkpoint is of another model: {theirs}, not {ours}") from None
+    model.to(run.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model, preparation
+
+
+def build_schedule(run: Run, num_photos: int) -> Schedule:
+    config, train = run.config, run.config.train
+    iterations = train.iterations or -(-(train.epochs or 0) * num_photos // run.batch_size)
+    return Schedule(
+        iterations=iterations,
+        num_photos=num_photos,
+        batch_size=run.batch_size,
+        accumulate=train.accumulate,
+        lr=train.lr,
+        warmup=train.warmup,
+        shape=train.schedule,
+        milestones=default_milestones(iterations) if train.milestones is None else train.milestones,
+        log_every=config.log_every,
+        eval_every=config.eval.every,
+        checkpoint_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+        patience=config.eval.patience,
+    )
+
+
+def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule) -> Step:
+    config, train = run.config, run.config.train
+    if run.world.size > 1 and config.model.batch_norm:
+        if run.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces the norms within the model
+        else:
+            run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
+    optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay)
+    average = WeightAverage(model, train.ema) if train.ema else None
+    updater = Updater(model, optimizer, schedule, run.dtype, average, train.clip_grad_norm)
+    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos)
+    return Step(model, criterion, preparation, updater, run.dtype, run.world, train.compile)
+
+
+def settle_batch_size(
+    run: Run,
+    model: SSD300,
+    preparation: Preparation,
+    num_photos: int,
+    largest: Callable[[int], Batch],
+    state: TrainState | None,
+) -> None:
+    """Puts numbers in the place of `train.batch_size: auto`: those that the run began with, or what the memory holds.
+
+    Args:
+        run: whose configuration is settled.
+        model: the network.
+        preparation: what its weights expect of images.
+        num_photos: to train on.
+        largest: gives a batch of so many photos, those of the data set that take most memory.
+        state: that the run goes on from, if any.
+
+    Raises:
+        ConfigError: it does not even hold single photos.
+    """
+    if state is not None:
+        use_batch_size_of(run, state)
+    if run.config.train.batch_size != "auto":
+        return
+    size = max(DEFAULT_BATCH_SIZE // run.world.size, 1) * run.world.size
+
+    def step(count: int) -> None:
+        """A step on a copy of the network, which is thrown away."""
+        alone = replace(run, world=World())
+        alone.set_train(batch_size=count, accumulate=1, compile=False)
+        build_step(alone, copy.deepcopy(model), preparation, build_schedule(alone, num_photos))([largest(count)], 0)
+
+    found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size)
+    every = run.world.gather(found)
+    if None in every:
+        raise ConfigError(f"train.batch_size: auto: a step on a single photo takes more than {run.device} has free")
+    steps = max(count for count in every if count)
+    run.set_train(batch_size=size, accumulate=steps)
+    run.say(f"train.batch_size: auto: {size} photos in {steps} step(s) of {size // steps}")
+
+
+def use_batch_size_of(run: Run, state: TrainState) -> None:
+    """Goes on with the batches that a run began with, where the configuration leaves them open."""
+    if run.config.train.batch_size == "auto":
+        # Weights converted from another project's tell of none.
+        began = state.config.get("train", {"batch_size": DEFAULT_BATCH_SIZE, "accumulate": 1})
+        run.set_train(batch_size=began["batch_size"], accumulate=began["accumulate"])
+
+
+def describe(run: Run, parts: Parts, iteration: int) -> None:
+    """What is about to happen, in a few lines."""
+    config, schedule = run.config, parts.schedule
+    photos, val_photos = parts.samples.photos, parts.val_samples.photos
+    parameters = sum(parameter.numel() for parameter in parts.model.parameters())
+    epochs = schedule.iterations * schedule.batch_size / len(photos)
+    run.say(f"data: {len(photos)} photos with {len(photos.labels)} objects to train on, {len(val_photos)} to evaluate on")
+    run.say(f"model: SSD300, {parameters:,} parameters, {len(config.data.class_names)} classes and background")
+    run.say(
+        f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} photos, {epochs:.1f} epochs in all"
+    )
+    run.say(
+        f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}"
+    )
+    unreached = [milestone for milestone in schedule.milestones if milestone >= schedule.iterations]
+    if schedule.shape == "milestones" and unreached:
+        run.say(f"warning: train.milestones {unreached} lie beyond the last iteration and have no effect")
+    if schedule.warmup >= schedule.iterations:
+        run.say(f"warning: train.warmup {schedule.warmup} is not over before the last iteration, {schedule.iterations}")

@@ -1,0 +1,135 @@
+"""The data of a run: the photos of data.train and data.val, and the samples that are made of them."""
+
+import os
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from data.annotation import DataError
+from data.augment import Switches
+from data.image_cache import ImageCache
+from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
+from data.photos import Loaded, Photos
+from data.photos import load_photos as read_photos
+from ssd.batch import Batch
+from ssd.preparation import Preparation
+from ssd.system.stop import Stopped
+from ssd.training.run import Run
+
+MAX_FAULTS = 50  # lines of one error message
+
+
+def load_photos(run: Run, max_faults: int | None = MAX_FAULTS) -> tuple[Photos, Photos]:
+    """Training photos and validation photos.
+
+    Raises:
+        DataError: with the faults of both, all of them or the first `max_faults`.
+    """
+    photos = _load(run, ("train", "val"), max_faults)
+    for name in photos["train"].absent_classes():
+        run.say(f"warning: data.train has no object of class {name!r}; it cannot be learned")
+    shared = photos["train"].shared_with(photos["val"])
+    if shared:
+        run.say(f"warning: {shared} photos stand in data.train and in data.val: mAP will flatter the model")
+    return photos["train"], photos["val"]
+
+
+def load_val_photos(run: Run) -> Photos:
+    """The validation photos alone.
+
+    Raises:
+        DataError: with the first faults in them.
+    """
+    return _load(run, ("val",), MAX_FAULTS)["val"]
+
+
+def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, Photos]:
+    faults: list[str] = []
+    loaded: dict[str, Loaded] = {}
+
+    def load() -> None:
+        for part in parts:
+            try:
+                loaded[part] = _load_part(run, part)
+            except DataError as error:
+                faults.extend(str(error).splitlines())
+
+    if run.world.is_main:  # the others need not look again at what is remembered then
+        load()
+    faults = run.world.share(list(dict.fromkeys(faults)))  # of a folder that both name, once
+    if faults:
+        more = len(faults) - len(faults[:max_faults])
+        rest = [f"... and {more} more faults; scripts/check_data.py lists them all"] if more else []
+        raise DataError("\n".join(faults[:max_faults] + rest))
+    if not run.world.is_main:
+        load()
+    for part, result in loaded.items():
+        for note in result.notes:
+            run.say(f"data.{part}: {note}")
+    return {part: result.photos for part, result in loaded.items()}
+
+
+def _load_part(run: Run, part: str) -> Loaded:
+    """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
+    data = run.config.data
+    workers = max(1, len(os.sched_getaffinity(0)) // run.world.local_size)
+    with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
+
+        def watch(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if run.stop():
+                raise Stopped(run.stop.signal)
+
+        sources = getattr(data, part)
+        ignore = data.other_classes == "ignore"
+        fraction = data.fraction if part == "train" else 1.0
+        return read_photos(
+            sources, data.root, data.class_names, run.config.seed, ignore, workers, watch, data.format, fraction, data.damaged
+        )
+
+
+def train_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:
+    """The photos as augmented samples."""
+    config = run.config
+    return Samples(
+        photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
+        config.data.keep_difficult, ImageCache(photos.sizes) if config.data.cache == "ram" else None,
+    )  # fmt: skip
+
+
+def plain_samples(photos: Photos, preparation: Preparation) -> Samples:
+    """The photos as they are, as evaluation takes them."""
+    return Samples(photos, preparation.size, preparation.fill)
+
+
+def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> DataLoader[Batch]:
+    """The micro-batches of this process, from an iteration on.
+
+    Raises:
+        ConfigError: the batch cannot be shared out evenly.
+    """
+    accumulate, seed = run.config.train.accumulate, run.config.seed
+    order = TrainOrder(len(samples), run.batch_size, iterations, seed, first_iteration, accumulate, run.world)
+    return _loader(run, samples, order)
+
+
+def val_batches(run: Run, samples: Samples) -> DataLoader[Batch]:
+    """This process's share of the photos, in order."""
+    return _loader(run, samples, EvalOrder(len(samples), run.config.eval.batch_size, run.world))
+
+
+def _loader(run: Run, samples: Samples, order: Sampler[list[Key]]) -> DataLoader[Batch]:
+    return make_loader(samples, order, choose_workers(run.config.data.workers, run.device, run.world), run.device)
+
+
+def crowded_batch(samples: Samples, count: int) -> Batch:
+    """The photos with most objects, which take most memory; some of them more than once where there are fewer."""
+    order = np.argsort(-np.diff(samples.photos.starts), kind="stable")
+    return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Some of `count` photos, evenly over the data set; fewer than `wanted` where there are not so many."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()

@@ -1,0 +1,62 @@
+"""Evaluation of a run's network on its validation photos."""
+
+from pathlib import Path
+
+from torch import nn
+
+from data.loader import Samples
+from ssd.evaluation.evaluate import Evaluation, Interrupted, Thresholds, evaluate
+from ssd.model import SSD300
+from ssd.preparation import Preparation
+from ssd.system.stop import Stopped
+from ssd.training.build import build_model, use_batch_size_of
+from ssd.training.datasets import load_val_photos, plain_samples, val_batches
+from ssd.training.folder import checkpoint_to_evaluate
+from ssd.training.outcome import finish
+from ssd.training.run import Run
+from ssd.weights.checkpoint import TrainState, load_checkpoint
+
+
+def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model: nn.Module) -> Evaluation:
+    """Evaluates a network on the validation photos.
+
+    Raises:
+        Interrupted: the run is asked to stop.
+    """
+    config, photos = run.config, samples.photos
+    return evaluate(
+        model,
+        val_batches(run, samples),
+        photos.sizes,
+        [photos.ground_truth(i) for i in range(len(photos))],
+        photos.classes,
+        preparation=preparation,
+        device=run.device,
+        dtype=run.dtype,
+        limits=Thresholds(config.eval.score_thresh, config.eval.nms_thresh, config.eval.top_k),
+        metric=config.eval.metric,
+        world=run.world,
+        stop=run.stop,
+    )
+
+
+def evaluate_state(run: Run, samples: Samples, preparation: Preparation, model: SSD300, state: TrainState) -> Evaluation:
+    """Evaluates a checkpoint's weights."""
+    model.load_state_dict(state.weights)
+    try:
+        evaluation = evaluate_photos(run, samples, preparation, model)
+    except Interrupted:
+        raise Stopped(run.stop.signal) from None
+    run.say(evaluation.table())
+    return evaluation
+
+
+def eval_only(run: Run, resume: str | None) -> None:
+    """Evaluates a checkpoint on the validation photos."""
+    path = Path(resume) if resume not in (None, "auto") else checkpoint_to_evaluate(run.folder)
+    state = load_checkpoint(path)
+    run.say(f"evaluating {path}, iteration {state.iteration}")
+    model, preparation = build_model(run, state)
+    use_batch_size_of(run, state)
+    val_samples = plain_samples(load_val_photos(run), preparation)
+    finish(run, val_samples, evaluate_state(run, val_samples, preparation, model, state))

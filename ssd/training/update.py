@@ -1,0 +1,98 @@
+"""The update of the weights from their gradients, and what it carries from step to step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssd.system.distributed import World
+from ssd.training.optimizer import WeightAverage, begin_state, set_lr
+from ssd.training.schedule import Schedule
+from ssd.weights.checkpoint import TrainState
+
+
+class Updater:
+    """Optimiser, gradient scaler and moving average of a network.
+
+    Args:
+        model: the network, on its device.
+        optimizer: over its parameters, in a fused form.
+        schedule: of the learning rate.
+        dtype: precision of the activations; in float16 the loss is scaled.
+        average: the moving average of the weights, if one is kept.
+        clip_grad_norm: largest norm of the gradient, if it is limited.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        dtype: torch.dtype,
+        average: WeightAverage | None = None,
+        clip_grad_norm: float | None = None,
+    ) -> None:
+        device = next(model.parameters()).device
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.average = average
+        self.clip_grad_norm = clip_grad_norm
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.fault_at = torch.zeros((), device=device)  # number of the first iteration that was not finite, or 0
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to take the gradient of."""
+        return self.scaler.scale(loss)
+
+    def apply(self, losses: Tensor, iteration: int) -> None:
+        """Moves the weights, unless loss or gradient is not finite: then, and ever after, they stay as they are.
+
+        Args:
+            losses: of the step that the gradients come from.
+            iteration: counted from 0.
+        """
+        set_lr(self.optimizer, self.schedule.lr_at(iteration))
+        scale = self.scaler.scale(torch.ones((), device=self.fault_at.device))
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
+        # In float16 a gradient too large for the scale is normal: that step is left out, and the scale falls. Only a gradient
+        # that is still infinite at a scale below 1, where float16 holds no less than the loss needs, is a fault.
+        normal = norm.isfinite() | (scale >= 1) if self.scaler.is_enabled() else norm.isfinite()
+        fault = ~(normal & losses.isfinite().all())
+        self.fault_at = torch.where((self.fault_at == 0) & fault, float(iteration + 1), self.fault_at)
+        # The fused optimisers leave weights and state alone where this is 1: no need for the host to know.
+        found_inf = ~norm.isfinite() | (self.fault_at > 0)
+        self.optimizer.found_inf = found_inf.float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model, iteration)
+
+    def first_fault(self, world: World) -> int | None:
+        """The first iteration, counted from 0, that was not finite in any process; waits for the device."""
+        faults = [fault for fault in world.gather(int(self.fault_at.item())) if fault]
+        return min(faults) - 1 if faults else None
+
+    def state(self) -> dict[str, Any]:
+        """Its entries of a `TrainState`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state if self.average else None,
+        }
+
+    def restore(self, state: TrainState) -> None:
+        """Takes up a state where it was left."""
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        begin_state(self.optimizer)
+        self.scaler.load_state_dict(state.scaler)
+        if self.average and state.average is not None:
+            for name, value in self.average.state.items():
+                value.copy_(state.average[name])

@@ -1,0 +1,127 @@
+"""The update of the weights, in every precision, with gradients made up."""
+
+import math
+
+import pytest
+import torch
+
+from ssd.preparation import IMAGENET
+from ssd.system.distributed import World
+from ssd.training.optimizer import WeightAverage, make_optimizer
+from ssd.training.schedule import Schedule
+from ssd.training.update import Updater
+from ssd.weights.checkpoint import TrainState
+
+SCHEDULE = Schedule(
+    iterations=100, num_photos=8, batch_size=4, accumulate=1, lr=0.1, warmup=0, shape="milestones", milestones=(),
+    log_every=10, eval_every=100, checkpoint_every=100, keep=0,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _filled_memory():
+    """What is made of memory as it is holds NaN, as it may."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def updater_of(kind: str, dtype: torch.dtype, clip: float | None = None) -> Updater:
+    """The updates of a single convolution."""
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 4, 3)
+    return Updater(model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, dtype, WeightAverage(model, 0.9), clip)
+
+
+def update(updater: Updater, gradient: float, loss: float = 1.0, iteration: int = 0) -> list[torch.Tensor]:
+    """One update with a gradient of that value everywhere, as backward() leaves it; the weights after it."""
+    parameters = list(updater.model.parameters())
+    for parameter in parameters:
+        parameter.grad = updater.scaled(torch.full_like(parameter, gradient))
+    updater.apply(torch.tensor([loss, 0.0]), iteration)
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def is_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(map(torch.equal, a, b))
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_overflows_before_between_and_after_good_steps_leave_no_trace(kind, clip):
+    """In float16 the first steps overflow, until the scale has fallen; as if they had never been, good ones follow."""
+    updater, smooth = (updater_of(kind, torch.float16, clip) for _ in range(2))
+    start = [parameter.detach().clone() for parameter in updater.model.parameters()]
+    for _ in range(3):
+        assert is_same(update(updater, math.inf), start)
+    assert updater.scaler.get_scale() == 2**13
+    good = update(updater, 0.3)
+    assert is_same(good, update(smooth, 0.3))
+    assert not is_same(good, start)
+    assert is_same(update(updater, math.nan), good)
+    assert is_same(update(updater, -0.2), update(smooth, -0.2))
+    state = updater.state()
+    kept = [*state["model"].values(), *(value for entry in state["optimizer"]["state"].values() for value in entry.values())]
+    assert len(kept) == {"sgd": 2 + 2, "adamw": 2 + 6}[kind]
+    assert all(value.isfinite().all() for value in kept)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_first_step_is_pytorchs(kind, dtype):
+    updater = updater_of(kind, dtype)
+    layer = torch.nn.Conv2d(3, 4, 3)
+    layer.load_state_dict(updater.model.state_dict())
+    groups = [{"params": [layer.weight], "weight_decay": 0.01}, {"params": [layer.bias], "weight_decay": 0.0}]
+    if kind == "sgd":
+        groups[1]["lr"] = 0.2
+        plain = torch.optim.SGD(groups, lr=0.1, momentum=0.9, foreach=False)
+    else:
+        plain = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.999), foreach=False)
+    for gradient in (0.3, -0.1, 0.7):
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        plain.step()
+        torch.testing.assert_close(update(updater, gradient), [parameter.detach() for parameter in layer.parameters()])
+
+
+@pytest.mark.parametrize("gradient", [math.inf, math.nan])
+def test_a_gradient_that_no_scale_holds_ends_a_float16_run(gradient):
+    updater = updater_of("sgd", torch.float16)
+    before = update(updater, 0.5)
+    for _ in range(17):  # from 65536 to 0.5
+        assert is_same(update(updater, gradient), before)
+        assert updater.fault_at == 0
+    assert updater.scaler.get_scale() == 0.5
+    assert is_same(update(updater, gradient, iteration=18), before)
+    assert is_same(update(updater, 0.5, iteration=19), before)  # as they are, and ever after
+    assert updater.first_fault(World()) == 18
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_after_a_loss_that_is_not_finite_the_weights_stay(dtype, loss):
+    updater = updater_of("sgd", dtype)
+    before = update(updater, 0.5)
+    for iteration, faulty in enumerate((loss, 1.0, 1.0), start=1):
+        assert is_same(update(updater, 0.5, faulty, iteration), before)
+    assert updater.first_fault(World()) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_is_not_finite_is_a_fault_in_other_precisions(dtype):
+    updater = updater_of("adamw", dtype)
+    before = update(updater, 0.5)
+    assert is_same(update(updater, math.nan, iteration=1), before)
+    assert updater.fault_at == 2
+
+
+def test_state_that_a_checkpoint_lacks_begins_at_zero():
+    """As that of a run without momentum, gone on with some."""
+    updater = updater_of("sgd", torch.float16)
+    state = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, **updater.state())
+    state.optimizer["state"] = {}
+    updater.restore(state)
+    start = update(updater, math.inf)
+    after = update(updater, 1.0)
+    torch.testing.assert_close(after[1], start[1] - updater.optimizer.param_groups[1]["lr"])
