@@ -20,6 +20,7 @@ import torch
 from data.shapes import write_shapes
 from scripts import download_voc
 from tests.conftest import ROOT
+from tests.processes import completed
 from tests.ssd.weights.test_formats import Amdegroot
 from tests.test_docs import PAGES
 
@@ -152,7 +153,7 @@ def shell(words: list[str], project: Path, code: int = 0) -> str:
         "torchrun": [sys.executable, "-m", "torch.distributed.run"],
         "tensorboard": [sys.executable, "-m", "tensorboard.main"],
     }[words[0]]
-    done = subprocess.run([*program, *words[1:]], cwd=project, capture_output=True, text=True, timeout=300, env=environment())
+    done = completed([*program, *words[1:]], timeout=300, cwd=project, env=environment())
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,19 +20,18 @@ from scripts import replay, torture
 from ssd.training.records import Records
 from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
+from tests.processes import Process, start
 from tests.test_train import command, records, run, write_config
 
 LONG = {"train": {"batch_size": 4, "iterations": 5000, "lr": 1e-3, "optimizer": "adamw", "precision": "float32"}}
 
 
 @contextmanager
-def started(config: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+def started(config: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> Iterator[Process]:
     """A run that is under way when the block begins: it has done some iterations."""
     folder = config.parent / "run"
     words = [*launcher, *command(config, *arguments)[1 if launcher else 0 :]]
-    process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start(words, cwd=ROOT, start_new_session=True)
     try:
         wait_until(lambda: (folder / "checkpoints/last.pt").exists() or process.poll() is not None)
         yield process
@@ -103,14 +101,12 @@ def test_a_dead_process_ends_the_others(tmp_path, shapes_root):
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration > 0
 
 
-def limited(config: Path, num_bytes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A run for which no file can grow beyond a size: writing fails in the middle, as on a full disk."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-
-    words = command(config, *arguments)
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, preexec_fn=limit)
+def limited(config: Path, num_bytes: int, *arguments: str) -> tuple[int, str]:
+    """Exit code and errors of a run for which no file can grow beyond a size: writing fails midway, as on a full disk."""
+    with start(command(config, *arguments), cwd=ROOT) as process:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+        _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
@@ -119,7 +115,7 @@ def test_a_signal_in_an_evaluation_ends_it_soon_and_the_run_can_go_on(tmp_path, 
     val = [{"path": "shapes", "split": "train"}]
     config = write_config(tmp_path, shapes_root, train={**LONG["train"], "iterations": 2}, eval={"every": 2, "batch_size": 1})
     words = command(config, f"data.val={json.dumps(val)}")
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start(words, cwd=ROOT) as process:
         for line in process.stdout:
             if line.startswith("evaluation after"):
                 process.send_signal(number)
@@ -144,7 +140,7 @@ def test_a_signal_while_the_data_is_read_ends_the_run(tmp_path, shapes_root, mon
             for copy in range(100):
                 os.link(path, folder / part / f"{copy}_{path.name}")
     config = write_config(tmp_path, tmp_path, data={"train": [{"path": "many"}], "root": str(tmp_path)})
-    with subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start(command(config), cwd=ROOT) as process:
         wait_until(lambda: (tmp_path / "run/.lock").exists())
         process.terminate()
         asked = time.monotonic()
@@ -157,7 +153,7 @@ def test_a_signal_while_the_data_is_read_ends_the_run(tmp_path, shapes_root, mon
 
 def test_a_second_signal_leaves_at_once(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, **{**LONG, "train": {**LONG["train"], "batch_size": 128}})
-    with subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start(command(config), cwd=ROOT) as process:
         for line in process.stdout:
             if line.startswith("device:"):
                 break
@@ -194,9 +190,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, shapes_root):
     folder = tmp_path / "run/checkpoints"
     size = (folder / "last.pt").stat().st_size
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    done = limited(config, size // 2, "--resume", "auto", "train.iterations=9")
-    assert done.returncode == 1
-    assert re.search(r"checkpoints/.*\.pt: File too large.*--resume auto", the_line(done.stderr))
+    code, errors = limited(config, size // 2, "--resume", "auto", "train.iterations=9")
+    assert code == 1
+    assert re.search(r"checkpoints/.*\.pt: File too large.*--resume auto", the_line(errors))
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     run(config, "--resume", "auto", "train.iterations=9")
     assert load_checkpoint(folder / "last.pt").iteration == 9

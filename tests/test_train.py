@@ -5,9 +5,9 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data.shapes import CLASSES
 from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
+from tests.processes import completed, start
 
 TIMING = ("images_per_s", "data_wait")
 
@@ -52,8 +53,8 @@ def command(config: Path, *arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), "--config", str(config), *arguments]
 
 
-def run(config: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(config, *arguments), capture_output=True, text=True, timeout=300, cwd=ROOT)
+def run(config: Path, *arguments: str, code: int = 0) -> CompletedProcess[str]:
+    done = completed(command(config, *arguments), timeout=300, cwd=ROOT)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -142,9 +143,7 @@ def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, shapes_r
     whole = write_config(tmp_path / "whole", shapes_root, **changes, eval={"every": 6})
     parts = write_config(tmp_path / "parts", shapes_root, **changes, eval={"every": 6})
     run(whole)
-    process = subprocess.Popen(
-        command(parts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
-    )
+    process = start(command(parts), cwd=ROOT, start_new_session=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch "):
@@ -171,14 +170,7 @@ def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_p
     run(one)
     run(accumulated, "train.accumulate=2")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
-    done = subprocess.run(
-        [*torchrun, *command(two)[1:]],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = completed([*torchrun, *command(two)[1:]], timeout=300, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mAP@0.5") == 2  # after the evaluation and as the last line, by one process only
     expected = [record["loss"] for record in records(tmp_path / "one")]

@@ -15,6 +15,7 @@ from ssd.deploy.export import resize
 from ssd.deploy.predictor import Predictor, read_upright
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
+from tests.processes import completed
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def exported(checkpoint, shapes_root, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"
     words = [sys.executable, "scripts/export.py", str(checkpoint), "--output", str(path), "--score", "0.35"]
     photos = ["--photos", str(shapes_root / "shapes/JPEGImages")]
-    done = subprocess.run([*words, *photos], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = completed([*words, *photos], timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return path, done.stdout
 
@@ -121,7 +122,8 @@ def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shape
     photos = [cv2.resize(read_upright(each), (310, 200)) for each in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:3]]
     np.save(tmp_path / "images.npy", np.stack([*photos, np.zeros_like(photos[0])]))
     words = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "images.npy"), str(tmp_path / "found.npz")]
-    subprocess.run(words, cwd=tmp_path, check=True, timeout=120)
+    done = completed(words, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     boxes, labels, scores = np.load(tmp_path / "found.npz").values()
     expected = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35, top_k=10_000)(photos)
     for i, each in enumerate(expected):

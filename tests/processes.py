@@ -1,0 +1,190 @@
+"""Processes for tests: real ones that need not import PyTorch anew.
+
+`python train.py` takes seconds until its first line runs. Here a server that has imported the libraries forks instead. What
+it starts is a process like any other (output, exit code, signals, session, children), which imports the project's own
+modules itself. The server computes nothing: threads would not survive a fork.
+"""
+
+import array
+import atexit
+import ctypes
+import gc
+import importlib
+import inspect
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+LIBRARIES = (
+    "cv2", "filelock", "matplotlib.backends.backend_agg", "matplotlib.figure", "psutil", "pydantic", "torch._dynamo",
+    "torch.distributed.launcher.api", "torch.utils.tensorboard", "torchvision.ops", "tqdm", "yaml",
+)  # fmt: skip
+MAX_REQUEST = 2**17  # bytes
+PDEATHSIG, SUBREAPER = 1, 36  # of prctl(2): a signal when the parent ends; orphans become this process's children
+
+
+class Process(subprocess.Popen):
+    """`subprocess.Popen` for `python FILE ...`, `python -m MODULE ...` and `python -c TEXT ...`.
+
+    Anything else, and what asks for more than a folder, an environment, pipes and a session, is started as usual.
+    """
+
+    server: ClassVar[socket.socket | None] = None
+
+    def _execute_child(self, *given: Any) -> None:
+        asked = inspect.signature(super()._execute_child).bind(*given).arguments  # pyright: ignore[reportAttributeAccessIssue]
+        words = asked["args"]
+        python = not isinstance(words, str) and words[0] == sys.executable
+        if sys.platform != "linux" or not python or asked["preexec_fn"] or asked["pass_fds"] or asked["shell"]:
+            super()._execute_child(*given)  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        request = {
+            "words": [os.fspath(word) for word in words[1:]],
+            "folder": os.fspath(asked["cwd"] or Path.cwd()),
+            "environment": dict(asked["env"] or os.environ),
+            "new_session": asked["start_new_session"],
+        }
+        theirs = [asked["p2cread"], asked["c2pwrite"], asked["errwrite"]]
+        self.pid = ask(request, [file if file != -1 else number for number, file in enumerate(theirs)])
+        self._child_created = True
+        for file in {*theirs} - {-1}:
+            os.close(file)
+
+
+def start(words: list[str], **options: Any) -> Process:
+    """A `Process` with pipes for what it prints, as text."""
+    return Process(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def completed(words: list[str], timeout: float, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A `Process` that has ended; it is killed after `timeout` seconds."""
+    with start(words, **options) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def ask(request: dict[str, Any], files: list[int]) -> int:
+    """Has the server start a process, which becomes a child of this one; its id."""
+    Process.server = Process.server or start_server()
+    libc = ctypes.CDLL(None)
+    answer, theirs = os.pipe()
+    passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [*files, theirs]))
+    libc.prctl(SUBREAPER, 1, 0, 0, 0)
+    try:
+        Process.server.sendmsg([json.dumps(request).encode()], [passed])
+        os.close(theirs)
+        with open(answer, "rb") as file:
+            return int(file.read())
+    finally:
+        libc.prctl(SUBREAPER, 0, 0, 0, 0)
+
+
+def start_server() -> socket.socket:
+    """A connection to a new server, which ends with this process."""
+    ours, theirs = connections()
+    command = [sys.executable, __file__, str(theirs.fileno())]
+    subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    theirs.close()
+    return ours
+
+
+def connections() -> tuple[socket.socket, socket.socket]:
+    """Both ends of one that keeps messages apart."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def serve(connection: socket.socket) -> dict[str, Any]:
+    """Forks at every request; returns it in the new process alone."""
+    ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    while True:
+        content, files, *_ = socket.recv_fds(connection, MAX_REQUEST, 4)
+        if not content:  # those who could ask have ended
+            os._exit(0)
+        child = os.fork()
+        if child == 0:
+            between = os.getpid()
+            if os.fork():
+                os._exit(0)
+            while os.getppid() == between:  # until the process that asked has taken the place of the parent
+                time.sleep(0.001)
+            connection.close()
+            request = json.loads(content)
+            if request["new_session"]:
+                os.setsid()
+            *streams, answer = files
+            for number, file in enumerate(streams):
+                os.dup2(file, number)
+            os.write(answer, str(os.getpid()).encode())
+            for file in files:
+                os.close(file)
+            return request
+        for file in files:
+            os.close(file)
+        os.waitpid(child, 0)
+
+
+def begin(words: list[str], folder: str, environment: dict[str, str]) -> None:
+    """Does what `python *words` does."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    if environment.get("OMP_NUM_THREADS", threads) != threads:
+        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    if words[0] == "-u":
+        sys.stdout.reconfigure(write_through=True)  # pyright: ignore[reportAttributeAccessIssue]
+        words = words[1:]
+    sys.argv = words[1:] if words[0] == "-m" else words
+    if words[0] == "-m":
+        sys.path[0] = folder
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.path[0] = ""
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.path[0] = str(Path(words[0]).resolve().parent)
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def leave() -> None:
+    """Leaves without taking down every module, which takes longer than all else."""
+    if exit_codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_codes[0])
+
+
+if __name__ == "__main__":
+    exit_codes: list[int] = []
+    atexit.register(leave)  # before all others are, so that it runs after them
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # else a collection in a child would write to every page, and thereby copy it
+    wanted = serve(socket.socket(fileno=int(sys.argv[1])))
+    if wanted["words"][:2] == ["-m", "torch.distributed.run"]:
+        # What torchrun starts need not import PyTorch anew either: a server of its own, below it, starts that.
+        from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+        Process.server, own = connections()
+        if os.fork() == 0:
+            wanted = serve(own)
+        else:
+            subprocess_handler.Popen = Process
+    try:
+        begin(wanted["words"], wanted["folder"], wanted["environment"])
+    except SystemExit as end:
+        exit_codes += [end.code] * isinstance(end.code, int)
+        raise
