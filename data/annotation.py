@@ -47,7 +47,7 @@ class Annotation(NamedTuple):
 
 
 def agreed_size(said: tuple[int, int], photo: PhotoSize | None, where: str, entry: str, faults: list[str]) -> tuple[int, int]:
-    """The size that a file gives of a photo, or the photo's own where it gives none.
+    """The size that a file gives of a photo, upright or as it is stored; where it gives none, the photo's own, upright.
 
     Args:
         said: width and height by the file, 0 where it does not say.
@@ -57,7 +57,7 @@ def agreed_size(said: tuple[int, int], photo: PhotoSize | None, where: str, entr
         faults: told if the two differ.
     """
     if photo and not said[0]:
-        return photo[:2]
+        return photo[2:]
     if photo and said not in (photo[:2], photo[2:]):
         theirs = f"{photo.width} × {photo.height}"
         faults.append(f"{where}: says {said[0]} × {said[1]} pixels, the photo has {theirs}; mend {entry}")

@@ -1,4 +1,4 @@
-"""Reading photos."""
+"""Photos of a data set: decoded as their annotations see them, and looked at before training relies on them."""
 
 import io
 import warnings
@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data.annotation import Damaged, DataError, PhotoSize, Unreachable
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+from ssd.system.images import ImageError, decode, read_bytes
 
 # 134 megapixels, 400 MB once decoded: more than any camera takes, little enough for a few worker processes.
 MAX_PIXELS = 2**27
@@ -18,19 +17,20 @@ MAX_PIXELS = 2**27
 Image.MAX_IMAGE_PIXELS = None  # the limit above answers, in our words
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112  # the EXIF tag
+REMEDY = "replace it, or take it out of the split"
 
 # OpenCV's own threads would fight the loader's processes for the cores.
 cv2.setNumThreads(0)
 
 
 def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Decodes a photo.
+    """Decodes a photo, turned as its annotation sees it.
 
-    VOC's tools take pixels as they are stored and ignore the orientation that EXIF may ask for; but annotation tools
-    that show photos upright note the upright size. So the annotation's size decides.
+    Annotation tools show photos upright, as EXIF says; only where the annotation gives the size of the pixels as they are
+    stored, as VOC's own tools do, are they taken so.
 
     Args:
-        path: a file that OpenCV reads: jpg, png, bmp, webp; grey, palette and alpha become RGB.
+        path: a file that OpenCV reads; grey, palette and alpha become RGB.
         size: width and height that the annotation gives, or (0, 0).
 
     Returns:
@@ -40,16 +40,14 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
         DataError: the file is missing, is no image, or has another size.
     """
     try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    image = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise DataError(f"{path}: is no image that can be decoded; replace it, or take it out of the split")
-    if size[0] and (image.shape[1], image.shape[0]) == (size[1], size[0]) != size:
-        image = _decode(encoded, cv2.IMREAD_COLOR_RGB)
-    if image is None or (size[0] and (image.shape[1], image.shape[0]) != size):
-        got = "nothing" if image is None else f"{image.shape[1]} × {image.shape[0]}"
+        encoded = read_bytes(path)
+        image = decode(encoded, path)
+        if size[0] and (image.shape[1], image.shape[0]) == size[::-1] != size:
+            image = decode(encoded, path, upright=False)
+    except ImageError as error:
+        raise DataError(f"{error}; {REMEDY}") from None
+    if size[0] and (image.shape[1], image.shape[0]) != size:
+        got = f"{image.shape[1]} × {image.shape[0]}"
         raise DataError(f"{path}: the annotation says {size[0]} × {size[1]} pixels, the photo has {got}; mend <size>")
     return image
 
@@ -61,25 +59,25 @@ def inspect_photo(path: Path) -> PhotoSize:
         Damaged: the file is missing, empty, no image, cut off, or larger than MAX_PIXELS.
     """
     try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
+        encoded = read_bytes(path)
+    except ImageError as error:
+        raise Unreachable(str(error)) from None
     if not encoded.size:
-        raise Damaged(f"{path}: is empty; replace it, or take it out of the split")
+        raise Damaged(f"{path}: is empty; {REMEDY}")
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(encoded.data)) as header:
             warnings.simplefilter("ignore")  # of EXIF blocks that are broken: they count as none
             width, height = header.size
             is_rotated = _is_rotated(header)
     except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come
-        raise Damaged(f"{path}: is no image ({type(error).__name__}); replace it, or take it out of the split") from None
+        raise Damaged(f"{path}: is no image ({type(error).__name__}); {REMEDY}") from None
     if width * height > MAX_PIXELS:
         raise Damaged(f"{path}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
-    image = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise Damaged(f"{path}: cannot be decoded, being damaged or cut off; replace it, or take it out of the split")
-    upright = _decode(encoded, cv2.IMREAD_COLOR_RGB) if is_rotated else image
-    assert upright is not None
+    try:
+        image = decode(encoded, path, upright=False)
+        upright = decode(encoded, path) if is_rotated else image
+    except ImageError:
+        raise Damaged(f"{path}: cannot be decoded, being damaged or cut off; {REMEDY}") from None
     return PhotoSize(image.shape[1], image.shape[0], upright.shape[1], upright.shape[0])
 
 
@@ -88,12 +86,3 @@ def _is_rotated(header: Image.Image) -> bool:
     if header.format == "PNG" and "exif" not in header.info:
         return False  # to ask further would be to decode all of it
     return header.getexif().get(ORIENTATION) in ROTATED
-
-
-def _decode(encoded: np.ndarray, flags: int) -> np.ndarray | None:
-    if not encoded.size:
-        return None
-    try:
-        return cv2.imdecode(encoded, flags)
-    except cv2.error:
-        return None

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.images import SUFFIXES
 from data.remembered import forget, recall, remember
+from ssd.system.images import SUFFIXES
 
 KEPT = 8  # files of one folder: its splits, read with several options
 SAID = "said"  # the array that is JSON

@@ -31,12 +31,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.images import SUFFIXES
 from ssd.boxes import edges_to_voc
 from ssd.config import ConfigError
-from ssd.deploy.predictor import Detections, ImageError, Predictor, read_upright
+from ssd.deploy.predictor import Detections, Predictor
 from ssd.evaluation.pictures import draw_boxes
 from ssd.system.errors import UsageError
+from ssd.system.images import SUFFIXES, ImageError, read_photo
 from ssd.weights.checkpoint import CheckpointError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -187,7 +187,7 @@ def detect_photos(
             pixels: dict[str, np.ndarray] = {}
             for name in names[start : start + options.batch_size]:
                 try:
-                    pixels[name] = read_upright(photos[name])
+                    pixels[name] = read_photo(photos[name])
                 except ImageError as error:
                     yield error
             for (name, image), detections in zip(pixels.items(), predictor.detect(list(pixels.values())), strict=True):

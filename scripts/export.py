@@ -32,12 +32,12 @@ import onnxruntime
 import torch
 
 from data.annotation import DataError
-from data.images import SUFFIXES
 from ssd.config import ConfigError
 from ssd.config_file import parse_config
 from ssd.deploy.export import INPUT, OUTPUTS, export_onnx, export_torch
-from ssd.deploy.predictor import Detections, ImageError, Predictor, read_upright
+from ssd.deploy.predictor import Detections, Predictor
 from ssd.system.errors import UsageError
+from ssd.system.images import SUFFIXES, ImageError, read_photo
 from ssd.training.datasets import load_val_photos
 from ssd.training.run import Run
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
         state = load_checkpoint(options.checkpoint)
         predictor = Predictor.from_state(state, options.device, "float32", **thresholds)
-        photos = [read_upright(path) for path in find_photos(state, options.photos)]
+        photos = [read_photo(path) for path in find_photos(state, options.photos)]
         write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
         write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
     except (CheckpointError, ConfigError, DataError, ImageError, UsageError) as error:

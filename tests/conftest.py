@@ -10,9 +10,9 @@ import torch
 
 from data.shapes import CLASSES, write_shapes
 from ssd.config import ModelConfig
-from ssd.deploy.predictor import read_upright
 from ssd.model import SSD300
 from ssd.preparation import IMAGENET, fit, prepare
+from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +61,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> P
             module.momentum = 1  # takes a batch's statistics as they are
     with torch.no_grad():
         paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:16]
-        images = torch.from_numpy(np.stack([fit(read_upright(path), 300) for path in paths]))
+        images = torch.from_numpy(np.stack([fit(read_photo(path), 300) for path in paths]))
         model(prepare(images, IMAGENET))
         for head in model.conf:
             torch.nn.init.normal_(head.weight, std=0.01)

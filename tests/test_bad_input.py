@@ -230,7 +230,7 @@ ROWS = [
     Row("photo a dead link", link("JPEGImages/a.jpg", "nowhere"), "a.jpg"),
     Row("photo with another's suffix", photo(PNG)),
     Row("photo in capitals", rename("JPEGImages/a.jpg", "JPEGImages/a.JPG")),
-    Row("photo of unknown suffix", rename("JPEGImages/a.jpg", "JPEGImages/a.tif"), "no photo of that name"),
+    Row("photo of unknown suffix", rename("JPEGImages/a.jpg", "JPEGImages/a.gif"), "no photo of that name"),
     Row("photo twice", lambda folder: (folder / "JPEGImages/a.png").write_bytes(PNG), "has the same name"),
     Row("photo grey", by_pillow("L", "JPEG")),
     Row("photo with a palette", by_pillow("P", "PNG")),

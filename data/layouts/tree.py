@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from data.images import SUFFIXES
 from data.splits import role, words
+from ssd.system.images import SUFFIXES
 
 MAX_DEPTH = 12  # folders below each other
 READ = (".xml", ".txt", ".json", ".yaml", ".yml", ".names", ".labels")  # suffixes of what a layout may read

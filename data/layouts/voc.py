@@ -22,11 +22,11 @@ from data.annotation import (
     clipped_annotation,
     unknown_class,
 )
-from data.images import SUFFIXES
 from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, split_of, stem_of
 from data.listing import Entry
 from data.splits import role
 from ssd.boxes import voc_to_edges
+from ssd.system.images import SUFFIXES
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NUM_JUDGED = 20  # files by which a layout is recognised

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable, clipped_annotation, unknown_class
-from data.images import SUFFIXES
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of, stem_of
 from data.listing import Entry
 from data.splits import role
+from ssd.system.images import SUFFIXES
 
 TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
 NUM_JUDGED = 20  # files by which a layout is recognised

@@ -7,22 +7,18 @@ from typing import NamedTuple, Self
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.model import SSD300
 from ssd.preparation import Preparation, fit
 from ssd.system.device import choose_device, choose_precision
-from ssd.system.errors import UserError
+from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
 
 Photo = str | Path | np.ndarray | Image.Image | Tensor
-
-
-class ImageError(UserError):
-    """Something that is no photo; the message says which, and why not."""
 
 
 class Detections(NamedTuple):
@@ -108,8 +104,9 @@ class Predictor:
         """Detections in photos of any sizes.
 
         Args:
-            images: one photo or several, each one of: the path of a file (turned upright as its EXIF says); an array
-                `[H, W, 3]` or `[H, W]` uint8; a PIL image; a tensor `[3, H, W]`, uint8 or floats in 0..1, RGB.
+            images: one photo or several, each one of: the path of a file; an array `[H, W, 3]` or `[H, W]` uint8; a PIL
+                image; a tensor `[3, H, W]`, uint8 or floats in 0..1, RGB. Files and PIL images are turned
+                upright as their EXIF says, and boxes are those of the upright photo.
             bgr: arrays have their channels in OpenCV's order; otherwise RGB.
             batch_size: photos that go through the network at once.
 
@@ -148,9 +145,9 @@ def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:
         ImageError: it is no photo; `number` names what has no path.
     """
     if isinstance(photo, str | Path):
-        return read_upright(Path(photo))
+        return read_photo(photo)
     if isinstance(photo, Image.Image):
-        return np.asarray(photo.convert("RGB"))
+        return _pillow_to_pixels(photo, number)
     where = f"image {number}"
     if isinstance(photo, Tensor):
         if photo.ndim != 3 or photo.shape[0] != 3:
@@ -169,20 +166,11 @@ def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:
     return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB) if bgr else np.ascontiguousarray(photo)
 
 
-def read_upright(path: Path) -> np.ndarray:
-    """A photo from a file, turned as its EXIF says, `[H, W, 3]` uint8 RGB.
-
-    Raises:
-        ImageError: the file is missing, or no image that can be decoded.
-    """
-    try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ImageError(f"{path}: is no image that can be decoded")
-    return image
+def _pillow_to_pixels(photo: Image.Image, number: int) -> np.ndarray:
+    """A PIL image, turned upright as its EXIF says, as `[H, W, 3]` uint8 RGB."""
+    upright = ImageOps.exif_transpose(photo)
+    if upright.mode in ("I", "F"):
+        raise ImageError(f"image {number}: expected a PIL image of 8 or 16 bits, got mode {upright.mode}")
+    if upright.mode.startswith("I;16"):  # Pillow would cut off at 255 what should be scaled to it
+        return cv2.cvtColor((np.asarray(upright) >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    return np.asarray(upright.convert("RGB"))

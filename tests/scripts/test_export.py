@@ -12,7 +12,8 @@ import torch
 from data.shapes import CLASSES
 from scripts import export
 from ssd.deploy.export import resize
-from ssd.deploy.predictor import Predictor, read_upright
+from ssd.deploy.predictor import Predictor
+from ssd.system.images import read_photo
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
 from tests.processes import completed
@@ -42,7 +43,7 @@ def test_a_batch_of_any_size_gives_what_pytorch_gives(exported, checkpoint, shap
     paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:6]
     predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)
     for size, numbers in (((200, 310), (0, 1, 2)), ((301, 299), (3,)), ((600, 500), (4, 5))):
-        photos = [cv2.resize(read_upright(paths[i]), size) for i in numbers]
+        photos = [cv2.resize(read_photo(paths[i]), size) for i in numbers]
         num_detections, box_difference, score_difference = export.compare(run, predictor, photos)
         assert num_detections > 3
         assert box_difference < 0.5
@@ -119,7 +120,7 @@ def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shape
     assert "with 0 detections" not in shown
     _, metadata = export.load_program(path, kind, torch.device("cpu"))
     assert json.loads(metadata["thresholds"]) == {"score_thresh": 0.35, "nms_thresh": 0.45, "top_k": 400 * len(CLASSES)}
-    photos = [cv2.resize(read_upright(each), (310, 200)) for each in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:3]]
+    photos = [cv2.resize(read_photo(each), (310, 200)) for each in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:3]]
     np.save(tmp_path / "images.npy", np.stack([*photos, np.zeros_like(photos[0])]))
     words = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "images.npy"), str(tmp_path / "found.npz")]
     done = completed(words, timeout=120, cwd=tmp_path)

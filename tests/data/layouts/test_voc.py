@@ -191,7 +191,7 @@ def test_the_annotation_decides_about_exif_rotation(tmp_path):
     assert upright.shape == (40, 20, 3)
     assert stored[10, 35].mean() > 200
     assert upright[35, 10].mean() > 200
-    assert read_image(tmp_path / "a.jpg").shape == (20, 40, 3)
+    assert read_image(tmp_path / "a.jpg").shape == (40, 20, 3)  # an annotation without a size is upright, as tools show photos
 
 
 def test_images_that_cannot_be_read(tmp_path):

@@ -7,9 +7,10 @@ from PIL import Image
 from data.loader import Samples
 from data.photos import load_photos
 from ssd.config import SourceConfig
-from ssd.deploy.predictor import ImageError, Predictor, read_upright, to_pixels
+from ssd.deploy.predictor import Predictor, to_pixels
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.preparation import Preparation
+from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
 
 
@@ -24,7 +25,7 @@ def paths(shapes_root):
 
 
 def test_every_kind_of_photo_gives_the_same(predictor, paths):
-    rgb = [read_upright(path) for path in paths]
+    rgb = [read_photo(path) for path in paths]
     kinds = {
         "path": paths,
         "text": [str(path) for path in paths],
@@ -64,8 +65,16 @@ def test_photos_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.png", exif=exif)
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_upright(tmp_path / "turned.jpg").shape == (9, 6, 3)
+    with Image.open(tmp_path / "turned.png") as opened:
+        np.testing.assert_array_equal(to_pixels(opened), np.rot90(np.asarray(image), -1))
+    np.testing.assert_array_equal(to_pixels(tmp_path / "turned.png"), np.rot90(np.asarray(image), -1))
+
+
+def test_pil_images_of_every_depth():
+    grey = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1000
+    assert to_pixels(Image.fromarray(grey)).tolist() == np.repeat((grey >> 8)[..., None], 3, axis=2).tolist()
+    with pytest.raises(ImageError, match="image 3: expected a PIL image of 8 or 16 bits, got mode F"):
+        to_pixels(Image.fromarray(grey.astype(np.float32)), 3)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +97,7 @@ def test_files_that_are_no_photos_are_refused(tmp_path):
     for name, content in (("empty.jpg", b""), ("text.jpg", b"hello")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ImageError, match=f"{name}: is no image"):
-            read_upright(tmp_path / name)
+            read_photo(tmp_path / name)
 
 
 def test_grey_photos_and_none_at_all(predictor):

@@ -1,0 +1,117 @@
+"""Photos and pictures as files: bytes to pixels and back, whatever the name, the format and the orientation.
+
+It is here, among what belongs to the machine, since training and prediction both read photos and neither uses the other.
+"""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ssd.system.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+# A file that cannot be read is told once, in our words; OpenCV would warn of it besides.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class ImageError(UserError):
+    """Something that is no photo, or a picture that cannot be written; the message says which, and why not."""
+
+
+def read_photo(path: str | Path) -> np.ndarray:
+    """A photo from a file, turned upright as its EXIF says, `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        ImageError: the file is missing, or no image that can be decoded.
+    """
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> np.ndarray:
+    """All bytes of a file, `[n]` uint8.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ImageError(f"{printable(path)}: cannot be read: {error.strerror}") from None
+
+
+def decode(encoded: np.ndarray, path: str | Path, upright: bool = True) -> np.ndarray:
+    """The pixels of an encoded photo; grey, palette, alpha and 16 bits become 8-bit RGB.
+
+    Args:
+        encoded: `[n]` uint8, the bytes of a file.
+        path: of the file, for the message.
+        upright: turned as EXIF says, or as the pixels are stored. TIFF's own readers always turn.
+
+    Returns:
+        `[H, W, 3]` uint8, RGB.
+
+    Raises:
+        ImageError: OpenCV cannot decode it.
+    """
+    if not encoded.size:
+        raise ImageError(f"{printable(path)}: is no image that can be decoded: it is empty")
+    flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(_without_profile(encoded), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(f"{printable(path)}: is no image that can be decoded")
+    return image
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Writes a picture `[H, W, 3]` uint8 RGB, in the format that its suffix names; folders on the way are made.
+
+    Raises:
+        ImageError: the format has no room for a picture of that size.
+        OSError: the file cannot be written.
+    """
+    # Not by cv2.imwrite, which ends the process on a name that is not UTF-8.
+    try:
+        is_encoded, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        is_encoded, encoded = False, np.zeros(0, np.uint8)
+    if not is_encoded:
+        height, width = image.shape[:2]
+        raise ImageError(f"{printable(path)}: {width} × {height} pixels cannot be written as {path.suffix.lower()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded.tobytes())
+
+
+def printable(name: str | Path) -> str:
+    r"""A file's name as text that every format and terminal takes: bytes that are not UTF-8 and control characters as \x..."""
+    return "".join(_escaped(letter) if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in str(name))
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"  # as os.fsdecode hides such bytes in a text
+
+
+def _without_profile(encoded: np.ndarray) -> np.ndarray:
+    """A PNG without its colour profile: OpenCV makes no use of it, but libpng prints a warning where it is not in order."""
+    if encoded[: len(PNG)].tobytes() != PNG:
+        return encoded
+    start = len(PNG)
+    while start + 8 <= len(encoded):
+        end = start + 12 + int.from_bytes(encoded[start : start + 4].tobytes(), "big")
+        kind = encoded[start + 4 : start + 8].tobytes()
+        if kind == b"iCCP":
+            return np.concatenate([encoded[:start], encoded[end:]])
+        if kind == b"IDAT":
+            break
+        start = end
+    return encoded

@@ -1,0 +1,91 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.loader import Samples
+from data.photos import load_photos
+from ssd.config import SourceConfig
+from tests.data.layouts.test_voc import item, xml
+
+# How to store an upright picture so that the EXIF orientation turns it back.
+STORED = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a), 7: lambda a: np.rot90(a[::-1]), 8: lambda a: np.rot90(a, -1),
+}  # fmt: skip
+BOX = (32, 16, 64, 48)  # edges of the object, the only bright one
+
+
+def voc(folder, width: int, height: int, with_size: bool = True) -> None:
+    (folder / "Annotations").mkdir()
+    x1, y1, x2, y2 = BOX
+    text = xml(item(box=(x1 + 1, y1 + 1, x2, y2)), size=(width, height) if with_size else None)
+    (folder / "Annotations/a.xml").write_text(text)
+
+
+def bare_voc(folder, width: int, height: int) -> None:
+    voc(folder, width, height, with_size=False)
+
+
+def coco(folder, width: int, height: int) -> None:
+    x1, y1, x2, y2 = BOX
+    (folder / "JPEGImages").rename(folder / "images")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+
+
+def yolo(folder, width: int, height: int) -> None:
+    (folder / "JPEGImages").rename(folder / "images")
+    (folder / "labels").mkdir()
+    x1, y1, x2, y2 = BOX
+    (folder / "labels/a.txt").write_text(
+        f"0 {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} {(x2 - x1) / width} {(y2 - y1) / height}"
+    )
+    (folder / "classes.txt").write_text("cat\n")
+
+
+def loaded(folder, pixels: np.ndarray, orientation: int, write) -> tuple[np.ndarray, list[float]]:
+    """A photo as training gets it, and its box."""
+    (folder / "JPEGImages").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(folder / "JPEGImages/a.jpg", exif=exif, quality=95)
+    write(folder)
+    photos = load_photos([SourceConfig(path=folder.name)], folder.parent, ["cat"]).photos
+    return Samples(photos, 300, (0, 0, 0)).image(0), photos.boxes[0].tolist()
+
+
+def covers(image: np.ndarray, box: list[float]) -> bool:
+    x1, y1, x2, y2 = np.rint(box).astype(int)
+    inside = image[y1:y2, x1:x2]
+    return inside.mean() > 180 and (image > 128).all(axis=2).sum() == pytest.approx(inside[..., 0].size, rel=0.1)
+
+
+@pytest.mark.parametrize("width, height", [(80, 80), (96, 80)])
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize(
+    "write", [voc, lambda *size: voc(*size, with_size=False), coco, yolo], ids=["voc", "bare", "coco", "yolo"]
+)
+def test_boxes_drawn_on_upright_photos_fit(tmp_path, orientation, width, height, write):
+    upright = np.full((height, width, 3), 40, np.uint8)
+    upright[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 220
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, width, height))
+    assert image.shape == upright.shape
+    assert box == pytest.approx(BOX)
+    assert covers(image, box)
+
+
+@pytest.mark.parametrize("write", [voc, coco])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, orientation, write):
+    stored = np.full((80, 96, 3), 40, np.uint8)
+    stored[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 220
+    image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, 96, 80))
+    assert image.shape == stored.shape
+    assert covers(image, box)

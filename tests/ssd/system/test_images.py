@@ -1,0 +1,73 @@
+import io
+import os
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from ssd.system.images import ImageError, decode, printable, read_bytes, read_photo, write_picture
+
+# Every pixel block of its own colour, wide enough for lossy formats.
+PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8))
+
+
+def save(path, orientation: int) -> Image.Image:
+    """Saves the pixels; returns them as another library turns them upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if path.suffix == ".webp" else {"subsampling": 0} if path.suffix == ".jpg" else {}
+    Image.fromarray(PIXELS).save(path, exif=exif, **options)
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright(tmp_path, suffix, orientation):
+    path = tmp_path / f"a{suffix}"
+    expected = np.asarray(save(path, orientation)).astype(int)
+    image = read_photo(path)
+    assert image.shape == expected.shape
+    assert np.abs(image - expected).mean() < 6
+    if suffix != ".tif":  # whose readers turn it in any case
+        assert np.abs(decode(read_bytes(path), path, upright=False).astype(int) - PIXELS).mean() < 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_names_that_are_not_utf_8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"\xff.png")
+    write_picture(path, PIXELS)
+    np.testing.assert_array_equal(read_photo(path), PIXELS)
+    with pytest.raises(ImageError, match=r"caf\\xe9/none.jpg: cannot be read"):
+        read_photo(path.with_name("none.jpg"))
+    assert printable(path).endswith("caf\\xe9/\\xff.png")
+    assert printable("чайка 猫\n.jpg") == "чайка 猫\\x0a.jpg"
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "I;16"])
+def test_tiff_of_every_kind(tmp_path, mode):
+    grey = PIXELS[..., 1]
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    image.save(tmp_path / "a.tiff")
+    expected = (grey > 127) * 255 if mode == "1" else grey
+    found = read_photo(tmp_path / "a.tiff")
+    assert found.shape == PIXELS.shape
+    if mode != "1":  # which is dithered
+        np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, axis=2), atol=1)
+
+
+def test_no_library_says_anything(tmp_path, capfd):
+    content = io.BytesIO()
+    Image.fromarray(PIXELS).save(content, "PNG", icc_profile=b"no profile" * 20)
+    (tmp_path / "a.png").write_bytes(content.getvalue())
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), PIXELS)
+    for suffix in (".png", ".jpg", ".tif", ".webp", ".bmp"):
+        encoded = cv2.imencode(suffix, PIXELS)[1]
+        (tmp_path / f"cut{suffix}").write_bytes(encoded[: len(encoded) // 2].tobytes())
+        with pytest.raises(ImageError, match=f"cut{suffix}: is no image that can be decoded"):
+            read_photo(tmp_path / f"cut{suffix}")
+    with pytest.raises(ImageError, match="70000 × 1 pixels cannot be written as"):
+        write_picture(tmp_path / "too.jpg", np.zeros((1, 70000, 3), np.uint8))
+    assert capfd.readouterr() == ("", "")
