@@ -6,7 +6,7 @@ import pytest
 import train
 from data.photos import Photos, load_photos
 from scripts import new_config
-from ssd.config import load_config
+from ssd.config_file import load_config
 from tests.data.layouts.exports import EXPORTS, NAMES, SHOTS, Export
 
 SMALL = ["train.epochs=null", "train.iterations=3", "train.batch_size=2", "model.width=0.05", "data.workers=0", "device=cpu"]
