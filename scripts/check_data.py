@@ -7,91 +7,41 @@ where many are like that, other sizes (`model.dboxes: coco`) or larger photos he
 
 import argparse
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-import torch
-
-from data.annotation import DataError
-from data.photos import Photos
-from ssd.boxes import iou, to_corners
-from ssd.config import ConfigError
 from ssd.config_file import load_config
-from ssd.dbox import DBOX_SPECS, make_dbox_list
-from ssd.preparation import IMAGENET
-from ssd.system.stop import Stopped
-from ssd.training.datasets import load_photos
-from ssd.training.run import Run
-
-EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
-CHUNK = 1024  # objects compared with all DBoxes at once
+from ssd.system.command import command
+from ssd.system.errors import UserError
+from ssd.system.stop import StopRequest
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     options = parser.parse_intermixed_args(arguments)
+    config = load_config(options.config, options.overrides)
+    stop = StopRequest()
+    stop.listen()
+
+    from data.annotation import DataError
+    from data.coverage import best_overlaps, show
+    from ssd.dbox import DBOX_SPECS, make_dbox_list
+    from ssd.training.datasets import load_photos
+    from ssd.training.run import Run
+
     try:
-        run = Run.alone(load_config(options.config, options.overrides))
-        run.stop.listen()
-        train_photos, val_photos = load_photos(run, max_faults=None)
-    except (ConfigError, DataError) as error:
-        lines = str(error).splitlines()
-        for line in lines:
-            print(f"error: {line}", file=sys.stderr)
-        print(f"{len(lines)} faults", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        return stopped.exit_code
-    dbox_list = make_dbox_list(DBOX_SPECS[run.config.model.dboxes])
-    for part, photos in (("train", train_photos), ("val", val_photos)):
-        show(part, photos, best_overlaps(photos, dbox_list), run.config.loss.jaccard_thresh, run.config.model.dboxes)
+        parts = load_photos(Run.alone(config, stop), max_faults=None)
+    except DataError as error:
+        raise UserError(f"{error}\n{len(str(error).splitlines())} faults") from None
+    dbox_list = make_dbox_list(DBOX_SPECS[config.model.dboxes])
+    for name, photos in zip(("train", "val"), parts, strict=True):
+        show(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, config.model.dboxes)
     print("\nno faults")
     return 0
-
-
-def best_overlaps(photos: Photos, dbox_list: torch.Tensor) -> np.ndarray:
-    """The largest overlap of each object with any DBox `[N]`."""
-    corners = to_corners(dbox_list)
-    chunks = torch.from_numpy(relative_boxes(photos)).split(CHUNK)
-    return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
-
-
-def relative_boxes(photos: Photos) -> np.ndarray:
-    """All objects `[N, 4]` as corners relative to their photo."""
-    sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
-    return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
-
-
-def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
-    """Prints one part's figures."""
-    counts = np.diff(photos.starts)
-    print(f"\ndata.{part}: {len(photos)} photos, {len(photos.labels)} objects; {int((counts == 0).sum())} photos without any")
-    if not len(photos.labels):
-        return
-    widths, heights = photos.sizes.T
-    print(f"photos: {widths.min()} to {widths.max()} pixels wide, {heights.min()} to {heights.max()} high; "
-          f"objects a photo: {counts.mean():.1f} on average, {counts.max()} at most")  # fmt: skip
-    width = max(len("class"), *map(len, photos.classes))
-    print(f"  {'class':{width}}  objects  difficult  photos")
-    owners = np.repeat(np.arange(len(photos)), counts)
-    for label, name in enumerate(photos.classes):
-        of_class = photos.labels == label
-        difficult = int(photos.difficult[of_class].sum())
-        print(f"  {name:{width}}  {int(of_class.sum()):7d}  {difficult:9d}  {len(np.unique(owners[of_class])):6d}")
-    boxes = relative_boxes(photos) * IMAGENET.size
-    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
-    print(f"  side in the {IMAGENET.size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")
-    for low, high in pairwise(EDGES):
-        inside = (sides >= low) & (sides < high)
-        if inside.any():
-            label = f"{low} to {min(high, IMAGENET.size)}"
-            print(f"  {label:>27}  {int(inside.sum()):7d}  {(overlaps[inside] >= thresh).mean():7.1%}")
-    print(f"  {'all':>27}  {len(sides):7d}  {(overlaps >= thresh).mean():7.1%}")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ found out. To train from such weights no conversion is needed: name the file in 
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.dbox import DBOX_SPECS
-from ssd.weights.checkpoint import CheckpointError, save_checkpoint
-from ssd.weights.formats import load_any
+from ssd.config import ModelConfig
+from ssd.system.command import command
+from ssd.system.errors import UsageError
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="the other project's file")
@@ -25,25 +27,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--classes", metavar="A,B,...", help="names in the file's order, without background; by default VOC or COCO"
     )
-    parser.add_argument(
-        "--dboxes", choices=sorted(DBOX_SPECS), help="sizes of its DBoxes; by default coco for COCO's classes, or voc"
-    )
+    kinds = get_args(ModelConfig.model_fields["dboxes"].annotation)
+    parser.add_argument("--dboxes", choices=kinds, help="sizes of its DBoxes; by default coco for COCO's classes, or voc")
     options = parser.parse_args(arguments)
     output = options.output or options.file.with_suffix(".converted.pt")
-    try:
-        if output.exists():
-            raise CheckpointError(f"{output}: exists already; remove it, or choose another --output")
-        classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
-        state, project = load_any(options.file, classes, options.dboxes)
-        if project == "here":
-            raise CheckpointError(f"{options.file}: is a checkpoint of this application already")
-        save_checkpoint(output, state)
-    except CheckpointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    if output.exists():
+        raise UsageError(f"{output}: exists already; remove it, or choose another --output")
+
+    from ssd.weights.checkpoint import CheckpointError, save_checkpoint
+    from ssd.weights.formats import load_any
+
+    classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
+    state, project = load_any(options.file, classes, options.dboxes)
+    if project == "here":
+        raise CheckpointError(f"{options.file}: is a checkpoint of this application already")
+    save_checkpoint(output, state)
     model, mean = state.config["model"], ", ".join(f"{value:g}" for value in state.preparation["mean"])
     print(f"layout: {project}; {len(state.weights)} tensors")
     print(f"classes: {', '.join(state.classes)}")

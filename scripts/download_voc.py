@@ -17,13 +17,18 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from torchvision.datasets.voc import DATASET_YEAR_DICT
 from tqdm import tqdm
 
+from ssd.system.command import command
 from ssd.system.download import Digest, DownloadError, fetch
 from ssd.system.errors import UsageError
 
 MIRROR = "https://pjreddie.com/media/files/"
+ARCHIVES = (  # torchvision's name, year, split, photos of the split
+    ("2007", "2007", "trainval", 5011),
+    ("2007-test", "2007", "test", 4952),
+    ("2012", "2012", "trainval", 11540),
+)
 UNPACKED = 1.1  # size of what an archive holds, against its own
 
 
@@ -38,21 +43,20 @@ class Archive(NamedTuple):
     num_photos: int  # of the split
 
 
-def archive(key: str, year: str, split: str, num_photos: int) -> Archive:
-    """One of the archives that torchvision knows, with its digest."""
-    entry = DATASET_YEAR_DICT[key]
-    urls = (entry["url"], MIRROR + entry["filename"])
-    return Archive(entry["filename"], Digest("md5", entry["md5"]), urls, year, split, num_photos)
+def voc_archives() -> list[Archive]:
+    """The archives, with the digests that torchvision knows."""
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # takes PyTorch's seconds to load
+
+    archives = []
+    for key, year, split, num_photos in ARCHIVES:
+        entry = DATASET_YEAR_DICT[key]
+        urls = (entry["url"], MIRROR + entry["filename"])
+        archives.append(Archive(entry["filename"], Digest("md5", entry["md5"]), urls, year, split, num_photos))
+    return archives
 
 
-ARCHIVES = (
-    archive("2007", "2007", "trainval", 5011),
-    archive("2007-test", "2007", "test", 4952),
-    archive("2012", "2012", "trainval", 11540),
-)
-
-
-def main(arguments: list[str] | None = None, archives: Sequence[Archive] = ARCHIVES) -> int:
+@command(resume="the same command resumes the download")
+def main(arguments: list[str] | None = None, archives: Sequence[Archive] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--years", default="2007,2012", metavar="Y,...", help="2007, 2012 or both, which is the default")
     parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="FOLDER", help="where VOCdevkit goes (datasets)")
@@ -60,36 +64,25 @@ def main(arguments: list[str] | None = None, archives: Sequence[Archive] = ARCHI
     parser.add_argument("--keep", action="store_true", help="keep the archives after unpacking")
     options = parser.parse_args(arguments)
     years = options.years.split(",")
-    try:
-        unknown = set(years) - {each.year for each in archives}
-        if unknown:
-            raise UsageError(f"--years {', '.join(sorted(unknown))}: known are 2007 and 2012")
-        local = local_files(options.files, archives)
-        for each in archives:
-            if each.year not in years or (options.files and each.file not in local):
-                continue
-            if count(options.root, each) == each.num_photos:
-                print(f"VOC{each.year} {each.split}: is there already, {each.num_photos:,} photos")
-                continue
-            path = local.get(each.file) or download(each, options.root)
-            unpack(path, options.root)
-            found = count(options.root, each)
-            if found != each.num_photos:
-                raise DownloadError(
-                    f"VOC{each.year} {each.split}: {found:,} photos after unpacking, expected {each.num_photos:,}"
-                )
-            if each.file not in local and not options.keep:
-                path.unlink()
-            print(f"VOC{each.year} {each.split}: {found:,} photos in {options.root / 'VOCdevkit' / f'VOC{each.year}'}")
-    except (DownloadError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        print(f"error: {error.filename or options.root}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes the download", file=sys.stderr)
-        return 130
+    unknown = set(years) - {year for _, year, _, _ in ARCHIVES}
+    if unknown:
+        raise UsageError(f"--years {', '.join(sorted(unknown))}: known are 2007 and 2012")
+    archives = voc_archives() if archives is None else archives
+    local = local_files(options.files, archives)
+    for each in archives:
+        if each.year not in years or (options.files and each.file not in local):
+            continue
+        if count(options.root, each) == each.num_photos:
+            print(f"VOC{each.year} {each.split}: is there already, {each.num_photos:,} photos")
+            continue
+        path = local.get(each.file) or download(each, options.root)
+        unpack(path, options.root)
+        found = count(options.root, each)
+        if found != each.num_photos:
+            raise DownloadError(f"VOC{each.year} {each.split}: {found:,} photos after unpacking, expected {each.num_photos:,}")
+        if each.file not in local and not options.keep:
+            path.unlink()
+        print(f"VOC{each.year} {each.split}: {found:,} photos in {options.root / 'VOCdevkit' / f'VOC{each.year}'}")
     return 0
 
 

@@ -20,10 +20,10 @@ import torch
 import yaml
 
 from data.annotation import DataError
+from data.coverage import best_overlaps
 from data.layouts.find import find_layout
 from data.photos import Photos, load_photos
 from data.splits import choose
-from scripts.check_data import best_overlaps
 from ssd.config import ConfigError, SourceConfig
 from ssd.config_file import load_config
 from ssd.dbox import DBOX_SPECS, make_dbox_list

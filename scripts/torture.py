@@ -20,11 +20,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import yaml
-
-from data.shapes import CLASSES, write_shapes
-from ssd.weights.checkpoint import CheckpointError, digest, load_checkpoint
-
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = (
     {"train.precision": "float32", "data.workers": 0, "train.accumulate": 1},
@@ -44,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.kills < 1 or options.iterations < 1:
         parser.error("--kills and --iterations have to be at least 1")
+
+    from data.shapes import write_shapes
+
     instants = random.Random(options.seed)
     survived, differences = 0, []
     with tempfile.TemporaryDirectory() as name:
@@ -71,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_config(folder: Path, iterations: int) -> Path:
     """A run so small that many of them fit into minutes, which saves at every step."""
+    from data.shapes import CLASSES
+
     values: dict[str, Any] = {
         "device": "cpu",
         "data": {
@@ -86,7 +86,7 @@ def write_config(folder: Path, iterations: int) -> Path:
         "eval": {"every": 5, "batch_size": 4},
     }
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(json.dumps(values))  # which is YAML too
     return path
 
 
@@ -150,6 +150,8 @@ def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, 
 
 def iterations_done(output: Path) -> int:
     """How far the run got."""
+    from ssd.weights.checkpoint import CheckpointError, load_checkpoint
+
     try:
         return load_checkpoint(output / "checkpoints" / "last.pt").iteration
     except CheckpointError:
@@ -158,6 +160,8 @@ def iterations_done(output: Path) -> int:
 
 def compare(one: Path, other: Path) -> list[str]:
     """What differs between two finished runs."""
+    from ssd.weights.checkpoint import digest, load_checkpoint
+
     differences = []
     for name in ("last.pt", "best.pt"):
         first, second = (load_checkpoint(folder / "checkpoints" / name) for folder in (one, other))

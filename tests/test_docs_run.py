@@ -202,7 +202,7 @@ def check_make(command: str, project: Path) -> None:
 def check_download(command: str, project: Path, monkeypatch, capsys) -> None:
     """With small archives, on this machine, in the place of the real ones."""
     archives = []
-    for each in download_voc.ARCHIVES:
+    for each in download_voc.voc_archives():
         path = project / "mirror" / each.file
         path.parent.mkdir(exist_ok=True)
         base = f"VOCdevkit/VOC{each.year}"

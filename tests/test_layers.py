@@ -1,6 +1,8 @@
 """The import directions: paper and config, then the rooms of ssd/, data, training and deploy; each row uses those above it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ ROWS = [
     {"ssd.training", "ssd.deploy"},
 ]
 FORBIDDEN = {"data": {"ssd.weights", "ssd.evaluation"}, "ssd.deploy": {"data", "ssd.training"}}  # beside what stands below
+HEAVY = {"scripts/detect.py", "scripts/export.py", "scripts/benchmark.py", "scripts/new_config.py", "scripts/run_onnx.py"}
 PROGRAMS = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "ssd").rglob("*.py"), *(ROOT / "data").rglob("*.py")])
 MODULES = sorted([*(ROOT / "ssd").rglob("*.py"), *(ROOT / "data").rglob("*.py")])
 
@@ -68,3 +71,26 @@ def test_config_needs_no_torch():
         }
         names |= {node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
         assert not any("torch" in name for name in names), path
+
+
+# Runs every command without arguments that it can work with, all in one process; prints what was loaded before each answer.
+ANSWERS = """
+import runpy, sys
+for path, *arguments in (line.split() for line in sys.argv[1:]):
+    sys.argv = [path, *arguments]
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        print(path, *arguments, end.code, *(name for name in ("torch", "cv2", "matplotlib") if name in sys.modules), sep="|")
+"""
+
+
+def test_help_and_a_wrong_call_are_answered_before_anything_heavy_is_loaded():
+    """PyTorch alone takes seconds."""
+    commands = ["train.py", *(f"scripts/{path.name}" for path in sorted((ROOT / "scripts").glob("*.py")))]
+    calls = [f"{path} --help" for path in commands if path not in HEAVY]
+    calls += ["train.py --config configs/bccd.yaml train.learning_rate=1", "scripts/check_data.py configs/bccd.yaml trian.lr=1"]
+    done = subprocess.run([sys.executable, "-c", ANSWERS, *calls], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = [line for line in done.stdout.splitlines() if "|" in line and line.split("|")[0] in commands]
+    assert answers == [f"{call.replace(' ', '|')}|{0 if '--help' in call else 2}" for call in calls]

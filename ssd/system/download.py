@@ -15,13 +15,15 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from ssd.system.errors import Failure
+
 CHUNK = 2**20  # bytes
 STALL = 30.0  # seconds without a byte, after which a connection is given up
 ATTEMPTS = 5  # in a row without progress, over all addresses
 PAUSE = 2.0  # seconds before another attempt, twice as long each time
 
 
-class DownloadError(Exception):
+class DownloadError(Failure):
     """A file cannot be downloaded; the message gives the address and the reason."""
 
 

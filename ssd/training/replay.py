@@ -11,12 +11,15 @@ from torch import Tensor
 
 from data.loader import Samples, TrainOrder
 from ssd.batch import Batch, Targets
+from ssd.config import Config
+from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preparation import Preparation
+from ssd.preparation import Preparation, prepare
 from ssd.system.files import write_whole
 from ssd.training.run import Run
 from ssd.training.trainer import NonFiniteError
 from ssd.weights.checkpoint import CheckpointError, first_line
+from ssd.weights.pretrained import build_network
 
 
 class Fault(NamedTuple):
@@ -63,6 +66,26 @@ def load_fault(folder: Path) -> Fault:
     content, weights = loaded
     batch = Batch(content["images"], Targets(**content["targets"]), content["indices"])
     return Fault(content["iteration"], batch, content["paths"], Preparation(**content["preparation"]), weights)
+
+
+def replay(fault: Fault, config: Config, device: torch.device, dtype: torch.dtype) -> list[tuple[float, float, float, str]]:
+    """Both losses, the norm of their gradient, and the photo, for each photo of the batch."""
+    model = build_network(len(config.data.class_names) + 1, config.model).to(device).train()
+    model.load_state_dict(fault.weights)
+    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos)
+    # Batch normalisation needs the whole batch, so all photos go through the network together.
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        loc, conf, dbox_list = model(prepare(fault.batch.images, fault.preparation, device))
+    rows = []
+    for i, path in enumerate(fault.paths):
+        targets = fault.batch.targets
+        objects = (targets.labels[i] >= 0).nonzero().flatten()
+        own = Targets(targets.boxes[i : i + 1], targets.labels[i : i + 1], objects)
+        losses = criterion((loc[i : i + 1], conf[i : i + 1], dbox_list), own)
+        gradients = torch.autograd.grad(losses[0] + losses[1], list(model.parameters()), retain_graph=True, allow_unused=True)
+        norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        rows.append((losses[0].item(), losses[1].item(), norm.item(), path))
+    return rows
 
 
 @contextmanager

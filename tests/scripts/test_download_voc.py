@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scripts import download_voc
-from scripts.download_voc import ARCHIVES, Archive, download, unpack
+from scripts.download_voc import Archive, download, unpack, voc_archives
 from ssd.system import download as downloading
 from ssd.system.download import Digest
 
@@ -175,9 +175,9 @@ def test_links_are_refused(tmp_path):
 
 
 def test_the_real_archives_are_known():
-    assert [(each.year, each.split, each.num_photos) for each in ARCHIVES] == [
+    assert [(each.year, each.split, each.num_photos) for each in voc_archives()] == [
         ("2007", "trainval", 5011), ("2007", "test", 4952), ("2012", "trainval", 11540),
     ]  # fmt: skip
-    for each in ARCHIVES:
+    for each in voc_archives():
         assert len(each.digest.value) == 32
         assert all(url.endswith(each.file) for url in each.urls)

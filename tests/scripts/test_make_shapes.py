@@ -19,4 +19,4 @@ def test_impossible_requests(tmp_path, capsys):
     assert "at least 1" in capsys.readouterr().err
     (tmp_path / "file").write_text("x")
     assert main([str(tmp_path / "file"), "--train", "1", "--val", "1"]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'file'}: " in capsys.readouterr().err

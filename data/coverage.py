@@ -1,0 +1,53 @@
+"""What is in a data set: objects of each class, their sizes, and how well the default boxes cover them."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from data.photos import Photos
+from ssd.boxes import iou, to_corners
+from ssd.preparation import IMAGENET
+
+EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
+CHUNK = 1024  # objects compared with all DBoxes at once
+
+
+def best_overlaps(photos: Photos, dbox_list: torch.Tensor) -> np.ndarray:
+    """The largest overlap of each object with any DBox `[N]`."""
+    corners = to_corners(dbox_list)
+    chunks = torch.from_numpy(relative_boxes(photos)).split(CHUNK)
+    return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
+
+
+def relative_boxes(photos: Photos) -> np.ndarray:
+    """All objects `[N, 4]` as corners relative to their photo."""
+    sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
+    return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
+
+
+def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+    """Prints one part's figures."""
+    counts = np.diff(photos.starts)
+    print(f"\ndata.{part}: {len(photos)} photos, {len(photos.labels)} objects; {int((counts == 0).sum())} photos without any")
+    if not len(photos.labels):
+        return
+    widths, heights = photos.sizes.T
+    print(f"photos: {widths.min()} to {widths.max()} pixels wide, {heights.min()} to {heights.max()} high; "
+          f"objects a photo: {counts.mean():.1f} on average, {counts.max()} at most")  # fmt: skip
+    width = max(len("class"), *map(len, photos.classes))
+    print(f"  {'class':{width}}  objects  difficult  photos")
+    owners = np.repeat(np.arange(len(photos)), counts)
+    for label, name in enumerate(photos.classes):
+        of_class = photos.labels == label
+        difficult = int(photos.difficult[of_class].sum())
+        print(f"  {name:{width}}  {int(of_class.sum()):7d}  {difficult:9d}  {len(np.unique(owners[of_class])):6d}")
+    boxes = relative_boxes(photos) * IMAGENET.size
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    print(f"  side in the {IMAGENET.size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")
+    for low, high in pairwise(EDGES):
+        inside = (sides >= low) & (sides < high)
+        if inside.any():
+            label = f"{low} to {min(high, IMAGENET.size)}"
+            print(f"  {label:>27}  {int(inside.sum()):7d}  {(overlaps[inside] >= thresh).mean():7.1%}")
+    print(f"  {'all':>27}  {len(sides):7d}  {(overlaps >= thresh).mean():7.1%}")
