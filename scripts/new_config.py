@@ -3,40 +3,58 @@
     python scripts/new_config.py datasets/mine
     python train.py --config configs/mine.yaml
 
-The folder may be in VOC's layout (JPEGImages, Annotations), COCO's (a JSON file) or YOLO's (images, labels). Classes are those
+The folder may be in VOC's layout (an XML file a photo), COCO's (a JSON file) or YOLO's (a text file a photo). Classes are those
 that have objects; splits are taken as they are, or a fifth of the photos is set aside for evaluation. What fits the machine
 and the objects' sizes is chosen: with a GPU, the whole network from ImageNet weights; without, half of its width, from scratch.
+The file states what was chosen, with the reason; all other entries have their defaults, which docs/configuration.md lists.
 """
 
 import argparse
+import os
 import re
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import psutil
 import torch
-import yaml
+from ssd.system.command import command
+from tqdm import tqdm
 
-from data.annotation import DataError
 from data.coverage import best_overlaps
 from data.layouts.find import find_layout
-from data.photos import Photos, load_photos
+from data.photos import Loaded, Photos, load_photos
 from data.splits import choose
-from ssd.config import ConfigError, SourceConfig
-from ssd.config_file import load_config
+from ssd.config import SourceConfig
+from ssd.config_entries import whole
+from ssd.config_file import parse_config
+from ssd.config_yaml import dump_yaml, parse_yaml
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.system.errors import UsageError
+from ssd.system.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 # Samples that a run sees: a CPU with two cores takes half an hour for its number; on a GPU it is half of the paper's run.
 SAMPLES = {"cpu": 25_000, "cuda": 1_920_000}
 EPOCHS = {"cpu": (5, 150), "cuda": (20, 240)}  # at least, at most
+BATCH_SIZE = {"cpu": 16, "cuda": 32}
 EVALUATIONS = 5
-TEMPLATES = {"cpu": "bccd.yaml", "cuda": "ssd300_voc07.yaml"}
+MEMORY_SHARE = 0.25  # of the free memory, that decoded photos may take
+WIDTH = 128  # columns of a line of YAML
 
 
+class Choice(NamedTuple):
+    """The value of one entry, and why."""
+
+    value: Any
+    reason: str = ""
+
+
+@command()
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="photos with boxes, as VOC, COCO or YOLO")
@@ -45,19 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     name = re.sub(r"\W+", "_", options.folder.resolve().stem).strip("_") or "mine"
     output = options.output or ROOT / "configs" / f"{name}.yaml"
-    try:
-        if output.exists() and not options.overwrite:
-            raise UsageError(f"{output}: exists already; name another --output, or --overwrite")
-        text, summary = describe(options.folder, name, "cuda" if torch.cuda.is_available() else "cpu")
-        output.write_text(text, encoding="utf-8")
-        load_config(output)
-    except (ConfigError, DataError, UsageError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    if output.exists() and not options.overwrite:
+        raise UsageError(f"{output}: exists already; name another --output, or --overwrite")
+    text, summary = describe(options.folder, name, "cuda" if torch.cuda.is_available() else "cpu")
+    parse_config(parse_yaml(text, whole()), str(options.folder))
+    write_whole(output, lambda file: file.write(text.encode()))
     here = Path.cwd()
     shown = output.relative_to(here) if output.is_relative_to(here) else output
     print(summary)
@@ -70,7 +80,7 @@ def describe(folder: Path, name: str, device: str) -> tuple[str, str]:
 
     Raises:
         DataError: the folder is of no known layout, or something in it cannot be used.
-        UsageError: it holds no objects, or only one split.
+        UsageError: it holds no objects.
     """
     kind, layout = find_layout(folder)
     counts = layout.class_counts()
@@ -78,40 +88,41 @@ def describe(folder: Path, name: str, device: str) -> tuple[str, str]:
         raise UsageError(f"{folder}: no object was found in it")
     sources = choose(folder, layout.splits())
     root, path = place(folder)
-    loaded = [load_photos([SourceConfig(path=path, **source)], root, list(counts)) for source in sources]
+    loaded = [read(root, {"path": path, **source}, list(counts)) for source in sources]
     train, val = (part.photos for part in loaded)
-    dboxes, covered = choose_dboxes(train)
-    batch_size = 16 if device == "cpu" else 32
-    least, most = EPOCHS[device]
-    epochs = int(np.clip(round(SAMPLES[device] / len(train)), least, most))
-    iterations = max(1, epochs * len(train) // batch_size)
-    every = max(1, iterations // EVALUATIONS)
-    values = {
-        "output_dir": f"runs/{name}",
-        "data.classes": flow(list(counts)),
-        "data.root": flow(root),
-        "data.train": [flow({"path": path, **sources[0]})],
-        "data.val": [flow({"path": path, **sources[1]})],
-        "model.dboxes": f"{dboxes}  # voc: objects from a tenth of the photo | coco: smaller ones as well",
-        "augment.expand": "true  # shrinks photos into a larger canvas",
-        "train.batch_size": str(batch_size),
-        "train.iterations": "null",
-        "train.epochs": str(epochs),
-        "train.milestones": "null",
-        "train.warmup": str(min(500, iterations // 10)),
-        "checkpoint": f"{{every: {every}, keep: 2}}",
-        "eval.every": str(every),
-        "eval.metric": "voc10",
+    shares = dbox_shares(train)
+    choices = {
+        "output_dir": Choice(f"runs/{name}"),
+        "data.classes": Choice(list(counts)),
+        "data.root": Choice(root),
+        "data.train": Choice([{"path": path, **sources[0]}]),
+        "data.val": Choice([{"path": path, **sources[1]}]),
+        **cache_choice(train),
+        **damaged_choice(loaded),
+        **run_choices(device, len(train), shares),
     }
-    text = fill((ROOT / "configs" / TEMPLATES[device]).read_text(encoding="utf-8"), values)
-    header = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
+    head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     notes = [f"note: {note}\n" for note in dict.fromkeys(note for part in loaded for note in part.notes)]
+    dboxes = choices["model.dboxes"].value
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
-        f"DBoxes: {dboxes}, which cover {covered:.1%} of the objects; {epochs} epochs of batches of {batch_size}"
+        f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects; {choices['train.epochs'].value} epochs of batches "
+        f"of {BATCH_SIZE[device]}"
     )
-    return header + text, summary
+    return f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", summary
+
+
+def read(root: str, source: dict[str, Any], classes: list[str]) -> Loaded:
+    """The photos of one split, every one of them looked at, with a bar on a terminal."""
+    with tqdm(desc=f"reading {source['split']}", unit="photo", disable=None, leave=False) as bar:
+
+        def watch(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        workers = os.cpu_count() or 1
+        return load_photos([SourceConfig(**source)], root, classes, workers=workers, watch=watch, damaged="skip")
 
 
 def place(folder: Path) -> tuple[str, str]:
@@ -122,41 +133,89 @@ def place(folder: Path) -> tuple[str, str]:
     return str(parent.relative_to(here) if parent.is_relative_to(here) else parent), full.name
 
 
-def choose_dboxes(photos: Photos) -> tuple[str, float]:
-    """The kind of DBoxes that covers the objects best, and the share of the objects that it covers."""
-    shares = {name: float((best_overlaps(photos, make_dbox_list(spec)) >= 0.5).mean()) for name, spec in DBOX_SPECS.items()}
-    best = max(shares, key=lambda name: (round(shares[name], 2), name == "voc"))
-    return best, shares[best]
+def dbox_shares(photos: Photos) -> dict[str, float]:
+    """The share of the objects that each kind of DBoxes covers at overlap 0.5."""
+    return {name: float((best_overlaps(photos, make_dbox_list(spec)) >= 0.5).mean()) for name, spec in DBOX_SPECS.items()}
 
 
-def flow(value: object) -> str:
-    """A value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("...\n").strip()
+def choose_dboxes(shares: dict[str, float]) -> str:
+    """The kind of DBoxes that covers the objects best; the paper's, where that makes no difference of a percent."""
+    return max(shares, key=lambda name: (round(shares[name], 2), name == "voc"))
 
 
-def fill(template: str, values: dict[str, str | list[str]]) -> str:
-    """A recipe with other values; comments behind them stay, those at its head and of whole lists go."""
+def cache_choice(photos: Photos) -> dict[str, Choice]:
+    """Whether decoded photos are kept in memory."""
+    size = int(photos.sizes.astype(np.int64).prod(axis=1).sum()) * 3
+    if size > MEMORY_SHARE * psutil.virtual_memory().available:
+        return {}
+    return {"data.cache": Choice("ram", f"decoded once; all of them take {size / 2**30:.1f} GiB")}
+
+
+def damaged_choice(loaded: list[Loaded]) -> dict[str, Choice]:
+    """Whether damaged photos are left out."""
+    number = sum(part.num_damaged for part in loaded)
+    return {"data.damaged": Choice("skip", f"{number} cannot be read")} if number else {}
+
+
+def run_choices(device: str, num_photos: int, shares: dict[str, float]) -> dict[str, Choice]:
+    """Network, length and evaluations.
+
+    Args:
+        device: cpu or cuda.
+        num_photos: to train on.
+        shares: of the objects, that each kind of DBoxes covers.
+    """
+    batch_size = BATCH_SIZE[device]
+    epochs = int(np.clip(round(SAMPLES[device] / num_photos), *EPOCHS[device]))
+    iterations = max(1, epochs * num_photos // batch_size)
+    every = max(1, iterations // EVALUATIONS)
+    covered = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    dboxes = {"model.dboxes": Choice(choose_dboxes(shares), f"objects covered at overlap 0.5: {covered}")}
+    warmup = Choice(min(500, iterations // 10), "iterations")
+    if device == "cuda":
+        network = {"model.pretrained": Choice("imagenet", "a GPU has time for the whole network"), **dboxes}
+        training = {"train.epochs": Choice(epochs, f"{iterations:,} iterations of {batch_size} photos"), "train.warmup": warmup}
+    else:
+        network = {
+            "model.pretrained": Choice("none", "ImageNet weights fit the whole network only, which is slow on a CPU"),
+            "model.batch_norm": Choice(True, "what makes training from scratch work"),
+            "model.width": Choice(0.5, "a quarter of the arithmetic"),
+            **dboxes,
+        }
+        training = {
+            "train.batch_size": Choice(batch_size, "more updates from the same photos than with 32"),
+            "train.epochs": Choice(epochs, f"{iterations:,} iterations"),
+            "train.optimizer": Choice("adamw", "from scratch it learns faster than SGD"),
+            "train.weight_decay": Choice(0.05, "AdamW's steps do not shrink with the gradient: its decay is larger than SGD's"),
+            "train.schedule": Choice("cosine", "a short run ends at a learning rate of 0"),
+            "train.warmup": warmup,
+            "train.clip_grad_norm": Choice(10.0, "the first gradients from scratch are large"),
+            "train.ema": Choice(0.998, "averages about 500 iterations"),
+        }
+    return {
+        **network,
+        **training,
+        "checkpoint.every": Choice(every, "iterations"),
+        "checkpoint.keep": Choice(2, "last.pt and best.pt come on top"),
+        "eval.every": Choice(every, f"iterations: {EVALUATIONS} evaluations, or one more"),
+        "eval.metric": Choice("voc10", "the area; 11 points are coarse where objects are few"),
+    }
+
+
+def render(choices: dict[str, Choice]) -> str:
+    """The YAML of choices by dotted name, those of a section one after the other; each with its reason behind it."""
     lines = []
-    section, in_list = "", False
-    for line in template.splitlines():
-        entry = re.match(r"( *)([a-z_0-9]+):(.*)", line)
-        if line.startswith("#") or (in_list and not entry):
-            continue
-        assert entry, line
-        indent, key, rest = entry.groups()
-        section = section if indent else key
-        name = f"{section}.{key}" if indent else key
-        value = values.get(name)
-        in_list = isinstance(value, list)
-        if isinstance(value, list):
-            lines += [f"{indent}{key}:", *(f"{indent}  - {each}" for each in value)]
-        elif value is None:
-            lines.append(line)
-        else:
-            value, _, own_comment = value.partition("  # ")
-            comment = own_comment or rest.partition("  # ")[2].strip()
-            lines.append(f"{indent}{key}: {value}".ljust(31) + f" # {comment}" if comment else f"{indent}{key}: {value}")
+    current = ""
+    for name, (value, reason) in choices.items():
+        section, _, key = name.rpartition(".")
+        if section != current:
+            lines.append(f"{section}:")
+            current = section
+        indent = "  " if section else ""
+        line = f"{indent}{key}: {dump_yaml(value, in_line=True)}"
+        if len(line) > WIDTH:
+            line = textwrap.indent(dump_yaml({key: value}), indent).rstrip()
+        lines.append(f"{line:<27} # {reason}" if reason else line)
     return "\n".join(lines) + "\n"
 
 

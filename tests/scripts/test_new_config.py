@@ -1,11 +1,17 @@
 import json
+import os
+import re
 import shutil
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import yaml
 
 import train
-from data.photos import load_photos
+from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.config_file import load_config
@@ -52,7 +58,8 @@ def test_what_cannot_be_used_is_told(folders, capsys):
     for name, said in (("none", "no such folder"), ("empty", "is of no known layout")):
         assert new_config.main([str(folders / name), "--output", str(folders / "a.yaml")]) == 2
         assert said in capsys.readouterr().err
-    (folders / "voc/JPEGImages/000000.jpg").write_bytes(b"x")
+    for number in range(3):
+        (folders / f"voc/JPEGImages/{number:06}.jpg").write_bytes(b"x")
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 2
     assert "000000.jpg: is no image" in capsys.readouterr().err
     assert not (folders / "a.yaml").exists()
@@ -83,3 +90,120 @@ def test_a_train_split_alone_is_divided(shapes_root, tmp_path):
     listed = (tmp_path / "shapes/ImageSets/Main/train.txt").read_text().split()
     assert {Path(name).stem for name in names[0] | names[1]} == set(listed)
     assert not names[0] & names[1]
+
+
+def test_a_few_damaged_photos_are_left_out_and_told(folders, capsys):
+    (folders / "voc/JPEGImages/000000.jpg").write_bytes(b"x")
+    assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
+    assert "1 of " in capsys.readouterr().out
+    assert load_config(folders / "a.yaml").data.damaged == "skip"
+    assert re.search(r"damaged: skip +# 1 cannot be read\n", (folders / "a.yaml").read_text())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_file_states_what_differs_and_why(folders, monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: device == "cuda")
+    output = folders / "a.yaml"
+    assert new_config.main([str(folders / "voc"), "--output", str(output)]) == 0
+    config, lines = load_config(output), output.read_text().splitlines()
+    assert (config.model.pretrained, config.model.width) == (("imagenet", 1.0) if device == "cuda" else ("none", 0.5))
+    assert config.train.batch_size == (32 if device == "cuda" else 16)
+    assert config.train.epochs == (240 if device == "cuda" else 150)
+    assert config.data.cache == "ram"
+    assert (config.eval.every, config.eval.metric) == (config.checkpoint.every, "voc10")
+    for line in lines:
+        if line.startswith("  ") and not re.match("  (classes|root|train|val):", line):
+            assert " # " in line, line
+    assert not any(key in output.read_text() for key in ("null", "seed", "jaccard", "mirror"))
+
+
+def test_no_recipe_is_needed(shapes_root, tmp_path, monkeypatch):
+    """Recipes are for users to edit: a file is made without them, and in a folder of one's own."""
+    monkeypatch.setattr(new_config, "ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/bccd.yaml").write_text("mine: [\n\n")
+    assert new_config.main([str(shapes_root / "shapes")]) == 0
+    assert load_config(tmp_path / "configs/shapes.yaml").output_dir == "runs/shapes"
+
+
+NAMES = [
+    "no", "1e3", "007", "1.10", "null", "~", "yes", "2020-01-01", "a: b", "x #y", "- z", "[k]", "US$5", "猫", "it's", '"',
+    "a, b",
+]  # fmt: skip
+
+
+def test_class_names_survive(folders, monkeypatch):
+    """What an annotation calls an object is what the configuration, read again, has as a class."""
+    paths = sorted((folders / "voc/Annotations").glob("*.xml"))
+    for number, path in enumerate(paths):
+        path.write_text(re.sub("<name>.*?</name>", f"<name>{NAMES[number % len(NAMES)]}</name>", path.read_text()))
+    for name in ("a.yaml", "007"):
+        assert new_config.main([str(folders / "voc"), "--output", str(folders / name)]) == 0
+        assert set(load_config(folders / name).data.class_names) == set(NAMES)
+        assert set(yaml.safe_load((folders / name).read_text())["data"]["classes"]) == set(NAMES)
+        monkeypatch.setattr(new_config, "WIDTH", 20)  # the second time a name a line
+
+
+def objects_of(side: float, count: int = 40) -> Photos:
+    """A photo of 300 × 300 pixels with square objects of one size."""
+    corners = np.random.default_rng(0).uniform(0, 300 - side, (count, 2)).astype(np.float32)
+    return Photos(
+        ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),
+        np.concatenate([corners, corners + side], axis=1), np.zeros(count, np.int64), np.zeros(count, bool),
+    )  # fmt: skip
+
+
+def test_dboxes_fit_the_sizes_of_the_objects():
+    """Squares of 17 pixels overlap a DBox by 17² / 21² = 0.66 at best with coco, by 17² / 30² = 0.32 with voc."""
+    small, large = new_config.dbox_shares(objects_of(17)), new_config.dbox_shares(objects_of(150))
+    assert small["voc"] == 0
+    assert small["coco"] > 0.3
+    assert new_config.choose_dboxes(small) == "coco"
+    assert new_config.choose_dboxes(large) == "voc"
+    assert new_config.choose_dboxes({"voc": 0.981, "coco": 0.984}) == "voc"  # no difference
+    choices = new_config.run_choices("cpu", 100, small)
+    assert choices["model.dboxes"].value == "coco"
+    assert f"coco {small['coco']:.1%}" in choices["model.dboxes"].reason
+
+
+def test_photos_are_kept_in_memory_only_where_they_fit(monkeypatch):
+    photos = objects_of(150)
+    for free, cached in ((4 * 270_000 + 4, True), (4 * 270_000 - 4, False)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert ("data.cache" in new_config.cache_choice(photos)) == cached
+
+
+def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
+    seen = {}
+
+    def load(*arguments, workers, watch, **options):
+        seen["workers"] = workers
+        watch(10, 40)
+        watch(40, 40)
+        return load_photos(*arguments, **options)
+
+    bars = []
+
+    class Bar(new_config.tqdm):
+        def __init__(self, desc, disable, **options):
+            assert disable is None  # a bar on a terminal, nothing in a log file
+            super().__init__(desc=desc, file=StringIO(), **options)
+            bars.append(self)
+
+    monkeypatch.setattr(new_config, "load_photos", load)
+    monkeypatch.setattr(new_config, "tqdm", Bar)
+    assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
+    assert seen["workers"] == os.cpu_count()
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("reading train", 40, 40), ("reading val", 40, 40)]
+
+
+@pytest.mark.parametrize("place", ["find_layout", "load_photos", "best_overlaps"])
+def test_ctrl_c_ends_it_with_a_line(folders, monkeypatch, capsys, place):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(new_config, place, interrupted)
+    assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 130
+    output = capsys.readouterr()
+    assert len((output.out + output.err).split("\n")) == 2
+    assert not (folders / "a.yaml").exists()
