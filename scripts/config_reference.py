@@ -14,8 +14,9 @@ from ssd.system.command import command
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
 
-A run is one YAML file; `configs/` has some to start from. Only `data.train` and `data.val` are needed, all else has a default.
-Any entry can be changed on the command line by its dotted name, in YAML's notation, and the entries of a list by their number:
+A run is one YAML file that states what differs from the defaults; `configs/` has some to start from. Only `data.train` and
+`data.val` are needed. Any entry can be changed on the command line by its dotted name, in YAML's notation, and the entries of a
+list by their number:
 
 ```
 python train.py --config configs/quickstart.yaml train.lr=5e-4 train.epochs=20 data.train.0.split=trainval
@@ -23,6 +24,9 @@ python train.py --config configs/quickstart.yaml train.lr=5e-4 train.epochs=20 d
 
 What is unknown, of a wrong type or out of bounds is refused before anything starts, with its name, what was expected, and the
 nearest known entry. The run's folder keeps the whole of it, defaults included, in `config.yaml`.
+
+Names of classes are read as they are written: `classes: [no, 1e3, 007]` are three names, without quotes; so is a folder called `2007`.
+Quotes are needed around a name with `: `, ` #`, a comma in a list, or one of ``[]{}&*!|>'"%@` `` at its beginning.
 
 This page is written by `scripts/config_reference.py` from `ssd/config.py`.
 """
