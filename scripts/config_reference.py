@@ -25,8 +25,8 @@ python train.py --config configs/quickstart.yaml train.lr=5e-4 train.epochs=20 d
 What is unknown, of a wrong type or out of bounds is refused before anything starts, with its name, what was expected, and the
 nearest known entry. The run's folder keeps the whole of it, defaults included, in `config.yaml`.
 
-Names of classes are read as they are written: `classes: [no, 1e3, 007]` are three names, without quotes; so is a folder called `2007`.
-Quotes are needed around a name with `: `, ` #`, a comma in a list, or one of ``[]{}&*!|>'"%@` `` at its beginning.
+Names of classes are read as they are written: `classes: [no, 1e3, 007]` are three names, without quotes; a folder called `2007`
+needs none either. Quotes are needed around a name with `: `, ` #`, a comma in a list, or a first letter of ``[]{}&*!|>'"%@` ``.
 
 This page is written by `scripts/config_reference.py` from `ssd/config.py`.
 """

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import psutil
 import torch
-from ssd.system.command import command
 from tqdm import tqdm
 
 from data.coverage import best_overlaps
@@ -34,6 +33,7 @@ from ssd.config_entries import whole
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
 from ssd.dbox import DBOX_SPECS, make_dbox_list
+from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
 
