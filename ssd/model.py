@@ -1,5 +1,7 @@
 """SSD300: the VGG16 backbone, the extra feature layers, and the heads that predict offsets and class scores."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -97,6 +99,7 @@ class SSD300(nn.Module):
         if conv4_3_norm not in CONV4_3_NORMS:
             raise ValueError(f"conv4_3_norm: expected {' or '.join(CONV4_3_NORMS)}, got {conv4_3_norm!r}")
         self.num_classes = num_classes
+        self.frozen: list[str] = []  # layers of the backbone
         fc7_channels = scaled(FC_CHANNELS, width)
         conv4_3_channels = scaled(CONV4_3_CHANNELS, width)
         self.backbone = VGG16(batch_norm, width)
@@ -108,6 +111,32 @@ class SSD300(nn.Module):
         self.conf = nn.ModuleList(nn.Conv2d(c, num_classes * n, 3, padding=1) for c, n in zip(channels, boxes, strict=True))
         self.register_buffer("dbox_list", make_dbox_list(spec), persistent=False)
         self.init_weights()
+
+    def freeze(self, last: str) -> None:
+        """Keeps the weights and the batch statistics of the backbone from the image up to a layer.
+
+        They get no gradient, and the backward pass ends behind them. In training they normalise by the statistics that they
+        have.
+
+        Args:
+            last: the last layer that is kept: the name of a convolution of the backbone, such as `conv3_3`, or `fc7`.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        names = self.backbone.layer_names()
+        if last not in names:
+            raise ValueError(f"freeze: expected one of {', '.join(names)}, got {last!r}")
+        self.frozen = names[: names.index(last) + 1]
+        for name in self.frozen:
+            self.backbone.get_submodule(name).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module's; frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.backbone.get_submodule(name).eval()
+        return self
 
     def init_weights(self) -> None:
         """Xavier uniform weights and zero biases, as ssd_pascal.py; with batch normalisation He's, made for ReLU."""

@@ -67,6 +67,11 @@ class VGG16(nn.Module):
         self.pool3 = nn.MaxPool2d(2, ceil_mode=True)  # 75 → 38, not 37
         self.pool5 = nn.MaxPool2d(3, stride=1, padding=1)
 
+    @staticmethod
+    def layer_names() -> list[str]:
+        """The names of its convolutions, from the image to fc7."""
+        return [*conv_names(), "fc6", "fc7"]
+
     def _stage(self, number: int, x: Tensor) -> Tensor:
         """One stage without the activation of its last convolution."""
         names = [name for name, _ in VGG16_STAGES[number - 1]]

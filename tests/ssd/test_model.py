@@ -89,3 +89,42 @@ def test_relu_behind_the_pool_is_the_relu_before_it():
 def test_impossible_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="expected"):
         SSD300(**arguments)
+
+
+@pytest.mark.parametrize("last, behind", [("conv2_2", "conv3_1"), ("conv4_3", "conv5_1"), ("fc7", None)])
+def test_frozen_layers_keep_weights_and_statistics(last, behind):
+    model = SSD300(3, batch_norm=True, width=0.05)
+    model.freeze(last)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    loc, conf, _ = model(torch.randn(2, 3, 300, 300))
+    (loc.square().mean() + conf.square().mean()).backward()
+    optimizer.step()
+    changed = {name.rsplit(".", 2)[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    names = VGG16.layer_names()
+    kept = names[: names.index(last) + 1]
+    assert not changed & {f"backbone.{name}" for name in kept}
+    assert {f"backbone.{name}" for name in names[len(kept) :]} <= changed
+    assert all(parameter.grad is None for name in kept for parameter in model.backbone.get_submodule(name).parameters())
+    assert behind is None or model.backbone.get_submodule(behind).training
+    assert not model.backbone.get_submodule(last).training
+
+
+def test_nothing_is_saved_for_the_backward_pass_of_frozen_layers():
+    def saved(last: str | None) -> int:
+        model = SSD300(3, width=0.05)
+        if last:
+            model.freeze(last)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            model.train()(torch.randn(1, 3, 300, 300))
+        return sum(sizes)
+
+    assert saved("fc7") < 0.2 * saved(None)
+    assert saved("conv3_3") < 0.5 * saved(None)
+
+
+def test_an_unknown_layer_cannot_be_frozen():
+    with pytest.raises(ValueError, match=r"expected one of conv1_1, .*fc7, got 'conv9_2'"):
+        SSD300(3, width=0.05).freeze("conv9_2")
