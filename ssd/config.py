@@ -95,9 +95,12 @@ class ModelConfig(_Section):
     """The network, and the weights it starts from."""
 
     pretrained: Name = "imagenet"
-    """imagenet: torchvision's VGG16; none; or the file of a VGG16, torchvision's or a reduced-fc one"""
+    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; none; or the file of one of these, or of a
+    reduced-fc VGG16"""
     init_from: Name | None = None
     """checkpoint to start from, also of other classes or another project: what fits is taken; in place of `pretrained`"""
+    freeze: Literal["conv2_2", "conv3_3", "conv4_3", "fc7"] | None = None
+    """last layer of the backbone that keeps its weights, like all before it: faster, safer on few photos; null: none"""
     dboxes: Literal["voc", "coco"] = "voc"
     """smallest DBoxes: voc: 30 pixels of 300; coco: 21, for small objects"""
     batch_norm: bool = False
@@ -111,6 +114,10 @@ class ModelConfig(_Section):
     def _weights_fit(self) -> Self:
         if self.pretrained != "none" and self.width != 1.0 and self.init_from is None:
             raise ValueError(f"width {self.width} has no pretrained weights; set pretrained: none, or width: 1.0")
+        if self.pretrained == "coco" and self.batch_norm and self.init_from is None:
+            raise ValueError("pretrained: coco has no batch normalisation; set batch_norm: false, or pretrained: imagenet")
+        if self.freeze is not None and self.pretrained == "none" and self.init_from is None:
+            raise ValueError(f"freeze: {self.freeze} would keep random weights; name weights in pretrained or init_from")
         return self
 
 
@@ -151,6 +158,8 @@ class TrainConfig(_Section):
     """sgd, as in the paper, or adamw"""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """learning rate of the whole batch, after the warm-up; never rescaled"""
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """factor on the learning rate of the backbone, whose pretrained weights need smaller steps than new heads"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of SGD; beta1 of AdamW"""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4

@@ -23,7 +23,7 @@ from ssd.training.schedule import Schedule
 from ssd.training.step import Step
 from ssd.training.update import Updater
 from ssd.weights.checkpoint import CheckpointError, TrainState
-from ssd.weights.pretrained import build_network, init_from, load_backbone
+from ssd.weights.pretrained import build_network, init_from, load_pretrained
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,13 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
     classes = list(config.data.class_names)
     torch.manual_seed(config.seed)
     model = build_network(len(classes) + 1, config.model)
-    if state is None and config.model.init_from:
-        preparation, notes = init_from(model, Path(config.model.init_from), classes)
+    if state is None:
+        if config.model.init_from:
+            preparation, notes = init_from(model, Path(config.model.init_from), classes)
+        else:
+            preparation, notes = load_pretrained(model, config.model.pretrained, config.model.batch_norm, classes)
         for note in notes:
             run.say(note)
-    elif state is None:
-        preparation = load_backbone(model, config.model.pretrained, config.model.batch_norm)
     else:
         if state.classes != classes:
             raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
@@ -89,6 +90,8 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
         except RuntimeError:
             theirs, ours = state.config["model"], config.model.model_dump()
             raise CheckpointError(f"the checkpoint is of another model: {theirs}, not {ours}") from None
+    if config.model.freeze:
+        model.freeze(config.model.freeze)
     model.to(run.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model, preparation
 
@@ -120,7 +123,7 @@ def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Sche
             nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces the norms within the model
         else:
             run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
-    optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay)
+    optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     average = WeightAverage(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, average, train.clip_grad_norm)
     criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos)

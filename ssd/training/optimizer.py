@@ -10,28 +10,32 @@ from torch import Tensor, nn
 from ssd.model import L2Norm
 
 
-def param_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float) -> list[dict]:
-    """Weights with decay; biases with `bias_lr_factor` times the rate and none; norms with the rate and none.
+def param_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float, backbone_lr: float = 1.0) -> list[dict]:
+    """Weights with decay; biases with `bias_lr_factor` times the learning rate and none; norms with none.
 
     The bias rule is that of ssd_pascal.py (`lr_mult: 2, decay_mult: 0`). Scales of normalisation layers are not decayed
-    either: pulling them to 0 does not regularise.
+    either: pulling them to 0 does not regularise. Those of the backbone have `backbone_lr` times the learning rate; frozen
+    parameters are in no group.
     """
-    weights, biases, norms = [], [], []
-    for module in model.modules():
+    # Weight decay and learning-rate factor of weights, biases and norms.
+    rules = ((weight_decay, 1.0), (0.0, bias_lr_factor), (0.0, 1.0))
+    groups: dict[tuple[int, float], list[nn.Parameter]] = {}
+    for path, module in model.named_modules():
+        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm | L2Norm)
+        factor = backbone_lr if path.startswith("backbone.") else 1.0
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm | L2Norm):
-                norms.append(parameter)
-            else:
-                (biases if name == "bias" else weights).append(parameter)
-    groups = [
-        {"params": weights, "weight_decay": weight_decay, "lr_factor": 1.0},
-        {"params": biases, "weight_decay": 0.0, "lr_factor": bias_lr_factor},
-        {"params": norms, "weight_decay": 0.0, "lr_factor": 1.0},
+            if parameter.requires_grad:
+                rule = 2 if is_norm else 1 if name == "bias" else 0
+                groups.setdefault((rule, factor), []).append(parameter)
+    return [
+        {"params": groups[rule, factor], "weight_decay": rules[rule][0], "lr_factor": rules[rule][1] * factor}
+        for rule, factor in sorted(groups)
     ]
-    return [group for group in groups if group["params"]]
 
 
-def make_optimizer(model: nn.Module, kind: str, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, kind: str, lr: float, momentum: float, weight_decay: float, backbone_lr: float = 1.0
+) -> torch.optim.Optimizer:
     """SGD as in the paper, or AdamW; both in their fused form.
 
     Args:
@@ -40,12 +44,14 @@ def make_optimizer(model: nn.Module, kind: str, lr: float, momentum: float, weig
         lr: base learning rate, for the whole batch.
         momentum: SGD's momentum, or AdamW's beta1.
         weight_decay: of weights only.
+        backbone_lr: factor on the backbone's learning rate.
     """
     optimizer: torch.optim.Optimizer
     if kind == "sgd":
-        optimizer = torch.optim.SGD(param_groups(model, weight_decay, 2.0), lr=lr, momentum=momentum, fused=True)
+        optimizer = torch.optim.SGD(param_groups(model, weight_decay, 2.0, backbone_lr), lr=lr, momentum=momentum, fused=True)
     else:
-        optimizer = torch.optim.AdamW(param_groups(model, weight_decay, 1.0), lr=lr, betas=(momentum, 0.999), fused=True)
+        groups = param_groups(model, weight_decay, 1.0, backbone_lr)
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
     begin_state(optimizer)
     return optimizer
 

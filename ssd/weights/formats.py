@@ -1,4 +1,4 @@
-"""The layouts in which other projects keep SSD300 with VGG16: recognised by their names, read into a `TrainState`.
+"""The formats in which other projects save SSD300 with VGG16: recognised by their names, read into a `TrainState`.
 
 All four clamp their DBoxes, take RGB minus the mean of Caffe's VGG16, encode with variances 0.1 and 0.2, and order DBoxes as
 `ssd.dbox` does; what differs is said here.
@@ -28,8 +28,8 @@ NUM_DBOXES = 4  # of a cell of conv4_3, in all of them
 TORCHVISION = Preparation(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), scale=(1.0, 1.0, 1.0))
 
 
-class Layout(NamedTuple):
-    """Where one project keeps what."""
+class WeightFormat(NamedTuple):
+    """The names under which one project saves each layer."""
 
     project: str
     backbone: tuple[str, ...]  # of the 13 convolutions, fc6 and fc7
@@ -41,8 +41,8 @@ class Layout(NamedTuple):
     preparation: Preparation = CAFFE
 
 
-LAYOUTS = (
-    Layout(
+FORMATS = (
+    WeightFormat(
         "amdegroot/ssd.pytorch",
         tuple(f"vgg.{i}" for i in REDUCED_POSITIONS),
         tuple(f"extras.{i}" for i in range(8)),
@@ -51,7 +51,7 @@ LAYOUTS = (
         "loc.{}",
         "conf.{}",
     ),
-    Layout(
+    WeightFormat(
         "lufficc/SSD",
         tuple(f"backbone.vgg.{i}" for i in REDUCED_POSITIONS),
         tuple(f"backbone.extras.{i}" for i in range(8)),
@@ -60,7 +60,7 @@ LAYOUTS = (
         "box_head.predictor.reg_headers.{}",
         "box_head.predictor.cls_headers.{}",
     ),
-    Layout(
+    WeightFormat(
         "qfgaohao/pytorch-ssd",
         tuple(f"base_net.{i}" for i in REDUCED_POSITIONS),
         tuple(f"extras.{i}.{j}" for i in range(4) for j in (0, 2)),
@@ -69,7 +69,7 @@ LAYOUTS = (
         "regression_headers.{}",
         "classification_headers.{}",
     ),
-    Layout(
+    WeightFormat(
         "torchvision",
         (
             *(f"backbone.features.{i}" for i in REDUCED_POSITIONS[:10]),
@@ -95,22 +95,29 @@ def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | Non
         dboxes: `voc` or `coco`: the sizes of another project's DBoxes; by default coco where the classes are COCO's.
 
     Raises:
-        CheckpointError: the file cannot be read, or is of no known layout.
+        CheckpointError: the file cannot be read, or is of no known format.
     """
     content = read_tensors(path)
     if is_own(content):
         return state_in(content, path), "here"
     state = _weights_in(content)
-    layout = next((layout for layout in LAYOUTS if state and f"{layout.conf.format(0)}.weight" in state), None)
-    if layout is None:
-        known = ", ".join(layout.project for layout in LAYOUTS)
+    weight_format = format_of(state)
+    if weight_format is None:
+        known = ", ".join(weight_format.project for weight_format in FORMATS)
         raise CheckpointError(f"{path}: is neither a checkpoint of this application nor SSD300 with VGG16 of {known}")
     try:
-        return _convert(state, layout, classes, dboxes), layout.project
+        return _convert(state, weight_format, classes, dboxes), weight_format.project
     except KeyError as error:
-        raise CheckpointError(f"{path}: is like {layout.project}, but {error} is missing: another network?") from None
+        raise CheckpointError(f"{path}: is like {weight_format.project}, but {error} is missing: another network?") from None
     except (RuntimeError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: is like {layout.project}, but does not fit: {' '.join(str(error).split())}") from None
+        raise CheckpointError(
+            f"{path}: is like {weight_format.project}, but does not fit: {' '.join(str(error).split())}"
+        ) from None
+
+
+def format_of(state: Mapping[str, Any]) -> WeightFormat | None:
+    """The format of a state dict; None where it is of none of these."""
+    return next((each for each in FORMATS if f"{each.conf.format(0)}.weight" in state), None)
 
 
 def _weights_in(content: Any) -> dict[str, Tensor]:
@@ -124,18 +131,20 @@ def _weights_in(content: Any) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in named.items()}
 
 
-def _convert(state: Mapping[str, Tensor], layout: Layout, classes: Sequence[str] | None, dboxes: str | None) -> TrainState:
-    prefixes = dict(zip((*BACKBONE, *EXTRAS), (*layout.backbone, *layout.extras), strict=True))
-    prefixes |= {f"loc.{i}": layout.loc.format(i) for i in range(NUM_MAPS)}
-    prefixes |= {f"conf.{i}": layout.conf.format(i) for i in range(NUM_MAPS)}
+def _convert(
+    state: Mapping[str, Tensor], weight_format: WeightFormat, classes: Sequence[str] | None, dboxes: str | None
+) -> TrainState:
+    prefixes = dict(zip((*BACKBONE, *EXTRAS), (*weight_format.backbone, *weight_format.extras), strict=True))
+    prefixes |= {f"loc.{i}": weight_format.loc.format(i) for i in range(NUM_MAPS)}
+    prefixes |= {f"conf.{i}": weight_format.conf.format(i) for i in range(NUM_MAPS)}
     weights = {
         f"{ours}.{entry}": state[f"{theirs}.{entry}"] for ours, theirs in prefixes.items() for entry in ("weight", "bias")
     }
-    norm = "batch" if layout.batch_norm and f"{layout.batch_norm}.running_mean" in state else "l2"
+    norm = "batch" if weight_format.batch_norm and f"{weight_format.batch_norm}.running_mean" in state else "l2"
     if norm == "batch":
-        weights |= {f"conv4_3_norm.{entry}": state[f"{layout.batch_norm}.{entry}"] for entry in BATCH_NORM_ENTRIES}
+        weights |= {f"conv4_3_norm.{entry}": state[f"{weight_format.batch_norm}.{entry}"] for entry in BATCH_NORM_ENTRIES}
     else:
-        weights["conv4_3_norm.weight"] = state[layout.l2_norm].flatten()
+        weights["conv4_3_norm.weight"] = state[weight_format.l2_norm].flatten()
     num_classes = len(weights["conf.0.bias"]) // NUM_DBOXES - 1
     names = list(classes) if classes is not None else _names(num_classes)
     if len(names) != num_classes:
@@ -144,7 +153,7 @@ def _convert(state: Mapping[str, Tensor], layout: Layout, classes: Sequence[str]
     options = ModelConfig.model_validate({"pretrained": "none", "dboxes": sizes, "conv4_3_norm": norm})
     weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
     SSD300(num_classes + 1, conv4_3_norm=norm).load_state_dict(weights)  # raises where a shape or a name does not fit
-    return TrainState(weights, names, layout.preparation.to_plain(), {"model": options.model_dump(mode="json")})
+    return TrainState(weights, names, weight_format.preparation.to_plain(), {"model": options.model_dump(mode="json")})
 
 
 def torchvision_names() -> list[str]:

@@ -1,23 +1,27 @@
-"""Weights to start from: VGG16 backbones in the layouts of torchvision and of the known SSD ports, and whole checkpoints."""
+"""Weights to start from: torchvision's, those of the known SSD ports, and checkpoints of this application."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
+from torchvision.models.detection import SSD300_VGG16_Weights
 
 from ssd.config import ModelConfig
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
+from ssd.system.download import Digest, DownloadError, fetch
 from ssd.vgg import conv_names
 from ssd.weights.checkpoint import CheckpointError, TrainState, read_tensors
-from ssd.weights.formats import REDUCED_POSITIONS, load_any
+from ssd.weights.class_names import same_class
+from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any
 
-BACKGROUND = ""  # column 0 of the class scores; no class has an empty name
+# A network that is not there costs seconds, not minutes.
+ATTEMPTS = 2
+STALL = 8.0  # seconds
 
 # Positions of the 13 convolutions in torchvision's `features`.
 CONV_POSITIONS = REDUCED_POSITIONS[:13]
@@ -46,24 +50,42 @@ def network_of(state: TrainState) -> SSD300:
     return network.eval()
 
 
-def load_backbone(model: SSD300, source: str, batch_norm: bool) -> Preparation:
-    """Loads pretrained weights into the backbone of a model of width 1.
+def load_pretrained(model: SSD300, source: str, batch_norm: bool, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
+    """Loads pretrained weights into a model of width 1.
 
     Args:
         model: the network, changed in place.
-        source: `imagenet` (torchvision's VGG16, downloaded once), `none`, or a file: a state dict of torchvision's
-            VGG16, or of the reduced-fc VGG16 that the known ports start from.
+        source: `coco` (torchvision's SSD300: backbone, extra layers and heads, class scores by the classes' names), `imagenet`
+            (torchvision's VGG16: the backbone), both downloaded once; `none`; or a file: a state dict of one of these, or of
+            the reduced-fc VGG16 that the known ports start from.
         batch_norm: whether the backbone normalises; then only torchvision's VGG16 with batch normalisation fits.
+        classes: names of the model's classes.
 
     Returns:
-        How the weights want their images prepared.
+        How the weights want their images prepared, and a line for each thing to tell the user.
 
     Raises:
-        CheckpointError: the weights cannot be downloaded or read, or are of another layout.
+        CheckpointError: the weights cannot be downloaded or read, or are of another format.
     """
     if source == "none":
-        return IMAGENET
-    state = _download(batch_norm) if source == "imagenet" else _read(Path(source))
+        return IMAGENET, []
+    downloads = {
+        "coco": SSD300_VGG16_Weights.COCO_V1,
+        "imagenet": VGG16_BN_Weights.IMAGENET1K_V1 if batch_norm else VGG16_Weights.IMAGENET1K_V1,
+    }
+    path = downloaded(source, downloads[source].url) if source in downloads else Path(source)
+    state = _read(path)
+    if format_of(state):
+        return init_from(model, path, classes, f"model.pretrained: {source}")
+    return load_backbone(model, state, source, batch_norm), []
+
+
+def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str, batch_norm: bool) -> Preparation:
+    """Loads the weights of a VGG16 into the backbone of a model; `source` is how messages call them.
+
+    Raises:
+        CheckpointError: they are of another format.
+    """
     if "features.0.weight" in state:
         converted, preparation = from_torchvision(state, batch_norm, source), IMAGENET
     elif "0.weight" in state and not batch_norm:
@@ -80,7 +102,9 @@ def load_backbone(model: SSD300, source: str, batch_norm: bool) -> Preparation:
     return preparation
 
 
-def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
+def init_from(
+    model: SSD300, path: Path, classes: Sequence[str], entry: str = "model.init_from"
+) -> tuple[Preparation, list[str]]:
     """Starts from a checkpoint, also one of other classes or of another width: takes what fits.
 
     Class scores go by the classes' names: background and every class that both have keep what they learned.
@@ -89,6 +113,7 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
         model: the network, changed in place.
         path: a checkpoint of this application, or of one of the projects in `ssd.weights.formats`.
         classes: names of the model's classes.
+        entry: what messages call the source.
 
     Returns:
         How the weights want their images prepared, and a line for each thing to tell the user.
@@ -106,32 +131,34 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
             expected = f"expected {list(own[name].shape)}" if name in own else "not in this model"
             left.append(f"{name} {list(value.shape)} ({expected})")
     if all(value.ndim < 2 for value in taken.values()):  # some biases fit any model
-        raise CheckpointError(f"model.init_from: {path}: nothing in it fits this model")
+        raise CheckpointError(f"{entry}: {path}: nothing in it fits this model")
     model.load_state_dict({**own, **taken})
-    new = [name for name in classes if name not in state.classes]
-    origin = "" if project == "here" else f", which has the layout of {project}"
-    notes = [f"model.init_from: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
+    new = [name for name in classes if same_class(name, state.classes) is None]
+    origin = "" if project == "here" else f", which has the format of {project}"
+    notes = [f"{entry}: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
     theirs = str(state.config.get("model", {}).get("dboxes"))
     if theirs in DBOX_SPECS and not torch.equal(make_dbox_list(DBOX_SPECS[theirs]), model.dbox_list.cpu()):
         notes.append(
-            f"warning: model.init_from: the heads have learned sizes and positions relative to the {theirs} DBoxes, which are "
+            f"warning: {entry}: the heads have learned sizes and positions relative to the {theirs} DBoxes, which are "
             f"others than this model's; set model.dboxes: {theirs} to use it as it is"
         )
-    notes += [f"model.init_from: learned from the start: class {', '.join(new)}"] * bool(new)
-    notes += [f"model.init_from: left: {', '.join(left)}"] * bool(left)
+    notes += [f"{entry}: learned from the start: class {', '.join(new)}"] * bool(new)
+    notes += [f"{entry}: left: {', '.join(left)}"] * bool(left)
     return Preparation(**state.preparation), notes
 
 
 def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_classes: Sequence[str]) -> Tensor | None:
     """A class head's weight or bias with their values at the classes that both have; None where the DBoxes differ."""
-    their_names, our_names = [BACKGROUND, *their_classes], [BACKGROUND, *our_classes]
-    if len(theirs) // len(their_names) != len(ours) // len(our_names) or theirs.shape[1:] != ours.shape[1:]:
+    num_theirs, num_ours = len(their_classes) + 1, len(our_classes) + 1
+    if len(theirs) // num_theirs != len(ours) // num_ours or theirs.shape[1:] != ours.shape[1:]:
         return None
-    theirs = theirs.unflatten(0, (-1, len(their_names)))  # [DBoxes a cell, classes, ...]
-    fitted = ours.clone().unflatten(0, (-1, len(our_names)))
-    for place, name in enumerate(our_names):
-        if name in their_names:
-            fitted[:, place] = theirs[:, their_names.index(name)]
+    theirs = theirs.unflatten(0, (-1, num_theirs))  # [DBoxes a cell, classes, ...]
+    fitted = ours.clone().unflatten(0, (-1, num_ours))
+    fitted[:, 0] = theirs[:, 0]  # background
+    for column, name in enumerate(our_classes, start=1):
+        place = same_class(name, their_classes)
+        if place is not None:
+            fitted[:, column] = theirs[:, place + 1]
     return fitted.flatten(0, 1)
 
 
@@ -177,22 +204,31 @@ def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tenso
     return converted
 
 
-def _download(batch_norm: bool) -> dict[str, Tensor]:
-    weights = VGG16_BN_Weights.IMAGENET1K_V1 if batch_norm else VGG16_Weights.IMAGENET1K_V1
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    name = weights.url.rsplit("/", 1)[-1]
+def downloaded(source: str, url: str) -> Path:
+    """The file of torchvision's weights in torch.hub's folder, downloaded if it is not there.
+
+    Several processes wait for each other. A file that is there is taken as it is.
+
+    Raises:
+        CheckpointError: it cannot be downloaded.
+    """
+    name = url.rsplit("/", 1)[-1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    digest = Digest("sha256", Path(name).stem.rsplit("-", 1)[-1])  # the names of torchvision's files end in its beginning
     try:
-        return torch.hub.load_state_dict_from_url(weights.url, check_hash=True, weights_only=True, map_location="cpu")
-    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{name}.lock")):
+            return path if path.exists() else fetch(path, [url], digest, attempts=ATTEMPTS, stall=STALL)
+    except (DownloadError, OSError) as error:
         raise CheckpointError(
-            f"model.pretrained: imagenet: {name} cannot be downloaded ({error}); fetch {weights.url} elsewhere and put "
-            f"it into {folder}, or name the file in model.pretrained, or set model.pretrained: none"
+            f"model.pretrained: {source}: {name} cannot be downloaded ({error}); download {url} elsewhere and put it into "
+            f"{path.parent}, or name the file in model.pretrained, or set model.pretrained: none"
         ) from None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
-        raise CheckpointError(f"model.pretrained: {path}: no such file (imagenet, none, or a file is expected)")
+        raise CheckpointError(f"model.pretrained: {path}: no such file (coco, imagenet, none, or a file is expected)")
     try:
         state = read_tensors(path)
     except CheckpointError as error:

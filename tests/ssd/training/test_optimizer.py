@@ -82,3 +82,17 @@ def test_weight_average_by_hand():
     with average.applied_to(layer):
         assert layer.weight.item() == pytest.approx(expected)
     assert layer.weight.item() == 29
+
+
+def test_the_backbone_learns_slower_and_frozen_layers_not_at_all():
+    model = SSD300(3, batch_norm=True, width=0.05)
+    model.freeze("conv3_3")
+    optimizer = make_optimizer(model, "sgd", 1e-2, 0.9, 5e-4, backbone_lr=0.1)
+    set_lr(optimizer, 1e-2)
+    lr = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert id(model.backbone.conv3_3.conv.weight) not in lr
+    assert lr[id(model.backbone.conv4_1.conv.weight)] == pytest.approx(1e-3)
+    assert lr[id(model.backbone.fc7.norm.bias)] == pytest.approx(1e-3)
+    assert lr[id(model.conf[0].weight)] == pytest.approx(1e-2)
+    assert lr[id(model.conf[0].bias)] == pytest.approx(2e-2)
+    assert len(lr) == sum(parameter.requires_grad for parameter in model.parameters())

@@ -24,7 +24,7 @@ from ssd.weights.checkpoint import (
     save_checkpoint,
 )
 from ssd.weights.formats import load_any
-from ssd.weights.pretrained import load_backbone
+from ssd.weights.pretrained import load_pretrained
 from tests.conftest import ROOT
 
 
@@ -163,7 +163,7 @@ def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, rec
     refused = 0
     for content in wrong_files(path.read_bytes()):
         path.write_bytes(content)
-        for read in (load_checkpoint, load_any, lambda path: load_backbone(model, str(path), batch_norm=False)):
+        for read in (load_checkpoint, load_any, lambda path: load_pretrained(model, str(path), False, ["a"])):
             try:
                 found = read(path)
                 assert read is load_checkpoint or read is load_any

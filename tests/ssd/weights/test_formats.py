@@ -56,7 +56,7 @@ def heads(values: int) -> nn.ModuleList:
 
 
 class Port(nn.Module):
-    """The forward pass that all three ports have in common; where the modules stand is up to the layout."""
+    """The forward pass that all three ports have in common; where the modules stand is up to the format."""
 
     def run(self, x: Tensor, base: nn.ModuleList, norm: nn.Module, extras: list[nn.Module], loc, conf) -> tuple[Tensor, Tensor]:
         sources = []
@@ -205,7 +205,7 @@ def test_classes_and_dboxes_by_number_and_by_hand(tmp_path):
         load_any(tmp_path / "own.pth", ["cat"])
 
 
-def test_what_is_of_no_known_layout_is_refused(tmp_path):
+def test_what_is_of_no_known_format_is_refused(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="is neither a checkpoint of this application nor SSD300"):
         load_any(tmp_path / "a.pth")
@@ -224,7 +224,7 @@ def test_training_starts_from_another_projects_file(tmp_path):
     model = SSD300(3)
     preparation, notes = init_from(model, tmp_path / "a.pth", ["dog", "zebra"])
     assert preparation == CAFFE
-    assert "which has the layout of amdegroot/ssd.pytorch" in notes[0]
+    assert "which has the format of amdegroot/ssd.pytorch" in notes[0]
     assert "model.init_from: learned from the start: class zebra" in notes
     dog = 1 + VOC_CLASSES.index("dog")
     assert torch.equal(model.conf[0].bias.view(4, 3)[:, 1], theirs.conf[0].bias.view(4, 21)[:, dog])
@@ -234,7 +234,7 @@ def test_the_command(tmp_path, capsys):
     torch.save(Amdegroot(21).state_dict(), tmp_path / "a.pth")
     assert convert_weights.main([str(tmp_path / "a.pth")]) == 0
     shown = capsys.readouterr().out
-    assert "layout: amdegroot/ssd.pytorch" in shown
+    assert "format: amdegroot/ssd.pytorch" in shown
     assert load_checkpoint(tmp_path / "a.converted.pt").classes == list(VOC_CLASSES)
     assert convert_weights.main([str(tmp_path / "a.pth")]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -1,13 +1,18 @@
+import hashlib
+from urllib.error import URLError
+
 import pytest
 import torch
 from torchvision.models import vgg16, vgg16_bn
+from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 
-from ssd.dbox import DBOX_SPECS
+from ssd.dbox import DBOX_SPECS, SSD300_COCO
 from ssd.model import SSD300
-from ssd.preparation import CAFFE, IMAGENET
+from ssd.preparation import CAFFE, IMAGENET, prepare
+from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS
-from ssd.weights.pretrained import init_from, load_backbone
+from ssd.weights.pretrained import downloaded, init_from, load_pretrained
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -22,7 +27,7 @@ def test_torchvision_file(tmp_path, batch_norm):
             torch.nn.init.normal_(module.bias)
     torch.save(theirs.state_dict(), tmp_path / "vgg.pth")
     ours = SSD300(3, batch_norm=batch_norm).eval()
-    assert load_backbone(ours, str(tmp_path / "vgg.pth"), batch_norm) == IMAGENET
+    assert load_pretrained(ours, str(tmp_path / "vgg.pth"), batch_norm, ["a", "b"]) == (IMAGENET, [])
     images = torch.randn(1, 3, 300, 300)
     last = 32 if batch_norm else 22  # conv4_3 and its activation
     with torch.no_grad():
@@ -46,13 +51,13 @@ def test_reduced_fc_file(tmp_path):
         state[f"{position}.bias"] = torch.randn_like(source.backbone.get_submodule(name).conv.bias)
     torch.save(state, tmp_path / "reduced.pth")
     model = SSD300(3)
-    assert load_backbone(model, str(tmp_path / "reduced.pth"), False) == CAFFE
+    assert load_pretrained(model, str(tmp_path / "reduced.pth"), False, ["a", "b"]) == (CAFFE, [])
     assert torch.equal(model.backbone.fc7.conv.bias, state["33.bias"])
     assert torch.equal(model.backbone.conv4_3.conv.weight, state["21.weight"])
     del state["31.weight"]
     torch.save(state, tmp_path / "reduced.pth")
     with pytest.raises(CheckpointError, match=r"31\.weight \(fc6\) is missing"):
-        load_backbone(model, str(tmp_path / "reduced.pth"), False)
+        load_pretrained(model, str(tmp_path / "reduced.pth"), False, ["a", "b"])
 
 
 def test_files_that_do_not_fit(tmp_path):
@@ -69,18 +74,77 @@ def test_files_that_do_not_fit(tmp_path):
         ("none.pth", "no such file"),
     ]:
         with pytest.raises(CheckpointError, match=expected):
-            load_backbone(model, str(tmp_path / name), False)
+            load_pretrained(model, str(tmp_path / name), False, ["a", "b"])
 
 
-def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("source, file", [("imagenet", "vgg16-397923af.pth"), ("coco", "ssd300_vgg16_coco-b556d3b4.pth")])
+def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch, source, file):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(download, "PAUSE", 0.0)
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError("no network")
+        raise URLError("no network")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
-    with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth cannot be downloaded.*put it into .*checkpoints"):
-        load_backbone(SSD300(3), "imagenet", False)
+    monkeypatch.setattr(download, "urlopen", fail)
+    with pytest.raises(CheckpointError, match=rf"{file} cannot be downloaded .*no network.*put it into {tmp_path}/checkpoints"):
+        load_pretrained(SSD300(3, width=0.1), source, False, ["a", "b"])
+
+
+def test_what_is_downloaded_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    served = tmp_path / "served"
+    served.mkdir()
+    digest = hashlib.sha256(b"weights").hexdigest()
+    good = served / f"net-{digest[:8]}.pth"
+    good.write_bytes(b"weights")
+    assert downloaded("coco", good.as_uri()).read_bytes() == b"weights"
+    bad = served / f"bad-{digest[:8]}.pth"
+    bad.write_bytes(b"other")
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    with pytest.raises(CheckpointError, match="another file arrived"):
+        downloaded("coco", bad.as_uri())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pth")) == [good.name]
+
+
+@pytest.fixture(scope="module")
+def torchvision_ssd() -> torch.nn.Module:
+    """torchvision's SSD300 with random weights, as trained on COCO's 90 numbers."""
+    torch.manual_seed(0)
+    model = ssd300_vgg16(weights=None, weights_backbone=None).eval()
+    with torch.no_grad():
+        model.backbone.scale_weight.uniform_(10, 20)
+    return model
+
+
+def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monkeypatch, torchvision_ssd):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(torchvision_ssd.state_dict(), tmp_path / "checkpoints/ssd300_vgg16_coco-b556d3b4.pth")
+    classes = ["Dog", "tvmonitor", "widget", "aeroplane"]
+    ours = SSD300(5, spec=SSD300_COCO).eval()
+    untouched = ours.conf[0].bias.view(-1, 5)[:, 3].clone()
+    preparation, notes = load_pretrained(ours, "coco", False, classes)
+    assert "learned from the start: class widget" in " ".join(notes)
+    assert not any(note.startswith("warning") for note in notes)
+    assert torch.equal(ours.conf[0].bias.view(-1, 5)[:, 3], untouched)
+    pixels = torch.randint(0, 256, (1, 300, 300, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        images, _ = torchvision_ssd.transform([pixels[0].permute(2, 0, 1) / 255])
+        head = torchvision_ssd.head(list(torchvision_ssd.backbone(images.tensors).values()))
+        loc, conf, _ = ours(prepare(pixels, preparation))
+    categories = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
+    columns = [0, *(categories.index(name) for name in ("dog", "tv", "airplane"))]
+    expected_loc, expected_conf = head["bbox_regression"], head["cls_logits"][..., columns]
+    assert (loc - expected_loc).abs().max() < 1e-4 * expected_loc.abs().max()
+    assert (conf[..., [0, 1, 2, 4]] - expected_conf).abs().max() < 1e-4 * expected_conf.abs().max()
+
+
+def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
+    torch.save(torchvision_ssd.state_dict(), tmp_path / "mine.pth")
+    ours = SSD300(3)  # with VOC's DBoxes
+    _, notes = load_pretrained(ours, str(tmp_path / "mine.pth"), False, ["dog", "cat"])
+    assert any(note.startswith("warning: model.pretrained") and "set model.dboxes: coco" in note for note in notes)
+    assert torch.equal(ours.backbone.conv1_1.conv.weight, torchvision_ssd.backbone.features[0].weight)
 
 
 def checkpoint(path, classes, dboxes="voc", **options):
