@@ -1,5 +1,9 @@
 import csv
 import json
+import os
+import signal
+import sys
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -9,6 +13,7 @@ from data.layouts.voc import parse_annotation
 from data.shapes import CLASSES
 from scripts import detect
 from ssd.deploy.predictor import Predictor
+from ssd.system.images import read_photo
 
 LABELS = {name: label for label, name in enumerate(CLASSES)}
 
@@ -25,7 +30,10 @@ def photos(shapes_root, tmp_path):
 
 
 def run(*arguments: object) -> int:
-    return detect.main([str(argument) for argument in arguments])
+    try:
+        return detect.main([str(argument) for argument in arguments])
+    except SystemExit as error:  # argparse's answer to an option that is wrong
+        return error.code
 
 
 def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
@@ -117,7 +125,7 @@ def test_nothing_is_written_over(checkpoint, photos, tmp_path, capsys, monkeypat
         (["camera:front"], "expected a number, such as camera:0"),
         (["camera:9"], "cannot be opened as a camera"),
         (["{clip}"], "cannot be opened as a video"),
-        (["{photo}", "--formats", "yolo"], "--formats yolo: known are json"),
+        (["{photo}", "--formats", "yolo"], "argument --formats: 'yolo': known are json"),
     ],
 )
 def test_what_cannot_be_detected_is_refused_in_a_line(checkpoint, tmp_path, capsys, inputs, said):
@@ -130,6 +138,108 @@ def test_what_cannot_be_detected_is_refused_in_a_line(checkpoint, tmp_path, caps
     assert run(checkpoint, *arguments, "--output", tmp_path / "out") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert said in line
+
+
+@pytest.mark.parametrize(
+    "option, value, said",
+    [
+        ("--batch-size", "0", "expected a whole number from 1 on, got '0'"),
+        ("--frames", "-1", "expected a whole number from 1 on, got '-1'"),
+        ("--frames", "2.5", "expected a whole number from 1 on"),
+        ("--score", "40", "expected a number from 0 to 1, got '40'"),
+        ("--nms", "nan", "expected a number from 0 to 1, got 'nan'"),
+    ],
+)
+def test_options_have_bounds(checkpoint, capsys, option, value, said):
+    assert run(checkpoint, "none.jpg", f"{option}={value}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: argument {option}: ")
+    assert said in line
+
+
+def clip(path, photo, frames: int = 3) -> None:
+    kind = "MJPG" if path.suffix == ".avi" else "mp4v"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*kind), 5, (160, 120))
+    for _ in range(frames):
+        video.write(cv2.resize(cv2.imread(str(photo)), (160, 120)))
+    video.release()
+
+
+def found_in(output) -> list[str]:
+    return [entry["name"] for entry in json.loads((output / "detections.json").read_text())]
+
+
+def test_a_broken_video_costs_nothing_else(checkpoint, photos, tmp_path, capfd):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    clip(tmp_path / "good.avi", photos / "a.jpg")
+    words = (photos / "a.jpg", tmp_path / "broken.mp4", tmp_path / "good.avi")
+    assert run(checkpoint, *words, "--output", tmp_path / "out", "--formats", "json,csv,coco") == 2
+    assert found_in(tmp_path / "out") == ["a.jpg", *["good.avi"] * 3]
+    assert len(json.loads((tmp_path / "out/coco.json").read_text())["images"]) == 4
+    lines = [line for line in capfd.readouterr().err.splitlines() if "frame" not in line and "photo" not in line]
+    assert lines == [f"error: {tmp_path}/broken.mp4: cannot be opened as a video"]  # and no word of a library's
+
+
+def test_names_never_meet(checkpoint, photos, tmp_path):
+    """Inputs of one name from two folders, of one stem with two suffixes, and of names that differ in case alone."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("a.png", "A.jpg"):
+        cv2.imwrite(str(other / name), cv2.imread(str(photos / "a.jpg")))
+    for folder in (photos, other):
+        clip(folder / "clip.avi", photos / "a.jpg")
+    clip(other / "clip.mp4", photos / "a.jpg")
+    output = tmp_path / "out"
+    words = (photos / "a.jpg", photos, other, photos / "below/../a.jpg")
+    assert run(checkpoint, *words, "--output", output, "--formats", "json,voc") == 0
+    names = list(dict.fromkeys(found_in(output)))
+    assert names == ["a.jpg", "b.jpg", "below/a.jpg", "other/A.jpg", "a.png", "clip.avi", "other/clip.avi", "clip.mp4"]
+    written = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert written == {
+        "detections.json", *(f"pictures/{name}" for name in names[:5]),
+        "Annotations/a.xml", "Annotations/b.xml", "Annotations/below/a.xml", "Annotations/other/A.xml", "Annotations/a.png.xml",
+        "videos/clip.mp4", "videos/other/clip.mp4", "videos/clip.mp4.mp4",
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_names_that_are_not_utf_8(checkpoint, photos, tmp_path):
+    """cv2.imread, cv2.imwrite and cv2.VideoCapture end the process on these."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    clip(tmp_path / "clip.avi", photos / "b.jpg")
+    photos.rename(folder)
+    (folder / "a.jpg").rename(folder / os.fsdecode(b"\xff\n.jpg"))
+    (tmp_path / "clip.avi").rename(folder / os.fsdecode(b"film\xe9.avi"))
+    output = tmp_path / os.fsdecode(b"out\xe9")
+    assert run(checkpoint, folder, "--output", output, "--score", 0.4, "--formats", "json,csv,voc,coco") == 0
+    names = ["b.jpg", "\\xff\\x0a.jpg", "below/a.jpg", *["film\\xe9.avi"] * 3]
+    assert found_in(output) == names
+    assert {row["name"] for row in csv.DictReader((output / "detections.csv").read_text().splitlines())} == set(names)
+    assert ElementTree.parse(output / "Annotations/\\xff\\x0a.xml").findtext("filename") == names[1]
+    assert read_photo(output / "pictures" / names[1]).any()
+    assert (output / "videos/film\\xe9.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, "SIGTERM"])
+def test_what_was_found_before_the_end_is_kept(checkpoint, photos, tmp_path, monkeypatch, capsys, end):
+    detect_batch, batches = Predictor.detect, []
+
+    def detect_and_end(self, pixels):
+        batches.append(len(pixels))
+        if len(batches) == 3:
+            if end == "SIGTERM":
+                signal.raise_signal(signal.SIGTERM)
+            raise KeyboardInterrupt
+        return detect_batch(self, pixels)
+
+    monkeypatch.setattr(Predictor, "detect", detect_and_end)
+    clip(tmp_path / "clip.avi", photos / "a.jpg")
+    words = (photos, tmp_path / "clip.avi", "--batch-size", 1, "--formats", "json,csv,coco")
+    assert run(checkpoint, *words, "--output", tmp_path / "out") == 130
+    assert found_in(tmp_path / "out") == ["a.jpg", "b.jpg"]
+    assert len(json.loads((tmp_path / "out/coco.json").read_text())["images"]) == 2
+    assert "in 2 frames and photos" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_checkpoint_of_something_else(tmp_path, photos, capsys):

@@ -1,0 +1,128 @@
+"""What is to be looked at: photos, videos and cameras, found by the words of a command and named for their results."""
+
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from glob import glob, has_magic
+from itertools import chain, count
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ssd.deploy.video import CAMERA, VIDEO_SUFFIXES
+from ssd.system.errors import UsageError
+from ssd.system.images import SUFFIXES, printable
+
+RESOURCE_FORK = "._"  # begins the names of files that macOS leaves beside others
+
+
+class Input(NamedTuple):
+    """One photo, video or camera."""
+
+    name: str  # of its results: its path within the folder that was given, in printable letters; no two share one
+    path: str
+
+
+class Inputs(NamedTuple):
+    """All that is to be looked at."""
+
+    photos: list[Input]
+    videos: list[Input]  # and cameras
+
+
+def find_inputs(words: Iterable[str]) -> Inputs:
+    """Photos and videos of files, folders (with all below them) and patterns, each file once, and cameras.
+
+    Raises:
+        UsageError: a word is no file, or holds nothing to look at.
+        OSError: a folder cannot be read.
+    """
+    found = Inputs([], [])
+    seen: set[str] = set()
+    names: set[str] = set()
+    for word in words:
+        for path, base in _files(word):
+            place = path if path.startswith(CAMERA) else os.path.abspath(path)
+            if place not in seen:
+                seen.add(place)
+                entry = Input(unique_name(_candidates(path, base), names), path)
+                (found.videos if _is_video(path) else found.photos).append(entry)
+    return found
+
+
+def unique_name(candidates: Iterable[str], taken: set[str]) -> str:
+    """The first name that is not taken yet, whatever the case of its letters; it is taken from then on."""
+    for name in candidates:
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key not in taken:
+            taken.add(key)
+            return name
+    raise ValueError("no name is left")
+
+
+def output_name(name: str, suffix: str, taken: set[str]) -> str:
+    """The name of what is written for an input, with another suffix: clip.mp4 of clip.avi, or clip.avi.mp4 where the former is
+    taken."""
+    whole = name + suffix
+    return unique_name(chain((str(PurePosixPath(name).with_suffix(suffix)), whole), _numbered(whole)), taken)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """a/b-2.jpg, a/b-3.jpg, ..."""
+    path = PurePosixPath(name)
+    return (str(path.with_stem(f"{path.stem}-{number}")) for number in count(2))
+
+
+def _candidates(path: str, base: str) -> Iterator[str]:
+    """Names of a file, from its path within `base` to ever more of the folders above."""
+    if path.startswith(CAMERA):
+        yield path.replace(":", "-")
+        return
+    parts = Path(os.path.abspath(path)).parts[1:]
+    own = len(Path(os.path.relpath(path, base)).parts)
+    for length in range(own, len(parts) + 1):
+        yield printable("/".join(parts[-length:]))
+    yield from _numbered(printable("/".join(parts)))
+
+
+def _files(word: str) -> Iterator[tuple[str, str]]:
+    """Photos and videos that a word means, each with the folder that it is named from."""
+    if "://" in word:
+        raise UsageError(f"{word}: addresses are not fetched; download the file and name it")
+    if word.startswith(CAMERA):
+        yield word, ""
+    elif os.path.isdir(word):
+        inside = list(_below(word))
+        if not inside:
+            raise UsageError(f"{printable(word)}: holds no photos and no videos ({', '.join(SUFFIXES + VIDEO_SUFFIXES)})")
+        yield from ((path, word) for path in inside)
+    else:
+        matches = [word] if os.path.exists(word) else sorted(glob(word, recursive=True))
+        if not matches:
+            hint = ", and no file fits the pattern" if has_magic(word) else ""
+            raise UsageError(f"{printable(word)}: no such file{hint}")
+        files = [(path, os.path.dirname(path) or ".") for path in matches if _is_known(path)]
+        files += [(path, folder) for folder in filter(os.path.isdir, matches) for path in _below(folder)]
+        if not files:
+            raise UsageError(
+                f"{printable(word)}: is neither a photo ({', '.join(SUFFIXES)}) nor a video ({', '.join(VIDEO_SUFFIXES)})"
+            )
+        yield from files
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The photos and videos of a folder and of all below it, in the order of their names."""
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    yield from (entry.path for entry in entries if entry.is_file() and _is_known(entry.path))
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path)
+
+
+def _is_known(path: str) -> bool:
+    name = os.path.basename(path)
+    return not name.startswith(RESOURCE_FORK) and name.lower().endswith(SUFFIXES + VIDEO_SUFFIXES)
+
+
+def _is_video(path: str) -> bool:
+    return path.startswith(CAMERA) or path.lower().endswith(VIDEO_SUFFIXES)

@@ -1,0 +1,230 @@
+"""Detections as files, written as they come: whatever ends the program, what was found before is on disk, in whole files."""
+
+import csv
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple, Protocol, Self
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ssd.boxes import edges_to_voc
+from ssd.deploy.inputs import output_name
+from ssd.deploy.predictor import Detections
+from ssd.system.files import naming, write_whole
+from ssd.system.images import printable
+
+
+class Found(NamedTuple):
+    """What was found in one photo or frame."""
+
+    name: str  # of the input
+    frame: int | None  # of a video, from 0
+    width: int
+    height: int
+    detections: Detections
+
+
+class Format(Protocol):
+    """A file, or a folder of files, in one of the formats."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None: ...
+
+    def add(self, entries: Sequence[Found]) -> None:
+        """Writes some more; they are in the file when this returns."""
+
+
+class Results:
+    """What was found, in several formats, for the time of a `with` block.
+
+    Args:
+        folder: where the files are written; those that are there are replaced.
+        formats: names in `FORMATS`.
+        classes: names, without background.
+    """
+
+    def __init__(self, folder: Path, formats: Collection[str], classes: Sequence[str]) -> None:
+        self.num_inputs = 0  # photos and frames
+        self.num_objects = 0
+        with ExitStack() as closing:
+            self.formats = [FORMATS[name](folder, classes, closing) for name in formats]
+            self.closing = closing.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.close()
+
+    def add(self, entries: Sequence[Found]) -> None:
+        for each in self.formats:
+            each.add(entries)
+        self.num_inputs += len(entries)
+        self.num_objects += sum(len(entry.detections.labels) for entry in entries)
+
+
+class JsonFile:
+    """detections.json: a list with an entry a photo or frame. The file ends in ] after every addition."""
+
+    END = b"\n]\n"
+
+    def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
+        self.path = folder / "detections.json"
+        self.file = closing.enter_context(self.path.open("wb", buffering=0))
+        self.end = self.file.write(b"[")  # where the next entry goes
+        self.file.write(self.END)
+
+    def add(self, entries: Sequence[Found]) -> None:
+        is_first = self.end == 1
+        text = "".join(f"{'' if is_first and i == 0 else ','}\n{json.dumps(as_json(entry))}" for i, entry in enumerate(entries))
+        content = text.encode() + self.END
+        with naming(self.path):
+            try:
+                self.file.seek(self.end)
+                written = self.file.write(content)
+                while written < len(content):  # a disk that becomes full takes a part first
+                    written += self.file.write(content[written:])
+            except OSError:
+                self.file.truncate(self.end)
+                self.file.seek(self.end)
+                self.file.write(self.END)
+                raise
+        self.end += len(content) - len(self.END)
+
+
+class CsvFile:
+    """detections.csv: a line a detection."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
+        self.path = folder / "detections.csv"
+        self.file = closing.enter_context(self.path.open("wb", buffering=0))
+        self._write([["name", "frame", "class", "score", "x1", "y1", "x2", "y2"]])
+
+    def add(self, entries: Sequence[Found]) -> None:
+        self._write(
+            [entry.name, "" if entry.frame is None else entry.frame, name, f"{score:.4f}", *(f"{value:.1f}" for value in box)]
+            for entry in entries
+            for box, score, name in objects(entry)
+        )
+
+    def _write(self, rows: Iterable[Sequence[object]]) -> None:
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        with naming(self.path):
+            self.file.write(text.getvalue().encode())
+
+
+class VocFiles:
+    """Annotations/NAME.xml: a file a photo, as training takes it; frames of videos are left out."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
+        self.folder = folder / "Annotations"
+        self.taken: set[str] = set()
+
+    def add(self, entries: Sequence[Found]) -> None:
+        for entry in entries:
+            if entry.frame is None:
+                write_voc(self.folder / output_name(entry.name, ".xml", self.taken), entry)
+
+
+class CocoFile:
+    """coco.json: images, annotations and categories. It has two lists that grow, so they are kept apart and put together at
+    the end, and whenever they are twice as long as when that was last done."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
+        self.path = folder / "coco.json"
+        self.categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+        self.images, self.annotations = (closing.enter_context(tempfile.TemporaryFile()) for _ in range(2))  # noqa: SIM115
+        self.num_images, self.num_annotations, self.num_written = 0, 0, -1
+        self._write()
+        closing.callback(self._finish)
+
+    def add(self, entries: Sequence[Found]) -> None:
+        for entry in entries:
+            image, annotations = as_coco(entry, self.num_images + 1, self.num_annotations + 1)
+            for file, count, items in (
+                (self.images, self.num_images, [image]),
+                (self.annotations, self.num_annotations, annotations),
+            ):
+                file.write("".join(f"{',' if count + i else ''}\n{json.dumps(item)}" for i, item in enumerate(items)).encode())
+            self.num_images += 1
+            self.num_annotations += len(annotations)
+        if self.num_images >= 2 * self.num_written:
+            self._write()
+
+    def _write(self) -> None:
+        def write(file: IO[bytes]) -> None:
+            file.write(f'{{"categories": {json.dumps(self.categories)},\n"images": ['.encode())
+            for part, after in ((self.images, b'\n],\n"annotations": ['), (self.annotations, b"\n]}\n")):
+                part.seek(0)
+                shutil.copyfileobj(part, file)
+                file.write(after)
+
+        write_whole(self.path, write)
+        self.num_written = self.num_images
+
+    def _finish(self) -> None:
+        if self.num_written < self.num_images:
+            self._write()
+
+
+FORMATS: dict[str, type[Format]] = {"json": JsonFile, "csv": CsvFile, "voc": VocFiles, "coco": CocoFile}
+
+
+def objects(entry: Found) -> Iterator[tuple[np.ndarray, float, str]]:
+    """Box, score and class name of each object."""
+    detections = entry.detections
+    return zip(detections.boxes, detections.scores.tolist(), detections.names, strict=True)
+
+
+def as_json(entry: Found) -> dict[str, object]:
+    listed = [
+        {"class": name, "score": round(score, 4), "box": [round(float(value), 1) for value in box]}
+        for box, score, name in objects(entry)
+    ]
+    frame = {} if entry.frame is None else {"frame": entry.frame}
+    return {"name": entry.name, **frame, "width": entry.width, "height": entry.height, "objects": listed}
+
+
+def as_coco(entry: Found, image_id: int, first_id: int) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """An image and its annotations: boxes as left, top, width and height; categories count from 1."""
+    file_name = entry.name if entry.frame is None else f"{entry.name}#{entry.frame}"
+    image = {"id": image_id, "file_name": file_name, "width": entry.width, "height": entry.height}
+    annotations = []
+    detections = entry.detections
+    for (x1, y1, x2, y2), score, label in zip(detections.boxes, detections.scores.tolist(), detections.labels, strict=True):
+        box = [round(float(value), 2) for value in (x1, y1, x2 - x1, y2 - y1)]
+        annotations.append(
+            {
+                "id": first_id + len(annotations), "image_id": image_id, "category_id": int(label) + 1, "bbox": box,
+                "area": round(box[2] * box[3], 2), "iscrowd": 0, "score": round(score, 4),
+            }
+        )  # fmt: skip
+    return image, annotations
+
+
+def write_voc(path: Path, entry: Found) -> None:
+    """An annotation as VOC has them."""
+    root = ElementTree.Element("annotation")
+    ElementTree.SubElement(root, "filename").text = PurePosixPath(entry.name).name
+    size = ElementTree.SubElement(root, "size")
+    for side, value in (("width", entry.width), ("height", entry.height), ("depth", 3)):
+        ElementTree.SubElement(size, side).text = str(value)
+    for box, score, name in objects(entry):
+        item = ElementTree.SubElement(root, "object")
+        ElementTree.SubElement(item, "name").text = printable(name)
+        ElementTree.SubElement(item, "difficult").text = "0"
+        ElementTree.SubElement(item, "score").text = f"{score:.4f}"
+        bndbox = ElementTree.SubElement(item, "bndbox")
+        corners = edges_to_voc(box)
+        corners[2:] = np.maximum(corners[2:], corners[:2])  # what is less than a pixel wide would look inverted
+        for side, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+            ElementTree.SubElement(bndbox, side).text = f"{value:.1f}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8")

@@ -1,0 +1,91 @@
+import csv
+import errno
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssd.deploy.predictor import Detections
+from ssd.deploy.results import Found, Results
+
+CLASSES = ("cat", 'a, "b"\n& <c>', "US$5", "猫")
+
+
+def entry(number: int) -> Found:
+    labels = np.arange(number % 5) % len(CLASSES)
+    boxes = np.arange(4 * len(labels), dtype=np.float32).reshape(-1, 4) + np.float32([0, 0, 9, 9])
+    scores = np.linspace(0.9, 0.5, len(labels), dtype=np.float32)
+    return Found(f"{number}.jpg", None, 100, 80, Detections(boxes, labels, scores, [CLASSES[label] for label in labels]))
+
+
+def read(folder: Path) -> tuple[list[str], int, list[str], int]:
+    """Names in detections.json and objects there, names of images in coco.json and objects there."""
+    listed = json.loads((folder / "detections.json").read_text())
+    coco = json.loads((folder / "coco.json").read_text())
+    assert [item["id"] for item in coco["annotations"]] == list(range(1, len(coco["annotations"]) + 1))
+    return (
+        [each["name"] for each in listed],
+        sum(len(each["objects"]) for each in listed),
+        [image["file_name"] for image in coco["images"]],
+        len(coco["annotations"]),
+    )
+
+
+def test_files_are_whole_after_every_addition(tmp_path):
+    with Results(tmp_path, ["json", "csv", "coco"], CLASSES) as results:
+        assert read(tmp_path) == ([], 0, [], 0)
+        for number in range(1, 40):
+            results.add([entry(number)])
+            names, objects, images, annotations = read(tmp_path)
+            assert names == [f"{i}.jpg" for i in range(1, number + 1)]
+            with open(tmp_path / "detections.csv", newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            assert len(rows) == objects == results.num_objects
+            assert images == names[: len(images)]
+            assert number / 2 < len(images) <= number
+            assert annotations == sum(i % 5 for i in range(1, len(images) + 1))
+    assert read(tmp_path)[2:] == read(tmp_path)[:2]
+    assert {row["class"] for row in rows} == set(CLASSES)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    with Results(tmp_path, ["json"], CLASSES) as results:
+        results.add([entry(3)])
+        before = (tmp_path / "detections.json").read_bytes()
+        (writer,) = results.formats
+
+        class Full:
+            """A file on a disk that has room for ten bytes more."""
+
+            def __init__(self, file) -> None:
+                self.file, self.room = file, 10
+
+            def __getattr__(self, name):
+                return getattr(self.file, name)
+
+            def write(self, content: bytes) -> int:
+                if not self.room and len(content) > 10:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                part = content[: max(self.room, 3)]
+                self.room = 0
+                return self.file.write(part)
+
+        monkeypatch.setattr(writer, "file", Full(writer.file))
+        with pytest.raises(OSError, match="No space left"):
+            results.add([entry(4)])
+    assert (tmp_path / "detections.json").read_bytes() == before
+
+
+def test_memory_does_not_grow(tmp_path):
+    entries = [entry(number) for number in range(50)]
+    with Results(tmp_path, ["json", "csv", "coco"], CLASSES) as results:
+        results.add(entries)
+        tracemalloc.start()
+        for _ in range(40):
+            results.add(entries)
+        grown, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (tmp_path / "detections.json").stat().st_size > 400_000
+    assert grown < 50_000
