@@ -12,7 +12,7 @@ from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachab
 from data.images import inspect_photo
 from data.listing import Entry
 from data.photo_sizes import Stamp, stamp_of
-from data.workers import as_it_is, worker_options
+from data.workers import Attended, worker_options
 
 BATCH = 64  # photos that a worker reads at once
 # To start processes takes as long as to read some thousand annotations, or to decode a hundred photos.
@@ -55,12 +55,8 @@ def inspect(
         workers: processes that share the work, if there is enough of it.
     """
     work = len(entries) + LOOK * num_unknown
-    yield from DataLoader(
-        _Inspection(skip_damaged),
-        batch_sampler=_InOrder(entries, known),
-        collate_fn=as_it_is,
-        **worker_options(workers if work > WORTH_PROCESSES else 0),
-    )
+    options = worker_options(workers if work > WORTH_PROCESSES else 0)
+    yield from Attended(DataLoader(_Inspection(skip_damaged), batch_sampler=_InOrder(entries, known), **options))
 
 
 class _InOrder(Sampler[list[Todo]]):

@@ -11,10 +11,11 @@ from data.augment import Plan, Switches, draw_plan, plain_plan, render
 from data.image_cache import ImageCache
 from data.images import read_image
 from data.photos import Photos
-from data.workers import as_it_is, worker_options
+from data.workers import Attended, worker_options
 from ssd.batch import PADDING, Batch, Targets
 from ssd.config import ConfigError
 from ssd.system.distributed import World
+from ssd.system.stop import StopRequest
 
 Key = tuple[int, int]  # epoch, index
 
@@ -180,12 +181,17 @@ def choose_workers(workers: int | str, device: torch.device, world: World) -> in
     return max(1, min(16, len(os.sched_getaffinity(0)) // world.local_size))
 
 
-def make_loader(samples: Samples, order: Sampler[list[Key]], workers: int, device: torch.device) -> DataLoader[Batch]:
-    """The loader of `samples` in that order; batches come whole, pinned where the device is a GPU."""
-    return DataLoader(
-        samples,
-        batch_sampler=order,
-        collate_fn=as_it_is,  # batches come whole from __getitems__
-        pin_memory=device.type == "cuda",
-        **worker_options(workers),
-    )
+def make_loader(
+    samples: Samples, order: Sampler[list[Key]], workers: int, device: torch.device, stop: StopRequest | None = None
+) -> Attended[Batch]:
+    """The loader of `samples` in that order; batches come whole, pinned where the device is a GPU.
+
+    Args:
+        samples: the data set.
+        order: which samples make up each batch.
+        workers: processes that make them; 0: the main one does.
+        device: that the batches are for.
+        stop: ends a wait for a batch; None where several processes first have to agree.
+    """
+    loader = DataLoader(samples, batch_sampler=order, pin_memory=device.type == "cuda", **worker_options(workers))
+    return Attended(loader, stop)

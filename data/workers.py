@@ -1,12 +1,48 @@
-"""Worker processes, for the loader and for the first look at the data."""
+"""Worker processes, for the loader and for the first look at the data: how they start, hand over, fail and end."""
 
 import atexit
+import errno
+import io
 import multiprocessing
+import os
+import pickle
 import signal
-from typing import Any
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Generic, TypeVar
 
 import cv2
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ssd.system.stop import StopRequest
+
+T = TypeVar("T")
+
+SMALL = 2**16  # bytes: what fits into a pipe at once is not worth a file of shared memory
+SPARE_FILES = 8  # that a worker keeps for reading a photo, and for handing over what it shared
+
+# What holds the iterators of loaders that failed. Where one is collected, PyTorch ends it in good order, and waits for what
+# its workers died with.
+_abandoned: list[object] = []
+
+
+class WorkerError(RuntimeError):
+    """Workers that cannot do their work, for want of memory as a rule; the message says what to do.
+
+    Args:
+        what: happened.
+        reason: known or supposed.
+    """
+
+    def __init__(self, what: str, reason: str = "out of memory or of shared memory (/dev/shm)?") -> None:
+        super().__init__(f"{what}: {reason} Try fewer data.workers, or 0")
 
 
 def worker_options(workers: int) -> dict[str, Any]:
@@ -17,11 +53,159 @@ def worker_options(workers: int) -> dict[str, Any]:
         "prefetch_factor": 4 if workers else None,
         # A forked worker shares the arrays and the cache as they lie; where there is no fork it gets a copy.
         "multiprocessing_context": "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
+        "collate_fn": Parcel if workers else _as_it_is,  # samples come as they shall be
     }
 
 
-def as_it_is(batch: Any) -> Any:
-    """A collate_fn for samples that come as they shall be."""
+class Attended(Generic[T]):
+    """A loader of batches T, waited for as long as its workers live and the run is not asked to stop, and no longer.
+
+    PyTorch alone waits for ever for a batch that a worker could not hand over, and reports a lost worker wherever the main
+    process is just then, in the middle of an update of the weights as well. Here both come up in the wait for a batch.
+
+    Args:
+        loader: made with `worker_options`.
+        stop: what ends a wait; None where several processes first have to agree.
+    """
+
+    def __init__(self, loader: DataLoader[Any], stop: StopRequest | None = None) -> None:
+        self.loader = loader
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[T]:
+        """The batches.
+
+        Raises:
+            WorkerError: a worker is lost, or cannot hand over its batch.
+            Stopped: the run is asked to stop; raised while a batch is waited for.
+        """
+        others = multiprocessing.active_children()
+        try:
+            stream = iter(self.loader)
+        except OSError as error:
+            _abandon(error, _children_beside(others))
+            what, more_files = f"data workers cannot be started ({error.strerror or error})", "raise ulimit -n."
+            raise (WorkerError(what, more_files) if error.errno == errno.EMFILE else WorkerError(what)) from None
+        workers = _children_beside(others)
+        _at_the_end_of_a_child(signal.SIG_DFL)  # in place of PyTorch's handler
+        while True:
+            try:
+                with self.stop.ends_wait() if self.stop else nullcontext(), _losses_reported(workers):
+                    batch = next(stream, None)
+            except BaseException as error:
+                loss = _loss(workers)
+                _abandon(stream, workers)
+                if workers and _is_of_the_transport(error):
+                    raise loss or WorkerError(_first_line(error)) from None
+                raise
+            if batch is None:
+                return
+            yield batch
+
+
+def _children_beside(others: Sequence[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in others]
+
+
+def _abandon(holder: object, workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+    _abandoned.append(holder)
+
+
+def _is_of_the_transport(error: BaseException) -> bool:
+    """Whether an error came up between worker and main process, and not in the data set."""
+    passed_on = str(error).startswith("Caught")  # by PyTorch, from the data set's code
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError | EOFError) and not passed_on)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _losses_reported(workers: Sequence[BaseProcess]) -> Iterator[None]:
+    """A block that ends when a worker does."""
+
+    def check(*_: object) -> None:
+        if loss := _loss(workers):
+            raise loss
+
+    _at_the_end_of_a_child(check)
+    try:
+        check()
+        yield
+    finally:
+        _at_the_end_of_a_child(signal.SIG_DFL)
+
+
+def _loss(workers: Sequence[BaseProcess]) -> WorkerError | None:
+    """What to say of the first worker that ended before its time, if one did."""
+    for worker in workers:
+        if worker.exitcode:
+            killed = worker.exitcode < 0
+            how = f"is killed by signal: {signal.Signals(-worker.exitcode).name}" if killed else "cannot go on"
+            return WorkerError(f"DataLoader worker (pid {worker.pid}) {how}")
+    return None
+
+
+def _at_the_end_of_a_child(handler: Any) -> None:
+    """Has Python call a handler when a child ends, where the system tells and this thread can hear it."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
+
+
+class Parcel:
+    """What a worker hands over: its tensors in shared memory, or, where that has no room, with all the rest in the pipe.
+
+    It is packed here, and not by the queue's own thread, whose errors nobody hears of. The other end of the queue unpacks it.
+    """
+
+    def __init__(self, content: Any) -> None:
+        try:
+            _keep_files_spare()
+            self.packed = _pack(content, shared=True)
+        except (RuntimeError, OSError):
+            self.packed = _pack(content, shared=False)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (self.packed,)
+
+
+class _Pickler(ForkingPickler):
+    """PyTorch's, but small tensors go as they are; and so do all of them, unless they shall be shared."""
+
+    def __init__(self, file: io.BytesIO, shared: bool) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.shared = shared
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and not (self.shared and value.nbytes > SMALL):
+            return torch.from_numpy, (value.numpy(),)
+        return NotImplemented
+
+
+def _pack(content: Any, shared: bool) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, shared).dump(content)
+    return file.getvalue()
+
+
+def _keep_files_spare() -> None:
+    """Raises OSError where this process is about to run out of file descriptors."""
+    taken: list[int] = []
+    try:
+        for _ in range(SPARE_FILES):
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def _as_it_is(batch: T) -> T:
     return batch
 
 
@@ -30,7 +214,7 @@ def _end_workers() -> None:
     """Ends what a failed run leaves behind: its workers ignore SIGTERM, and multiprocessing would wait for them for ever."""
     children = multiprocessing.active_children()
     if children:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would take their end for an accident
+        _at_the_end_of_a_child(signal.SIG_DFL)  # PyTorch would take their end for an accident
     for child in children:
         child.kill()
 
@@ -40,5 +224,13 @@ def _init_worker(_: int) -> None:
     # wants batches until then. Workers end when it closes the loader, or when they find it gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = staticmethod(_give_up)  # pyright: ignore[reportAttributeAccessIssue]
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _give_up(error: Exception, _: object) -> None:
+    """Ends a worker that cannot hand over what it made: the main process hears of a worker's end, and of nothing less."""
+    with suppress(OSError):
+        print(f"data worker {os.getpid()}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr, flush=True)
+    os._exit(1)

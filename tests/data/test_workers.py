@@ -1,0 +1,164 @@
+"""Worker processes that fail, hang or have no room: what waits for them, and for how long."""
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data import workers
+from data.workers import Attended, Parcel, WorkerError, worker_options
+from ssd.system.stop import Stopped, StopRequest
+
+LARGE = 2 * workers.SMALL
+
+
+class Numbers(Dataset[dict[str, Tensor]]):
+    """A batch of four samples: a large tensor and a small one, both full of the first sample's number."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        number = indices[0]
+        return {"large": torch.full((LARGE,), number, dtype=torch.uint8), "small": torch.tensor([float(number)])}
+
+
+def attended(dataset: Dataset, num_workers: int = 1, stop: StopRequest | None = None) -> Attended:
+    return Attended(DataLoader(dataset, batch_size=4, **worker_options(num_workers)), stop)
+
+
+def arrived(batches: Attended) -> list[int]:
+    numbers = []
+    for batch in batches:
+        (number,) = batch["large"].unique().tolist()
+        assert batch["large"].shape == (LARGE,)
+        assert batch["small"].tolist() == [number]
+        numbers.append(number)
+    return numbers
+
+
+@contextmanager
+def descriptors(spare: int) -> Iterator[None]:
+    """Within the block this process, and what it starts, can have so many files open beyond those of now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] <= highest:  # the limit is on the number that a new one gets, so no lower one may be free
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_batches_arrive_as_they_were_made(num_workers):
+    assert arrived(attended(Numbers(), num_workers)) == list(range(0, 40, 4))
+
+
+def test_batches_arrive_where_there_is_no_shared_memory(monkeypatch):
+    """As in a container whose /dev/shm is full: the workers, forked from here, cannot make a file in it."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    assert arrived(attended(Numbers(), 2)) == list(range(0, 40, 4))
+
+
+@pytest.mark.parametrize("spare", [16, 22, 28, 34])
+def test_few_file_descriptors_are_enough(spare):
+    with descriptors(spare):
+        assert arrived(attended(Numbers(), 2)) == list(range(0, 40, 4))
+
+
+def test_too_few_file_descriptors_are_named():
+    with descriptors(4), pytest.raises(WorkerError, match=r"Too many open files\): raise ulimit -n\. Try fewer data\.workers"):
+        arrived(attended(Numbers(), 2))
+
+
+def test_a_batch_that_a_worker_cannot_hand_over_is_noticed(monkeypatch, capfd):
+    def fail(self: Parcel) -> None:
+        raise MemoryError("no room for it")
+
+    monkeypatch.setattr(Parcel, "__reduce__", fail)
+    with pytest.raises(WorkerError, match=r"DataLoader worker \(pid \d+\) .*fewer data\.workers, or 0"):
+        arrived(attended(Numbers()))
+    assert "MemoryError: no room for it" in capfd.readouterr().err
+
+
+class Stuck(Numbers):
+    """Its second batch never comes, as from a disk that does not answer."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        if indices[0]:
+            time.sleep(1000)
+        return super().__getitems__(indices)
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = StopRequest()
+    stop.listen()
+    yield stop
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_signal_ends_a_wait_for_data(num_workers, stop):
+    batches = iter(attended(Stuck(), num_workers, stop))
+    next(batches)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        next(batches)
+    assert time.monotonic() - start < 2
+    with pytest.raises(Stopped):  # whoever waits later does not wait at all
+        next(iter(attended(Stuck(), 0, stop)))
+
+
+def test_a_signal_before_or_after_the_wait_raises_nothing(stop):
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + 5
+    while not stop() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stop.signal == signal.SIGTERM
+
+
+def test_a_lost_worker_is_reported_in_the_wait_and_nowhere_else():
+    batches = iter(attended(Numbers(), 2))
+    next(batches)
+    victim = workers.multiprocessing.active_children()[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:  # a step, which must not be torn in two
+        time.sleep(0.01)
+    with pytest.raises(WorkerError, match=r"DataLoader worker \(pid \d+\) is killed by signal: SIGKILL: out of memory"):
+        list(batches)
+
+
+class Faulty(Numbers):
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        raise RuntimeError("a fault of the program")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_in_the_data_set_stays_what_it_is(num_workers):
+    with pytest.raises(RuntimeError, match="a fault of the program") as caught:
+        arrived(attended(Faulty(), num_workers))
+    assert not isinstance(caught.value, WorkerError)
