@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ssd.system.errors import Failure
 from ssd.system.stop import StopRequest
 
 T = TypeVar("T")
@@ -33,13 +34,15 @@ SPARE_FILES = 8  # that a worker keeps for reading a photo, and for handing over
 _abandoned: list[object] = []
 
 
-class WorkerError(RuntimeError):
+class WorkerError(Failure):
     """Workers that cannot do their work, for want of memory as a rule; the message says what to do.
 
     Args:
         what: happened.
         reason: known or supposed.
     """
+
+    can_resume = True
 
     def __init__(self, what: str, reason: str = "out of memory or of shared memory (/dev/shm)?") -> None:
         super().__init__(f"{what}: {reason} Try fewer data.workers, or 0")

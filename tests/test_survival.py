@@ -2,20 +2,26 @@
 
 import json
 import os
+import pickle
 import re
 import resource
+import shlex
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import train
+from data.workers import Parcel
 from scripts import replay, torture
 from ssd.training.records import Records
 from ssd.weights.checkpoint import load_checkpoint
@@ -39,6 +45,17 @@ def started(config: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> It
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def signals_as_they_were() -> Iterator[None]:
+    """The command takes over the signals; after the block they are the tests' again."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -86,6 +103,38 @@ def test_a_killed_worker_ends_the_run_in_a_line_with_its_work_saved(tmp_path, sh
     assert process.returncode == 1
     assert re.search(r"DataLoader worker .* is killed by signal.*fewer data.workers", the_line(errors))
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration >= before
+
+
+def test_a_batch_that_never_comes_ends_the_run_in_a_line_with_its_work_saved(tmp_path, shapes_root, monkeypatch, capfd):
+    """A worker packs its third batch, and then has no memory to send it."""
+    packed = []
+
+    def send(parcel: Parcel) -> tuple[Any, ...]:
+        packed.append(parcel)
+        if len(packed) == 3:
+            raise MemoryError("no room")
+        return pickle.loads, (parcel.packed,)
+
+    monkeypatch.setattr(Parcel, "__reduce__", send)
+    config = write_config(tmp_path, shapes_root, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 100})
+    with signals_as_they_were():
+        assert train.main(["--config", str(config)]) == 1
+    line = the_line(capfd.readouterr().err)
+    assert re.search(r"DataLoader worker .*out of memory or of shared memory \(/dev/shm\)\? Try fewer data\.workers", line)
+    assert line.endswith("--resume auto")
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration <= 2  # saved, as far as it came
+
+
+def test_a_run_needs_no_shared_memory(tmp_path, shapes_root):
+    """As in a container with a small /dev/shm; here the runs' own is so small that not one batch fits into it."""
+    config = write_config(tmp_path, shapes_root, model={"pretrained": "none", "width": 0.05}, train={"iterations": 3})
+    inside = f"mount -t tmpfs -o size=256k tmpfs /dev/shm && exec {shlex.join(command(config, 'data.workers=1'))}"
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mount namespaces are not allowed here")
+    done = subprocess.run([*words, inside], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path, "eval")) == 1
 
 
 def test_a_dead_process_ends_the_others(tmp_path, shapes_root):

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +18,7 @@ from ssd.evaluation.coco_eval import coco_eval
 from ssd.evaluation.voc_eval import VOCResult, voc_eval
 from ssd.preparation import Preparation, prepare
 from ssd.system.distributed import World
-
-
-class Interrupted(Exception):
-    """An evaluation was left because the run is asked to stop."""
+from ssd.system.stop import Stopped, StopRequest
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def evaluate(
     limits: Thresholds,
     metric: str,
     world: World,
-    stop: Callable[[], bool] = lambda: False,
+    stop: StopRequest | None = None,
 ) -> Evaluation:
     """Evaluates a network; under several processes each predicts its share, and all return the same.
 
@@ -136,25 +134,25 @@ def evaluate(
         limits: thresholds of the detections.
         metric: voc07 (11-point AP), voc10 (the area), or coco.
         world: the processes that share the work.
-        stop: asked before each batch.
+        stop: whether the run is asked to stop, which any of the processes may be.
 
     Raises:
-        Interrupted: `stop` said so, in any of the processes.
+        Stopped: it is; by all processes alike.
     """
     start = time.perf_counter()
     model.eval()
     found: dict[int, dict[str, np.ndarray]] = {}
-    interrupted = False
-    for batch in batches:
-        if interrupted := stop():
-            break
-        detections = predict(model, batch.images, preparation, device, dtype, limits)
-        for index, detection in zip(batch.indices.tolist(), detections, strict=True):
-            found[index] = _in_pixels(detection, sizes[index])
-    shares = world.gather((found, interrupted))  # also by those that stop, for which the others would wait
-    if any(stopped for _, stopped in shares):
-        raise Interrupted
-    together = {index: detection for share, _ in shares for index, detection in share.items()}
+    stop = stop or StopRequest()
+    with suppress(Stopped):  # while a batch is waited for; the others have to hear of it
+        for batch in batches:
+            if stop():
+                break
+            detections = predict(model, batch.images, preparation, device, dtype, limits)
+            for index, detection in zip(batch.indices.tolist(), detections, strict=True):
+                found[index] = _in_pixels(detection, sizes[index])
+    if stop.agree(world):
+        raise Stopped(stop.signal)
+    together = {index: detection for share in world.gather(found) for index, detection in share.items()}
     in_order = [together[index] for index in range(len(sizes))]
     result = voc_eval(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
     if metric == "coco":

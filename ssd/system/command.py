@@ -56,7 +56,7 @@ def explain(error: BaseException, resume: str = "") -> tuple[list[str], int] | N
     if isinstance(error, (ConfigError, UserError)):
         return _lines(error) if first else [], 2
     if isinstance(error, Failure):
-        return _lines(error) if first else [], 1
+        return _lines(f"{error}{hint if error.can_resume else ''}") if first else [], 1
     if isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         full = f"; make room{' and ' + resume if resume else ''}" if error.errno in DISK_FULL else ""
@@ -78,8 +78,6 @@ def _of_pytorch(error: RuntimeError) -> str | None:
     from ssd.system.distributed import is_lost_peer, world_from_environment
 
     text, world = (str(error).splitlines() or [type(error).__name__])[0], world_from_environment()
-    if text.startswith("DataLoader worker"):
-        return f"{text}: out of memory or of shared memory (/dev/shm)? Try fewer data.workers, or 0"
     if isinstance(error, torch.OutOfMemoryError):
         return f"{text} Try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
     if is_lost_peer(error, world):

@@ -11,3 +11,5 @@ class UsageError(UserError):
 
 class Failure(RuntimeError):
     """What was begun well cannot be finished; the message says why, and what may help."""
+
+    can_resume = False  # what was done so far is saved, and resuming may well come further

@@ -3,7 +3,7 @@
 import os
 
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from data.annotation import DataError
@@ -12,9 +12,10 @@ from data.image_cache import ImageCache
 from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
+from data.workers import Attended
 from ssd.batch import Batch
 from ssd.preparation import Preparation
-from ssd.system.stop import Stopped
+from ssd.system.stop import Stopped, StopRequest
 from ssd.training.run import Run
 
 MAX_FAULTS = 50  # lines of one error message
@@ -104,7 +105,7 @@ def plain_samples(photos: Photos, preparation: Preparation) -> Samples:
     return Samples(photos, preparation.size, preparation.fill)
 
 
-def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> DataLoader[Batch]:
+def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> Attended[Batch]:
     """The micro-batches of this process, from an iteration on.
 
     Raises:
@@ -112,16 +113,17 @@ def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: 
     """
     accumulate, seed = run.config.train.accumulate, run.config.seed
     order = TrainOrder(len(samples), run.batch_size, iterations, seed, first_iteration, accumulate, run.world)
-    return _loader(run, samples, order)
+    # Several processes have to agree on a stop after a step, and nobody can leave one that the others are in.
+    return _loader(run, samples, order, run.stop if run.world.size == 1 else None)
 
 
-def val_batches(run: Run, samples: Samples) -> DataLoader[Batch]:
+def val_batches(run: Run, samples: Samples) -> Attended[Batch]:
     """This process's share of the photos, in order."""
-    return _loader(run, samples, EvalOrder(len(samples), run.config.eval.batch_size, run.world))
+    return _loader(run, samples, EvalOrder(len(samples), run.config.eval.batch_size, run.world), run.stop)
 
 
-def _loader(run: Run, samples: Samples, order: Sampler[list[Key]]) -> DataLoader[Batch]:
-    return make_loader(samples, order, choose_workers(run.config.data.workers, run.device, run.world), run.device)
+def _loader(run: Run, samples: Samples, order: Sampler[list[Key]], stop: StopRequest | None) -> Attended[Batch]:
+    return make_loader(samples, order, choose_workers(run.config.data.workers, run.device, run.world), run.device, stop)
 
 
 def crowded_batch(samples: Samples, count: int) -> Batch:

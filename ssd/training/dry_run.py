@@ -5,7 +5,6 @@ import time
 
 import torch
 
-from ssd.evaluation.evaluate import Interrupted
 from ssd.system.stop import Stopped
 from ssd.training.build import Parts, build_parts, describe
 from ssd.training.datasets import plain_samples, train_batches
@@ -50,8 +49,5 @@ def _seconds_an_evaluation(run: Run, parts: Parts) -> float:
     """Of all validation photos, by the time that some of them take."""
     photos = parts.val_samples.photos
     some = photos.select(range(min(len(photos), 2 * run.config.eval.batch_size)))
-    try:
-        evaluation = evaluate_photos(run, plain_samples(some, parts.preparation), parts.preparation, parts.model)
-    except Interrupted:
-        raise Stopped(run.stop.signal) from None
+    evaluation = evaluate_photos(run, plain_samples(some, parts.preparation), parts.preparation, parts.model)
     return evaluation.seconds / len(some) * len(photos)

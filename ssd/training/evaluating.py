@@ -5,10 +5,9 @@ from pathlib import Path
 from torch import nn
 
 from data.loader import Samples
-from ssd.evaluation.evaluate import Evaluation, Interrupted, Thresholds, evaluate
+from ssd.evaluation.evaluate import Evaluation, Thresholds, evaluate
 from ssd.model import SSD300
 from ssd.preparation import Preparation
-from ssd.system.stop import Stopped
 from ssd.training.build import build_model, use_batch_size_of
 from ssd.training.datasets import load_val_photos, plain_samples, val_batches
 from ssd.training.folder import checkpoint_to_evaluate
@@ -21,7 +20,7 @@ def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model:
     """Evaluates a network on the validation photos.
 
     Raises:
-        Interrupted: the run is asked to stop.
+        Stopped: the run is asked to stop.
     """
     config, photos = run.config, samples.photos
     return evaluate(
@@ -43,10 +42,7 @@ def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model:
 def evaluate_state(run: Run, samples: Samples, preparation: Preparation, model: SSD300, state: TrainState) -> Evaluation:
     """Evaluates a checkpoint's weights."""
     model.load_state_dict(state.weights)
-    try:
-        evaluation = evaluate_photos(run, samples, preparation, model)
-    except Interrupted:
-        raise Stopped(run.stop.signal) from None
+    evaluation = evaluate_photos(run, samples, preparation, model)
     run.say(evaluation.table())
     return evaluation
 

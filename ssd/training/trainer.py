@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ssd.batch import Batch
-from ssd.evaluation.evaluate import Evaluation, Interrupted
+from ssd.evaluation.evaluate import Evaluation
 from ssd.system.errors import Failure
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.checkpoints import Checkpoints
@@ -42,7 +42,7 @@ class Trainer:
         state: where the run begins; the step has its weights and optimiser already.
         checkpoints: where states are kept.
         log: is told what happens.
-        evaluate: evaluates a network, and raises Interrupted when the run is asked to stop meanwhile.
+        evaluate: evaluates a network, and raises Stopped when the run is asked to stop meanwhile.
         stop: whether the run is asked to stop.
     """
 
@@ -161,8 +161,7 @@ class Trainer:
             return self.stop()
         if self.step.device.type == "cuda" and not at_log:
             return False
-        self.stop.signal = max(self.world.gather(self.stop.signal))
-        return self.stop()
+        return self.stop.agree(self.world)
 
     def _evaluate_if_due(self) -> Evaluation | None:
         now = self.now
@@ -171,11 +170,8 @@ class Trainer:
         self.save()
         epoch, average, model = self.schedule.epoch(now.iteration), self.step.updater.average, self.step.model
         self.log.say(f"evaluation after iteration {now.iteration}, epoch {epoch}")
-        try:
-            with average.applied_to(model) if average else nullcontext():
-                evaluation = self.evaluate(model)
-        except Interrupted:
-            raise Stopped(max(self.world.gather(self.stop.signal))) from None
+        with average.applied_to(model) if average else nullcontext():
+            evaluation = self.evaluate(model)
         now.evaluated_at = now.iteration
         improved = not math.isnan(evaluation.mean_ap) and evaluation.mean_ap > now.best_map
         now.best_map = evaluation.mean_ap if improved else now.best_map

@@ -1,4 +1,5 @@
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ import torch
 from ssd.batch import Batch, pad_targets
 from ssd.boxes import encode
 from ssd.dbox import make_dbox_list
-from ssd.evaluation.evaluate import Interrupted, Thresholds, evaluate
+from ssd.evaluation.evaluate import Thresholds, evaluate
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, scaled_into
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
+from ssd.system.stop import Stopped, StopRequest
 
 DBOXES = make_dbox_list()
 BOX = torch.tensor([[0.25, 0.2, 0.75, 0.6]])
@@ -30,7 +32,7 @@ class Oracle(torch.nn.Module):
         return loc, conf, DBOXES
 
 
-def run(stop=lambda: False):
+def run(stop=None):
     # 200 × 100 pixels: BOX is 51..150 × 21..60, counted from 1, both ends included.
     truth = {"boxes": np.array([[51, 21, 150, 60]], float), "labels": np.array([1]), "difficult": np.array([False])}
     images = torch.zeros(2, 300, 300, 3, dtype=torch.uint8)
@@ -66,9 +68,10 @@ def test_detections_come_in_the_photo_s_inclusive_pixels():
 
 
 def test_leaves_when_asked_to():
-    answers = iter([False, True])
-    with pytest.raises(Interrupted):
-        run(lambda: next(answers))
+    stop = StopRequest()
+    stop.signal = signal.SIGTERM
+    with pytest.raises(Stopped, match="SIGTERM"):
+        run(stop)
 
 
 def test_pictures_show_boxes_where_they_are():
