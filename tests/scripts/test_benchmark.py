@@ -1,14 +1,23 @@
 import json
+import subprocess
+from functools import partial
 
 import pytest
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from scripts import benchmark
+from ssd.model import SSD300
 from tests.conftest import ROOT
+from tests.processes import Process
 
 
 @pytest.fixture
 def command(monkeypatch, shapes_root, tmp_path):
-    """Runs the benchmark on the shapes; returns its exit code and what it wrote."""
+    """Runs the benchmark on the shapes, with small networks and few classes; returns what it wrote."""
+    monkeypatch.setattr(benchmark, "SSD300", partial(SSD300, width=0.05))
+    monkeypatch.setattr(benchmark, "ssd300_vgg16", ssdlite320_mobilenet_v3_large)  # of the same class as torchvision's SSD300
+    monkeypatch.setattr(benchmark, "NUM_CLASSES", 5)
+    monkeypatch.setattr(subprocess, "Popen", Process)
 
     def run(*arguments: str) -> list[dict]:
         monkeypatch.chdir(ROOT)
@@ -37,7 +46,7 @@ def ours(measured: list[dict], case: str) -> float:
 
 
 def test_the_real_loop_and_the_start(command, monkeypatch):
-    measured = command("--only", "train,start", "--batch-size", "2", "model.width=0.1", "data.workers=1")
+    measured = command("--only", "train,start", "--batch-size", "2", "model.width=0.05", "data.workers=1")
     assert [row["variant"] for row in measured] == ["ours", "floor: its step alone", "ours"]
     assert all(row["seconds"] > 0 for row in measured)
 
