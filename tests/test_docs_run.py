@@ -30,7 +30,7 @@ STAND_INS = {"FILE": "configs/mine.yaml", "CONFIG": "configs/mine.yaml", "RUN_FO
 # What makes a command short: later options win, and of the entries those that the command names itself stay.
 SMALL = {
     "train.py": (
-        "model.width=0.1", "model.pretrained=none", "train.iterations=2", "train.warmup=1", "train.batch_size=4",
+        "model.width=0.05", "model.pretrained=none", "train.iterations=2", "train.warmup=1", "train.batch_size=4",
         "train.precision=float32", "data.workers=0", "eval.batch_size=8",
     ),
     "scripts/make_shapes.py": ("--train=12", "--val=4"),

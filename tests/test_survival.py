@@ -139,7 +139,7 @@ def test_a_run_needs_no_shared_memory(tmp_path, shapes_root):
 
 def test_a_dead_process_ends_the_others(tmp_path, shapes_root):
     config = write_config(
-        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.1}, checkpoint={"every": 5, "keep": 1}
+        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 5, "keep": 1}
     )
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     with started(config, "data.workers=0", launcher=launcher) as process:
@@ -201,7 +201,7 @@ def test_a_signal_while_the_data_is_read_ends_the_run(tmp_path, shapes_root, mon
 
 
 def test_a_second_signal_leaves_at_once(tmp_path, shapes_root):
-    config = write_config(tmp_path, shapes_root, **{**LONG, "train": {**LONG["train"], "batch_size": 128}})
+    config = write_config(tmp_path, shapes_root, train={**LONG["train"], "batch_size": 128}, model={"width": 0.1})
     with start(command(config), cwd=ROOT) as process:
         for line in process.stdout:
             if line.startswith("device:"):
@@ -222,7 +222,7 @@ def test_a_second_signal_leaves_at_once(tmp_path, shapes_root):
 def test_one_request_that_arrives_twice_is_one(tmp_path, shapes_root):
     """As Ctrl-C under torchrun: from the terminal to the whole group, and once more from torchrun to its processes."""
     config = write_config(
-        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.1}, checkpoint={"every": 5, "keep": 1}
+        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 5, "keep": 1}
     )
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     with started(config, "data.workers=1", "checkpoint.every=5", launcher=launcher) as process:
@@ -331,7 +331,7 @@ def test_memory_stays_flat_over_many_epochs(tmp_path, shapes_root):
     epoch = 24 // 3 // 4
     config = write_config(
         tmp_path, shapes_root, train={"batch_size": 4, "iterations": 50 * epoch}, eval={"every": epoch, "batch_size": 8},
-        checkpoint={"every": epoch, "keep": 1}, model={"pretrained": "none", "batch_norm": True, "width": 0.05},
+        checkpoint={"every": epoch, "keep": 1}, 
     )  # fmt: skip
     used: list[tuple[int, float]] = []  # epochs done, megabytes
     with started(config, "data.workers=1", "data.fraction=0.33") as process:

@@ -24,7 +24,7 @@ TIMING = ("images_per_s", "data_wait")
 
 
 def write_config(folder: Path, shapes_root: Path, **changes: dict[str, Any]) -> Path:
-    """A small run: 24 photos in batches of 4, a tenth of the channels."""
+    """A small run: 24 photos in batches of 4, a twentieth of the channels."""
     values: dict[str, Any] = {
         "output_dir": str(folder / "run"),
         "device": "cpu",
@@ -35,7 +35,7 @@ def write_config(folder: Path, shapes_root: Path, **changes: dict[str, Any]) -> 
             "val": [{"path": "shapes", "split": "val"}],
             "workers": 1,
         },
-        "model": {"pretrained": "none", "batch_norm": True, "width": 0.1},
+        "model": {"pretrained": "none", "batch_norm": True, "width": 0.05},
         "train": {"batch_size": 4, "iterations": 9, "optimizer": "adamw", "lr": 1e-3, "warmup": 2, "precision": "float32"},
         "log_every": 2,
         "checkpoint": {"every": 4, "keep": 2},
@@ -133,13 +133,12 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shap
     ("number", "changes"),
     [
         (signal.SIGTERM, {"train": {"accumulate": 2, "ema": 0.9}, "data": {"workers": 0}}),
-        (signal.SIGINT, {"train": {"precision": "bfloat16", "optimizer": "sgd"}, "data": {"cache": "ram", "workers": 2}}),
+        (signal.SIGINT, {"train": {"precision": "bfloat16", "optimizer": "sgd", "batch_size": 2}, "data": {"cache": "ram", "workers": 2}}),
     ],
     ids=["term-float32-accumulated-averaged", "int-bfloat16-sgd-cached"],
 )
 def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, shapes_root, number, changes):
-    length = {"iterations": 14, "batch_size": 4}
-    changes["train"] |= length
+    changes["train"] |= {"iterations": 14}
     whole = write_config(tmp_path / "whole", shapes_root, **changes, eval={"every": 6})
     parts = write_config(tmp_path / "parts", shapes_root, **changes, eval={"every": 6})
     run(whole)

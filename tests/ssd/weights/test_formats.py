@@ -132,8 +132,8 @@ PORTS = {
 
 @pytest.fixture(scope="module")
 def photos() -> Tensor:
-    """Pixels `[2, 300, 300, 3]` uint8, RGB."""
-    return torch.randint(0, 256, (2, 300, 300, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    """Pixels `[1, 300, 300, 3]` uint8, RGB."""
+    return torch.randint(0, 256, (1, 300, 300, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 @torch.no_grad()
