@@ -331,7 +331,7 @@ def test_memory_stays_flat_over_many_epochs(tmp_path, shapes_root):
     epoch = 24 // 3 // 4
     config = write_config(
         tmp_path, shapes_root, train={"batch_size": 4, "iterations": 50 * epoch}, eval={"every": epoch, "batch_size": 8},
-        checkpoint={"every": epoch, "keep": 1}, 
+        checkpoint={"every": epoch, "keep": 1},
     )  # fmt: skip
     used: list[tuple[int, float]] = []  # epochs done, megabytes
     with started(config, "data.workers=1", "data.fraction=0.33") as process:

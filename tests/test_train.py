@@ -133,7 +133,13 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shap
     ("number", "changes"),
     [
         (signal.SIGTERM, {"train": {"accumulate": 2, "ema": 0.9}, "data": {"workers": 0}}),
-        (signal.SIGINT, {"train": {"precision": "bfloat16", "optimizer": "sgd", "batch_size": 2}, "data": {"cache": "ram", "workers": 2}}),
+        (
+            signal.SIGINT,
+            {
+                "train": {"precision": "bfloat16", "optimizer": "sgd", "batch_size": 2},
+                "data": {"cache": "ram", "workers": 2},
+            },
+        ),
     ],
     ids=["term-float32-accumulated-averaged", "int-bfloat16-sgd-cached"],
 )
