@@ -31,9 +31,11 @@ def detect(
 
     Returns:
         A dict an image: `boxes` `[n, 4]` corners relative to the image and clipped to it, `labels` `[n]` from 0 over the
-        class names, `scores` `[n]`, falling.
+        class names, `scores` `[n]`, falling. A DBox with a NaN among its logits, or an offset that is not finite, gives none.
     """
     scores = conf.float().softmax(dim=2)[..., 1:]  # [B, P, C - 1]
+    # One NaN makes a whole row of the softmax NaN, which would rank before every score.
+    scores.masked_fill_((scores[..., 0].isnan() | ~loc.isfinite().all(dim=2))[..., None], 0)
     # NMS decides on a box by higher ones alone. Where a few hundred of the best boxes already leave `top_k`, all the
     # others need no look: early in training nearly all 8,732 × (C - 1) of them pass the threshold.
     found, complete = _detect(loc, scores, dbox_list, score_thresh, nms_thresh, top_k, num_best=5 * top_k)
@@ -72,13 +74,14 @@ def _detect(
     scores, dbox = scores[image, label, rank], dbox[image, place[image, label, rank]]
     boxes = decode(loc[image, dbox].float(), dbox_list[dbox].float()).clamp(0, 1)
     # Classes are laid side by side, so that one call settles them all. The call compares each box with every later one:
-    # for a whole batch, or class by class as torchvision's batched_nms does here, it takes three times as long.
-    apart = boxes + label[:, None]
+    # for a whole batch, or class by class as torchvision's batched_nms does here, it takes three times as long. In float32 a
+    # small box would lose its last digits to the number of its class.
+    apart = boxes.double() + label[:, None]
     counts = torch.bincount(image, minlength=num_images).tolist()
     parts = zip(*(values.split(counts) for values in (boxes, label, scores, apart)), strict=True)
     found = []
     for boxes_i, labels_i, scores_i, apart_i in parts:
-        kept = nms(apart_i, scores_i, nms_thresh)[:top_k]  # falling scores
+        kept = nms(apart_i, scores_i.double(), nms_thresh)[:top_k]  # falling scores
         found.append({"boxes": boxes_i[kept], "labels": labels_i[kept], "scores": scores_i[kept]})
     complete = [not cut or len(of_image["scores"]) == top_k for cut, of_image in zip(is_cut.tolist(), found, strict=True)]
     return found, complete

@@ -21,7 +21,8 @@ class L2Norm(nn.Module):
         # The sum of squares in float32, since bfloat16 would round it; the products in the activations' own precision,
         # since a float32 copy of this map costs more than the whole layer.
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        factor = torch.rsqrt(norm.square() + self.epsilon)  # [B, 1, H, W]
+        # A cell of zeros has a factor of 1e5, which float16 would make infinite, and its product NaN.
+        factor = torch.rsqrt(norm.square() + self.epsilon).clamp(max=torch.finfo(x.dtype).max)  # [B, 1, H, W]
         return x * factor.to(x.dtype) * self.weight.to(x.dtype)[:, None, None]
 
 

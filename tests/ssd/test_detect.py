@@ -103,3 +103,46 @@ def test_wild_offsets_stay_in_the_image():
     assert found["boxes"].isfinite().all()
     assert found["boxes"].min() >= 0
     assert found["boxes"].max() <= 1
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("count", [3, 300, 7000])
+def test_what_is_not_finite_displaces_nothing(broken, count):
+    """Three sure detections among DBoxes whose logits or offsets are broken, few of them and more than enter NMS."""
+    rows = [(8000, 2, 0.9), (100, 0, 0.6), (7500, 1, 0.8)]
+    expected = detect(*predictions(rows), DBOXES)[0]
+    others = [p for p in range(len(DBOXES)) if p not in (8000, 100, 7500)][:count]
+    for place in ("offsets", "logits", "all logits"):
+        loc, conf = predictions(rows)
+        if place == "offsets":
+            conf[0, others] = torch.tensor([-20.0, 0.0, 0.0, 0.0])  # sure of a class
+            loc[0, others, 3] = broken
+        elif broken < 0:
+            continue  # of a logit: a probability of 0
+        else:
+            conf[0, others, 1 : 2 if place == "logits" else 4] = broken
+        (found,) = detect(loc, conf, DBOXES)
+        for name, values in expected.items():
+            assert torch.equal(found[name], values), place
+
+
+def test_nms_of_a_class_far_along_is_as_exact_as_of_the_first():
+    """Boxes of 6 pixels, pairs of which overlap by a little more or less than the threshold."""
+    side = 6 / 300
+    kept = []
+    for label in (0, 79, 500):
+        loc, conf = predictions([], num_columns=502)
+        dboxes = torch.arange(0, 80)
+        # A shift by d of the side gives an overlap of (1 - d) / (1 + d): 0.45 at d = 0.3793.
+        shifts = torch.linspace(0.3793 - 2e-3, 0.3793 + 2e-3, 40, dtype=torch.float64)
+        corner = torch.stack([torch.arange(40) % 7, torch.arange(40) // 7], dim=1).double() * 0.13 + 0.03
+        first = torch.cat([corner, corner + side], dim=1)
+        shifted = first + torch.stack([shifts, shifts * 0], dim=1).repeat(1, 2) * side
+        loc[0, dboxes] = encode(torch.cat([first, shifted]), DBOXES[dboxes].double()).float()
+        conf[0, dboxes] = -20
+        conf[0, dboxes, label + 1] = torch.linspace(9, 5, 80)
+        (found,) = detect(loc, conf, DBOXES)
+        assert set(found["labels"].tolist()) == {label}
+        kept.append(len(found["labels"]))
+    assert 55 <= kept[0] <= 65
+    assert kept == [kept[0]] * 3

@@ -25,8 +25,7 @@ def objects(count: int, seed: int, smallest: float = 0.02) -> tuple[torch.Tensor
 
 
 def assert_as_reference(boxes, labels, dbox_list, thresh=0.5):
-    table = iou(boxes, to_corners(dbox_list)).numpy()
-    owner, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), thresh, table)
+    owner, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), thresh)
     loc, conf = match(boxes, labels, dbox_list, thresh)
     np.testing.assert_array_equal(conf.numpy(), column)
     positives = np.flatnonzero(owner >= 0)
@@ -99,9 +98,8 @@ def test_equals_brute_force_on_degenerate_boxes(corners, thresh):
     rows = [(min(a, c) / 8, min(b, d) / 8, max(a, c) / 8, max(b, d) / 8) for a, b, c, d in corners]
     boxes = torch.tensor(rows).reshape(-1, 4)
     dbox_list = make_dbox_list()[7000:7400]
-    table = iou(boxes, to_corners(dbox_list)).numpy()
     labels = torch.arange(len(boxes))
-    _, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), thresh, table)
+    _, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), thresh)
     np.testing.assert_array_equal(match(boxes, labels, dbox_list, thresh)[1].numpy(), column)
 
 
@@ -135,3 +133,69 @@ def test_the_order_of_objects_makes_no_difference():
     boxes, labels = objects(12, 3)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     assert torch.equal(match(boxes, labels, dbox_list)[1], match(boxes[order], labels[order], dbox_list)[1])
+
+
+def small_objects(count: int, seed: int) -> torch.Tensor:
+    """Boxes of 6 to 24 pixels of 300: each lies inside several DBoxes of one area."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.rand(count, 2, generator=generator) * 0.06 + 0.02
+    corner = torch.rand(count, 2, generator=generator) * (1 - sizes)
+    return torch.cat([corner, corner + sizes], dim=1)
+
+
+def test_of_the_dboxes_around_a_small_object_the_nearest_is_its_own():
+    dbox_list = make_dbox_list()
+    num_ties = 0
+    for box in small_objects(60, 0):
+        center = (box[:2] + box[2:]) / 2
+        corners = to_corners(dbox_list)
+        around = ((corners[:, :2] <= box[:2]) & (corners[:, 2:] >= box[2:])).all(dim=1)
+        sides = dbox_list[:, 2:].sort(dim=1).values
+        smallest = around & (sides.prod(dim=1) < 1.001 * sides[around].prod(dim=1).min())
+        num_ties += int(smallest.sum()) > 1
+        distance = torch.where(smallest, (dbox_list[:, :2] - center).square().sum(dim=1), torch.inf)
+        _, conf = match(box[None], torch.tensor([0]), dbox_list, jaccard_thresh=0.9)
+        (own,) = conf.nonzero()[:, 0].tolist()
+        if smallest.sum() and iou(box[None], corners)[0].max() <= iou(box[None], corners[smallest])[0].max() + 1e-6:
+            assert distance[own] <= distance.min() + 1e-7
+    assert num_ties > 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_precision_and_the_order_of_dboxes_decide_nothing(seed):
+    """The boxes in float64, and the DBoxes shuffled: each object has the same DBoxes as before."""
+    dbox_list = make_dbox_list()
+    boxes = torch.cat([small_objects(24, seed), objects(10, seed)[0]])
+    labels = torch.arange(len(boxes))
+    loc, conf = match(boxes, labels, dbox_list)
+    assert torch.equal(match(boxes.double(), labels, dbox_list.double())[1], conf)
+    _, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), 0.5)
+    np.testing.assert_array_equal(conf.numpy(), column)
+    order = torch.randperm(len(dbox_list), generator=torch.Generator().manual_seed(seed))
+    shuffled_loc, shuffled_conf = match(boxes, labels, dbox_list[order])
+    # Of the DBoxes of one cell the lower one is taken, so a DBox is known here by its centre and area.
+    for label in labels.tolist():
+        taken = sorted(zip(*known(dbox_list[conf == label + 1]), strict=True))
+        shuffled = sorted(zip(*known(dbox_list[order][shuffled_conf == label + 1]), strict=True))
+        assert taken == shuffled
+    assert (shuffled_loc.sum() - loc.sum()).abs() < 30
+
+
+def known(dboxes: torch.Tensor) -> tuple[list, list]:
+    """The centre and area of each DBox."""
+    return dboxes[:, :2].tolist(), [round(area, 6) for area in dboxes[:, 2:].prod(dim=1).tolist()]
+
+
+@pytest.mark.parametrize("side", [0.1, 0.3, 0.7])
+@pytest.mark.parametrize("thresh", [0.5, 0.3, 0.6])
+def test_an_overlap_of_exactly_the_threshold_is_enough(side, thresh):
+    """A DBox covered in that part of its width by its object, at many places, whatever float32 makes of the numbers."""
+    for i in range(40):
+        x, y = 0.011 * i % (1 - side), 0.017 * i % (1 - side)
+        dboxes = torch.tensor([[x + side / 2, y + side / 2, side, side]] * 2, dtype=torch.float64)
+        box = torch.tensor([[x, y, x + side * thresh, y + side]], dtype=torch.float64)
+        for dtype in (torch.float32, torch.float64):
+            _, conf = match(box.to(dtype), torch.tensor([0]), dboxes.to(dtype), thresh)
+            assert conf.tolist() == [1, 1]
+        box[0, 2] -= 1e-4 * side
+        assert match(box, torch.tensor([0]), dboxes, thresh)[1].tolist() == [1, 0]

@@ -74,6 +74,27 @@ def test_l2_norm_by_hand_and_at_zero():
     assert zero.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_l2_norm_of_few_features_is_that_of_float64(dtype):
+    """In every precision; a cell of zeros gives zeros."""
+    layer = L2Norm(8)
+    x = torch.rand(2, 8, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[0, :, 1] = 0
+    x[1, :, :, 0] *= 1e-3
+    x[1, 1:, 2] = 0
+    expected = 20 * x.double() / (x.double().square().sum(dim=1, keepdim=True) + 1e-10).sqrt()
+    with torch.no_grad():
+        result = layer(x)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.double(), expected, atol=1e-4, rtol=4 * torch.finfo(dtype).eps)
+    x.requires_grad_()
+    torch.relu(layer(torch.relu(x))).sum().backward()  # the layer stands behind a ReLU
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
+
+
 def test_relu_behind_the_pool_is_the_relu_before_it():
     backbone = VGG16(width=0.1)
     x = torch.randn(1, 3, 300, 300)
