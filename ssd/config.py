@@ -128,6 +128,8 @@ class LossConfig(_Section):
     """least overlap at which a DBox is positive"""
     neg_pos: Annotated[float, Field(ge=0)] = 3
     """mined negatives for each positive"""
+    min_neg: Annotated[int, Field(ge=0)] = 0
+    """least negatives mined in a photo, also in one without objects; the paper has 0"""
 
 
 class AugmentConfig(_Section):

@@ -12,19 +12,21 @@ from ssd.match import Matched, match_batch
 LOWEST, HIGHEST = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
 
 
-def hard_negative_mining(loss_c: Tensor, pos_mask: Tensor, neg_pos: float = 3) -> Tensor:
+def hard_negative_mining(loss_c: Tensor, pos_mask: Tensor, neg_pos: float = 3, min_neg: int = 0) -> Tensor:
     """Chooses, in each image, the negatives of largest classification loss (SSD paper, section 2.2).
 
     Args:
         loss_c: classification loss of each DBox `[B, P]`.
         pos_mask: bool `[B, P]`, true at positives.
         neg_pos: negatives for each positive.
+        min_neg: least negatives of an image, also of one without positives; 0 in the paper.
 
     Returns:
-        bool `[B, P]`: in each row the `neg_pos` × (number of positives) hardest negatives, at most all of them; equal
-        losses are taken in the order of the DBoxes. Never a positive.
+        bool `[B, P]`: in each row the `neg_pos` × (number of positives) hardest negatives, at least `min_neg` and at most
+        all of them; equal losses are taken in the order of the DBoxes. Never a positive.
     """
-    num_neg = torch.minimum(neg_pos * pos_mask.sum(dim=1), (~pos_mask).sum(dim=1))[:, None]  # [B, 1]
+    wanted = (neg_pos * pos_mask.sum(dim=1)).clamp(min=min_neg)
+    num_neg = torch.minimum(wanted, (~pos_mask).sum(dim=1))[:, None]  # [B, 1]
     candidates = _ordered_bits(loss_c.detach()).masked_fill(pos_mask, LOWEST)
     threshold = _kth_largest(candidates, num_neg)
     harder, equal = candidates > threshold, candidates == threshold
@@ -60,12 +62,20 @@ class MultiBoxLoss(nn.Module):
         jaccard_thresh: least overlap at which a DBox is matched to an object.
         neg_pos: mined negatives for each positive.
         device: where the targets are taken before matching; by default to the predictions' device.
+        min_neg: least mined negatives of an image, so that one without objects teaches what is none; 0 in the paper.
     """
 
-    def __init__(self, jaccard_thresh: float = 0.5, neg_pos: float = 3, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        jaccard_thresh: float = 0.5,
+        neg_pos: float = 3,
+        device: torch.device | str | None = None,
+        min_neg: int = 0,
+    ) -> None:
         super().__init__()
         self.jaccard_thresh = jaccard_thresh
         self.neg_pos = neg_pos
+        self.min_neg = min_neg
         self.device = torch.device(device) if device is not None else None
 
     def forward(self, predictions: tuple[Tensor, Tensor, Tensor], targets: Sequence[Tensor] | Targets) -> tuple[Tensor, Tensor]:
@@ -80,7 +90,7 @@ class MultiBoxLoss(nn.Module):
         Returns:
             loss_l, smooth L1 summed over positives, and loss_c, cross entropy summed over positives and mined
             negatives: float32 scalars, both divided by the number of positives in the batch, at least 1. Without any
-            object both are 0, with a gradient of 0.
+            object loss_l is 0, and so is loss_c where `min_neg` is 0, with a gradient of 0.
 
         Raises:
             ValueError: the number of targets is not the number of images, or a target has another shape.
@@ -113,7 +123,7 @@ class MultiBoxLoss(nn.Module):
             # The few DBoxes that count are picked out, so that gradients are worked out for them alone: half of the time.
             with torch.no_grad():
                 entropy = F.cross_entropy(conf.float(), conf_t, reduction="none")
-            negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos)
+            negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos, self.min_neg)
             rows, counted = (mask.flatten().nonzero().flatten() for mask in (positive, positive | negative))
             loss_l = F.smooth_l1_loss(loc[rows].float(), loc_t[rows], reduction="sum")
             loss_c = F.cross_entropy(conf[counted].float(), conf_t[counted], reduction="sum")
@@ -121,7 +131,7 @@ class MultiBoxLoss(nn.Module):
         # On a GPU to ask how many they are is to wait for it; there all are worked out.
         distance = F.smooth_l1_loss(loc.float(), loc_t, reduction="none")  # [B * P, 4]
         entropy = F.cross_entropy(conf.float(), conf_t, reduction="none")  # [B * P]
-        negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos)
+        negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos, self.min_neg)
         loss_l = (distance * positive.flatten()[:, None]).sum() / divisor
         loss_c = torch.where((positive | negative).flatten(), entropy, 0).sum() / divisor
         return loss_l, loss_c

@@ -31,7 +31,7 @@ INDEX = 2**INDEX_BITS - 1
 ROUNDS_UNASKED = 32
 
 # Objects whose tables of float64 stay in a CPU's cache while they are worked on: with thousands of objects a third of the time.
-ROWS_ON_A_CPU = 64
+ROWS_ON_A_CPU = 16
 
 
 class Matched(NamedTuple):
@@ -73,6 +73,9 @@ def match_batch(
     variances: tuple[float, float] = VARIANCES,
 ) -> Matched:
     """Matches the objects of B images; arguments as in `match`."""
+    if targets.labels.device.type == "mps":  # it has no float64
+        matched = match_batch(targets.to(torch.device("cpu")), dbox_list.cpu(), jaccard_thresh, variances)
+        return Matched(*(each.to(dbox_list.device) for each in matched))
     num_images, num_slots = targets.labels.shape
     num_dboxes, num_objects = len(dbox_list), len(targets.objects)
     dbox_list = dbox_list.float()

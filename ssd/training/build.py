@@ -126,7 +126,7 @@ def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Sche
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     average = WeightAverage(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, average, train.clip_grad_norm)
-    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos)
+    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos, min_neg=config.loss.min_neg)
     return Step(model, criterion, preparation, updater, run.dtype, run.world, train.compile)
 
 

@@ -71,7 +71,7 @@ def look(model: SSD300, preparation: Preparation, config: Config, batch: Batch, 
     _, conf, dbox_list = model(prepare(batch.images[number : number + 1], preparation))
     loc_t, conf_t = match(objects, labels, dbox_list, config.loss.jaccard_thresh)
     loss = F.cross_entropy(conf[0], conf_t, reduction="none")
-    negatives = hard_negative_mining(loss[None], conf_t[None] > 0, config.loss.neg_pos)[0]
+    negatives = hard_negative_mining(loss[None], conf_t[None] > 0, config.loss.neg_pos, config.loss.min_neg)[0]
     object_of = torch.full_like(conf_t, -1)
     own = torch.zeros(0, dtype=torch.int64)
     if len(objects):

@@ -72,7 +72,7 @@ def replay(fault: Fault, config: Config, device: torch.device, dtype: torch.dtyp
     """Both losses, the norm of their gradient, and the photo, for each photo of the batch."""
     model = build_network(len(config.data.class_names) + 1, config.model).to(device).train()
     model.load_state_dict(fault.weights)
-    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos)
+    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos, min_neg=config.loss.min_neg)
     # Batch normalisation needs the whole batch, so all photos go through the network together.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         loc, conf, dbox_list = model(prepare(fault.batch.images, fault.preparation, device))

@@ -43,13 +43,15 @@ def test_four_boxes_by_hand():
     assert only_one.item() == pytest.approx(2 * np.log(3))
 
 
-@pytest.mark.parametrize("counts", [[3], [1, 0, 5], [12, 2, 30, 1]])
-def test_equals_plain_numpy(counts):
+@pytest.mark.parametrize("min_neg", [0, 40])
+@pytest.mark.parametrize("counts", [[0, 0], [3], [1, 0, 5], [12, 2, 30, 1]])
+def test_equals_plain_numpy(counts, min_neg):
+    """`min_neg` negatives count in a photo without objects too; the divisor stays the positives of the batch, at least 1."""
     loc, conf = predictions(len(counts))
     targets = batch(counts)
-    loss_l, loss_c = MultiBoxLoss()((loc, conf, DBOXES), targets)
+    loss_l, loss_c = MultiBoxLoss(min_neg=min_neg)((loc, conf, DBOXES), targets)
     double = [tensor.detach().double().numpy() for tensor in (loc, conf, DBOXES)]
-    expected = reference.loss(*double, [rows.double().numpy() for rows in targets])
+    expected = reference.loss(*double, [rows.double().numpy() for rows in targets], min_neg=min_neg)
     assert loss_l.item() == pytest.approx(expected[0], rel=1e-4)
     assert loss_c.item() == pytest.approx(expected[1], rel=1e-4)
 
@@ -144,17 +146,18 @@ def test_targets_of_another_form_are_refused(targets):
         MultiBoxLoss()((loc, conf, DBOXES), targets)
 
 
+@pytest.mark.parametrize("min_neg", [0, 4, 1000])
 @pytest.mark.parametrize("neg_pos", [0, 1, 3, 1000])
-def test_mining_takes_the_hardest(neg_pos):
+def test_mining_takes_the_hardest(neg_pos, min_neg):
     generator = torch.Generator().manual_seed(1)
     loss = torch.rand(4, 50, generator=generator)
     positive = torch.rand(4, 50, generator=generator) < torch.tensor([0.0, 0.02, 0.2, 1.0])[:, None]
-    chosen = hard_negative_mining(loss, positive, neg_pos)
+    chosen = hard_negative_mining(loss, positive, neg_pos, min_neg)
     assert not (chosen & positive).any()
     for row in range(4):
         negatives = [i for i in range(50) if not positive[row, i]]
         hardest = sorted(negatives, key=lambda i: -loss[row, i].item())
-        expected = hardest[: neg_pos * int(positive[row].sum())]
+        expected = hardest[: max(neg_pos * int(positive[row].sum()), min_neg)]
         assert sorted(chosen[row].nonzero()[:, 0].tolist()) == sorted(expected)
 
 
@@ -171,7 +174,7 @@ def test_picked_rows_and_all_rows_give_the_same(counts, monkeypatch):
     for compiling in (False, True):
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
         loc, conf = predictions(len(counts))
-        losses = MultiBoxLoss()((loc, conf, DBOXES), batch(counts))
+        losses = MultiBoxLoss(min_neg=20)((loc, conf, DBOXES), batch(counts))
         (losses[0] + 2 * losses[1]).backward()
         results.append((*losses, loc.grad, conf.grad))
     for picked, dense in zip(*results, strict=True):
