@@ -73,13 +73,14 @@ def _lines(error: object) -> list[str]:
 
 def _of_pytorch(error: RuntimeError) -> str | None:
     """What an error of PyTorch means, where it is not a fault of the program."""
-    import torch  # it is loaded already where such an error comes from
-
+    # PyTorch is loaded already where such an error comes from.
     from ssd.system.distributed import is_lost_peer, world_from_environment
+    from ssd.system.memory import is_out_of_memory
 
     text, world = (str(error).splitlines() or [type(error).__name__])[0], world_from_environment()
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"{text} Try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
+    if is_out_of_memory(error):
+        advice = "try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
+        return f"{text.removesuffix('.')}; {advice}"
     if is_lost_peer(error, world):
         return f"process {world.rank} of {world.size}: another process of this run has ended; its own message says why"
     return None

@@ -14,12 +14,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
+def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
     """`auto` is the GPU where there is one; under torchrun each process takes the GPU of its local rank.
 
+    On a GPU cuDNN is told to try its algorithms for each shape of input once: all photos are 300 × 300.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        local_rank: number of this process among those on this machine.
+        local_size: how many those are.
+
     Raises:
-        ConfigError: the device named is not there.
+        ConfigError: the device named is not there, or all processes would share it.
     """
+    if ":" in name and local_size > 1:
+        raise ConfigError(
+            f"device: {name} would be shared by the {local_size} processes on this machine; set device: cuda, one GPU for each"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -30,6 +41,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.index >= torch.cuda.device_count():
         raise ConfigError(f"device: {device} is asked for, but there are {torch.cuda.device_count()} GPUs")
     torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True
     return device
 
 

@@ -11,6 +11,16 @@ USED = 0.8  # of the memory that is free; the rest is for the data, and for what
 # Memory that a step on a CPU takes, against what it saves for the backward pass alone: the gradients of the layer at hand
 # and the convolutions' own buffers come on top. Measured: 1.2 to 1.6 in bfloat16, 1.9 in float32.
 CPU_OVERHEAD = 2.0
+# Parts of what a CPU, CUDA and its libraries say when they cannot allocate, which PyTorch passes on in a plain RuntimeError.
+# cuDNN also finds no algorithm at all for a convolution where too little is left for its buffers.
+FAILED_ALLOCATIONS = (
+    "out of memory",
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "Unable to find a valid cuDNN algorithm",
+    "was unable to find an engine to execute this computation",
+)
 CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
 
 
@@ -42,12 +52,19 @@ def _fits_gpu(step: Callable[[int], object], size: int, device: torch.device) ->
     torch.cuda.reset_peak_memory_stats(device)
     try:
         step(size)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # OutOfMemoryError is one
+        if not is_out_of_memory(error):
+            raise
         return False
     finally:
         torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return torch.cuda.max_memory_reserved(device) <= USED * (free + torch.cuda.memory_reserved(device))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory could not be had: PyTorch's own, or one that CUDA's libraries report."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FAILED_ALLOCATIONS)
 
 
 def _saved_bytes(step: Callable[[int], object], size: int) -> int:

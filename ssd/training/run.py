@@ -53,7 +53,7 @@ def open_run(config: Config, stop: StopRequest) -> Iterator[Run]:
         ConfigError: the device or the precision is not to be had on this machine.
     """
     world = world_from_environment()
-    device = choose_device(config.device, world.local_rank)
+    device = choose_device(config.device, world.local_rank, world.local_size)
     dtype = choose_precision(config.train.precision, device)
     keep_freed_memory()
     with process_group(world, device):

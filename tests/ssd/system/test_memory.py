@@ -50,3 +50,38 @@ def test_what_is_saved_follows_the_networks_size():
 
     each = memory._saved_bytes(real_step, 3) - memory._saved_bytes(real_step, 2)
     assert each == 4 * (100 + 50)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1000 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+    ],
+    ids=str,
+)
+def test_a_gpu_library_that_cannot_allocate_does_not_fit(monkeypatch, error):
+    """On a GPU a step is tried; more than 8 photos fail in the way of one of its libraries."""
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
+
+    def failing(count: int) -> None:
+        if count > 8:
+            raise error
+
+    def wrong(count: int) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert fewest_steps(failing, 32, torch.device("cuda")) == 4
+    assert fewest_steps(lambda count: failing(9), 32, torch.device("cuda")) is None
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fewest_steps(wrong, 32, torch.device("cuda"))
