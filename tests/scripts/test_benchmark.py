@@ -6,6 +6,8 @@ import pytest
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from scripts import benchmark
+from scripts.benchmarks import cases, metric, networks
+from scripts.benchmarks.measuring import Setting
 from ssd.model import SSD300
 from tests.conftest import ROOT
 from tests.processes import Process
@@ -14,17 +16,16 @@ from tests.processes import Process
 @pytest.fixture
 def command(monkeypatch, shapes_root, tmp_path):
     """Runs the benchmark on the shapes, with small networks and few classes; returns what it wrote."""
-    monkeypatch.setattr(benchmark, "SSD300", partial(SSD300, width=0.05))
-    monkeypatch.setattr(benchmark, "ssd300_vgg16", ssdlite320_mobilenet_v3_large)  # of the same class as torchvision's SSD300
-    monkeypatch.setattr(benchmark, "NUM_CLASSES", 5)
+    monkeypatch.setattr(networks, "SSD300", partial(SSD300, width=0.05))
+    monkeypatch.setattr(networks, "ssd300_vgg16", ssdlite320_mobilenet_v3_large)  # of the same class as torchvision's SSD300
+    monkeypatch.setattr(networks, "NUM_CLASSES", 5)
     monkeypatch.setattr(subprocess, "Popen", Process)
 
     def run(*arguments: str) -> list[dict]:
         monkeypatch.chdir(ROOT)
         output = tmp_path / "figures.json"
         arguments = (f"data.root={shapes_root}", "--rounds", "1", "--json", str(output), *arguments)
-        monkeypatch.setattr("sys.argv", ["benchmark.py", "--config", "configs/quickstart.yaml", "--device", "cpu", *arguments])
-        assert benchmark.main() == 0
+        assert benchmark.main(["--config", "configs/quickstart.yaml", "--device", "cpu", *arguments]) == 0
         return json.loads(output.read_text())
 
     return run
@@ -53,23 +54,31 @@ def test_the_real_loop_and_the_start(command, monkeypatch):
 
 def test_the_plain_loop_agrees_with_ours(monkeypatch):
     """The peer of the metric's figure has to do the same work."""
-    monkeypatch.setattr(benchmark, "EVAL_IMAGES", 60)
-    monkeypatch.setattr(benchmark, "EVAL_DETECTIONS", 2000)
+    monkeypatch.setattr(metric, "EVAL_IMAGES", 60)
+    monkeypatch.setattr(metric, "EVAL_DETECTIONS", 2000)
     results = {}
     monkeypatch.setattr(
-        benchmark, "measure", lambda runs, *_: {name: results.setdefault(name, run()) and 1.0 for name, run in runs.items()}
+        metric, "measure", lambda runs, *_: {name: results.setdefault(name, run()) and 1.0 for name, run in runs.items()}
     )
-    monkeypatch.setattr(benchmark, "rows", lambda *_: [])
-    benchmark.bench_eval(benchmark.Setting(*[None] * 4, 1, *[None] * 4), 1)
+    monkeypatch.setattr(metric, "rows", lambda *_: [])
+    metric.bench_eval(Setting(*[None] * 4, 1, *[None] * 4), 1)
     assert results["ours"].mean_ap == pytest.approx(results["loop over classes and detections"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
     "arguments, expected",
-    [(["--only", "step,speed"], "no such case: speed"), (["--batch-size", "8,x"], "expected whole numbers")],
+    [
+        (["--only", "step,speed"], "no such case: speed"),
+        (["--batch-size", "8,x"], "expected whole numbers"),
+        (["--batch-size", "0"], "expected whole numbers"),
+        (["--rounds", "0"], "expected whole numbers"),
+    ],
 )
-def test_impossible_requests(arguments, expected, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["benchmark.py", *arguments])
+def test_impossible_requests(arguments, expected, capsys):
     with pytest.raises(SystemExit):
-        benchmark.main()
+        benchmark.main(arguments)
     assert expected in capsys.readouterr().err
+
+
+def test_every_case_has_a_batch_size():
+    assert list(benchmark.BATCH_SIZES) == list(cases.CASES)

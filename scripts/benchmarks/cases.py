@@ -1,0 +1,51 @@
+"""All cases by name, and the photos and the machine that they share."""
+
+import argparse
+from collections.abc import Callable
+
+import cv2
+
+from data.photos import load_photos
+from scripts.benchmarks.command import bench_start, bench_train
+from scripts.benchmarks.data import bench_data
+from scripts.benchmarks.detection import bench_detect
+from scripts.benchmarks.loss import bench_loss
+from scripts.benchmarks.measuring import Row, Setting
+from scripts.benchmarks.metric import bench_eval
+from scripts.benchmarks.step import bench_step
+from ssd.config import Config
+from ssd.system.device import choose_device, choose_precision
+
+CASES: dict[str, Callable[[Setting, int], list[Row]]] = {
+    "data": bench_data,
+    "step": bench_step,
+    "loss": bench_loss,
+    "detect": bench_detect,
+    "eval": bench_eval,
+    "train": bench_train,
+    "start": bench_start,
+}
+
+
+def make_setting(config: Config, options: argparse.Namespace) -> Setting:
+    """What the cases share, as the command asks for it.
+
+    Raises:
+        ConfigError: the device is not there.
+        DataError: something in the photos cannot be used.
+    """
+    device = choose_device(options.device)
+    data = config.data
+    photos = load_photos(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
+    cv2.setNumThreads(0)
+    return Setting(
+        config=config,
+        photos=photos,
+        device=device,
+        dtype=choose_precision("auto", device),
+        rounds=options.rounds,
+        compiled=options.compile,
+        profiled=options.profile,
+        same_allocator=options.same_allocator,
+        arguments=["--config", options.config, *options.overrides],
+    )

@@ -1,0 +1,63 @@
+"""From files on disk to batches."""
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from data.augment import Switches
+from data.loader import Samples
+from data.photos import Photos
+from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, rows
+from ssd.preparation import IMAGENET
+
+
+def bench_data(setting: Setting, batch_size: int) -> list[Row]:
+    """One process, from files on disk to augmented uint8 batches; floor: decoding and one resize."""
+    photos, size = setting.photos, IMAGENET.size
+    indices = np.random.default_rng(0).permutation(len(photos))[: 8 * batch_size].tolist()
+    samples = Samples(photos, size, IMAGENET.fill, switches=Switches())
+
+    def ours() -> None:
+        for start in range(0, len(indices), batch_size):
+            samples.__getitems__([(0, i) for i in indices[start : start + batch_size]])
+
+    def floor() -> None:
+        for i in indices:
+            image = cv2.imread(photos.path(i))
+            assert image is not None
+            cv2.resize(image, (size, size))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a loader's worker
+    runs: Runs = {
+        OURS: ours,
+        f"{PEER} v2, SSD preset": lambda: torchvision_samples(photos, indices, size),
+        "floor: imread and one resize": floor,
+    }
+    seconds = measure(runs, setting)
+    torch.set_num_threads(threads)
+    return rows("data", len(indices), "samples/s", seconds)
+
+
+def torchvision_samples(photos: Photos, indices: list[int], size: int) -> None:
+    """The SSD preset of torchvision's training reference, and the resize that its model does."""
+    preset = v2.Compose(
+        [
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill={tv_tensors.Image: IMAGENET.fill, "others": 0}),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.Resize((size, size)),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )
+    for i in indices:
+        image, rows = Image.open(photos.path(i)).convert("RGB"), photos.objects(i)
+        corners = torch.from_numpy(photos.boxes[rows])
+        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(image.height, image.width))  # pyright: ignore[reportCallIssue]
+        preset(image, {"boxes": boxes, "labels": torch.from_numpy(photos.labels[rows])})

@@ -1,0 +1,82 @@
+"""What all cases have in common: their setting, the measuring by turns, and the table."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from data.loader import Samples
+from data.photos import Photos
+from ssd.batch import Batch
+from ssd.config import Config
+from ssd.preparation import IMAGENET
+from ssd.system.device import keep_freed_memory
+
+OURS, PEER = "ours", "torchvision"
+Runs = dict[str, Callable[[], object]]
+
+
+class Setting(NamedTuple):
+    """What the cases have in common."""
+
+    config: Config
+    photos: Photos
+    device: torch.device
+    dtype: torch.dtype
+    rounds: int
+    compiled: bool
+    profiled: bool
+    same_allocator: bool
+    arguments: list[str]  # the configuration again, for a command of its own
+
+
+class Row(NamedTuple):
+    """One measured variant."""
+
+    case: str
+    variant: str
+    seconds: float
+    rate: float
+    unit: str
+    ratio: float  # our rate ÷ this one's
+
+
+def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str, float]:
+    """Median seconds of each, by turns, in reversed order every other round; the first round is not counted."""
+    rounds = rounds or setting.rounds
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    kept = None
+    for number in range(rounds + 1):
+        for name in list(runs) if number % 2 else reversed(runs):
+            keep = setting.same_allocator or not name.startswith(PEER)
+            if keep != kept:
+                keep_freed_memory(keep)
+                runs[name]()  # what the other allocator left behind is not this one's to clear up
+                kept = keep
+            start = time.perf_counter()
+            runs[name]()
+            if setting.device.type == "cuda":
+                torch.cuda.synchronize(setting.device)
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def rows(case: str, amount: int, unit: str, seconds: dict[str, float]) -> list[Row]:
+    return [Row(case, name, value, amount / value, unit, value / seconds[OURS]) for name, value in seconds.items()]
+
+
+def show(measured: list[Row]) -> None:
+    for previous, row in zip([None, *measured], measured, strict=False):
+        if previous is None or previous.case != row.case:
+            print(f"\n{row.case}")
+        figures = f"{row.seconds * 1e3:10.1f} ms  {row.rate:9.1f} {row.unit:13}  ours is ×{row.ratio:.2f}"
+        print(f"  {row.variant:46}  {figures}", flush=True)
+
+
+def real_batch(photos: Photos, batch_size: int) -> Batch:
+    """Photos without augmentation, the same every time."""
+    samples = Samples(photos, IMAGENET.size, IMAGENET.fill)
+    return samples.__getitems__([(0, i % len(photos)) for i in range(batch_size)])

@@ -1,0 +1,110 @@
+"""A whole training step."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, real_batch, rows
+from scripts.benchmarks.networks import our_network, torchvision_network, torchvision_targets
+from ssd.batch import Batch
+from ssd.loss import MultiBoxLoss
+from ssd.preparation import IMAGENET, prepare
+from ssd.training.optimizer import make_optimizer
+
+
+def bench_step(setting: Setting, batch_size: int) -> list[Row]:
+    """Forward, loss, backward, optimiser; floor: the convolutions alone, forward and backward."""
+    device, dtype = setting.device, setting.dtype
+    batch = real_batch(setting.photos, batch_size)
+    runs: Runs = {"floor: convolutions alone": convolutions(device, dtype, batch_size)}
+    runs[OURS] = our_step(setting, batch, compiled=False)
+    if setting.compiled:
+        runs["ours, compiled"] = our_step(setting, batch, compiled=True)
+    runs[f"{PEER} as it comes (float32)"] = torchvision_step(setting, batch, torch.float32, channels_last=False)
+    short = str(dtype).removeprefix("torch.")
+    runs[f"{PEER} at its best ({short}, channels_last)"] = torchvision_step(setting, batch, dtype, channels_last=True)
+    if setting.profiled:
+        profile(runs[OURS], device)
+    seconds = measure(runs, setting)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        runs[OURS]()
+        print(f"step, batch {batch_size}: peak memory {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB")
+    return rows(f"step, batch {batch_size}", batch_size, "images/s", seconds)
+
+
+def our_step(setting: Setting, batch: Batch, compiled: bool) -> Callable[[], None]:
+    model = our_network().to(setting.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    criterion = MultiBoxLoss()
+    optimizer = make_optimizer(model, "sgd", 1e-3, 0.9, 5e-4)
+    network = torch.compile(model) if compiled else model
+    loss = torch.compile(criterion.loss) if compiled else criterion.loss
+    pinned = batch.images.pin_memory() if setting.device.type == "cuda" else batch.images
+
+    def step() -> None:
+        images = prepare(pinned, IMAGENET, setting.device)
+        with torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32):
+            loc, conf, dbox_list = network(images)
+        matched = criterion.match(batch.targets.to(setting.device), dbox_list)
+        loss_l, loss_c = loss(loc, conf, matched, criterion.num_positives(matched))
+        (loss_l + loss_c).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def torchvision_step(setting: Setting, batch: Batch, dtype: torch.dtype, channels_last: bool) -> Callable[[], None]:
+    model = torchvision_network().to(setting.device).train()
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=memory_format)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    images = list(batch.images.permute(0, 3, 1, 2).float().div(255).to(setting.device))
+    targets = torchvision_targets(batch, setting.device)
+
+    def step() -> None:
+        with torch.autocast(setting.device.type, dtype, enabled=dtype != torch.float32):
+            losses = model(images, targets)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def convolutions(device: torch.device, dtype: torch.dtype, batch_size: int) -> Callable[[], None]:
+    """Every convolution of SSD300 on an input of its shape, forward and backward, with nothing between them."""
+    model = our_network()
+    inputs: list[tuple[nn.Conv2d, Tensor]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda conv, args: inputs.append((conv, args[0])))  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 300, 300))
+    layers = []
+    for place, (conv, example) in enumerate(inputs):
+        conv = conv.to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        x = torch.randn(batch_size, *example.shape[1:], device=device, dtype=dtype)
+        # The first layer's input is the photo, which needs no gradient.
+        layers.append((conv, x.to(memory_format=torch.channels_last).requires_grad_(place > 0)))
+    gradients = [torch.randn_like(conv(x)) for conv, x in layers]
+
+    def run() -> None:
+        for (conv, x), gradient in zip(layers, gradients, strict=True):
+            conv(x).backward(gradient)
+            x.grad = conv.weight.grad = None
+
+    return run
+
+
+def profile(run: Callable[[], object], device: torch.device) -> None:
+    """Prints where one run spends its time."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    run()
+    with torch.profiler.profile(activities=activities) as profiler:
+        run()
+    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=key, row_limit=20))
