@@ -55,7 +55,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     from ssd.training.checkpoints import Checkpoints
     from ssd.training.datasets import train_batches
     from ssd.training.evaluating import evaluate_photos, evaluate_state
-    from ssd.training.folder import find_state, make_folder
+    from ssd.training.folder import find_state, list_damaged, make_folder
     from ssd.training.outcome import finish
     from ssd.training.replay import explained_fault
     from ssd.training.run_log import RunLog
@@ -67,6 +67,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     state = first_state(run, preparation, found)
     batches = train_batches(run, samples, schedule.iterations, state.iteration)
     make_folder(run.folder, state.config, found is None, run.world)
+    list_damaged(run.folder, parts.damaged, run.world)
     describe(run, parts, state.iteration)
     checkpoints = Checkpoints(run.folder / "checkpoints", schedule.keep)
     evaluate = partial(evaluate_photos, run, val_samples, preparation)

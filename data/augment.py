@@ -181,6 +181,22 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return intersection / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection)
 
 
+def reduced_plan(plan: Plan, width: int, height: int, image: np.ndarray) -> Plan:
+    """The same plan for a photo that was made smaller, to its nearest pixel.
+
+    Args:
+        plan: of the photo as it was.
+        width: of the photo as it was, pixels.
+        height: likewise.
+        image: `[H, W, 3]`, the photo as it is.
+    """
+    if image.shape[:2] == (height, width):
+        return plan
+    x, y = image.shape[1] / width, image.shape[0] / height
+    x1, y1, x2, y2 = plan.window
+    return plan._replace(window=Window(round(x1 * x), round(y1 * y), round(x2 * x), round(y2 * y)))
+
+
 def render(image: np.ndarray, plan: Plan, fill: tuple[int, int, int], out: np.ndarray) -> None:
     """Writes the window of a photo into `out`, resized to it without keeping the aspect.
 

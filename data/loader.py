@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.augment import Plan, Switches, draw_plan, plain_plan, render
+from data.augment import Plan, Switches, draw_plan, plain_plan, reduced_plan, render
 from data.image_cache import ImageCache
 from data.images import read_image
 from data.photos import Photos
@@ -64,7 +64,9 @@ class Samples(Dataset[Batch]):
         # drawing takes more than twice the time.
         drawn = [self._draw(epoch, index) for epoch, index in keys]
         for (_, index), (plan, _), out in zip(keys, drawn, images.numpy(), strict=True):
-            render(self.image(index), plan, self.fill, out)
+            image = self._pixels(index)
+            width, height = self.photos.sizes[index].tolist()
+            render(image, reduced_plan(plan, width, height, image), self.fill, out)
         targets = _pad([(plan.boxes, labels) for plan, labels in drawn])
         return Batch(images, targets, torch.tensor([index for _, index in keys]))
 
@@ -85,9 +87,11 @@ class Samples(Dataset[Batch]):
 
     def image(self, index: int) -> np.ndarray:
         """One photo as it is, `[H, W, 3]` uint8 RGB."""
-        if self.cache is not None:
-            return self.cache.get(index, self._read)
         return self._read(index)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        """One photo as samples are made of it: from the cache, where a large one is reduced."""
+        return self.cache.get(index, self._read) if self.cache is not None else self._read(index)
 
     def _read(self, index: int) -> np.ndarray:
         width, height = self.photos.sizes[index].tolist()
@@ -162,14 +166,15 @@ class EvalOrder(Sampler[list[Key]]):
 
     def __init__(self, num_photos: int, batch_size: int, world: World | None = None) -> None:
         world = world or World()
-        indices = range(world.rank, num_photos, world.size)
-        self.batches = [[(0, i) for i in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)]
+        self.indices = range(world.rank, num_photos, world.size)
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, i) for i in self.indices[start : start + self.batch_size]]
 
 
 def choose_workers(workers: int | str, device: torch.device, world: World) -> int:

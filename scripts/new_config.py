@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import psutil
 import torch
 from tqdm import tqdm
 
 from data.coverage import best_overlaps
+from data.image_cache import cache_bytes
 from data.layouts.find import find_layout
 from data.photos import Loaded, Photos, load_photos
 from data.splits import choose
@@ -33,9 +33,11 @@ from ssd.config_entries import whole
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
 from ssd.dbox import DBOX_SPECS, make_dbox_list
+from ssd.preparation import IMAGENET
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
+from ssd.system.memory import free_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 # Samples that a run sees: a CPU with two cores takes half an hour for its number; on a GPU it is half of the paper's run.
@@ -145,8 +147,8 @@ def choose_dboxes(shares: dict[str, float]) -> str:
 
 def cache_choice(photos: Photos) -> dict[str, Choice]:
     """Whether decoded photos are kept in memory."""
-    size = int(photos.sizes.astype(np.int64).prod(axis=1).sum()) * 3
-    if size > MEMORY_SHARE * psutil.virtual_memory().available:
+    size = cache_bytes(photos.sizes, IMAGENET.size)
+    if size > MEMORY_SHARE * free_memory():
         return {}
     return {"data.cache": Choice("ram", f"decoded once; all of them take {size / 2**30:.1f} GiB")}
 

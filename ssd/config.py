@@ -71,7 +71,7 @@ class DataConfig(_Section):
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """loader processes; auto: one on a CPU, this process's share of the cores on a GPU"""
     cache: Literal["none", "ram"] = "none"
-    """ram: decoded photos are kept in memory"""
+    """ram: decoded training photos stay in memory if they fit, at a half where the shorter side has 2830 pixels or more"""
     damaged: Literal["refuse", "skip"] = "refuse"
     """photos that cannot be decoded, and annotation files that cannot be read; skip: left out of training and evaluation"""
 

@@ -1,5 +1,6 @@
 """How much of a batch the memory holds at once: what `train.batch_size: auto` comes down to."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,9 @@ FAILED_ALLOCATIONS = (
 CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
 
 
-def fewest_steps(step: Callable[[int], object], share: int, device: torch.device, processes: int = 1) -> int | None:
+def fewest_steps(
+    step: Callable[[int], object], share: int, device: torch.device, processes: int = 1, reserved: int = 0
+) -> int | None:
     """The fewest accumulation steps in which one process's share of a batch fits into memory.
 
     Args:
@@ -32,6 +35,7 @@ def fewest_steps(step: Callable[[int], object], share: int, device: torch.device
         share: photos of the whole batch that fall to the process.
         device: where it does them.
         processes: of the run, that share the memory of this machine; GPUs have their own.
+        reserved: bytes that each process is still going to take for something else.
 
     Returns:
         A divisor of `share`; None where not even single photos fit.
@@ -40,7 +44,7 @@ def fewest_steps(step: Callable[[int], object], share: int, device: torch.device
     if device.type == "cuda":
         fitting = next((size for size in sizes if _fits_gpu(step, size, device)), None)
     else:
-        budget = USED * free_memory() / processes
+        budget = USED * free_memory() / processes - reserved
         a_photo = CPU_OVERHEAD * (_saved_bytes(step, 4) - _saved_bytes(step, 2)) / 2
         fitting = next((size for size in sizes if size * a_photo <= budget), None)
     return share // fitting if fitting else None
@@ -89,6 +93,8 @@ def free_memory(container: Path = CONTAINER) -> int:
     free = psutil.virtual_memory().available
     try:
         limit, used = ((container / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        files = re.search(r"^inactive_file (\d+)$", (container / "memory.stat").read_text(), re.MULTILINE)
     except OSError:  # no container, or another system
         return free
-    return min(free, int(limit) - int(used)) if limit.isdigit() else free
+    # Files that were read count as used, but give way.
+    return min(free, int(limit) - int(used) + int(files[1] if files else 0)) if limit.isdigit() else free

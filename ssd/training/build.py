@@ -1,7 +1,6 @@
 """The parts of a run that its configuration describes: data, network, batch size, schedule and step, built in this order."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 from torch import nn
 
 from data.loader import Samples
-from ssd.batch import Batch
 from ssd.config import DEFAULT_BATCH_SIZE, ConfigError
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
@@ -36,6 +34,7 @@ class Parts:
     preparation: Preparation
     schedule: Schedule
     step: Step
+    damaged: list[str]  # why photos were left out, a line for each fault
 
 
 def build_parts(run: Run, state: TrainState | None) -> Parts:
@@ -46,15 +45,15 @@ def build_parts(run: Run, state: TrainState | None) -> Parts:
         CheckpointError: the state is of another network.
         ConfigError: the memory does not hold a step.
     """
-    photos, val_photos = load_photos(run)
+    photos, val_photos, damaged = load_photos(run)
     model, preparation = build_model(run, state)
     samples, val_samples = train_samples(run, photos, preparation), plain_samples(val_photos, preparation)
-    settle_batch_size(run, model, preparation, len(photos), lambda count: crowded_batch(samples, count), state)
+    settle_batch_size(run, model, preparation, samples, state)
     schedule = build_schedule(run, len(photos))
     step = build_step(run, model, preparation, schedule)
     if state is not None:
         step.updater.restore(state)
-    return Parts(samples, val_samples, model, preparation, schedule, step)
+    return Parts(samples, val_samples, model, preparation, schedule, step, damaged)
 
 
 def first_state(run: Run, preparation: Preparation, state: TrainState | None) -> TrainState:
@@ -134,8 +133,7 @@ def settle_batch_size(
     run: Run,
     model: SSD300,
     preparation: Preparation,
-    num_photos: int,
-    largest: Callable[[int], Batch],
+    samples: Samples,
     state: TrainState | None,
 ) -> None:
     """Puts numbers in the place of `train.batch_size: auto`: those that the run began with, or what the memory holds.
@@ -144,8 +142,7 @@ def settle_batch_size(
         run: whose configuration is settled.
         model: the network.
         preparation: what its weights expect of images.
-        num_photos: to train on.
-        largest: gives a batch of so many photos, those of the data set that take most memory.
+        samples: to train on; those that take most memory are tried.
         state: that the run goes on from, if any.
 
     Raises:
@@ -161,9 +158,11 @@ def settle_batch_size(
         """A step on a copy of the network, which is thrown away."""
         alone = replace(run, world=World())
         alone.set_train(batch_size=count, accumulate=1, compile=False)
-        build_step(alone, copy.deepcopy(model), preparation, build_schedule(alone, num_photos))([largest(count)], 0)
+        batch = crowded_batch(samples, count)
+        build_step(alone, copy.deepcopy(model), preparation, build_schedule(alone, len(samples)))([batch], 0)
 
-    found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size)
+    reserved = samples.cache.bytes if samples.cache else 0
+    found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size, reserved)
     every = run.world.gather(found)
     if None in every:
         raise ConfigError(f"train.batch_size: auto: a step on a single photo takes more than {run.device} has free")

@@ -1,6 +1,7 @@
 """The data of a run: the photos of data.train and data.val, and the samples that are made of them."""
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -8,32 +9,43 @@ from tqdm import tqdm
 
 from data.annotation import DataError
 from data.augment import Switches
-from data.image_cache import ImageCache
+from data.image_cache import ImageCache, cache_bytes, fits
 from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
 from data.workers import Attended
 from ssd.batch import Batch
 from ssd.preparation import Preparation
+from ssd.system.memory import USED, free_memory
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.run import Run
 
 MAX_FAULTS = 50  # lines of one error message
 
 
-def load_photos(run: Run, max_faults: int | None = MAX_FAULTS) -> tuple[Photos, Photos]:
+class Data(NamedTuple):
+    """The photos of a run."""
+
+    train: Photos
+    val: Photos
+    damaged: list[str]  # why photos of either were left out, a line for each fault
+
+
+def load_photos(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
     """Training photos and validation photos.
 
     Raises:
         DataError: with the faults of both, all of them or the first `max_faults`.
     """
-    photos = _load(run, ("train", "val"), max_faults)
-    for name in photos["train"].absent_classes():
+    loaded = _load(run, ("train", "val"), max_faults)
+    train, val = loaded["train"].photos, loaded["val"].photos
+    for name in train.absent_classes():
         run.say(f"warning: data.train has no object of class {name!r}; it cannot be learned")
-    shared = photos["train"].shared_with(photos["val"])
+    shared = train.shared_with(val)
     if shared:
         run.say(f"warning: {shared} photos stand in data.train and in data.val: mAP will flatter the model")
-    return photos["train"], photos["val"]
+    damaged = dict.fromkeys(line for part in loaded.values() for line in part.damaged)  # of a folder that both name, once
+    return Data(train, val, list(damaged))
 
 
 def load_val_photos(run: Run) -> Photos:
@@ -42,10 +54,10 @@ def load_val_photos(run: Run) -> Photos:
     Raises:
         DataError: with the first faults in them.
     """
-    return _load(run, ("val",), MAX_FAULTS)["val"]
+    return _load(run, ("val",), MAX_FAULTS)["val"].photos
 
 
-def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, Photos]:
+def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, Loaded]:
     faults: list[str] = []
     loaded: dict[str, Loaded] = {}
 
@@ -65,10 +77,24 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
         raise DataError("\n".join(faults[:max_faults] + rest))
     if not run.world.is_main:
         load()
+    _compare(run, [loaded[part] for part in parts])
     for part, result in loaded.items():
         for note in result.notes:
             run.say(f"data.{part}: {note}")
-    return {part: result.photos for part, result in loaded.items()}
+    return loaded
+
+
+def _compare(run: Run, loaded: list[Loaded]) -> None:
+    """Every process has to have the same photos: batches are shared out by their numbers.
+
+    Raises:
+        DataError: one of them has others, as where a photo is damaged on one machine alone.
+    """
+    every = run.world.gather([(len(part.photos), part.num_damaged) for part in loaded])
+    for rank, theirs in enumerate(every):
+        if theirs != every[0]:
+            counts, ours = (" and ".join(str(count) for count, _ in each) for each in (theirs, every[0]))
+            raise DataError(f"process {rank} can read {counts} photos, the first {ours}; give all machines the same files")
 
 
 def _load_part(run: Run, part: str) -> Loaded:
@@ -96,8 +122,23 @@ def train_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples
     config = run.config
     return Samples(
         photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
-        config.data.keep_difficult, ImageCache(photos.sizes) if config.data.cache == "ram" else None,
+        config.data.keep_difficult, _cache(run, photos, preparation.size),
     )  # fmt: skip
+
+
+def _cache(run: Run, photos: Photos, output: int) -> ImageCache | None:
+    """Where decoded photos are kept, if that is wanted and has room."""
+    if run.config.data.cache == "none":
+        return None
+    size = cache_bytes(photos.sizes, output)
+    if all(run.world.gather(fits(size, run.world.local_size))):
+        return ImageCache(photos.sizes, output)
+    copies = f" for each of {run.world.local_size} processes" if run.world.local_size > 1 else ""
+    run.say(
+        f"warning: data.cache: ram would take {size / 2**30:.1f} GiB{copies}, more than {USED:.0%} of the "
+        f"{free_memory() / 2**30:.1f} GiB of memory that are free; the run does without it"
+    )
+    return None
 
 
 def plain_samples(photos: Photos, preparation: Preparation) -> Samples:

@@ -27,7 +27,9 @@ def dry_run(run: Run) -> None:
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's memory"
     else:
         memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory"
-    run.say(f"a step takes {a_step:.2f} s ({run.batch_size / a_step:.1f} images/s) and {memory}")
+    cache = parts.samples.cache
+    more = f", and in the course of the run {cache.bytes / 2**30:.1f} GiB more for data.cache: ram" if cache else ""
+    run.say(f"a step takes {a_step:.2f} s ({run.batch_size / a_step:.1f} images/s) and {memory}{more}")
     whole = duration(iterations * a_step + evaluations * an_evaluation)
     run.say(f"the run will take about {whole}: {iterations} steps and {evaluations} evaluations")
 

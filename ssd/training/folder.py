@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from ssd.system.files import ASIDE, write_whole
 from ssd.weights.checkpoint import TrainState, find_checkpoint, load_checkpoint
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
-OWN_FILES = ("checkpoints/*.pt", "metrics.jsonl", "tensorboard/events.*", "detections.png", "report.html", "fault/*.pt")
+OWN_FILES = (
+    "checkpoints/*.pt",
+    "metrics.jsonl",
+    "tensorboard/events.*",
+    "detections.png",
+    "damaged.txt",
+    "report.html",
+    "fault/*.pt",
+)
 
 
 @contextmanager
@@ -108,6 +116,14 @@ def make_folder(folder: Path, config: dict[str, Any], anew: bool, world: World) 
         path.unlink()
     text = dump_yaml(config)
     write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
+
+
+def list_damaged(folder: Path, lines: Sequence[str], world: World) -> None:
+    """Writes down what `data.damaged: skip` left out, a line for each fault; no file where there is nothing."""
+    if world.is_main and lines:
+        write_whole(folder / "damaged.txt", lambda file: file.write(os.fsencode("\n".join([*lines, ""]))))
+    elif world.is_main:
+        (folder / "damaged.txt").unlink(missing_ok=True)
 
 
 def checkpoint_to_evaluate(folder: Path) -> Path:

@@ -55,7 +55,7 @@ def some_samples(config: Config, preparation: Preparation, augmented: bool, coun
     """Samples spread over the data set, and the names of their photos."""
     run = Run.alone(config)
     if augmented:
-        samples = train_samples(run, load_photos(run)[0], preparation)
+        samples = train_samples(run, load_photos(run).train, preparation)
     else:
         samples = plain_samples(load_val_photos(run), preparation)
     indices = spread(len(samples), count)

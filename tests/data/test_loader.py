@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from data.augment import Switches
-from data.image_cache import ImageCache
 from data.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Photos, load_photos
 from data.shapes import CLASSES
@@ -101,27 +100,6 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_evaluation_takes_each_photo_once(processes):
     keys = [key for rank in range(processes) for batch in EvalOrder(5, 2, World(rank, processes)) for key in batch]
     assert Counter(keys) == Counter({(0, i): 1 for i in range(5)})
-
-
-def test_cached_photos_are_the_same_and_read_once(photos):
-    cache = ImageCache(photos.sizes)
-    plain, cached = Samples(photos, 300, FILL), Samples(photos, 300, FILL, cache=cache)
-    for _ in range(2):
-        for index in range(4):
-            assert np.array_equal(plain.image(index), cached.image(index))
-    assert cache.filled.sum() == 4
-
-    def fail(_: int) -> np.ndarray:
-        raise AssertionError("was cached")
-
-    cache.get(2, fail)
-
-
-def test_workers_fill_one_cache_together(photos):
-    cache = ImageCache(photos.sizes)
-    samples = Samples(photos, 300, FILL, cache=cache)
-    list(make_loader(samples, EvalOrder(len(photos), 4), 2, CPU))
-    assert cache.filled.all()
 
 
 def test_workers_auto():

@@ -45,7 +45,7 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     overrides = [f"data.root={shapes_root}", "train.ema=0.99", "train.clip_grad_norm=10", "train.accumulate=2"]
     config = load_config(ROOT / "configs/quickstart.yaml", overrides)
     run = Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
-    photos, _ = load_photos(run)
+    photos = load_photos(run).train
     model, preparation = build_model(run, None)
     step = build_step(run, model, preparation, build_schedule(run, len(photos)))
     samples = Samples(photos, preparation.size, preparation.fill)

@@ -25,6 +25,12 @@ def test_as_few_steps_as_the_memory_allows(monkeypatch, photos, expected):
     assert fewest_steps(step, 32, CPU, processes=2) == expected
 
 
+def test_memory_that_is_spoken_for_is_not_free(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 32 * A_PHOTO * memory.CPU_OVERHEAD / memory.USED + 1)
+    assert fewest_steps(step, 32, CPU) == 1
+    assert fewest_steps(step, 32, CPU, reserved=int(16 * A_PHOTO * memory.CPU_OVERHEAD)) == 2
+
+
 def test_steps_divide_the_share(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 7 * A_PHOTO * memory.CPU_OVERHEAD / memory.USED + 1)
     assert fewest_steps(step, 30, CPU) == 5
@@ -36,7 +42,8 @@ def test_a_container_has_less_than_the_machine(tmp_path):
     assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
     (tmp_path / "memory.current").write_text("600\n")
     (tmp_path / "memory.max").write_text("1000\n")
-    assert free_memory(tmp_path) == 400
+    (tmp_path / "memory.stat").write_text("anon 250\nactive_file 50\ninactive_file 300\n")
+    assert free_memory(tmp_path) == 700  # what was read from files gives way
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
 

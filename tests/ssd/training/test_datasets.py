@@ -1,0 +1,90 @@
+"""A run's data: what is left out, and what is kept in memory."""
+
+import shutil
+
+import pytest
+
+import train
+from data import image_cache
+from ssd.config_file import load_config
+from ssd.preparation import IMAGENET
+from ssd.training import datasets
+from ssd.training.datasets import load_photos, train_samples
+from ssd.training.run import Run
+from tests.test_train import write_config
+
+TINY = {"train": {"iterations": 1, "batch_size": 2, "warmup": 0}, "model": {"width": 0.05}}
+
+
+@pytest.fixture
+def damaged_root(shapes_root, tmp_path):
+    """Shapes, with a damaged photo in the training part, 1 of 24."""
+    shutil.copytree(shapes_root / "shapes", tmp_path / "shapes")
+    name = (tmp_path / "shapes/ImageSets/Main/train.txt").read_text().split()[3]
+    (tmp_path / f"shapes/JPEGImages/{name}.jpg").write_bytes(b"\xff\xd8 cut off")
+    return tmp_path, name
+
+
+def test_what_is_left_out_is_counted_in_a_line_and_listed_in_the_runs_folder(damaged_root, tmp_path, capsys):
+    root, name = damaged_root
+    config = write_config(tmp_path, root, data={"damaged": "skip", "workers": 0}, **TINY)
+    assert train.main(["--config", str(config)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
+    assert said == ["data.train: 1 of 24 photos cannot be read and were left out (data.damaged: skip)"]
+    (line,) = (tmp_path / "run/damaged.txt").read_text().splitlines()
+    assert line.startswith(f"{root}/shapes/JPEGImages/{name}.jpg: is no image")
+    shutil.copy(next((root / "shapes/JPEGImages").glob("*1.jpg")), root / f"shapes/JPEGImages/{name}.jpg")
+    assert train.main(["--config", str(config), "--overwrite"]) == 0
+    assert not (tmp_path / "run/damaged.txt").exists()
+
+
+def alone(tmp_path, root, **data: object) -> Run:
+    return Run.alone(load_config(write_config(tmp_path, root, data=data)))
+
+
+def test_a_photo_that_both_parts_have_is_listed_once(damaged_root, tmp_path):
+    root, name = damaged_root
+    sources = [{"path": "shapes", "split": "trainval"}]
+    run = alone(tmp_path, root, damaged="skip", train=sources, val=sources)
+    assert [f"{name}.jpg" in line for line in load_photos(run).damaged] == [True]
+
+
+def test_photos_are_kept_in_memory_where_they_fit(shapes_root, tmp_path, monkeypatch, capsys):
+    run = alone(tmp_path, shapes_root, cache="ram")
+    photos = load_photos(run).train
+    size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
+    samples = train_samples(run, photos, IMAGENET)
+    assert samples.cache is not None
+    assert samples.cache.bytes == size
+    assert "warning" not in capsys.readouterr().out
+    for module in (image_cache, datasets):
+        monkeypatch.setattr(module, "free_memory", lambda: size)
+    assert train_samples(run, photos, IMAGENET).cache is None
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: data.cache: ram would take 0.0 GiB, more than 80% of the 0.0 GiB of memory that are free; the run does "
+        "without it"
+    ]
+
+
+def test_a_dry_run_counts_the_cache(shapes_root, tmp_path, capsys):
+    config = write_config(tmp_path, shapes_root, data={"cache": "ram", "workers": 0}, **TINY)
+    assert train.main(["--config", str(config), "--dry-run"]) == 0
+    assert "GiB more for data.cache: ram" in capsys.readouterr().out
+
+
+def test_processes_that_read_different_photos_are_told(shapes_root, tmp_path, monkeypatch):
+    """On another machine a photo may be damaged that is whole here: batches would no longer be shared out alike."""
+    run = alone(tmp_path, shapes_root)
+
+    class Two:
+        is_main, rank, size, local_size = True, 0, 2, 1
+
+        def share(self, value: object) -> object:
+            return value
+
+        def gather(self, value: object) -> list:
+            return [value, [(23, 0), (8, 0)]]
+
+    monkeypatch.setattr(run, "world", Two())
+    with pytest.raises(datasets.DataError, match=r"process 1 .* 23 and 8 photos, the first 24 and 8"):
+        load_photos(run)
