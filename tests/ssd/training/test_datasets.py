@@ -25,7 +25,7 @@ def damaged_root(shapes_root, tmp_path):
     return tmp_path, name
 
 
-def test_what_is_left_out_is_counted_in_a_line_and_listed_in_the_runs_folder(damaged_root, tmp_path, capsys):
+def test_what_is_left_out_is_counted_in_a_line_and_listed_in_the_runs_folder(damaged_root, shapes_root, tmp_path, capsys):
     root, name = damaged_root
     config = write_config(tmp_path, root, data={"damaged": "skip", "workers": 0}, **TINY)
     assert train.main(["--config", str(config)]) == 0
@@ -33,7 +33,7 @@ def test_what_is_left_out_is_counted_in_a_line_and_listed_in_the_runs_folder(dam
     assert said == ["data.train: 1 of 24 photos cannot be read and were left out (data.damaged: skip)"]
     (line,) = (tmp_path / "run/damaged.txt").read_text().splitlines()
     assert line.startswith(f"{root}/shapes/JPEGImages/{name}.jpg: is no image")
-    shutil.copy(next((root / "shapes/JPEGImages").glob("*1.jpg")), root / f"shapes/JPEGImages/{name}.jpg")
+    shutil.copy(shapes_root / f"shapes/JPEGImages/{name}.jpg", root / f"shapes/JPEGImages/{name}.jpg")
     assert train.main(["--config", str(config), "--overwrite"]) == 0
     assert not (tmp_path / "run/damaged.txt").exists()
 
