@@ -3,7 +3,10 @@
 For the quick start and the tests: nothing to download, and every image can be drawn again.
 """
 
-from collections.abc import Callable, Iterable
+import multiprocessing
+import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -147,7 +150,12 @@ def _visible(names: list[str], masks: list[np.ndarray]) -> list[Shape]:
 
 
 def write_shapes(
-    folder: Path, num_train: int, num_val: int, seed: int = 0, shown: Callable[[range], Iterable[int]] = iter
+    folder: Path,
+    num_train: int,
+    num_val: int,
+    seed: int = 0,
+    processes: int = 1,
+    watch: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
     """Draws a data set and writes it in VOC layout, with the splits train, val and trainval.
 
@@ -156,19 +164,37 @@ def write_shapes(
         num_train: images of the split `train`.
         num_val: images of the split `val`, none of which is in `train`.
         seed: a different one draws different images.
-        shown: may wrap the image numbers, to show the progress.
+        processes: that share the work; the files are the same for any number.
+        watch: told of the images done and of all, from time to time.
     """
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    numbers = range(num_train + num_val)
-    for index in shown(numbers):
-        image, shapes = draw_image(seed, index)
-        name = f"{index:06d}"
-        cv2.imwrite(str(folder / "JPEGImages" / f"{name}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-        write_annotation(folder / "Annotations" / f"{name}.xml", f"{name}.jpg", image.shape[1], image.shape[0], shapes)
-    names = [f"{index:06d}\n" for index in numbers]
+    total = num_train + num_val
+    write = partial(_write_image, folder, seed)
+    if processes > 1:
+        with multiprocessing.Pool(processes, _init_process) as pool:
+            for done, _ in enumerate(pool.imap(write, range(total), chunksize=8), start=1):
+                watch(done, total)
+    else:
+        for index in range(total):
+            write(index)
+            watch(index + 1, total)
+    names = [f"{index:06d}\n" for index in range(total)]
     for split, part in (("train", names[:num_train]), ("val", names[num_train:]), ("trainval", names)):
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(part), encoding="utf-8")
+
+
+def _init_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone answers, and ends the others
+    cv2.setNumThreads(1)
+
+
+def _write_image(folder: Path, seed: int, index: int) -> None:
+    image, shapes = draw_image(seed, index)
+    name = f"{index:06d}"
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    (folder / "JPEGImages" / f"{name}.jpg").write_bytes(encoded.tobytes())
+    write_annotation(folder / "Annotations" / f"{name}.xml", f"{name}.jpg", image.shape[1], image.shape[0], shapes)
 
 
 def write_annotation(path: Path, filename: str, width: int, height: int, shapes: list[Shape]) -> None:

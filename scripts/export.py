@@ -36,11 +36,14 @@ from ssd.config import ConfigError
 from ssd.config_file import parse_config
 from ssd.deploy.export import INPUT, OUTPUTS, export_onnx, export_torch
 from ssd.deploy.predictor import Detections, Predictor
-from ssd.system.errors import UsageError
-from ssd.system.images import SUFFIXES, ImageError, read_photo
+from ssd.system.arguments import Parser, fraction, whole
+from ssd.system.command import command
+from ssd.system.errors import Failure, UsageError
+from ssd.system.files import naming
+from ssd.system.images import SUFFIXES, read_photo
 from ssd.training.datasets import load_val_photos
 from ssd.training.run import Run
-from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint
+from ssd.weights.checkpoint import TrainState, load_checkpoint
 
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores
 
@@ -51,45 +54,57 @@ MAX_BOX_DIFFERENCE = 0.5  # pixels
 MAX_SCORE_DIFFERENCE = 1e-3
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = parse_arguments(arguments)
+    output = options.output or options.checkpoint.with_suffix(SUFFIXES_OF[options.format])
+    check_usage(options, output)
+    thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
+    state = load_checkpoint(options.checkpoint)
+    predictor = Predictor.from_state(state, options.device, "float32", **thresholds)
+    photos = [read_photo(path) for path in find_photos(state, options.photos)]
+    write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
+    with naming(output):
+        write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
+    run, metadata = load_program(output, options.format, predictor.device)
+    print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; classes: {', '.join(json.loads(metadata['classes']))}")
+    check(run, predictor, photos)
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(__doc__)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights"
     )
     parser.add_argument("--format", choices=SUFFIXES_OF, default="onnx", help="what to write (onnx)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside the checkpoint, NAME.onnx and so on")
     parser.add_argument("--device", default="cpu", help="where a torch or aoti file shall run: cpu | cuda | cuda:N (cpu)")
-    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="least score of a detection (0.3)")
-    parser.add_argument("--nms", type=float, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
-    parser.add_argument("--top-k", type=int, default=200, metavar="K", help="most detections in a photo (200)")
+    parser.add_argument("--score", type=fraction, default=0.3, metavar="S", help="least score of a detection (0.3)")
+    parser.add_argument("--nms", type=fraction, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
+    parser.add_argument("--top-k", type=whole(1), default=200, metavar="K", help="most detections in a photo (200)")
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photos to check the file on")
-    options = parser.parse_args(arguments)
-    output = options.output or options.checkpoint.with_suffix(SUFFIXES_OF[options.format])
-    try:
-        check_usage(options, output)
-        thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
-        state = load_checkpoint(options.checkpoint)
-        predictor = Predictor.from_state(state, options.device, "float32", **thresholds)
-        photos = [read_photo(path) for path in find_photos(state, options.photos)]
-        write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
-        write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
-    except (CheckpointError, ConfigError, DataError, ImageError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or output}: {error.strerror}", file=sys.stderr)
-        return 1
-    run, metadata = load_program(output, options.format, predictor.device)
-    print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; classes: {', '.join(json.loads(metadata['classes']))}")
+    return parser.parse_args(arguments)
+
+
+def check(run: Program, predictor: Predictor, photos: list[np.ndarray]) -> None:
+    """Compares the file's detections with the checkpoint's, and says how far they lie apart.
+
+    Raises:
+        Failure: farther than rounding explains; or there are none to compare.
+    """
     num_detections, box_difference, score_difference = compare(run, predictor, photos)
     print(
         f"checked on {len(photos)} photos with {num_detections} detections: boxes differ from the checkpoint's by at most "
         f"{box_difference:.3f} pixels, scores by {score_difference:.1e}"
     )
     if box_difference > MAX_BOX_DIFFERENCE or score_difference > MAX_SCORE_DIFFERENCE:
-        print(f"error: more than {MAX_BOX_DIFFERENCE} pixels or {MAX_SCORE_DIFFERENCE}; do not use the file", file=sys.stderr)
-        return 1
-    return 0
+        raise Failure(f"more than {MAX_BOX_DIFFERENCE} pixels or {MAX_SCORE_DIFFERENCE}; do not use the file")
+    if not num_detections:
+        raise Failure(
+            f"not checked: in {len(photos)} photos nothing is found from score {predictor.limits.score_thresh:g} on; "
+            "lower --score, or name other --photos"
+        )
 
 
 def check_usage(options: argparse.Namespace, output: Path) -> None:

@@ -1,37 +1,43 @@
 """Draws the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes"""
 
-import argparse
+import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssd.system.arguments import Parser, whole
 from ssd.system.command import command
-from ssd.system.files import naming
+from ssd.system.errors import UsageError
 
-
-def progress(numbers: range) -> Iterable[int]:
-    return tqdm(numbers, unit="image", disable=None)  # a bar on a terminal, nothing in a log file
+FEW = 100  # images that are drawn sooner than further processes have started
+MOST = 1_000_000  # images whose numbers have six digits
 
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("datasets/shapes"), help="default: datasets/shapes")
-    parser.add_argument("--train", type=int, default=1600, help="images to train on (default: 1600)")
-    parser.add_argument("--val", type=int, default=300, help="images to evaluate on (default: 300)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=whole(1, MOST // 2), default=1600, help="images to train on (default: 1600)")
+    parser.add_argument("--val", type=whole(1, MOST // 2), default=300, help="images to evaluate on (default: 300)")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--overwrite", action="store_true", help="draw into a folder that is not empty")
     options = parser.parse_args(arguments)
-    if options.train < 1 or options.val < 1 or options.seed < 0:
-        parser.error("--train and --val have to be at least 1, --seed at least 0")
+    if options.folder.exists() and not options.folder.is_dir():
+        raise UsageError(f"{options.folder}: is a file; name a folder")
+    if options.folder.is_dir() and any(options.folder.iterdir()) and not options.overwrite:
+        raise UsageError(f"{options.folder}: is not empty; name another folder, or --overwrite what has the names of its files")
 
     from data.shapes import write_shapes
 
-    with naming(options.folder):
-        write_shapes(options.folder, options.train, options.val, options.seed, progress)
+    total = options.train + options.val
+    processes = 1 if total < FEW else os.cpu_count() or 1
+    with tqdm(total=total, unit="image", disable=None) as bar:  # a bar on a terminal, nothing in a log file
+        write_shapes(
+            options.folder, options.train, options.val, options.seed, processes, lambda done, _: bar.update(done - bar.n)
+        )
     print(f"{options.train} + {options.val} images in {options.folder}")
     return 0
 

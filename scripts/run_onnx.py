@@ -7,14 +7,23 @@ import cv2
 import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession(sys.argv[1])
-classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+if len(sys.argv) < 3:
+    sys.exit("usage: python scripts/run_onnx.py FILE.onnx PHOTO...")
+try:
+    session = onnxruntime.InferenceSession(sys.argv[1])
+    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+except Exception as error:  # ONNX Runtime has errors of its own for each fault of a file
+    sys.exit(f"error: {sys.argv[1]}: is no exported network: {' '.join(str(error).split())}")
 for path in sys.argv[2:]:
-    photo = cv2.imread(path)
+    try:
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        sys.exit(f"error: {path}: cannot be read: {error.strerror}")
+    photo = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
     if photo is None:
         sys.exit(f"error: {path}: is no image that can be decoded")
-    rgb = cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
-    outputs = session.run(["boxes", "labels", "scores"], {"images": rgb[None]})  # [1, K, 4], [1, K], [1, K]
+    name = path.encode(errors="backslashreplace").decode()  # it may have bytes that no terminal takes
+    outputs = session.run(["boxes", "labels", "scores"], {"images": photo[None]})  # [1, K, 4], [1, K], [1, K]
     for box, label, score in zip(*(np.asarray(output)[0] for output in outputs), strict=True):
         if label >= 0:
-            print(path, classes[label], f"{score:.2f}", *(round(float(value), 1) for value in box))
+            print(name, classes[label], f"{score:.2f}", *(round(float(value), 1) for value in box))

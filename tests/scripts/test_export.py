@@ -136,6 +136,28 @@ def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shape
         assert not scores[i, count:].any()
 
 
+def test_a_check_on_nothing_fails(checkpoint, shapes_root, tmp_path, capsys):
+    words = [str(checkpoint), "--output", str(tmp_path / "a.onnx"), "--photos", str(shapes_root / "shapes/JPEGImages")]
+    assert export.main([*words, "--score", "1"]) == 1
+    assert "error: not checked: in 16 photos nothing is found from score 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--top-k=0", "--score=40", "--nms=-0.1"])
+def test_options_have_bounds(checkpoint, capsys, option):
+    with pytest.raises(SystemExit) as end:
+        export.main([str(checkpoint), option])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: argument {option.partition('=')[0]}: expected ")
+
+
+def test_the_example_says_how_it_is_used():
+    for words in ([], ["none.onnx"]):
+        done = subprocess.run([sys.executable, "scripts/run_onnx.py", *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr == "usage: python scripts/run_onnx.py FILE.onnx PHOTO...\n"
+
+
 def test_options_that_do_not_go_together(checkpoint, capsys, monkeypatch):
     assert export.main([str(checkpoint), "--device", "cuda"]) == 2
     assert "an ONNX file runs on any device" in capsys.readouterr().err

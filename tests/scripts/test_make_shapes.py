@@ -1,22 +1,49 @@
 import pytest
 
+import data.shapes
+from data.shapes import write_shapes
 from scripts.make_shapes import main
 
 
-def test_draws_the_same_files_again(tmp_path, capsys):
-    for folder in ("one", "two"):
-        assert main([str(tmp_path / folder), "--train", "3", "--val", "2", "--seed", "5"]) == 0
+def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsys, monkeypatch):
+    assert main([str(tmp_path / "one"), "--train", "3", "--val", "2", "--seed", "5"]) == 0
+    assert "3 + 2 images" in capsys.readouterr().out
+    watched = []
+    write_shapes(tmp_path / "two", 3, 2, 5, processes=3, watch=lambda *done: watched.append(done))
+    assert watched == [(i, 5) for i in range(1, 6)]
     names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
     assert len(names) == 5 + 5 + 3
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert "3 + 2 images" in capsys.readouterr().out
+
+
+def test_the_work_is_shared(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(data.shapes, "write_shapes", lambda *arguments: asked.append(arguments[4]))
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert main([str(tmp_path / "a")]) == 0
+    assert main([str(tmp_path / "a"), "--train", "9", "--val", "9"]) == 0
+    assert asked == [7, 1]
+
+
+def test_a_strangers_photos_are_safe(tmp_path, capsys):
+    photo = tmp_path / "JPEGImages/000000.jpg"
+    photo.parent.mkdir()
+    photo.write_bytes(b"a photo")
+    assert main([str(tmp_path), "--train", "1", "--val", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path}: is not empty")
+    assert photo.read_bytes() == b"a photo"
+    assert main([str(tmp_path), "--train", "1", "--val", "1", "--overwrite"]) == 0
+    assert photo.read_bytes() != b"a photo"
 
 
 def test_impossible_requests(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), "--train", "0"])
-    assert "at least 1" in capsys.readouterr().err
+    for option in ("--train=0", "--val=x", "--seed=-1", "--train=99999999"):
+        with pytest.raises(SystemExit) as end:
+            main([str(tmp_path), option])
+        assert end.value.code == 2
+        assert "expected a whole number from" in capsys.readouterr().err
     (tmp_path / "file").write_text("x")
-    assert main([str(tmp_path / "file"), "--train", "1", "--val", "1"]) == 1
-    assert f"error: {tmp_path / 'file'}: " in capsys.readouterr().err
+    assert main([str(tmp_path / "file"), "--train", "1", "--val", "1"]) == 2
+    assert "is a file" in capsys.readouterr().err
