@@ -1,12 +1,14 @@
 """The objects of one photo, as arrays: what the readers of all layouts make."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ssd.system.errors import UserError
+
+RARE = 20  # times fewer objects: so rare a class may be another one misspelt
 
 
 class DataError(UserError):
@@ -42,8 +44,8 @@ class Annotation(NamedTuple):
     boxes: np.ndarray  # [m, 4] float32 pixels: edges (x1, y1, x2, y2) counted from 0, so that x2 - x1 is the width
     labels: np.ndarray  # [m] int64
     difficult: np.ndarray  # [m] bool
-    num_clipped: int  # boxes that reached beyond the photo
-    num_empty: int  # boxes without area, dropped
+    clipped: tuple[str, ...]  # the places in its file of boxes that reached beyond the photo
+    empty: tuple[str, ...]  # and of boxes without area, which were dropped
 
 
 def agreed_size(said: tuple[int, int], photo: PhotoSize | None, where: str, entry: str, faults: list[str]) -> tuple[int, int]:
@@ -70,13 +72,23 @@ def clipped_annotation(
     boxes: Sequence[tuple[float, float, float, float]] | np.ndarray,
     labels: Sequence[int],
     difficult: Sequence[bool],
+    where: Callable[[int], str],
 ) -> Annotation:
-    """An annotation with its boxes (pixel edges from 0) clipped to the photo, and those without area dropped."""
-    clipped, num_clipped = _clip(np.array(boxes, np.float32).reshape(-1, 4), width, height)
+    """An annotation with its boxes (pixel edges from 0) clipped to the photo, and those without area dropped.
+
+    Args:
+        width: of the photo, in pixels; 0 where it is not known.
+        height: likewise.
+        boxes: of m objects.
+        labels: likewise.
+        difficult: likewise.
+        where: tells the place in the file of one of them.
+    """
+    clipped, is_clipped = _clip(np.array(boxes, np.float32).reshape(-1, 4), width, height)
     whole = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     return Annotation(
         width, height, clipped[whole], np.array(labels, np.int64)[whole], np.array(difficult, bool)[whole],
-        num_clipped, int((~whole).sum()),
+        tuple(where(i) for i in np.flatnonzero(is_clipped & whole)), tuple(where(i) for i in np.flatnonzero(~whole)),
     )  # fmt: skip
 
 
@@ -87,9 +99,46 @@ def unknown_class(name: str, classes: Mapping[str, int]) -> str:
     return f"unknown class {name!r}; {hint} Mend the name, list it in data.classes, or set data.other_classes: ignore"
 
 
-def _clip(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, int]:
-    """Boxes clipped to the photo (where its size is known) and the number of those that a pixel or more was cut off."""
+def similar_classes(counts: Mapping[str, int]) -> list[str]:
+    """Warnings of class names that may be one class written in two ways: they differ only in case, spaces or signs; or one is
+    rare and differs from a common one by a slip of the hand.
+
+    Args:
+        counts: objects of each class.
+    """
+    warnings, spelt = [], {}
+    for name in sorted(counts, key=lambda name: -counts[name]):
+        plain = "".join(filter(str.isalnum, name.casefold())) or name
+        if plain in spelt:
+            warnings.append(_one_class(spelt[plain], name, counts, "differ only in case, spaces or signs"))
+            continue
+        common = [
+            other
+            for other in spelt
+            if counts[name] * RARE < counts[spelt[other]] and _without_digits(other) != _without_digits(plain)
+        ]
+        close = difflib.get_close_matches(plain, common, n=1, cutoff=0.8)
+        if close:
+            warnings.append(_one_class(spelt[close[0]], name, counts, "are spelt much alike"))
+        spelt[plain] = name
+    return warnings
+
+
+def _one_class(one: str, other: str, counts: Mapping[str, int], what: str) -> str:
+    return (
+        f"the classes {one!r} ({counts[one]} objects) and {other!r} ({counts[other]}) {what}; if they are one, "
+        "write it in one way in the annotations"
+    )
+
+
+def _without_digits(name: str) -> str:
+    """Names that differ in numbers only, as van1 and van2, are meant to differ."""
+    return "".join(letter for letter in name if not letter.isdigit())
+
+
+def _clip(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes clipped to the photo (where its size is known), and which of them more than a pixel was cut off."""
     if not width:
-        return np.maximum(boxes, 0), 0
+        return np.maximum(boxes, 0), np.zeros(len(boxes), bool)
     clipped = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
-    return clipped, int((np.abs(clipped - boxes) > 1).any(axis=1).sum())
+    return clipped, (np.abs(clipped - boxes) > 1).any(axis=1)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from data.annotation import similar_classes
 from data.photos import Photos
 from ssd.boxes import iou, to_corners
 from ssd.preparation import IMAGENET
@@ -32,6 +33,8 @@ def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes:
     print(f"\ndata.{part}: {len(photos)} photos, {len(photos.labels)} objects; {int((counts == 0).sum())} photos without any")
     if not len(photos.labels):
         return
+    for warning in similar_classes(dict(zip(photos.classes, np.bincount(photos.labels).tolist(), strict=False))):
+        print(f"warning: {warning}")
     widths, heights = photos.sizes.T
     print(f"photos: {widths.min()} to {widths.max()} pixels wide, {heights.min()} to {heights.max()} high; "
           f"objects a photo: {counts.mean():.1f} on average, {counts.max()} at most")  # fmt: skip

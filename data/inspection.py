@@ -17,6 +17,7 @@ from data.workers import Attended, worker_options
 BATCH = 64  # photos that a worker reads at once
 # To start processes takes as long as to read some thousand annotations, or to decode a hundred photos.
 WORTH_PROCESSES = 5000  # annotations
+NAMED = 3  # boxes that were mended and are named; of the others, how many there are
 LOOK = 20  # annotations that can be read while a photo is decoded
 
 Known = PhotoSize | str | None  # what a photo measures, or what is wrong with it; None: it has to be looked at
@@ -33,8 +34,10 @@ class Inspected(NamedTuple):
     labels: np.ndarray  # [N] int64
     difficult: np.ndarray  # [N] bool
     num_read: int  # n, and those that cannot be used
-    num_clipped: int
+    num_clipped: int  # boxes
     num_empty: int
+    clipped: list[str]  # places of the first of them
+    empty: list[str]
     looked_at: list[tuple[Path, Stamp, PhotoSize | str]]  # what is to be remembered of photos
     faults: list[str]
     damaged: list[str]  # faults of the photos that were left out
@@ -108,8 +111,10 @@ class _Inspection(Dataset[Inspected]):
             labels=np.concatenate([np.zeros(0, np.int64), *(a.labels for a in annotations)]),
             difficult=np.concatenate([np.zeros(0, bool), *(a.difficult for a in annotations)]),
             num_read=len(batch),
-            num_clipped=sum(a.num_clipped for a in annotations),
-            num_empty=sum(a.num_empty for a in annotations),
+            num_clipped=sum(len(a.clipped) for a in annotations),
+            num_empty=sum(len(a.empty) for a in annotations),
+            clipped=[place for a in annotations for place in a.clipped][:NAMED],
+            empty=[place for a in annotations for place in a.empty][:NAMED],
             looked_at=looked_at,
             faults=faults,
             damaged=damaged,

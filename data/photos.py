@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from data.annotation import DataError
-from data.inspection import Inspected, Known, inspect
+from data.inspection import NAMED, Inspected, Known, inspect
 from data.layouts.find import list_entries
 from data.listing import Entry
 from data.photo_sizes import SeenPhotos
@@ -64,6 +64,23 @@ class Photos:
             boxes=np.concatenate([part.boxes for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
             difficult=np.concatenate([part.difficult for part in parts]),
+        )
+
+    def require_objects(self, part: str, with_difficult: bool) -> None:
+        """
+        Args:
+            part: what the photos are for, in words: data.train, data.val.
+            with_difficult: whether objects marked difficult count, as they may in training, and never in evaluation.
+
+        Raises:
+            DataError: no object counts, so that there is nothing to learn from, or to evaluate on.
+        """
+        if len(self.labels) and (with_difficult or not self.difficult.all()):
+            return
+        found = f"all {len(self.labels)} objects are marked difficult" if len(self.labels) else "no photo has an object"
+        raise DataError(
+            f"{part}: {found}, of {len(self)} photos ({self.path(0)}, ...); look at path and split, and whether "
+            "their annotations are where those of the others are"
         )
 
     def shared_with(self, other: "Photos") -> int:
@@ -198,16 +215,24 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
         labels=np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in batches)]),
         difficult=np.concatenate([np.zeros(0, bool), *(batch.difficult for batch in batches)]),
     )
+    clipped = [place for batch in batches for place in batch.clipped]
+    empty = [place for batch in batches for place in batch.empty]
     mended = (
-        (sum(batch.num_clipped for batch in batches), "boxes reached beyond their photo and were clipped to it"),
-        (sum(batch.num_empty for batch in batches), "boxes without area were left out"),
+        (sum(batch.num_clipped for batch in batches), clipped, "boxes reached beyond their photo and were clipped to it"),
+        (sum(batch.num_empty for batch in batches), empty, "boxes without area were left out"),
     )
     return Loaded(
         photos,
-        (*notes, *(f"{count} {what}" for count, what in mended if count)),
+        (*notes, *(f"{count} {what}: {_named(places, count)}" for count, places, what in mended if count)),
         tuple(line for batch in batches for line in batch.damaged),
         sum(batch.num_damaged for batch in batches),
     )
+
+
+def _named(places: Sequence[str], count: int) -> str:
+    """The first of so many places."""
+    named = places[:NAMED]
+    return "; ".join([*named, *([f"and {count - len(named)} more"] if count > len(named) else [])])
 
 
 def _remember(cache: SourceCache, part: Loaded) -> None:

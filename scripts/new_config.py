@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.annotation import similar_classes
 from data.coverage import best_overlaps
 from data.image_cache import cache_bytes
 from data.layouts.find import find_layout
@@ -81,7 +82,7 @@ def describe(folder: Path, name: str, device: str) -> tuple[str, str]:
     """The text of a configuration for a folder, and what was found in it.
 
     Raises:
-        DataError: the folder is of no known layout, or something in it cannot be used.
+        DataError: the folder is of no known layout, something in it cannot be used, or no object is left for one split.
         UsageError: it holds no objects.
     """
     kind, layout = find_layout(folder)
@@ -92,6 +93,8 @@ def describe(folder: Path, name: str, device: str) -> tuple[str, str]:
     root, path = place(folder)
     loaded = [read(root, {"path": path, **source}, list(counts)) for source in sources]
     train, val = (part.photos for part in loaded)
+    train.require_objects("photos to train on", with_difficult=True)
+    val.require_objects("photos to evaluate on", with_difficult=False)
     shares = dbox_shares(train)
     choices = {
         "output_dir": Choice(f"runs/{name}"),
@@ -104,7 +107,8 @@ def describe(folder: Path, name: str, device: str) -> tuple[str, str]:
         **run_choices(device, len(train), shares),
     }
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
-    notes = [f"note: {note}\n" for note in dict.fromkeys(note for part in loaded for note in part.notes)]
+    said = dict.fromkeys(note for part in loaded for note in part.notes)
+    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts))]
     dboxes = choices["model.dboxes"].value
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"

@@ -285,7 +285,7 @@ def to_annotation(
     faults: list[str] = []
     where = f"{path}: image {image['file_name']}"
     width, height = agreed_size(_size(image), photo, where, "width and height", faults)
-    boxes, numbers = [], []
+    boxes, numbers, ids = [], [], []
     for item in objects:
         where = f"{path}: annotation {item.get('id', '?')} of {image['file_name']}"
         name = categories.get(_number(item.get("category_id")))
@@ -304,9 +304,14 @@ def to_annotation(
                 continue
             boxes.append((x, y, x + box_width, y + box_height))
             numbers.append(labels[name])
+            ids.append(item.get("id", "?"))
     if faults:
         raise DataError("\n".join(faults))
-    return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers))
+
+    def place(index: int) -> str:
+        return f"{path}: annotation {ids[index]} of {image['file_name']}"
+
+    return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers), place)
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:

@@ -257,7 +257,7 @@ def parse_annotation(
     root = _read(path)
     faults: list[str] = []
     width, height = agreed_size(_size(root), photo, str(path), "<size>", faults)
-    boxes, labels, difficult = [], [], []
+    boxes, labels, difficult, numbers = [], [], [], []
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"
         name = (item.findtext("name") or "").strip()
@@ -275,13 +275,18 @@ def parse_annotation(
             continue
         boxes.append(box)
         labels.append(classes[name])
+        numbers.append(number)
         difficult.append((item.findtext("difficult") or "").strip().lower() in YES)
     if faults:
         raise DataError("\n".join(faults))
     corners = np.array(boxes, np.float32).reshape(-1, 4)
     # Equal corners are a box of one pixel by VOC's rule, but in practice always a slip of the hand: kept as no area.
     is_slip = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
-    return clipped_annotation(width, height, np.where(is_slip, corners, voc_to_edges(corners)), labels, difficult)
+    edges = np.where(is_slip, corners, voc_to_edges(corners))
+    names = list(classes)
+    return clipped_annotation(
+        width, height, edges, labels, difficult, lambda index: f"{path}: object {numbers[index]} ({names[labels[index]]})"
+    )
 
 
 def _read(path: Path) -> ElementTree.Element:

@@ -320,7 +320,7 @@ def read_labels(
     # YOLO's tools turn photos upright before anything else.
     width, height = (photo.upright_width, photo.upright_height) if photo else (0, 0)
     faults: list[str] = []
-    boxes, numbers = [], []
+    boxes, numbers, rows = [], [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -337,11 +337,14 @@ def read_labels(
             x1, y1, x2, y2 = box
             boxes.append((x1 * width, y1 * height, x2 * width, y2 * height))
             numbers.append(labels[names[label]])
+            rows.append(number)
         elif not ignore_others:
             faults.append(f"{where}: {unknown_class(names[label], labels)}")
     if faults:
         raise DataError("\n".join(faults))
-    return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers))
+    return clipped_annotation(
+        width, height, boxes, numbers, [False] * len(numbers), lambda index: f"{path}: line {rows[index]}"
+    )
 
 
 def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[float, float, float, float]]:

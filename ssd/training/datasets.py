@@ -79,6 +79,7 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
         load()
     _compare(run, [loaded[part] for part in parts])
     for part, result in loaded.items():
+        result.photos.require_objects(f"data.{part}", with_difficult=part == "train" and run.config.data.keep_difficult)
         for note in result.notes:
             run.say(f"data.{part}: {note}")
     return loaded

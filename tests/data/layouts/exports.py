@@ -47,7 +47,7 @@ def write(path: Path, text: str) -> Path:
 
 def photo(path: Path, shot: Shot) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(SHOTS.index(shot)).integers(0, 256, (shot.height, shot.width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(shot.width).integers(0, 256, (shot.height, shot.width, 3), dtype=np.uint8)
     path.write_bytes(cv2.imencode(path.suffix.lower(), pixels)[1].tobytes())
     return path
 

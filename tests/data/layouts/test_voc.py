@@ -53,7 +53,7 @@ def test_corners_are_inclusive_and_counted_from_one(tmp_path):
     assert found.boxes.tolist() == [[0, 0, 100, 80], [10.5, 20, 30, 40.25]]
     assert found.labels.tolist() == [0, 1]
     assert (found.width, found.height) == (100, 80)
-    assert (found.num_clipped, found.num_empty) == (0, 0)
+    assert (found.clipped, found.empty) == ((), ())
 
 
 def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
@@ -75,7 +75,8 @@ def test_boxes_are_clipped_and_empty_ones_dropped_and_both_counted(tmp_path):
     found = parse(tmp_path, xml(item(box=(-20, 5, 400, 60)), item(box=(30, 30, 30, 50)), item("dog")))
     assert found.boxes.tolist() == [[0, 4, 100, 60], [10, 20, 30, 40]]
     assert found.labels.tolist() == [0, 1]
-    assert (found.num_clipped, found.num_empty) == (1, 1)
+    assert found.clipped == (f"{tmp_path / 'a.xml'}: object 1 (cat)",)
+    assert found.empty == (f"{tmp_path / 'a.xml'}: object 2 (cat)",)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,12 @@ def test_images_that_cannot_be_read(tmp_path):
 def test_the_real_data_sets(shared_data):
     loaded = load_photos([SourceConfig(path="bccd", split="trainval")], shared_data, ["RBC", "WBC", "Platelets"])
     assert len(loaded.photos) == 292
-    assert loaded.notes == ("2 boxes without area were left out",)
+    (note,) = loaded.notes
+    folder = shared_data / "bccd/Annotations"
+    assert note == (
+        f"2 boxes without area were left out: {folder}/BloodImage_00338.xml: object 13 (RBC); "
+        f"{folder}/BloodImage_00343.xml: object 4 (RBC)"
+    )
     photos = load_photos([SourceConfig(path="voc07s/VOC2007", split="val")], shared_data, VOC_CLASSES).photos
     assert len(photos) == 450
     assert set(photos.labels.tolist()) == set(range(20))

@@ -1,0 +1,326 @@
+"""What used to go wrong without a word in people's annotations: each is now read right, mended aloud, or refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from data.annotation import DataError, similar_classes
+from data.photos import Loaded, load_photos
+from scripts import check_data, new_config
+from ssd.config import SourceConfig
+from ssd.config_file import load_config
+from tests.data.layouts.exports import NAMES, PARTS, SHOTS, Shot, coco, dump, kangaroo, lines, photos, texts, write, xmls
+from tests.data.layouts.test_exports import SMALL, assert_true
+
+
+def load(folder: Path, split: str = "all", classes=NAMES, **options) -> Loaded:
+    source = SourceConfig(path=folder.name, split=split, val_fraction=options.pop("val_fraction", None))
+    return load_photos([source], folder.parent, classes, **options)
+
+
+def yolo(folder: Path, names: str) -> None:
+    photos(folder / "images")
+    texts(folder / "labels", first=1)
+    write(folder / "data.yaml", names)
+
+
+def numbers_of(loaded: Loaded) -> set[int]:
+    """Which of the drawn photos they are."""
+    return {int(Path(loaded.photos.path(i)).stem[-2:]) for i in range(len(loaded.photos))}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Unspecified", False), ("False", False), ("0", False), ("", False), ("1", True), ("True", True), (" yes ", True)],
+)
+def test_only_a_clear_yes_makes_an_object_difficult(tmp_path, text, expected):
+    photos(tmp_path / "mine/JPEGImages")
+    xmls(tmp_path / "mine/Annotations", extra=f"<difficult>{text}</difficult>")
+    assert set(load(tmp_path / "mine").photos.difficult.tolist()) == {expected}
+
+
+@pytest.mark.parametrize("names", [("Train", "Validation"), ("TRAINING", "dev"), ("train", "valid"), ("train2017", "val2017")])
+@pytest.mark.parametrize("pattern", ["{split}", "images/{split}", "{split}/images"])
+def test_splits_have_many_names(tmp_path, names, pattern, capsys):
+    for name, shots in zip(names, (SHOTS[:7], SHOTS[7:]), strict=True):
+        photos(tmp_path / "mine" / pattern.format(split=name), shots)
+        xmls(tmp_path / "mine" / pattern.format(split=name), shots)
+    assert numbers_of(load(tmp_path / "mine", "train")) == set(range(7))
+    assert numbers_of(load(tmp_path / "mine", "val")) == {7, 8, 9}
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 0
+    assert "7 photos to train on, 3 to evaluate on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [("Test",), ("test", "val"), ("testing",)])
+def test_test_photos_are_never_trained_on(tmp_path, names, capsys):
+    for name in names:
+        photos(tmp_path / "mine" / name, SHOTS)
+        texts(tmp_path / "mine" / name, SHOTS)
+    write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
+    assert "but no pair to train and to evaluate on" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"val_fraction goes with a folder without splits of its own; there are:"):
+        load(tmp_path / "mine", "train", val_fraction=0.2)
+
+
+def test_a_split_that_may_be_two_is_not_guessed(tmp_path):
+    for name in ("train2014", "train2017"):
+        photos(tmp_path / "mine" / name, SHOTS[:2])
+        dump(tmp_path / f"mine/annotations/instances_{name}.json", coco(SHOTS[:2]))
+    with pytest.raises(DataError, match="split train may be any of train2014, train2017; name one"):
+        load(tmp_path / "mine", "train")
+    assert len(load(tmp_path / "mine", "train2017").photos) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "names: {1: cat, 2: dog, 3: red kite}",
+        'names: {"3": red kite, "2": dog, "1": cat}',
+        "names: ['', cat, dog, red kite]",
+        "names:\n  10: fox\n  2: dog\n  3: red kite\n  1: cat\n",
+    ],
+)
+def test_yolo_names_keep_their_numbers(tmp_path, names):
+    yolo(tmp_path / "mine", names)
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
+def test_blank_lines_in_classes_txt_keep_the_numbers(tmp_path):
+    yolo(tmp_path / "mine", "")
+    write(tmp_path / "mine/classes.txt", "\ncat\ndog\nred kite\n\n")
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
+def test_files_that_number_the_classes_differently_are_refused(tmp_path):
+    for part, names in (("train", NAMES), ("valid", NAMES[::-1])):
+        photos(tmp_path / "mine" / part, PARTS[part])
+        texts(tmp_path / "mine" / part, PARTS[part])
+        write(tmp_path / f"mine/{part}/classes.txt", "\n".join(names))
+    with pytest.raises(DataError, match=r"valid/classes\.txt: class 0 is 'red kite', but 'cat' in train/classes\.txt"):
+        load(tmp_path / "mine", "train")
+
+
+@pytest.mark.parametrize("told", ["kpt_shape: [2, 2]", "kpt_shape: [2, 3]", ""])
+def test_poses_are_read_as_their_boxes(tmp_path, told):
+    photos(tmp_path / "mine/images")
+    points = " 0.99 0.98 0.01 0.02" if told.endswith("2]") else " 0.99 0.98 2 0.01 0.02 1"
+    for shot in SHOTS:
+        write(tmp_path / f"mine/labels/{shot.name}.txt", lines(shot).replace("\n", f"{points}\n"))
+    write(tmp_path / "mine/data.yaml", f"names: [{', '.join(NAMES)}]\n{told}\n")
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
+def test_a_pose_with_points_missing_is_refused(tmp_path):
+    yolo(tmp_path / "mine", "names: [a, b, c, d]\nkpt_shape: [2, 3]")
+    write(tmp_path / f"mine/labels/{SHOTS[1].name}.txt", "1 0.5 0.5 0.2 0.2 0.5 0.5 1\n")
+    with pytest.raises(DataError, match="line 1: expected a class and four numbers and 2 keypoints"):
+        load(tmp_path / "mine", classes=["a", "b", "c", "d"])
+
+
+def test_all_photos_of_nested_folders_are_used(tmp_path):
+    for number, shot in enumerate(SHOTS):
+        photos(tmp_path / f"mine/images/day {number % 3}", [shot])
+        texts(tmp_path / f"mine/labels/day {number % 3}", [shot])
+    write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
+def test_a_photo_of_another_split_is_no_stand_in(tmp_path):
+    for part, shots in (("train", SHOTS[:6]), ("test", SHOTS[6:])):
+        photos(tmp_path / f"mine/pictures/{part}", shots)
+        xmls(tmp_path / f"mine/marks/{part}", shots)
+    assert numbers_of(load(tmp_path / "mine", "train")) == set(range(6))
+    xmls(tmp_path / "mine/marks/train", SHOTS[8:9])
+    with pytest.raises(DataError, match=f"{SHOTS[8].name}: no photo of that name"):
+        load(tmp_path / "mine")
+
+
+def test_classes_that_differ_only_in_writing_are_told(tmp_path, capsys):
+    told = similar_classes({"WBC": 350, "wbc": 22, "RBC": 4000, "Platelets": 900, "Platelest": 2, "van1": 500, "van2": 3})
+    assert [line.partition(" differ")[0].partition(" are spelt")[0] for line in told] == [
+        "the classes 'WBC' (350 objects) and 'wbc' (22)",
+        "the classes 'Platelets' (900 objects) and 'Platelest' (2)",
+    ]
+    kangaroo(tmp_path / "mine")
+    path = next(iter(sorted((tmp_path / "mine/annots").iterdir())[5:]))
+    path.write_text(path.read_text().replace("<name>cat", "<name>Cat").replace("<name>dog", "<name>DOG"))
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 0
+    assert "differ only in case" in capsys.readouterr().out
+    assert check_data.main([str(tmp_path / "a.yaml")]) == 0
+    assert "differ only in case" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_both_parts_of_few_photos_have_one(tmp_path, count):
+    photos(tmp_path / "mine/images", SHOTS[1 : count + 1])
+    xmls(tmp_path / "mine/annots", SHOTS[1 : count + 1])
+    for seed in range(20):
+        parts = [numbers_of(load(tmp_path / "mine", split, val_fraction=0.2, seed=seed)) for split in ("train", "val")]
+        assert all(parts)
+        assert not parts[0] & parts[1]
+        assert parts[0] | parts[1] == set(range(1, count + 1))
+
+
+def test_a_single_photo_is_not_divided(tmp_path):
+    photos(tmp_path / "mine/images", SHOTS[:1])
+    xmls(tmp_path / "mine/annots", SHOTS[:1])
+    with pytest.raises(DataError, match="one photo cannot be divided"):
+        load(tmp_path / "mine", "val", val_fraction=0.2)
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+def test_boxes_that_are_mended_are_named(tmp_path, layout):
+    far = 64 if layout == "yolo" else 500  # YOLO's numbers cannot lie so far beyond 1
+    width = 1 if layout == "voc" else 0  # corners that are equal are a slip of the hand
+    objects = ((0, 2, 2, 2 + width, 9), (1, 5, 5, far, 9), (2, 5, 5, 9, 9))
+    shot = Shot("photo-01", 62 if layout == "yolo" else 90, 90, objects)
+    photos(tmp_path / "mine/images", [shot])
+    {"voc": xmls, "yolo": texts, "coco": lambda folder, shots: dump(folder / "a.json", coco(shots))}[layout](
+        tmp_path / "mine/annotations", [shot]
+    )
+    write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
+    loaded = load(tmp_path / "mine")
+    place = {"voc": "photo-01.xml: object {}", "yolo": "photo-01.txt: line {}", "coco": "annotation {} of photo-01.jpg"}[layout]
+    clipped, empty = loaded.notes
+    assert clipped.startswith("1 boxes reached beyond their photo and were clipped to it: ")
+    assert place.format(2) in clipped
+    assert empty.startswith("1 boxes without area were left out: ")
+    assert place.format(1) in empty
+    assert loaded.photos.labels.tolist() == [1, 2]
+
+
+def test_of_many_mended_boxes_the_first_are_named(tmp_path):
+    shots = [shot._replace(objects=((0, 5, 5, 6, 9),) * 2) for shot in SHOTS]
+    photos(tmp_path / "mine/images")
+    xmls(tmp_path / "mine/annots", shots)
+    (note,) = load(tmp_path / "mine").notes
+    assert note.startswith("20 boxes without area were left out: ")
+    assert note.endswith("; and 17 more")
+    assert note.count(".xml: object") == 3
+
+
+def test_ids_written_as_text_are_ids(tmp_path):
+    photos(tmp_path / "mine/images")
+    dump(tmp_path / "mine/a.json", coco(text=True))
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("images", "images: id 7 stands 2 times"), ("categories", "categories: id 1 stands 2")]
+)
+def test_ids_that_stand_twice_are_refused(tmp_path, key, said):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    content[key][1]["id"] = str(content[key][0]["id"])
+    dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=said):
+        load(tmp_path / "mine")
+
+
+def test_photos_that_stand_twice_are_refused(tmp_path):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    content["images"].append(content["images"][3] | {"id": 99})
+    dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=r"photo-03\.jpg: 1 such photos stand twice in a\.json"):
+        load(tmp_path / "mine")
+
+
+def test_annotations_of_no_listed_image_are_refused(tmp_path):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    for item in content["annotations"]:
+        item["image_id"] = f"photo {item['image_id']}"
+    dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=r"a\.json: no annotation has the image_id of a listed image"):
+        load(tmp_path / "mine")
+
+
+def without_objects(folder: Path, layout: str, part: str) -> None:
+    """Two splits, one of them without any object."""
+    for name, shots in (("train", SHOTS[1:6]), ("val", SHOTS[6:])):
+        bare = [shot._replace(objects=()) for shot in shots] if name == part else shots
+        if layout == "coco":
+            photos(folder / name, shots)
+            dump(folder / f"annotations/instances_{name}.json", coco(bare))
+        else:
+            photos(folder / "images" / name, shots)
+        if layout == "voc":
+            xmls(folder / "annotations" / name, bare)
+        if layout == "yolo" and name != part:  # labels/val is missing
+            texts(folder / "labels" / name, shots)
+    if layout == "yolo":
+        write(folder / "classes.txt", "\n".join(NAMES))
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_nothing_to_learn_from_or_to_evaluate_on_is_refused(tmp_path, layout, part, capsys):
+    without_objects(tmp_path / "mine", layout, part)
+    config = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {"root": str(tmp_path), "classes": list(NAMES)}
+        | {each: [{"path": "mine", "split": each}] for each in ("train", "val")},
+        "model": {"pretrained": "none"},
+    }
+    write(tmp_path / "a.yaml", json.dumps(config))
+    assert train.main(["--config", str(tmp_path / "a.yaml"), *SMALL]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"data.{part}: no photo has an object" in line
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "b.yaml")]) == 2
+    assert "no photo has an object" in capsys.readouterr().err
+
+
+def test_difficult_objects_alone_are_nothing_to_evaluate_on(tmp_path, capsys):
+    for part, shots in (("train", SHOTS[:6]), ("val", SHOTS[6:])):
+        photos(tmp_path / "mine" / part, shots)
+        xmls(tmp_path / "mine" / part, shots, extra="<difficult>1</difficult>")
+    loaded = load(tmp_path / "mine", "val").photos
+    loaded.require_objects("data.train", with_difficult=True)
+    with pytest.raises(DataError, match=r"data\.val: all \d+ objects are marked difficult, of 4 photos"):
+        loaded.require_objects("data.val", with_difficult=False)
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "b.yaml")]) == 2
+    assert "objects are marked difficult" in capsys.readouterr().err
+
+
+def test_of_two_layouts_that_with_more_photos_is_taken_aloud(tmp_path):
+    photos(tmp_path / "mine/images")
+    xmls(tmp_path / "mine/annotations")
+    texts(tmp_path / "mine/labels", SHOTS[:3])
+    write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
+    loaded = load(tmp_path / "mine")
+    assert assert_true(loaded.photos) == set(range(len(SHOTS)))
+    assert "has boxes in more than one layout (VOC for 10, YOLO for 3 photos); VOC was taken" in loaded.notes[0]
+    forced = load(tmp_path / "mine", data_format="yolo").photos
+    assert np.diff(forced.starts).tolist() == [len(shot.objects) for shot in SHOTS[:3]] + [0] * 7
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "007", "1.10", "1e3", "US$5_$x^", "a, b", "猫", "ключ & <замок>", "null", "[x]", "it's"]
+)
+def test_class_names_are_kept_as_they_are_written(tmp_path, name, capsys):
+    """From each layout through new_config.py and the configuration."""
+    names = [name, "dog", "red kite"]
+    quoted = json.dumps(name, ensure_ascii=False) if set(name) & set(",[]'&") else name
+    yolo(tmp_path / "yolo", f"names: {{1: {quoted}, 2: dog, 3: red kite}}\n")
+    photos(tmp_path / "coco/images")
+    content = coco()
+    content["categories"][0]["name"] = name
+    dump(tmp_path / "coco/a.json", content)
+    kangaroo(tmp_path / "voc")
+    written = name.replace("&", "&amp;").replace("<", "&lt;")
+    for path in (tmp_path / "voc/annots").iterdir():
+        path.write_text(path.read_text().replace("<name>cat", f"<name>{written}"), encoding="utf-8")
+    for layout in ("voc", "coco", "yolo"):
+        assert new_config.main([str(tmp_path / layout), "--output", str(tmp_path / f"{layout}.yaml")]) == 0
+        data = load_config(tmp_path / f"{layout}.yaml").data
+        assert sorted(data.class_names) == sorted(names)
+        loaded = load(tmp_path / layout, classes=names).photos
+        assert np.bincount(loaded.labels).tolist() == [
+            sum(label == each for shot in SHOTS for label, *_ in shot.objects) for each in range(3)
+        ]
