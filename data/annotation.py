@@ -88,7 +88,7 @@ def clipped_annotation(
     whole = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     return Annotation(
         width, height, clipped[whole], np.array(labels, np.int64)[whole], np.array(difficult, bool)[whole],
-        tuple(where(i) for i in np.flatnonzero(is_clipped & whole)), tuple(where(i) for i in np.flatnonzero(~whole)),
+        tuple(map(where, np.flatnonzero(is_clipped & whole).tolist())), tuple(map(where, np.flatnonzero(~whole).tolist())),
     )  # fmt: skip
 
 
@@ -141,4 +141,4 @@ def _clip(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.nd
     if not width:
         return np.maximum(boxes, 0), np.zeros(len(boxes), bool)
     clipped = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
-    return clipped, (np.abs(clipped - boxes) > 1).any(axis=1)
+    return clipped, np.abs(clipped - boxes).max(axis=1, initial=0) > 1
