@@ -8,7 +8,6 @@ import pytest
 
 from data import augment
 from data.augment import (
-    CROP_MODES,
     INTERPOLATIONS,
     MIN_OVERLAPS,
     Photometric,
@@ -57,22 +56,45 @@ def test_a_sample_depends_on_its_seed_alone():
     assert len(windows) > 35
 
 
-def test_each_crop_mode_holds_as_often_as_any_other():
-    # An object that fills the photo, nearly: a patch's overlap with it is about the patch's own share of the photo. So
-    # the mode that was tried first shows in the window, and each has to come up in one of seven samples.
-    boxes = np.array([[1, 1, WIDTH - 1, HEIGHT - 1]], np.float32)
-    modes: Counter[object] = Counter()
-    for i in range(2800):
-        least = CROP_MODES[rng(i).permutation(len(CROP_MODES))[0]]
-        window = augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes)
-        modes[least] += 1
-        if least == augment.WHOLE:
-            assert window == (0, 0, WIDTH, HEIGHT)
-        elif least in (0.1, 0.3, 0.5, 0.7):  # 50 tries nearly always find one
-            assert overlaps(np.array([window]), boxes).max() >= least
-    assert set(modes) == set(CROP_MODES)
-    for count in modes.values():
-        assert abs(count - 400) < 5 * np.sqrt(400)
+OVERLAP_BINS = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)
+
+
+def expected_overlaps() -> np.ndarray:
+    """Shares of the patches by overlap with an object that fills the photo, by a simulation: the seven modes alike,
+    one of them the whole photo, which is left out.
+    """
+    generator = np.random.default_rng(1)
+    scale, part, left, top = generator.random((4, 400_000))
+    scale = 0.3 + 0.7 * scale
+    narrowest, widest = np.maximum(0.5, scale**2), np.minimum(2, 1 / scale**2)
+    aspect = narrowest + (widest - narrowest) * part
+    width, height = scale * np.sqrt(aspect), scale / np.sqrt(aspect)
+    x, y = left * (1 - width), top * (1 - height)
+    holds_center = (x <= 0.5) & (x + width > 0.5) & (y <= 0.5) & (y + height > 0.5)
+    shares = np.zeros(len(OVERLAP_BINS) - 1)
+    for least in (0.1, 0.3, 0.5, 0.7, 0.9, 0):
+        counts, _ = np.histogram((width * height)[holds_center & (width * height >= least)], OVERLAP_BINS)
+        shares += counts / counts.sum() / 7
+    return shares
+
+
+def test_each_crop_mode_is_used_as_often_as_any_other():
+    """What the modes leave: the overlaps of the patches with an object that fills the photo."""
+    boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
+    windows = [augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
+    patches = [window for window in windows if window != (0, 0, WIDTH, HEIGHT)]
+    assert abs(len(windows) - len(patches) - 400) < 5 * np.sqrt(400)
+    counts, _ = np.histogram(overlaps(np.array(patches), boxes)[:, 0], OVERLAP_BINS)
+    expected = len(windows) * expected_overlaps()
+    assert (np.abs(counts - expected) < 4 * np.sqrt(expected) + 5).all()
+
+
+def test_any_patch_is_one_of_the_modes():
+    """Around an object too small for every least overlap a patch is drawn as often as the whole photo."""
+    boxes = np.array([[WIDTH / 2 - 4, HEIGHT / 2 - 4, WIDTH / 2 + 4, HEIGHT / 2 + 4]], np.float32)
+    windows = [augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
+    assert abs(windows.count(Window(0, 0, WIDTH, HEIGHT)) - 500) < 5 * np.sqrt(250)
+    assert len(set(windows)) > 400
 
 
 @pytest.mark.parametrize("least", MIN_OVERLAPS)
@@ -224,6 +246,20 @@ def test_one_resampling_equals_step_by_step():
         assert (difference.max(axis=2) > 40).mean() < 0.03
         assert difference.mean() < 6
     assert np.mean(means) < 1.5
+
+
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (120, 90), (700, 500)])
+def test_the_interpolation_is_the_one_that_was_drawn(size):
+    """On noise, where no two of them agree."""
+    width, height = size
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    out = np.zeros((len(INTERPOLATIONS), 300, 300, 3), np.uint8)
+    plan = plain_plan(width, height, BOXES)
+    for interpolation, rendered in zip(INTERPOLATIONS, out, strict=True):
+        render(image, plan._replace(interpolation=interpolation), FILL, rendered)
+        difference = rendered.astype(int) - cv2.resize(image, (300, 300), interpolation=interpolation)
+        assert np.abs(difference).max() <= 1
+    assert len({rendered.tobytes() for rendered in out}) >= 4  # area is linear where pixels are added
 
 
 def test_distortion_equals_plain_arithmetic_in_8_bits():
