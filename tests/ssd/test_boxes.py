@@ -6,7 +6,7 @@ import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
-from ssd.boxes import decode, edges_to_voc, encode, iou, to_centers, to_corners, voc_to_edges
+from ssd.boxes import area, decode, edges_to_voc, encode, iou, to_centers, to_corners, voc_to_edges
 from ssd.dbox import make_dbox_list
 from tests import reference
 
@@ -70,6 +70,12 @@ def test_decode_is_the_inverse_of_encode(variances):
     torch.testing.assert_close(decode(offsets, dboxes, variances), boxes, atol=1e-5, rtol=1e-4)
     batch = torch.stack([boxes, boxes.flip(0)])
     torch.testing.assert_close(decode(encode(batch, dboxes, variances), dboxes, variances), batch, atol=1e-5, rtol=1e-4)
+
+
+def test_an_inverted_box_has_no_area_and_no_overlap():
+    boxes = torch.tensor([[0.6, 0.6, 0.4, 0.4], [0.6, 0.2, 0.4, 0.4], [0.2, 0.2, 0.4, 0.5]])
+    torch.testing.assert_close(area(boxes), torch.tensor([0.0, 0.0, 0.06]))
+    torch.testing.assert_close(iou(boxes, boxes[2:])[:, 0], torch.tensor([0.0, 0.0, 1.0]))
 
 
 def test_encode_of_an_empty_box_is_finite():

@@ -117,3 +117,20 @@ def test_takes_tensors():
         return [{name: torch.as_tensor(value) for name, value in entry.items()} for entry in entries]
 
     assert voc_eval(tensors(detections), tensors(truths), 4).ap == voc_eval(detections, truths, 4).ap
+
+
+def test_equal_scores_are_one_point_of_the_curve():
+    truths = [truth((*BOX, 0, False), (*FAR, 0, False))]
+    detections = [found((*BOX, 0, 0.9), (*BOX, 0, 0.8), (*FAR, 0, 0.8), (*BOX, 0, 0.7), (*BOX, 0, 0.7))]
+    result = voc_eval(detections, truths, 2)
+    assert result.scores[0].tolist() == [0.9, 0.8, 0.7]
+    assert result.counts[0].tolist() == [1, 3, 5]
+    assert result.recall[0].tolist() == [0.5, 1, 1]
+    np.testing.assert_allclose(result.precision[0], [1, 2 / 3, 2 / 5])
+    assert result.num_detections == [5, 0]
+
+
+def test_a_detection_without_a_place_claims_nothing():
+    nothing = (math.nan,) * 4
+    result = voc_eval([found((*nothing, 0, 0.9), (*BOX, 0, 0.8))], [truth((*BOX, 0, False))], 1, use_07_metric=False)
+    assert result.ap == [pytest.approx(0.5)]

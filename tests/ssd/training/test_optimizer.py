@@ -30,6 +30,7 @@ def test_cosine_falls_from_one_to_nearly_zero():
 def test_biases_are_doubled_and_undecayed():
     model = SSD300(3, batch_norm=True, width=0.1)
     optimizer = make_optimizer(model, "sgd", lr=0.1, momentum=0.0, weight_decay=0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
     set_lr(optimizer, 0.01)
     names = {parameter: name for name, parameter in model.named_parameters()}
     seen = {}
@@ -79,6 +80,11 @@ def test_weight_average_by_hand():
         decay = min(0.5, (1 + iteration) / (10 + iteration))
         expected = decay * expected + (1 - decay) * iteration
     assert average.state["weight"].item() == pytest.approx(expected)
+    young = WeightAverage(layer, decay=0.5)  # of 29
+    torch.nn.init.zeros_(layer.weight)
+    young.update(layer, 0)
+    assert young.state["weight"].item() == pytest.approx(2.9)  # a tenth of what was
+    torch.nn.init.constant_(layer.weight, 29.0)
     with average.applied_to(layer):
         assert layer.weight.item() == pytest.approx(expected)
     assert layer.weight.item() == 29
