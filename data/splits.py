@@ -121,4 +121,4 @@ def divide(names: list[str], folder: Path, source: SourceConfig, seed: int) -> s
 
 def draw(seed: int, name: str) -> float:
     """A number in 0..1 that depends on seed and name alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).digest()[:8], "big") / 2**64

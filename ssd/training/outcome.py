@@ -8,6 +8,7 @@ import numpy as np
 from data.loader import Samples
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.report import Subject, write_report
+from ssd.system.images import printable
 from ssd.training.pictures import detections_picture
 from ssd.training.records import read_records
 from ssd.training.run import Run
@@ -44,7 +45,7 @@ def report_subject(run: Run, samples: Samples, evaluation: Evaluation) -> Subjec
         title=f"SSD300: {run.folder.name}",
         evaluation=evaluation,
         ground_truth=[photos.ground_truth(i) for i in range(len(photos))],
-        names=[Path(photos.path(i)).name for i in range(len(photos))],
+        names=[printable(Path(photos.path(i)).name) for i in range(len(photos))],
         image=samples.image,
         records=records,
         config=run.config.model_dump(mode="json"),

@@ -1,4 +1,7 @@
 import json
+import os
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ from PIL import Image
 
 from data.loader import Samples
 from data.photos import load_photos
+from data.shapes import CLASSES, write_shapes
 from ssd.config import SourceConfig
 from tests.data.layouts.test_voc import item, xml
 
@@ -89,3 +93,18 @@ def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, o
     image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, 96, 80))
     assert image.shape == stored.shape
     assert covers(image, box)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_names_that_are_not_utf_8_are_trained_on(tmp_path):
+    write_shapes(tmp_path / "mine", 4, 2)
+    for path in [*tmp_path.glob("mine/JPEGImages/*"), *tmp_path.glob("mine/Annotations/*")]:
+        path.rename(path.with_name(os.fsdecode(b"caf\xe9") + path.name))
+    shutil.rmtree(tmp_path / "mine/ImageSets")
+    total = 0
+    for split in ("train", "val"):
+        source = SourceConfig(path="mine", split=split, val_fraction=0.4)
+        photos = load_photos([source], tmp_path, CLASSES).photos
+        total += len(photos)
+        assert Samples(photos, 300, (0, 0, 0)).image(0).any()
+    assert total == 6
