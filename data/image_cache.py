@@ -46,7 +46,7 @@ class ImageCache:
     """One block of memory for all photos, filled as they are first read.
 
     The block is mapped before the workers are forked and shared by them: a photo that one has decoded, all have. Two
-    that decode the same one at once write the same bytes.
+    that decode the same one at once write the same bytes. A worker that is not forked has a cache of its own.
 
     Args:
         sizes: width and height of each photo `[n, 2]`, pixels.
@@ -54,11 +54,15 @@ class ImageCache:
     """
 
     def __init__(self, sizes: np.ndarray, output: int) -> None:
+        self.arguments = (sizes, output)
         self.sizes = cached_sizes(sizes, output)
         self.ends = np.cumsum(self.sizes.astype(np.int64).prod(axis=1) * 3)
         self.bytes = int(self.ends[-1])
         self.pixels = np.frombuffer(mmap.mmap(-1, self.bytes), np.uint8)
         self.filled = np.frombuffer(mmap.mmap(-1, len(sizes)), np.uint8)
+
+    def __reduce__(self) -> tuple[type["ImageCache"], tuple[np.ndarray, int]]:
+        return ImageCache, self.arguments
 
     def get(self, index: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
         """Photo number `index`, `[H, W, 3]` uint8, whole or reduced; `read(index)` decodes it the first time."""

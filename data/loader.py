@@ -1,6 +1,5 @@
 """Batches: which samples, in which order, decoded and augmented by worker processes."""
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from data.workers import Attended, worker_options
 from ssd.batch import PADDING, Batch, Targets
 from ssd.config import ConfigError
 from ssd.system.distributed import World
+from ssd.system.machine import num_cores
 from ssd.system.stop import StopRequest
 
 Key = tuple[int, int]  # epoch, index
@@ -183,7 +183,7 @@ def choose_workers(workers: int | str, device: torch.device, world: World) -> in
         return int(workers)
     if device.type == "cpu":
         return 1
-    return max(1, min(16, len(os.sched_getaffinity(0)) // world.local_size))
+    return max(1, min(16, num_cores() // world.local_size))
 
 
 def make_loader(

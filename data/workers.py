@@ -54,10 +54,14 @@ def worker_options(workers: int) -> dict[str, Any]:
         "num_workers": workers,
         "worker_init_fn": _init_worker,
         "prefetch_factor": 4 if workers else None,
-        # A forked worker shares the arrays and the cache as they lie; where there is no fork it gets a copy.
-        "multiprocessing_context": "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None,
+        "multiprocessing_context": start_method() if workers else None,
         "collate_fn": Parcel if workers else _as_it_is,  # samples come as they shall be
     }
+
+
+def start_method() -> str:
+    """How workers start. A forked one shares the arrays and the cache as they lie; where there is no fork it gets a copy."""
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 class Attended(Generic[T]):

@@ -21,7 +21,7 @@ class Targets(NamedTuple):
     objects: Tensor  # [N] int64, rising: the positions of the real objects in the flattened [B * G]
 
     def to(self, device: torch.device) -> "Targets":
-        return Targets(*(field.to(device, non_blocking=True) for field in self))
+        return Targets(*(field.to(device, non_blocking=device.type == "cuda") for field in self))
 
 
 class Batch(NamedTuple):

@@ -239,8 +239,10 @@ class Config(_Section):
     """of all that is random: weights, order, augmentation, splits"""
     output_dir: Name = "runs/ssd300"
     """folder that the run writes to"""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1"])] = "auto"
-    """auto: the GPU where there is one, otherwise the CPU"""
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"])
+    ] = "auto"
+    """auto: the GPU where there is one, otherwise the CPU; mps: Apple's GPU"""
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -50,7 +50,9 @@ def prepare(images: Tensor, preparation: Preparation, device: torch.device | Non
     Returns:
         `[B, 3, H, W]` float32, in channels_last memory format.
     """
-    pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    # Apple's GPUs would read memory that may be gone by then.
+    is_cuda = device is not None and device.type == "cuda"
+    pixels = images.to(device, non_blocking=is_cuda).permute(0, 3, 1, 2).float()
     # What is made while code is compiled or exported belongs to that alone.
     constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
     mean, scale = constants(preparation, pixels.device)

@@ -142,6 +142,8 @@ def evaluate(
     start = time.perf_counter()
     model.eval()
     found: dict[int, dict[str, np.ndarray]] = {}
+    # On CPUs each process has its own statistics of batch normalisation; a checkpoint has the main one's.
+    world.equalise(model.buffers())
     stop = stop or StopRequest()
     with suppress(Stopped):  # while a batch is waited for; the others have to hear of it
         for batch in batches:

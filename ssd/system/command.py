@@ -36,8 +36,9 @@ def command(resume: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
                 if answer is None:
                     raise
                 lines, code = answer
-                for line in lines:
-                    print(line, file=sys.stdout if isinstance(error, Stopped) else sys.stderr, flush=True)
+                if _is_first_to_say(lines):
+                    for line in lines:
+                        print(line, file=sys.stdout if isinstance(error, Stopped) else sys.stderr, flush=True)
                 return code
 
         return answered
@@ -46,25 +47,33 @@ def command(resume: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
 
 
 def explain(error: BaseException, resume: str = "") -> tuple[list[str], int] | None:
-    """The lines that this process prints of an error, and the exit code; None where the error is a fault of the program."""
+    """The lines to print of an error, and the exit code; None where the error is a fault of the program."""
     hint = f"; {resume}" if resume else ""
-    first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks of what they have in common
     if isinstance(error, Stopped):
-        return [f"{error}{hint}"] if first else [], error.exit_code
+        return [f"{error}{hint}"], error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return [f"stopped by SIGINT{hint}"], 130
     if isinstance(error, (ConfigError, UserError)):
-        return _lines(error) if first else [], 2
+        return _lines(error), 2
     if isinstance(error, Failure):
-        return _lines(f"{error}{hint if error.can_resume else ''}") if first else [], 1
+        return _lines(f"{error}{hint if error.can_resume else ''}"), 1
     if isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         full = f"; make room{' and ' + resume if resume else ''}" if error.errno in DISK_FULL else ""
-        return _lines(f"{text}{full}") if first else [], 1
+        return _lines(f"{text}{full}"), 1
     if isinstance(error, RuntimeError):
         reason = _of_pytorch(error)
         return None if reason is None else (_lines(f"{reason}{hint}"), 1)
     return None
+
+
+def _is_first_to_say(lines: list[str]) -> bool:
+    """Whether no other process of the run has said the same."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from ssd.system.distributed import first_to_say
+
+    return first_to_say("\n".join(lines))
 
 
 def _lines(error: object) -> list[str]:

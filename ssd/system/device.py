@@ -20,21 +20,25 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
     On a GPU cuDNN is told to try its algorithms for each shape of input once: all photos are 300 × 300.
 
     Args:
-        name: auto, cpu, cuda or cuda:N.
+        name: auto, cpu, mps, cuda or cuda:N.
         local_rank: number of this process among those on this machine.
         local_size: how many those are.
 
     Raises:
         ConfigError: the device named is not there, or all processes would share it.
     """
-    if ":" in name and local_size > 1:
-        raise ConfigError(
-            f"device: {name} would be shared by the {local_size} processes on this machine; set device: cuda, one GPU for each"
-        )
+    if local_size > 1 and (":" in name or name == "mps"):
+        hint = "set device: cuda, one GPU for each" if ":" in name else "set device: cpu, or start the run without torchrun"
+        raise ConfigError(f"device: {name} would be shared by the {local_size} processes on this machine; {hint}")
+    has_mps = torch.backends.mps.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps and local_size == 1 else "cpu"
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        if not has_mps:
+            raise ConfigError("device: mps is asked for, but this PyTorch sees no GPU of Apple's; set device: auto")
+        return torch.device("mps")
     if not torch.cuda.is_available():
         raise ConfigError(f"device: {name} is asked for, but this PyTorch sees no GPU; set device: cpu or device: auto")
     device = torch.device(name if ":" in name else f"cuda:{local_rank}")
@@ -49,12 +53,15 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the device multiplies it faster than float32, and float32 elsewhere.
 
     Raises:
-        ConfigError: float16 on a CPU, whose gradients it cannot hold and where nothing scales them.
+        ConfigError: float16 on a CPU, whose gradients it cannot hold and where nothing scales them, or anything but
+            float32 on Apple's GPUs, where no other was tried.
     """
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     if name == "float16" and device.type == "cpu":
         raise ConfigError("train.precision: float16 needs a GPU; on a CPU set bfloat16, float32 or auto")
+    if name != "float32" and device.type == "mps":
+        raise ConfigError(f"train.precision: {name} is not supported on mps; set float32 or auto")
     return DTYPES[name]
 
 
@@ -62,6 +69,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16 products: AMX or AVX512-BF16, or a GPU from Ampere on."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False
     # PyTorch offers no public question for these two that exists in every release from 2.11 on.
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 

@@ -60,8 +60,8 @@ def first_state(run: Run, preparation: Preparation, state: TrainState | None) ->
     """Where the training loop begins: at the start, or as a state has it; with the configuration of now."""
     config = run.config.model_dump(mode="json")
     if state is not None:
-        return replace(state, config=config)
-    return TrainState({}, list(run.config.data.class_names), preparation.to_plain(), config)
+        return replace(state, config=config, num_processes=run.world.size)
+    return TrainState({}, list(run.config.data.class_names), preparation.to_plain(), config, num_processes=run.world.size)
 
 
 def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
@@ -148,11 +148,15 @@ def settle_batch_size(
     Raises:
         ConfigError: it does not even hold single photos.
     """
-    if state is not None:
-        use_batch_size_of(run, state)
     if run.config.train.batch_size != "auto":
         return
-    size = max(DEFAULT_BATCH_SIZE // run.world.size, 1) * run.world.size
+    size = DEFAULT_BATCH_SIZE
+    if state is not None:
+        use_batch_size_of(run, state)
+        size = run.batch_size
+        if state.num_processes in (0, run.world.size) and size % (run.config.train.accumulate * run.world.size) == 0:
+            return
+    size = max(size // run.world.size, 1) * run.world.size
 
     def step(count: int) -> None:
         """A step on a copy of the network, which is thrown away."""
@@ -172,7 +176,7 @@ def settle_batch_size(
 
 
 def use_batch_size_of(run: Run, state: TrainState) -> None:
-    """Goes on with the batches that a run began with, where the configuration leaves them open."""
+    """Takes the batches that a run began with, where the configuration leaves them open."""
     if run.config.train.batch_size == "auto":
         # Weights converted from another project's tell of none.
         began = state.config.get("train", {"batch_size": DEFAULT_BATCH_SIZE, "accumulate": 1})

@@ -1,6 +1,6 @@
 """The data of a run: the photos of data.train and data.val, and the samples that are made of them."""
 
-import os
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from data.photos import load_photos as read_photos
 from data.workers import Attended
 from ssd.batch import Batch
 from ssd.preparation import Preparation
+from ssd.system.machine import num_cores
 from ssd.system.memory import USED, free_memory
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.run import Run
@@ -62,21 +63,17 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
     loaded: dict[str, Loaded] = {}
 
     def load() -> None:
-        for part in parts:
-            try:
-                loaded[part] = _load_part(run, part)
-            except DataError as error:
-                faults.extend(str(error).splitlines())
+        with suppress(Stopped):  # the others have to hear of it
+            for part in parts:
+                try:
+                    loaded[part] = _load_part(run, part)
+                except DataError as error:
+                    faults.extend(str(error).splitlines())
 
-    if run.world.is_main:  # the others need not look again at what is remembered then
-        load()
-    faults = run.world.share(list(dict.fromkeys(faults)))  # of a folder that both name, once
-    if faults:
-        more = len(faults) - len(faults[:max_faults])
-        rest = [f"... and {more} more faults; scripts/check_data.py lists them all"] if more else []
-        raise DataError("\n".join(faults[:max_faults] + rest))
-    if not run.world.is_main:
-        load()
+    for is_mains_turn in (True, False):  # the others need not look again at what is remembered then
+        if run.world.is_main == is_mains_turn:
+            load()
+        _settle(run, faults, max_faults)
     _compare(run, [loaded[part] for part in parts])
     for part, result in loaded.items():
         result.photos.require_objects(f"data.{part}", with_difficult=part == "train" and run.config.data.keep_difficult)
@@ -98,10 +95,27 @@ def _compare(run: Run, loaded: list[Loaded]) -> None:
             raise DataError(f"process {rank} can read {counts} photos, the first {ours}; give all machines the same files")
 
 
+def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
+    """Ends all processes alike, where one of them was asked to stop or found a fault.
+
+    The others wait for one that looks at its photos as long as it lives, which with a large data set takes hours.
+    """
+    shares = run.world.gather((run.stop.signal, list(dict.fromkeys(faults))), patient=True)  # of a folder named twice, once
+    run.stop.signal = max(number for number, _ in shares)
+    if run.stop():
+        raise Stopped(run.stop.signal)
+    first_rank = {line: rank for rank, (_, lines) in reversed(list(enumerate(shares))) for line in lines}
+    lines = [f"process {rank}: {line}" if rank else line for line, rank in sorted(first_rank.items(), key=lambda item: item[1])]
+    if lines:
+        more = len(lines) - len(lines[:max_faults])
+        rest = [f"... and {more} more faults; scripts/check_data.py lists them all"] if more else []
+        raise DataError("\n".join(lines[:max_faults] + rest))
+
+
 def _load_part(run: Run, part: str) -> Loaded:
     """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
     data = run.config.data
-    workers = max(1, len(os.sched_getaffinity(0)) // run.world.local_size)
+    workers = max(1, num_cores() // run.world.local_size)
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
 
         def watch(done: int, total: int) -> None:

@@ -1,10 +1,10 @@
 """A dry run: what training does, for a few steps, and what the whole of it will take."""
 
-import resource
 import time
 
 import torch
 
+from ssd.system.machine import memory_in_use
 from ssd.system.stop import Stopped
 from ssd.training.build import Parts, build_parts, describe
 from ssd.training.datasets import plain_samples, train_batches
@@ -26,7 +26,7 @@ def dry_run(run: Run) -> None:
     if run.device.type == "cuda":
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's memory"
     else:
-        memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB of memory"
+        memory = f"{memory_in_use() / 2**30:.1f} GiB of memory"
     cache = parts.samples.cache
     more = f", and in the course of the run {cache.bytes / 2**30:.1f} GiB more for data.cache: ram" if cache else ""
     run.say(f"a step takes {a_step:.2f} s ({run.batch_size / a_step:.1f} images/s) and {memory}{more}")

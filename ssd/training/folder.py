@@ -1,6 +1,5 @@
 """The output folder of a run: found, made ready, never overwritten by surprise."""
 
-import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -8,10 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: there two runs in one folder are not kept apart
-    fcntl = None
+import filelock
 
 from ssd.config_yaml import dump_yaml
 from ssd.system.distributed import World
@@ -38,25 +34,20 @@ def locked(folder: Path, world: World) -> Iterator[None]:
     Raises:
         UsageError: another run is in it.
     """
-    if fcntl is None or not world.is_main:
+    if not world.is_main:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    # Not flock: its lock would live on in loader workers that outlive a killed run for a moment.
-    with open(folder / ".lock", "a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            file.seek(0)
-            raise UsageError(
-                f"{folder}: another run (process {file.read().strip() or 'unknown'}) is writing there; wait for its end, "
-                "stop it, or choose another output_dir"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    owner = folder / ".owner"  # beside the lock, which not every system lets others read
+    try:
+        lock = filelock.FileLock(folder / ".lock").acquire(timeout=0)
+    except filelock.Timeout:
+        who = owner.read_text(encoding="utf-8").strip() if owner.exists() else "unknown"
+        raise UsageError(
+            f"{folder}: another run (process {who}) is writing there; wait for its end, stop it, or choose another output_dir"
+        ) from None
+    with lock:
+        owner.write_text(f"{os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
 
 

@@ -33,6 +33,7 @@ class TrainState:
     preparation: dict[str, Any]  # of images: see `ssd.preparation`
     config: dict[str, Any]
     iteration: int = 0  # iterations done
+    num_processes: int = 0  # that shared the last ones; 0: of a time when that was not kept
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Tensor] | None = None  # moving average of the weights, if the run keeps one

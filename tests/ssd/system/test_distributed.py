@@ -1,0 +1,130 @@
+"""Processes that train together: what they agree on, and what each says of an error."""
+
+import json
+import os
+import socket
+import sys
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from data.loader import Samples
+from ssd.config_file import parse_config
+from ssd.model import SSD300
+from ssd.preparation import IMAGENET
+from ssd.system.distributed import World, is_lost_peer, process_group
+from ssd.system.errors import UsageError
+from ssd.training import build
+from ssd.training.run import Run
+from ssd.weights.checkpoint import TrainState
+from tests.conftest import ROOT
+from tests.processes import start
+from tests.test_train import write_config
+
+CPU = torch.device("cpu")
+TOGETHER = """
+import json, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import torch
+from data.annotation import DataError
+from ssd.config_file import load_config
+from ssd.system.distributed import first_to_say
+from ssd.system.stop import Stopped, StopRequest
+from ssd.training.build import build_model
+from ssd.training.datasets import load_photos, plain_samples
+from ssd.training.evaluating import evaluate_photos
+from ssd.training.run import open_run
+
+config = load_config(sys.argv[1])
+found = {}
+with open_run(config, StopRequest()) as run:
+    second = run.world.rank == 1
+    found["patient"] = run.world.gather(run.world.rank, patient=True)
+    found["same text"] = run.world.gather(first_to_say("the same"))
+    found["own text"] = first_to_say(f"of {run.world.rank}")
+    photos = load_photos(run).val
+    model, preparation = build_model(run, None)
+    samples = plain_samples(photos, preparation)
+    norm = model.backbone.conv1_1.norm
+    norm.running_mean.fill_(run.world.rank)
+    evaluate_photos(run, samples, preparation, model)
+    found["statistics"] = norm.running_mean.unique().tolist()
+    run.config = run.config.model_copy(
+        update={"data": run.config.data.model_copy(update={"root": "/nowhere"})} if second else {}
+    )
+    try:
+        load_photos(run)
+    except DataError as error:
+        found["no data"] = str(error)
+    run.stop.signal = signal.SIGTERM if second else 0
+    try:
+        evaluate_photos(run, samples, preparation, model)
+    except Stopped as stopped:
+        found["stopped"] = stopped.exit_code
+    Path(sys.argv[1]).with_name(f"{run.world.rank}.json").write_text(json.dumps(found))
+"""
+
+
+def test_two_processes_agree(tmp_path, shapes_root):
+    config = write_config(tmp_path, shapes_root, data={"workers": 0}, model={"width": 0.05})
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*launcher, str(script), str(config), str(ROOT)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for each in found:
+        assert each["patient"] == [0, 1]
+        assert sorted(each["same text"]) == [False, True]
+        assert each["own text"]
+        assert each["statistics"] == [0.0]  # the main one's, whose checkpoint it is
+        assert each["no data"].startswith("process 1: /nowhere/shapes: no such folder")
+        assert each["stopped"] == 143
+
+
+def connected(monkeypatch: pytest.MonkeyPatch, host: str, port: int) -> None:
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": host, "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    with process_group(World(0, 2), CPU):
+        pass
+
+
+def test_a_port_in_use_is_named(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"process 0 of 2 cannot be connected .* localhost:{port} .*in use") as caught:
+            connected(monkeypatch, "localhost", port)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_unknown_host_is_named(monkeypatch):
+    with pytest.raises(UsageError, match=r"cannot be connected with the others at nobody\.invalid:29511"):
+        connected(monkeypatch, "nobody.invalid", 29511)
+
+
+def test_a_lost_peer_is_one_whose_connection_is_gone():
+    two = World(0, 2)
+    gone = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:42"
+    assert is_lost_peer(RuntimeError(gone), two)
+    assert is_lost_peer(dist.DistBackendError("NCCL communicator was aborted"), two)
+    assert not is_lost_peer(RuntimeError(gone), World())
+    assert not is_lost_peer(RuntimeError("[enforce fail at gloo/allreduce.cc:42] opts.elements > 0"), two)
+
+
+@pytest.mark.parametrize(("before", "accumulate"), [(1, 2), (8, 4)], ids=["as before", "of other processes"])
+def test_automatic_accumulation_is_kept_for_the_same_number_of_processes_only(monkeypatch, before, accumulate):
+    monkeypatch.setattr(build, "fewest_steps", lambda *_: 4)
+    source = [{"path": "shapes"}]
+    run = Run.alone(parse_config({"data": {"train": source, "val": source}, "train": {"batch_size": "auto"}}))
+    state = TrainState({}, [], {}, {"train": {"batch_size": 64, "accumulate": 2}}, num_processes=before)
+    model = SSD300(2, width=0.05)
+    build.settle_batch_size(run, model, IMAGENET, cast("Samples", SimpleNamespace(cache=None)), state)
+    assert run.batch_size == 64  # what the run learns from stays
+    assert run.config.train.accumulate == accumulate
