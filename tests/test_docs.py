@@ -30,7 +30,7 @@ def test_links_and_files_exist(page):
     for path in re.findall(r"`((?:ssd|data|scripts|configs|tests)/\w+\.(?:py|yaml))`", text):
         assert Path(path).stem in PLACEHOLDERS or (ROOT / path).is_file(), path
     for section, key in re.findall(r"`(data|model|loss|augment|train|eval|checkpoint)\.(\w+)\b", text):
-        assert f"{section}.{key}" in known_keys() or key in ("py", "yaml"), f"{section}.{key}"
+        assert f"{section}.{key}" in known_keys() or key in ("py", "yaml", "txt"), f"{section}.{key}"
 
 
 def test_the_reference_of_the_configuration_is_as_the_code_has_it():
