@@ -4,7 +4,6 @@ import re
 import shutil
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.config_file import load_config
+from ssd.training import proposal
 from tests.data.layouts.test_formats import as_coco, copy_photos, load, write_yolo
 
 
@@ -141,7 +141,7 @@ def test_class_names_survive(folders, monkeypatch):
         assert new_config.main([str(folders / "voc"), "--output", str(folders / name)]) == 0
         assert set(load_config(folders / name).data.class_names) == set(NAMES)
         assert set(yaml.safe_load((folders / name).read_text())["data"]["classes"]) == set(NAMES)
-        monkeypatch.setattr(new_config, "WIDTH", 20)  # the second time a name a line
+        monkeypatch.setattr(proposal, "WIDTH", 20)  # the second time a name a line
 
 
 def objects_of(side: float, count: int = 40) -> Photos:
@@ -155,13 +155,13 @@ def objects_of(side: float, count: int = 40) -> Photos:
 
 def test_dboxes_fit_the_sizes_of_the_objects():
     """Squares of 17 pixels overlap a DBox by 17² / 21² = 0.66 at best with coco, by 17² / 30² = 0.32 with voc."""
-    small, large = new_config.dbox_shares(objects_of(17)), new_config.dbox_shares(objects_of(150))
+    small, large = proposal.dbox_shares(objects_of(17)), proposal.dbox_shares(objects_of(150))
     assert small["voc"] == 0
     assert small["coco"] > 0.3
-    assert new_config.choose_dboxes(small) == "coco"
-    assert new_config.choose_dboxes(large) == "voc"
-    assert new_config.choose_dboxes({"voc": 0.981, "coco": 0.984}) == "voc"  # no difference
-    choices = new_config.run_choices("cpu", 100, small)
+    assert proposal.choose_dboxes(small) == "coco"
+    assert proposal.choose_dboxes(large) == "voc"
+    assert proposal.choose_dboxes({"voc": 0.981, "coco": 0.984}) == "voc"  # no difference
+    choices = proposal.run_choices("cpu", 100, small)
     assert choices["model.dboxes"].value == "coco"
     assert f"coco {small['coco']:.1%}" in choices["model.dboxes"].reason
 
@@ -169,8 +169,8 @@ def test_dboxes_fit_the_sizes_of_the_objects():
 def test_photos_are_kept_in_memory_only_where_they_fit(monkeypatch):
     photos = objects_of(150)
     for free, cached in ((4 * 270_000 + 4, True), (4 * 270_000 - 4, False)):
-        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
-        assert ("data.cache" in new_config.cache_choice(photos)) == cached
+        monkeypatch.setattr(proposal, "free_memory", lambda free=free: free)
+        assert ("data.cache" in proposal.cache_choice(photos)) == cached
 
 
 def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
@@ -184,14 +184,14 @@ def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
 
     bars = []
 
-    class Bar(new_config.tqdm):
+    class Bar(proposal.tqdm):
         def __init__(self, desc, disable, **options):
             assert disable is None  # a bar on a terminal, nothing in a log file
             super().__init__(desc=desc, file=StringIO(), **options)
             bars.append(self)
 
-    monkeypatch.setattr(new_config, "load_photos", load)
-    monkeypatch.setattr(new_config, "tqdm", Bar)
+    monkeypatch.setattr(proposal, "load_photos", load)
+    monkeypatch.setattr(proposal, "tqdm", Bar)
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
     assert seen["workers"] == os.cpu_count()
     assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("reading train", 40, 40), ("reading val", 40, 40)]
@@ -202,7 +202,7 @@ def test_ctrl_c_ends_it_with_a_line(folders, monkeypatch, capsys, place):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(new_config, place, interrupted)
+    monkeypatch.setattr(proposal, place, interrupted)
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 130
     output = capsys.readouterr()
     assert len((output.out + output.err).split("\n")) == 2
