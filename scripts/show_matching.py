@@ -11,6 +11,7 @@ that the classification loss counts.
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.output.suffix.removeprefix(".") not in kinds:
         raise UsageError(f"--output {options.output}: expected the name of a picture: {', '.join(sorted(kinds))}")
     picture = matching_picture(options.checkpoint, options.augmented, options.photos)
-    with naming(options.output):
+    with naming(options.output), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # a photo's name has letters that the picture lacks
         picture.savefig(options.output, dpi=110)
     print(f"written: {options.output}")
     return 0

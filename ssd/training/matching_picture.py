@@ -19,6 +19,7 @@ from ssd.loss import hard_negative_mining
 from ssd.match import match
 from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
+from ssd.system.images import printable
 from ssd.training.datasets import load_photos, load_val_photos, plain_samples, spread, train_samples
 from ssd.training.run import Run
 from ssd.weights.checkpoint import load_checkpoint
@@ -59,7 +60,7 @@ def some_samples(config: Config, preparation: Preparation, augmented: bool, coun
     else:
         samples = plain_samples(load_val_photos(run), preparation)
     indices = spread(len(samples), count)
-    names = [Path(samples.photos.path(index)).name for index in indices]
+    names = [printable(Path(samples.photos.path(index)).name) for index in indices]
     return samples.__getitems__([(0, index) for index in indices]), names
 
 
@@ -93,7 +94,7 @@ def figure(batch: Batch, names: list[str], seen: list[Seen]) -> Figure:
             panel.imshow(batch.images[row].numpy(), extent=(0, 1, 1, 0))
             panel.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
         positives, negatives = np.flatnonzero(each.object_of >= 0), np.flatnonzero(each.negatives)
-        axes[0].set_title(f"{name}: {len(each.objects)} objects, their own DBoxes", fontsize=9)
+        axes[0].set_title(f"{name}: {len(each.objects)} objects, their own DBoxes", fontsize=9, parse_math=False)
         axes[1].set_title(f"{len(positives)} positives", fontsize=9)
         num_others = len(each.dboxes) - len(positives)
         axes[2].set_title(f"the {len(negatives)} hardest of {num_others:,} negatives", fontsize=9)
