@@ -25,7 +25,7 @@ def detect(
         loc: offsets `[B, P, 4]`.
         conf: logits `[B, P, C]`, column 0 = background.
         dbox_list: centres `[P, 4]`.
-        score_thresh: least score (softmax probability) of a detection.
+        score_thresh: the score (softmax probability) of a detection is larger than this.
         nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
         top_k: most detections an image, over all classes. At most 400 a class enter NMS.
 

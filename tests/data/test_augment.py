@@ -127,6 +127,15 @@ def test_patches_have_the_scales_and_aspects_of_the_paper():
     assert (aspect >= scale**2 - 0.02).all()
     assert (aspect <= 1 / scale**2 + 0.02).all()
     assert 0.62 < scale.mean() < 0.68
+    # Size, aspect and place are drawn independently.
+    free = (width < 0.9) & (height < 0.9)
+    patches, width, height, scale, aspect = (values[free] for values in (patches, width, height, scale, aspect))
+    lowest, highest = np.maximum(0.5, scale**2), np.minimum(2, 1 / scale**2)
+    part = (aspect - lowest) / (highest - lowest)
+    x, y = patches[:, 0] / 1000 / (1 - width), patches[:, 1] / 1000 / (1 - height)
+    between = np.corrcoef(np.stack([scale, part, x, y]))
+    assert np.abs(between - np.eye(4))[1:, 1:].max() < 0.05
+    assert np.abs(between[0, 2:]).max() < 0.05
 
 
 def test_expansion_happens_in_half_of_the_draws_up_to_four_times():

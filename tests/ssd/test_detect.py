@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision.ops import nms
 
+from ssd import detect as detection
 from ssd.boxes import decode, encode
 from ssd.dbox import make_dbox_list
 from ssd.detect import CANDIDATES, detect
@@ -146,3 +147,38 @@ def test_nms_of_a_class_far_along_is_as_exact_as_of_the_first():
         kept.append(len(found["labels"]))
     assert 55 <= kept[0] <= 65
     assert kept == [kept[0]] * 3
+
+
+def test_half_precision_offsets_are_decoded_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    loc = torch.randn(1, len(DBOXES), 4, generator=generator).half()
+    conf = torch.randn(1, len(DBOXES), 3, generator=generator)
+    (half,), (full,) = detect(loc, conf, DBOXES), detect(loc.float(), conf, DBOXES)
+    assert torch.equal(half["boxes"], full["boxes"])
+
+
+def test_a_score_has_to_exceed_the_threshold():
+    conf = torch.zeros(1, len(DBOXES), 2)
+    conf[..., 0] = 20
+    conf[0, 50, 0] = 0  # exactly 0.5
+    loc = torch.zeros(1, len(DBOXES), 4)
+    assert len(detect(loc, conf, DBOXES, score_thresh=0.5)[0]["scores"]) == 0
+    assert detect(loc, conf, DBOXES, score_thresh=0.499)[0]["scores"].tolist() == [0.5]
+
+
+def test_lower_boxes_are_looked_at_only_where_they_could_count(monkeypatch):
+    """Early in training nearly all boxes pass the threshold, and the best thousand leave enough."""
+    looks = []
+
+    def counted(loc, *arguments, num_best):
+        looks.append((len(loc), num_best))
+        return original(loc, *arguments, num_best=num_best)
+
+    original = detection._detect
+    monkeypatch.setattr(detection, "_detect", counted)
+    generator = torch.Generator().manual_seed(0)
+    loc, conf = torch.zeros(3, len(DBOXES), 4), torch.randn(3, len(DBOXES), 5, generator=generator)
+    loc[1], conf[1] = crowded()
+    conf[2, :, 0] += 30  # nothing passes
+    detect(loc, conf, DBOXES)
+    assert looks == [(3, 1000), (1, len(DBOXES))]

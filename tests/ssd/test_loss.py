@@ -161,6 +161,14 @@ def test_mining_takes_the_hardest(neg_pos, min_neg):
         assert sorted(chosen[row].nonzero()[:, 0].tolist()) == sorted(expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_mining_takes_losses_of_any_precision(dtype):
+    loss = torch.tensor([[0.5, -2.0, 3.0, 0.0, 1.0, -0.5, 2.0]], dtype=dtype)
+    positive = torch.tensor([[False, False, True, False, False, False, False]])
+    assert hard_negative_mining(loss, positive)[0].nonzero()[:, 0].tolist() == [0, 4, 6]
+    assert hard_negative_mining(loss, positive, 5)[0].nonzero()[:, 0].tolist() == [0, 3, 4, 5, 6]
+
+
 def test_mining_of_equal_losses_takes_the_exact_number_in_order():
     positive = torch.zeros(1, 10, dtype=torch.bool)
     positive[0, 2] = True
