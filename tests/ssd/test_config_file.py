@@ -179,7 +179,7 @@ def test_aliases_of_aliases_are_refused_at_once(tmp_path, link):
         (LEAST, [f"seed={'9' * 9999}"], "seed: expected an integer ≥ 0 and < 2^63, got '9999"),
         (LEAST, ["augment.crop=1"], "augment.crop: expected true or false, got 1"),
         (LEAST, ["train.optimizer=adam"], "train.optimizer: expected 'sgd' or 'adamw', got 'adam'"),
-        (LEAST, ["device=gpu"], "device: expected 'auto', 'cpu', 'cuda' or 'cuda:1', got 'gpu'"),
+        (LEAST, ["device=gpu"], "device: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', got 'gpu'"),
         (LEAST, ["data.format=csv"], "data.format: expected 'voc', 'coco', 'yolo' or null, got 'csv'"),
         (LEAST, ["data.classes=car"], "data.classes: expected 'voc' or a list of one or more, each text, got 'car'"),
         (LEAST, ["data.classes=[a,a]"], "data.classes: class 'a' is listed 2 times"),
