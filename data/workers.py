@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import gc
 import io
 import multiprocessing
 import os
@@ -231,6 +232,7 @@ def _init_worker(_: int) -> None:
     # wants batches until then. Workers end when it closes the loader, or when they find it gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.freeze()  # what the parent made: a search for garbage in it would write to it, and so copy all of it into this process
     Queue._on_queue_feeder_error = staticmethod(_give_up)  # pyright: ignore[reportAttributeAccessIssue]
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 """Worker processes that fail, hang or have no room: what waits for them, and for how long."""
 
+import gc
 import os
 import resource
 import signal
@@ -162,3 +163,19 @@ def test_an_error_in_the_data_set_stays_what_it_is(num_workers):
     with pytest.raises(RuntimeError, match="a fault of the program") as caught:
         arrived(attended(Faulty(), num_workers))
     assert not isinstance(caught.value, WorkerError)
+
+
+class Frozen(Dataset[dict[str, Tensor]]):
+    """How many objects of the parent a worker's search for garbage leaves alone."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitems__(self, _: list[int]) -> dict[str, Tensor]:
+        return {"frozen": torch.tensor(gc.get_freeze_count())}
+
+
+def test_what_the_parent_made_is_not_searched_for_garbage():
+    """A search writes to each object, and what is written to is copied: gigabytes, where a data set is large."""
+    (batch,) = attended(Frozen())
+    assert batch["frozen"] > 10_000
