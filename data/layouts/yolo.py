@@ -1,6 +1,5 @@
 """Data sets in YOLO's layout: a text file a photo, with class, centre and size, relative to the photo."""
 
-import math
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable, clipped_annotation, unknown_class
+from data.annotation import DataError
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of, stem_of
+from data.layouts.yolo_labels import is_labels, read_labels, read_text
 from data.listing import Entry
 from data.splits import role
 from ssd.system.images import SUFFIXES
 
-TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
 NUM_JUDGED = 20  # files by which a layout is recognised
 NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")
 ENTRIES = ("train", "val", "test")  # of data.yaml: where the photos of each split are
@@ -47,7 +46,7 @@ class Yolo:
             DataError: it cannot be understood.
         """
         for path in sorted(self.tree.of(".yaml", ".yml"), key=lambda path: (path.count("/"), path)):
-            text = _read(self.tree.path(path))
+            text = read_text(self.tree.path(path))
             if "names" not in text:
                 continue
             try:
@@ -72,7 +71,7 @@ class Yolo:
         found: dict[int, tuple[str, str]] = {}
         for path in self.tree.of(".txt", ".names", ".labels"):
             if posixpath.basename(path) in NAME_FILES:
-                for number, name in numbered(_read(self.tree.path(path)).splitlines(), self.tree.path(path)).items():
+                for number, name in numbered(read_text(self.tree.path(path)).splitlines(), self.tree.path(path)).items():
                     known, where = found.setdefault(number, (name, path))
                     if known != name:
                         raise DataError(
@@ -166,7 +165,7 @@ class Yolo:
 
     def _listed(self, path: str) -> list[str]:
         """The photos that a text file lists, one a line; none if it is no such list."""
-        lines = [line.strip().replace("\\", "/") for line in _read(self.tree.path(path)).splitlines() if line.strip()]
+        lines = [line.strip().replace("\\", "/") for line in read_text(self.tree.path(path)).splitlines() if line.strip()]
         if not lines or not lines[0].lower().endswith(SUFFIXES):
             return []
         return [photo for line in dict.fromkeys(lines) if (photo := self._photo(posixpath.dirname(path), line))]
@@ -198,7 +197,7 @@ class Yolo:
         """How many objects of each name there are, in the order of their numbers; what cannot be read counts as none."""
         numbers: Counter[int] = Counter()
         for path in self.pairs.photos:
-            for line in _read(self.tree.path(path), strict=False).splitlines():
+            for line in read_text(self.tree.path(path), strict=False).splitlines():
                 try:
                     numbers[int(float(line.split()[0]))] += 1
                 except (IndexError, ValueError, OverflowError):
@@ -262,117 +261,3 @@ def numbered(names: object, path: Path) -> dict[int, str]:
     except ValueError:
         raise DataError(f"{path}: names: expected numbers as keys, got {', '.join(map(str, names))}") from None
     return {number: name for number, name in sorted(found.items()) if name}
-
-
-def is_labels(path: Path) -> bool:
-    """Whether a text file has YOLO's labels, one at least."""
-    for line in _read(path, strict=False).splitlines():
-        if line.strip():
-            try:
-                _parse(line, None)
-            except ValueError:
-                return False
-            return True
-    return False
-
-
-def _read(path: Path, strict: bool = True) -> str:
-    """The content of a text file; empty where it cannot be read, unless that is to be told.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        if not strict:
-            return ""
-        raise DataError(f"{path}: cannot be read: {error}") from None
-
-
-def read_labels(
-    path: Path | None,
-    names: Mapping[int, str],
-    labels: Mapping[str, int],
-    ignore_others: bool,
-    keypoints: tuple[int, int] | None,
-    photo: PhotoSize | None,
-) -> Annotation:
-    """The objects of one photo. Outlines (more than four numbers) become the boxes around them; of poses the box is taken.
-
-    Args:
-        path: the text file; None for a photo without objects.
-        names: of the classes, by number.
-        labels: label of each class name.
-        ignore_others: leave out objects of other classes instead of refusing them.
-        keypoints: how many keypoints each object has, and of how many numbers; None where outlines may stand.
-        photo: what the photo measures.
-
-    Raises:
-        DataError: with one line for each fault in the file.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise Damaged(f"{path}: cannot be read: {error}") from None
-    # YOLO's tools turn photos upright before anything else.
-    width, height = (photo.upright_width, photo.upright_height) if photo else (0, 0)
-    faults: list[str] = []
-    boxes, numbers, rows = [], [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            label, box = _parse(line, keypoints)
-        except ValueError as error:
-            faults.append(f"{where}: {error}")
-            continue
-        if label not in names:
-            known = ", ".join(f"{number} {name}" for number, name in names.items())
-            faults.append(f"{where}: class {label} has no name; there are: {known}")
-        elif names[label] in labels:
-            x1, y1, x2, y2 = box
-            boxes.append((x1 * width, y1 * height, x2 * width, y2 * height))
-            numbers.append(labels[names[label]])
-            rows.append(number)
-        elif not ignore_others:
-            faults.append(f"{where}: {unknown_class(names[label], labels)}")
-    if faults:
-        raise DataError("\n".join(faults))
-    return clipped_annotation(
-        width, height, boxes, numbers, [False] * len(numbers), lambda index: f"{path}: line {rows[index]}"
-    )
-
-
-def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[float, float, float, float]]:
-    """Class and corners, relative to the photo, of one line.
-
-    Raises:
-        ValueError: it is not a class and four numbers, an outline's or a pose's, in 0..1.
-    """
-    first, *rest = line.split()
-    try:
-        label, values = int(float(first)), [float(text) for text in rest]
-    except (ValueError, OverflowError):
-        raise ValueError(f"expected numbers, got {line.strip()!r}") from None
-    if len(values) == 4 + math.prod(keypoints) if keypoints else _is_pose(values):
-        values = values[:4]
-    if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and (keypoints or len(values) % 2)):
-        wanted = f"four numbers and {keypoints[0]} keypoints" if keypoints else "four numbers (centre, size)"
-        raise ValueError(f"expected a class and {wanted}, got {line.strip()!r}")
-    if not all(math.isfinite(value) and -TOLERANCE <= value <= 1 + TOLERANCE for value in values):
-        raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {line.strip()!r}")
-    if len(values) == 4:
-        x, y, width, height = values
-        return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
-
-
-def _is_pose(values: Sequence[float]) -> bool:
-    """Whether numbers are a box and two keypoints or more, each with its visibility, 0, 1 or 2. An outline in which every
-    third number is whole is hardly found."""
-    visibilities = values[6::3]
-    return len(values) >= 10 and len(values) % 3 == 1 and all(value in (0, 1, 2) for value in visibilities)

@@ -1,0 +1,123 @@
+"""YOLO's label files: an object a line, as class, centre and size, as an outline, or as a pose; relative to the photo."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable, clipped_annotation, unknown_class
+
+TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
+
+
+def is_labels(path: Path) -> bool:
+    """Whether a text file has YOLO's labels, one at least."""
+    for line in read_text(path, strict=False).splitlines():
+        if line.strip():
+            try:
+                _parse(line, None)
+            except ValueError:
+                return False
+            return True
+    return False
+
+
+def read_text(path: Path, strict: bool = True) -> str:
+    """The content of a text file; empty where it cannot be read, unless that is to be told.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        if not strict:
+            return ""
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def read_labels(
+    path: Path | None,
+    names: Mapping[int, str],
+    labels: Mapping[str, int],
+    ignore_others: bool,
+    keypoints: tuple[int, int] | None,
+    photo: PhotoSize | None,
+) -> Annotation:
+    """The objects of one photo. Outlines (more than four numbers) become the boxes around them; of poses the box is taken.
+
+    Args:
+        path: the text file; None for a photo without objects.
+        names: of the classes, by number.
+        labels: label of each class name.
+        ignore_others: leave out objects of other classes instead of refusing them.
+        keypoints: how many keypoints each object has, and of how many numbers; None where outlines may stand.
+        photo: what the photo measures.
+
+    Raises:
+        DataError: with one line for each fault in the file.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{path}: cannot be read: {error}") from None
+    # YOLO's tools turn photos upright before anything else.
+    width, height = (photo.upright_width, photo.upright_height) if photo else (0, 0)
+    faults: list[str] = []
+    boxes, numbers, rows = [], [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}: line {number}"
+        try:
+            label, box = _parse(line, keypoints)
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+            continue
+        if label not in names:
+            known = ", ".join(f"{number} {name}" for number, name in names.items())
+            faults.append(f"{where}: class {label} has no name; there are: {known}")
+        elif names[label] in labels:
+            x1, y1, x2, y2 = box
+            boxes.append((x1 * width, y1 * height, x2 * width, y2 * height))
+            numbers.append(labels[names[label]])
+            rows.append(number)
+        elif not ignore_others:
+            faults.append(f"{where}: {unknown_class(names[label], labels)}")
+    if faults:
+        raise DataError("\n".join(faults))
+    return clipped_annotation(
+        width, height, boxes, numbers, [False] * len(numbers), lambda index: f"{path}: line {rows[index]}"
+    )
+
+
+def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[float, float, float, float]]:
+    """Class and corners, relative to the photo, of one line.
+
+    Raises:
+        ValueError: it is not a class and four numbers, an outline's or a pose's, in 0..1.
+    """
+    first, *rest = line.split()
+    try:
+        label, values = int(float(first)), [float(text) for text in rest]
+    except (ValueError, OverflowError):
+        raise ValueError(f"expected numbers, got {line.strip()!r}") from None
+    if len(values) == 4 + math.prod(keypoints) if keypoints else _is_pose(values):
+        values = values[:4]
+    if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and (keypoints or len(values) % 2)):
+        wanted = f"four numbers and {keypoints[0]} keypoints" if keypoints else "four numbers (centre, size)"
+        raise ValueError(f"expected a class and {wanted}, got {line.strip()!r}")
+    if not all(math.isfinite(value) and -TOLERANCE <= value <= 1 + TOLERANCE for value in values):
+        raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {line.strip()!r}")
+    if len(values) == 4:
+        x, y, width, height = values
+        return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+
+
+def _is_pose(values: Sequence[float]) -> bool:
+    """Whether numbers are a box and two keypoints or more, each with its visibility, 0, 1 or 2. An outline in which every
+    third number is whole is hardly found."""
+    visibilities = values[6::3]
+    return len(values) >= 10 and len(values) % 3 == 1 and all(value in (0, 1, 2) for value in visibilities)
