@@ -54,8 +54,8 @@ class Process(subprocess.Popen):
         theirs = [asked["p2cread"], asked["c2pwrite"], asked["errwrite"]]
         self.pid = ask(request, [file if file != -1 else number for number, file in enumerate(theirs)])
         self._child_created = True
-        for file in {*theirs} - {-1}:
-            os.close(file)
+        pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(asked[pipe] for pipe in pipes))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def start(words: list[str], **options: Any) -> Process:
