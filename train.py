@@ -54,19 +54,19 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     from ssd.training.build import build_parts, describe, first_state
     from ssd.training.checkpoints import Checkpoints
     from ssd.training.datasets import train_batches
-    from ssd.training.evaluating import evaluate_photos, evaluate_state
+    from ssd.training.evaluating import evaluate_checkpoint, evaluate_photos
     from ssd.training.folder import find_state, list_damaged, make_folder
     from ssd.training.outcome import finish
     from ssd.training.replay import explained_fault
     from ssd.training.run_log import RunLog
     from ssd.training.trainer import Trainer
 
-    found = find_state(run.folder, resume, overwrite, run.say)
+    found, anew = find_state(run.folder, resume, overwrite, run.say)
     parts = build_parts(run, found)
     samples, val_samples, preparation, schedule = parts.samples, parts.val_samples, parts.preparation, parts.schedule
-    state = first_state(run, preparation, found)
+    state = first_state(run, preparation, found, anew)
     batches = train_batches(run, samples, schedule.iterations, state.iteration)
-    make_folder(run.folder, state.config, found is None, run.world)
+    make_folder(run.folder, state, anew, run.world)
     list_damaged(run.folder, parts.damaged, run.world)
     describe(run, parts, state.iteration)
     checkpoints = Checkpoints(run.folder / "checkpoints", schedule.keep)
@@ -76,11 +76,11 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
         if state.iteration == 0:
             log.picture_samples(samples)
         with explained_fault(run, samples, preparation, parts.model):
-            evaluation = trainer.fit(batches)
-    if evaluation is None:
-        run.say("nothing left to train; the run is evaluated once more")
-        evaluation = evaluate_state(run, val_samples, preparation, parts.model, trainer.state())
-    finish(run, val_samples, evaluation)
+            best = trainer.fit(batches)
+    if state.iteration >= schedule.iterations:
+        run.say("nothing left to train")
+    path = checkpoints.folder / "best.pt"
+    finish(run, val_samples, path, best or evaluate_checkpoint(run, path, val_samples, preparation, parts.model))
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -1,5 +1,9 @@
 """What goes wrong through no fault of the program."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """What the user can mend; the message has one line for each fault: file, key or object, and what to do."""
@@ -13,3 +17,17 @@ class Failure(RuntimeError):
     """What was begun well cannot be finished; the message says why, and what may help."""
 
     can_resume = False  # what was done so far is saved, and resuming may well come further
+
+
+@contextmanager
+def optional(what: object) -> Iterator[None]:
+    """A block that makes something to look at: whatever goes wrong in it costs that alone, and a warning.
+
+    Args:
+        what: is made; a file, or a word for it.
+    """
+    try:
+        yield
+    except Exception as error:  # of drawing, encoding and writing: all of them less than what they are about
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"warning: {what}: was not written ({text})", file=sys.stderr, flush=True)

@@ -1,8 +1,10 @@
 """The parts of a run that its configuration describes: data, network, batch size, schedule and step, built in this order."""
 
 import copy
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from ssd.preparation import Preparation
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.training.datasets import crowded_batch, load_photos, plain_samples, train_samples
+from ssd.training.folder import run_id_of
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
@@ -51,17 +54,44 @@ def build_parts(run: Run, state: TrainState | None) -> Parts:
     settle_batch_size(run, model, preparation, samples, state)
     schedule = build_schedule(run, len(photos))
     step = build_step(run, model, preparation, schedule)
-    if state is not None:
-        step.updater.restore(state)
+    for note in step.updater.restore(state) if state else ():
+        run.say(note)
     return Parts(samples, val_samples, model, preparation, schedule, step, damaged)
 
 
-def first_state(run: Run, preparation: Preparation, state: TrainState | None) -> TrainState:
-    """Where the training loop begins: at the start, or as a state has it; with the configuration of now."""
+def first_state(run: Run, preparation: Preparation, state: TrainState | None, anew: bool) -> TrainState:
+    """Where the training loop begins: at the start, or as a state has it; with the configuration of now.
+
+    A best figure counts only beside others of its kind, and as long as its checkpoint is there. What begins in a folder
+    without the run that its state is of, is another run.
+
+    Args:
+        run: the run.
+        preparation: what its weights expect of images.
+        state: that it resumes, if any.
+        anew: whether its folder is going to be cleared.
+    """
     config = run.config.model_dump(mode="json")
-    if state is not None:
-        return replace(state, config=config, num_processes=run.world.size)
-    return TrainState({}, list(run.config.data.class_names), preparation.to_plain(), config, num_processes=run.world.size)
+    if state is None:
+        names = list(run.config.data.class_names)
+        return TrainState({}, names, preparation.to_plain(), config, run_id=secrets.token_hex(8), num_processes=run.world.size)
+    best = run.folder / "checkpoints" / "best.pt"
+    is_there = state.run_id and state.run_id == run_id_of(run.folder)
+    first = replace(
+        state, config=config, num_processes=run.world.size, run_id=state.run_id if is_there else secrets.token_hex(8)
+    )
+    changed = [name for name in ("eval.metric", "data.val") if _entry(state.config, name) not in (None, _entry(config, name))]
+    if state.best_map < 0 or (best.exists() and not anew and not changed):
+        return first
+    reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run"
+    run.say(f"{reason}: the best checkpoint is chosen anew, from here on")
+    return replace(first, best_map=-1.0, not_improved=0)
+
+
+def _entry(config: dict[str, Any], name: str) -> Any:
+    """An entry of a configuration as a checkpoint has it; None where it has none, as that of converted weights."""
+    section, key = name.split(".")
+    return config.get(section, {}).get(key)
 
 
 def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
@@ -79,7 +109,10 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
             run.say(note)
     else:
         if state.classes != classes:
-            raise CheckpointError(f"the checkpoint's classes are {state.classes}, data.classes are {classes}")
+            raise CheckpointError(
+                f"the checkpoint's classes are {state.classes}, data.classes are {classes}; to start from its weights with "
+                "other classes, name it in model.init_from"
+            )
         preparation = Preparation(**state.preparation)
         theirs = state.config["model"]["dboxes"]
         if theirs != config.model.dboxes:

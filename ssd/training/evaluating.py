@@ -10,9 +10,10 @@ from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.training.build import build_model, use_batch_size_of
 from ssd.training.datasets import load_val_photos, plain_samples, val_batches
-from ssd.training.folder import checkpoint_to_evaluate
+from ssd.training.folder import checkpoint_at, checkpoint_to_evaluate
 from ssd.training.outcome import finish
 from ssd.training.run import Run
+from ssd.training.trainer import Best
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 
 
@@ -39,20 +40,25 @@ def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model:
     )
 
 
-def evaluate_state(run: Run, samples: Samples, preparation: Preparation, model: SSD300, state: TrainState) -> Evaluation:
-    """Evaluates a checkpoint's weights."""
-    model.load_state_dict(state.weights)
-    evaluation = evaluate_photos(run, samples, preparation, model)
-    run.say(evaluation.table())
-    return evaluation
+def evaluate_checkpoint(run: Run, path: Path, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
+    """Evaluates the weights of a checkpoint of this run's network."""
+    run.world.gather(None)  # the main process has written it
+    return _evaluate(run, path, load_checkpoint(path), samples, preparation, model)
 
 
 def eval_only(run: Run, resume: str | None) -> None:
     """Evaluates a checkpoint on the validation photos."""
-    path = Path(resume) if resume not in (None, "auto") else checkpoint_to_evaluate(run.folder)
+    path = checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else checkpoint_at(Path(resume))
     state = load_checkpoint(path)
-    run.say(f"evaluating {path}, iteration {state.iteration}")
     model, preparation = build_model(run, state)
     use_batch_size_of(run, state)
-    val_samples = plain_samples(load_val_photos(run), preparation)
-    finish(run, val_samples, evaluate_state(run, val_samples, preparation, model, state))
+    samples = plain_samples(load_val_photos(run), preparation)
+    finish(run, samples, path, _evaluate(run, path, state, samples, preparation, model))
+
+
+def _evaluate(run: Run, path: Path, state: TrainState, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
+    run.say(f"evaluating {path}, iteration {state.iteration}")
+    model.load_state_dict(state.weights)
+    evaluation = evaluate_photos(run, samples, preparation, model)
+    run.say(f"{evaluation.table()}\n{evaluation.summary}")
+    return Best(state.iteration, evaluation)

@@ -4,8 +4,9 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import filelock
 
@@ -17,6 +18,7 @@ from ssd.weights.checkpoint import TrainState, find_checkpoint, load_checkpoint
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
 OWN_FILES = (
+    "run_id",
     "checkpoints/*.pt",
     "metrics.jsonl",
     "tensorboard/events.*",
@@ -51,48 +53,72 @@ def locked(folder: Path, world: World) -> Iterator[None]:
         yield
 
 
-def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> TrainState | None:
-    """The state to go on from, if any; nothing is written yet.
+def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> tuple[TrainState | None, bool]:
+    """The state to resume, if any, and whether the folder is to be cleared of another run; nothing is written yet.
 
     Args:
         folder: of the run.
-        resume: `auto` (the newest whole checkpoint, or none), the path of a checkpoint, or None to start anew.
-        overwrite: start anew also over an earlier run.
+        resume: `auto` (the newest whole checkpoint, or none), the path of a checkpoint or of a run's folder, or None to
+            start anew.
+        overwrite: start over an earlier run.
         say: shows the user a line.
 
     Raises:
-        UsageError: the folder holds another run, and neither resuming nor overwriting was asked for.
+        UsageError: the folder holds another run than the one to resume, and overwriting was not asked for.
         CheckpointError: the checkpoint to resume from cannot be used.
     """
     checkpoints = folder / "checkpoints"
     if resume == "auto":
         found = find_checkpoint(checkpoints)
         if found is None:
-            return None
+            return None, True
         path, state, passed_over = found
         for line in passed_over:
             say(f"passed over: {line}")
         say(f"resuming from {path}, iteration {state.iteration}")
-        return state
+        return state, False
     if resume is not None:
-        state = load_checkpoint(Path(resume))
-        say(f"resuming from {resume}, iteration {state.iteration}")
-        return state
+        path = checkpoint_at(Path(resume))
+        state = load_checkpoint(path)
+        is_other = not is_of_run(folder, path, state)
+        if is_other and not overwrite:
+            raise UsageError(
+                f"{path}: is of another run than the one in {folder}; choose an empty output_dir for it, or lose that run with "
+                "--overwrite"
+            )
+        say(f"resuming from {path}, iteration {state.iteration}")
+        return state, is_other
     if any(checkpoints.glob("*.pt")) and not overwrite:
         raise UsageError(
             f"{folder}: holds a run already; go on with --resume auto, choose another output_dir, or start anew with "
             "--overwrite"
         )
-    return None
+    return None, True
 
 
-def make_folder(folder: Path, config: dict[str, Any], anew: bool, world: World) -> None:
-    """Makes an output folder ready, once all else is: what an earlier run left is lost from here on, if the run starts anew.
+def is_of_run(folder: Path, path: Path, state: TrainState) -> bool:
+    """Whether a run that resumes a checkpoint there mixes with no other one in the folder."""
+    checkpoints = folder / "checkpoints"
+    if not any(checkpoints.glob("*.pt")) or path.resolve().parent == checkpoints.resolve():
+        return True
+    return bool(state.run_id) and run_id_of(folder) == state.run_id
+
+
+def run_id_of(folder: Path) -> str:
+    """The identity of the run in a folder; empty where there is none, or one of before runs had one."""
+    try:
+        return (folder / "run_id").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def make_folder(folder: Path, state: TrainState, anew: bool, world: World) -> None:
+    """Makes an output folder ready, once all else is: what another run left is lost from here on.
 
     Args:
         folder: made where it is missing.
-        config: every entry of the configuration, written into it as config.yaml.
-        anew: remove what an earlier run left.
+        state: where the run begins; its configuration is written as config.yaml, its identity as run_id.
+        anew: remove what another run left.
         world: the processes of the run, which all call this; the main one writes.
     """
     world.gather(None)  # every process has looked before one writes
@@ -105,8 +131,28 @@ def make_folder(folder: Path, config: dict[str, Any], anew: bool, world: World) 
     checkpoints.mkdir(parents=True, exist_ok=True)
     for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
         path.unlink()
-    text = dump_yaml(config)
-    write_whole(folder / "config.yaml", lambda file: file.write(text.encode()))
+    for name, text in (("config.yaml", dump_yaml(state.config)), ("run_id", f"{state.run_id}\n")):
+        write_whole(folder / name, partial(_write_text, text))
+
+
+def _write_text(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a path names: itself, or the newest whole one of a run's folder.
+
+    Raises:
+        UsageError: it is a folder without any.
+        CheckpointError: none of those in it is whole.
+    """
+    if not path.is_dir():
+        return path
+    for folder in (path / "checkpoints", path):
+        found = find_checkpoint(folder)
+        if found:
+            return found[0]
+    raise UsageError(f"{path}: holds no checkpoint; name a checkpoint, or the output_dir of a run that has some")
 
 
 def list_damaged(folder: Path, lines: Sequence[str], world: World) -> None:

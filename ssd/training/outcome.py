@@ -8,39 +8,59 @@ import numpy as np
 from data.loader import Samples
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.report import Subject, write_report
+from ssd.system.errors import optional
+from ssd.system.files import write_whole
 from ssd.system.images import printable
 from ssd.training.pictures import detections_picture
 from ssd.training.records import read_records
 from ssd.training.run import Run
+from ssd.training.trainer import Best
 
 
-def finish(run: Run, samples: Samples, evaluation: Evaluation) -> None:
-    """The picture, where everything lies, and the figure as the last line."""
+def finish(run: Run, samples: Samples, path: Path, best: Best) -> None:
+    """The picture and the report of a checkpoint, where everything lies, and at last whose figure it is and the figure.
+
+    Args:
+        run: the run.
+        samples: the validation photos.
+        path: of the checkpoint.
+        best: its evaluation.
+    """
     if not run.world.is_main:
         return
-    picture = run.folder / "detections.png"
-    run.folder.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(picture), cv2.cvtColor(detections_picture(samples, evaluation), cv2.COLOR_RGB2BGR))
-    report = run.folder / "report.html"
-    write_report(report, report_subject(run, samples, evaluation))
-    best, f1 = evaluation.best_score()
-    run.say(f"best F1 {f1:.3f}, with scores from {best:.2f} on: what to give scripts/detect.py as --score")
-    run.say(f"report: {report}; pictures: {picture}; checkpoints: {run.folder / 'checkpoints'}")
+    evaluation = best.evaluation
+    picture, report = run.folder / "detections.png", run.folder / "report.html"
+    with optional(picture):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        _, encoded = cv2.imencode(".png", cv2.cvtColor(detections_picture(samples, evaluation), cv2.COLOR_RGB2BGR))
+        write_whole(picture, lambda file: file.write(encoded.tobytes()))
+        run.say(f"picture: {picture}")
+    with optional(report):
+        write_report(report, report_subject(run, samples, evaluation, f"{path.name}, iteration {best.iteration}"))
+        run.say(f"report: {report}")
+    score, f1 = evaluation.best_score()
+    run.say(f"best F1 {f1:.3f}, with scores from {score:.2f} on: what to give scripts/detect.py as --score")
+    run.say(f"{path}, iteration {best.iteration}:")
     run.say(evaluation.summary)
 
 
-def report_subject(run: Run, samples: Samples, evaluation: Evaluation) -> Subject:
+def report_subject(run: Run, samples: Samples, evaluation: Evaluation, checkpoint: str) -> Subject:
     photos = samples.photos
     records = read_records(run.folder)
     trained = [record for record in records if record["kind"] == "train"]
-    facts = {"run": str(run.folder), "precision": str(run.dtype).removeprefix("torch."), "processes": str(run.world.size)}
+    facts = {
+        "run": str(run.folder),
+        "checkpoint": checkpoint,
+        "precision": str(run.dtype).removeprefix("torch."),
+        "processes": str(run.world.size),
+    }
     if trained:
         batch_size = run.batch_size
         steps = np.diff([0, *(record["iteration"] for record in trained)])
         seconds = float(sum(step * batch_size / record["images_per_s"] for step, record in zip(steps, trained, strict=True)))
         facts["time training"] = f"{seconds / 60:.1f} minutes for {trained[-1]['iteration']:,} iterations"
         facts["images a second"] = f"{np.median([record['images_per_s'] for record in trained]):.1f}, median"
-    facts["time of the last evaluation"] = f"{evaluation.seconds:.1f} seconds"
+    facts["time of the evaluation"] = f"{evaluation.seconds:.1f} seconds"
     return Subject(
         title=f"SSD300: {run.folder.name}",
         evaluation=evaluation,

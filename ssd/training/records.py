@@ -8,18 +8,31 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from ssd.system.errors import optional
 from ssd.system.files import naming, write_whole
 
 THRESHOLDS = np.linspace(0, 1, 127)  # of score, at which TensorBoard shows precision and recall
+KINDS = ("train", "eval")
 PRValues = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in their order; empty where it has none."""
+    """The records of a run, in their order, without lines that are damaged; empty where it has none."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [record for record in map(_record_in, lines) if record]
+
+
+def _record_in(line: str) -> dict[str, Any] | None:
+    """The record in a line; None in one that is damaged, such as the last of a run that was killed while it wrote."""
+    try:
+        record = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    known = isinstance(record, dict) and record.get("kind") in KINDS and isinstance(record.get("iteration"), int)
+    return record if known else None
 
 
 class Records:
@@ -39,13 +52,9 @@ class Records:
 
     def _drop_after(self, last: dict[str, int]) -> None:
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                record = json.loads(line)
-                known = line.endswith("\n") and record["iteration"] <= last[record["kind"]]
-            except (ValueError, KeyError, TypeError):
-                known = False  # the last line of a run that was killed while it wrote
-            if known:
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            record = _record_in(line)
+            if record and record["iteration"] <= last[record["kind"]]:
                 kept.append(line)
         write_whole(self.path, lambda file: file.write("".join(kept).encode()))
 
@@ -56,6 +65,10 @@ class Records:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        with optional(self.board.log_dir):
+            self._write_scalars(kind, iteration, values)
+
+    def _write_scalars(self, kind: str, iteration: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self.board.add_scalar(f"{kind}/{name}", value, iteration)
@@ -84,4 +97,5 @@ class Records:
         self.board.add_pr_curve_raw(name, *parts, iteration, len(THRESHOLDS))
 
     def close(self) -> None:
-        self.board.close()
+        with optional(self.board.log_dir):
+            self.board.close()

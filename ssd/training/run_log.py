@@ -8,6 +8,7 @@ import numpy as np
 
 from data.loader import Samples
 from ssd.evaluation.evaluate import Evaluation
+from ssd.system.errors import optional
 from ssd.training.pictures import detections_picture, samples_picture
 from ssd.training.progress import Progress
 from ssd.training.records import THRESHOLDS, Records
@@ -35,7 +36,7 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.close()
-        if self.records and kind is None:
+        if self.records:
             self.records.close()
 
     def say(self, text: str) -> None:
@@ -62,14 +63,17 @@ class RunLog:
     def picture_samples(self, samples: Samples) -> None:
         """Training samples as the network gets them, for TensorBoard."""
         if self.records:
-            self.records.picture("augmented samples", samples_picture(samples), 0)
+            with optional("the picture of training samples"):
+                self.records.picture("augmented samples", samples_picture(samples), 0)
 
     def illustrate(self, evaluation: Evaluation, iteration: int) -> None:
         """Detections, and each class's precision by recall, for TensorBoard."""
         if not self.records:
             return
-        self.records.picture("validation photos", detections_picture(self.val_samples, evaluation), iteration)
+        with optional("the picture of validation photos"):
+            self.records.picture("validation photos", detections_picture(self.val_samples, evaluation), iteration)
         result = evaluation.result
-        for label in np.flatnonzero(result.num_objects).tolist():
-            name = f"precision-recall/{evaluation.classes[label]}"
-            self.records.pr_curve(name, result.num_objects[label], result.at(label, THRESHOLDS), iteration)
+        with optional("the curves of precision by recall"):
+            for label in np.flatnonzero(result.num_objects).tolist():
+                name = f"precision-recall/{evaluation.classes[label]}"
+                self.records.pr_curve(name, result.num_objects[label], result.at(label, THRESHOLDS), iteration)

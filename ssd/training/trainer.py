@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +32,13 @@ class NonFiniteError(Failure):
     def __init__(self, iteration: int, advice: str = "the weights were left as before it") -> None:
         super().__init__(f"iteration {iteration + 1}: the loss or its gradient is not finite; {advice}")
         self.iteration = iteration
+
+
+class Best(NamedTuple):
+    """The evaluation of the best checkpoint."""
+
+    iteration: int
+    evaluation: Evaluation
 
 
 class Trainer:
@@ -64,9 +72,11 @@ class Trainer:
         self.evaluate = evaluate
         self.stop = stop
         self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, window=None)  # plain values alone
+        self.best: Best | None = None
         # Sums since the last train record: loss_l, loss_c. They stay on the device: to look at them is to wait for it.
         self.window = torch.zeros(2, device=step.device)
-        self.window_start = state.iteration - state.iteration % schedule.log_every
+        if state.window_start is None:
+            self.now.window_start = state.iteration - state.iteration % schedule.log_every
         if state.window is not None and self.world.is_main:  # the sums of all processes continue in the main one
             self.window.copy_(state.window)
 
@@ -74,20 +84,20 @@ class Trainer:
         """All that survives a restart."""
         return replace(self.now, window=self.world.sum(self.window.clone()), **self.step.updater.state())
 
-    def fit(self, batches: Iterable[Batch]) -> Evaluation | None:
+    def fit(self, batches: Iterable[Batch]) -> Best | None:
         """Trains to the end of the schedule.
 
         Args:
             batches: the micro-batches from the current iteration on.
 
         Returns:
-            The last evaluation; None when there was nothing left to do.
+            The evaluation of best.pt; None where it was not made since this start.
 
         Raises:
             Stopped: on request, after a checkpoint.
             NonFiniteError: a loss or gradient was NaN or infinite.
         """
-        evaluation = self._evaluate_if_due()
+        self._evaluate_if_due()
         stream = iter(batches)
         clock = Clock()
         now, schedule = self.now, self.schedule
@@ -106,8 +116,12 @@ class Trainer:
             if now.iteration % schedule.checkpoint_every == 0:
                 self.save(numbered=True)
             with clock.paused():
-                evaluation = self._evaluate_if_due() or evaluation
-        return evaluation
+                self._evaluate_if_due()
+        # As long as no evaluation has a figure, best.pt is the last state.
+        is_known = self.best and (now.best_map >= 0 or self.best.iteration == now.iteration)
+        if not is_known and now.best_map < 0:
+            self.save()
+        return self.best if is_known else None
 
     def _is_patience_over(self) -> bool:
         """Whether the last evaluations were no better than one before them, as often as the schedule allows."""
@@ -130,7 +144,7 @@ class Trainer:
         """A train record of the steps since the last one."""
         self._check_finite()
         iteration, schedule = self.now.iteration, self.schedule
-        steps = iteration - self.window_start
+        steps = iteration - (self.now.window_start or 0)
         loss_l, loss_c = (self.world.sum(self.window.clone()) / steps).tolist()
         seconds, waited, timed_steps = clock.lap()
         values = {
@@ -144,7 +158,7 @@ class Trainer:
         seconds_left = (schedule.iterations - iteration) * seconds / timed_steps
         self.log.trained(schedule.epoch(iteration), iteration, values, seconds_left)
         self.window.zero_()
-        self.window_start = iteration
+        self.now.window_start = iteration
 
     def _check_finite(self) -> None:
         """Ends the run if any iteration since the last check was not finite."""
@@ -163,10 +177,10 @@ class Trainer:
             return False
         return self.stop.agree(self.world)
 
-    def _evaluate_if_due(self) -> Evaluation | None:
+    def _evaluate_if_due(self) -> None:
         now = self.now
         if not self.schedule.evaluates_at(now.iteration) or now.evaluated_at == now.iteration:
-            return None
+            return
         self.save()
         epoch, average, model = self.schedule.epoch(now.iteration), self.step.updater.average, self.step.model
         self.log.say(f"evaluation after iteration {now.iteration}, epoch {epoch}")
@@ -176,14 +190,15 @@ class Trainer:
         improved = not math.isnan(evaluation.mean_ap) and evaluation.mean_ap > now.best_map
         now.best_map = evaluation.mean_ap if improved else now.best_map
         now.not_improved = 0 if improved else now.not_improved + 1
+        if now.best_map < 0 or improved:
+            self.best = Best(now.iteration, evaluation)
         self.log.evaluated(epoch, now.iteration, evaluation)
         self.save(best=improved)
         self.log.illustrate(evaluation, now.iteration)
-        return evaluation
 
     def save(self, numbered: bool = False, best: bool = False) -> None:
-        """Keeps the state, under a number and as the best one where it is to."""
+        """Keeps the state: under a number too, or as the best one too, where that is asked for or no better one is known."""
         self._check_finite()
         state = self.state()
         if self.world.is_main:
-            self.checkpoints.write(state, numbered, best)
+            self.checkpoints.write(state, numbered, best or state.best_map < 0)

@@ -87,12 +87,33 @@ class Updater:
             "average": self.average.state if self.average else None,
         }
 
-    def restore(self, state: TrainState) -> None:
-        """Takes up a state where it was left."""
+    def restore(self, state: TrainState) -> list[str]:
+        """Takes up a state where it was left; the optimiser's own settings stay as they are now.
+
+        Returns:
+            A line for each part of the state that cannot be used and begins anew.
+        """
+        notes = []
         self.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
+        groups = self.optimizer.state_dict()["param_groups"]
+        if state.optimizer and _shape(state.optimizer["param_groups"]) == _shape(groups):
+            self.optimizer.load_state_dict({"state": state.optimizer["state"], "param_groups": groups})
+        else:
+            reason = "is of another optimiser" if state.optimizer else "has no state of an optimiser"
+            notes.append(f"the checkpoint {reason}: that of {type(self.optimizer).__name__} begins anew")
         begin_state(self.optimizer)
-        self.scaler.load_state_dict(state.scaler)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+        elif self.scaler.is_enabled():
+            notes.append(f"the checkpoint is not of float16: the loss scale begins anew, at {self.scaler.get_scale():g}")
         if self.average and state.average is not None:
             for name, value in self.average.state.items():
                 value.copy_(state.average[name])
+        elif self.average:
+            notes.append("the checkpoint has no moving average: train.ema begins with its weights")
+        return notes
+
+
+def _shape(groups: list[dict[str, Any]]) -> list[tuple[bool, list[int]]]:
+    """What two optimisers must have in common for one to take up the other's state."""
+    return [("betas" in group, group["params"]) for group in groups]

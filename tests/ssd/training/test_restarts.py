@@ -1,0 +1,242 @@
+"""What a run hands out, and what a restart takes up: by the command itself, in this process."""
+
+import json
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+from data.shapes import CLASSES
+from ssd.evaluation import evaluate as evaluation
+from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
+from tests.test_train import records, write_config
+
+SMALL = {"model": {"width": 0.05}, "data": {"workers": 0}, "checkpoint": {"every": 100, "keep": 1}, "log_every": 1}
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """The command takes signals; afterwards they are pytest's again."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """The mAP of each evaluation from now on, made up; NaN when there are no more. Empty: the real ones."""
+    given: list[float] = []
+    real = evaluation.voc_eval
+
+    def scored(*args: object, **kwargs: object):
+        result = real(*args, **kwargs)
+        return replace(result, mean_ap=given.pop(0)) if given else result
+
+    monkeypatch.setattr(evaluation, "voc_eval", scored)
+    return given
+
+
+def small(folder: Path, shapes_root: Path, **changes: object) -> Path:
+    length = {"iterations": 3, "batch_size": 2}
+    merged = {"train": length, "eval": {"every": 1, "batch_size": 8}, **SMALL}
+    return write_config(folder, shapes_root, **{**merged, **{k: {**merged.get(k, {}), **v} for k, v in changes.items()}})
+
+
+def at(folder: Path, name: str) -> int:
+    return load_checkpoint(folder / "run/checkpoints" / f"{name}.pt").iteration
+
+
+def test_what_a_run_says_at_its_end_is_of_the_best_checkpoint(tmp_path, shapes_root, scores, capsys):
+    config = small(tmp_path, shapes_root)
+    scores += [0.1, 0.3, 0.2]
+    assert train.main(["--config", str(config)]) == 0
+    shown = capsys.readouterr().out
+    best = tmp_path / "run/checkpoints/best.pt"
+    assert at(tmp_path, "best") == 2
+    assert shown.splitlines()[-2:] == [f"{best}, iteration 2:", "mAP@0.5 (VOC07 11-point) 0.3000"]
+    assert shown.count("photos in ") == 3  # the tables of three evaluations: the best one is not made again
+    assert "best.pt, iteration 2" in (tmp_path / "run/report.html").read_text()
+    # A start that did not make the best evaluation makes it again.
+    scores += [0.25, 0.3]
+    assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=4"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"{best}, iteration 2:", "mAP@0.5 (VOC07 11-point) 0.3000"]
+    assert not scores
+
+
+def test_the_best_checkpoint_is_the_last_one_while_nothing_is_evaluated(tmp_path, shapes_root, scores):
+    config = small(tmp_path, shapes_root, checkpoint={"every": 1}, eval={"every": 100})
+    scores += [np.nan]
+    assert train.main(["--config", str(config)]) == 0  # evaluated at its end only, to no figure
+    assert (at(tmp_path, "best"), at(tmp_path, "last")) == (3, 3)
+    scores += [np.nan]
+    assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=5"]) == 0
+    assert (at(tmp_path, "best"), at(tmp_path, "last")) == (5, 5)
+
+
+@pytest.mark.parametrize("change", ["eval.metric=voc10", "data.val.0.split=train"])
+def test_a_best_figure_of_another_kind_does_not_count(tmp_path, shapes_root, scores, capsys, change):
+    config = small(tmp_path, shapes_root)
+    scores += [0.9, 0.8, 0.7]
+    assert train.main(["--config", str(config)]) == 0
+    assert at(tmp_path, "best") == 1
+    scores += [0.2, 0.3]
+    assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=5", change]) == 0
+    assert at(tmp_path, "best") == 5
+    shown = capsys.readouterr().out
+    assert f"{change.rpartition('.0')[0] or 'eval.metric'} changed: the best checkpoint is chosen anew" in shown
+    scores += [0.25]
+    assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=6", change]) == 0
+    assert at(tmp_path, "best") == 5
+    assert "chosen anew" not in capsys.readouterr().out
+
+
+def test_the_first_record_after_a_restart_is_of_the_steps_since_the_last_one(tmp_path, shapes_root):
+    config = small(tmp_path, shapes_root, eval={"every": 100})
+    assert train.main(["--config", str(config), "train.iterations=5", "log_every=4"]) == 0
+    assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=6", "log_every=10"]) == 0
+    whole = small(tmp_path / "whole", shapes_root, eval={"every": 100})
+    assert train.main(["--config", str(whole), "train.iterations=6", "log_every=1"]) == 0
+    last, expected = records(tmp_path)[-1], records(tmp_path / "whole")[-1]
+    assert (last["iteration"], expected["iteration"]) == (6, 6)
+    # Of one step: the learning rate's schedule sees another length of run, which the loss of step 6 does not.
+    assert last["loss"] == pytest.approx(expected["loss"], rel=0.2)
+
+
+def test_two_runs_are_not_mixed(tmp_path, shapes_root, capsys):
+    one, two = (small(tmp_path / name, shapes_root, train={"iterations": 1}) for name in ("one", "two"))
+    assert train.main(["--config", str(one)]) == 0
+    assert train.main(["--config", str(two)]) == 0
+    last = tmp_path / "one/run/checkpoints/last.pt"
+    before = (tmp_path / "two/run/checkpoints/best.pt").read_bytes()
+    longer = ["--resume", str(last), "train.iterations=2"]
+    capsys.readouterr()
+    assert train.main(["--config", str(two), *longer]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is of another run than the one in" in line
+    assert "--overwrite" in line
+    assert (tmp_path / "two/run/checkpoints/best.pt").read_bytes() == before
+    # Its own run's folder, also through a copy; an empty one; or the other run is given up.
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(last.read_bytes())
+    assert train.main(["--config", str(one), "--resume", str(copy), "train.iterations=2"]) == 0
+    assert train.main(["--config", str(one), *longer, f"output_dir={tmp_path / 'three/run'}"]) == 0
+    assert at(tmp_path / "three", "best") == 2
+    ids = [load_checkpoint(tmp_path / name / "run/checkpoints/last.pt").run_id for name in ("one", "two", "three")]
+    assert len(set(ids)) == 3
+    assert train.main(["--config", str(two), *longer[:2], "train.iterations=3", "--overwrite"]) == 0
+    assert [record["iteration"] for record in records(tmp_path / "two")] == [3]
+
+
+def test_a_folder_names_its_newest_checkpoint(tmp_path, shapes_root, capsys):
+    config = small(tmp_path, shapes_root, train={"iterations": 1})
+    assert train.main(["--config", str(config)]) == 0
+    capsys.readouterr()
+    for folder in (tmp_path / "run", tmp_path / "run/checkpoints"):
+        assert train.main(["--config", str(config), "--eval-only", "--resume", str(folder)]) == 0
+        assert f"evaluating {tmp_path}/run/checkpoints/last.pt, iteration 1" in capsys.readouterr().out
+    assert train.main(["--config", str(config), "--resume", str(shapes_root)]) == 2
+    assert f"{shapes_root}: holds no checkpoint; name a checkpoint" in capsys.readouterr().err
+    assert train.main(["--config", str(config), "--resume", "auto", f"data.classes=[{','.join(CLASSES)},moon]"]) == 2
+    assert "name it in model.init_from" in capsys.readouterr().err
+
+
+def test_new_settings_of_the_optimiser_count(tmp_path, shapes_root):
+    config = small(tmp_path, shapes_root, train={"iterations": 1, "optimizer": "sgd"})
+    assert train.main(["--config", str(config)]) == 0
+    first = load_checkpoint(tmp_path / "run/checkpoints/last.pt").optimizer
+    changed = ["train.iterations=2", "train.weight_decay=0.01", "train.momentum=0.5"]
+    assert train.main(["--config", str(config), "--resume", "auto", *changed]) == 0
+    group = load_checkpoint(tmp_path / "run/checkpoints/last.pt").optimizer["param_groups"][0]
+    assert (first["param_groups"][0]["weight_decay"], group["weight_decay"], group["momentum"]) == (5e-4, 0.01, 0.5)
+
+
+@pytest.mark.parametrize(
+    "change, note",
+    [
+        ("train.optimizer=sgd", "is of another optimiser"),
+        (None, "has no state of an optimiser"),
+        ("train.ema=0.9", "no moving average"),
+    ],
+)
+def test_what_cannot_be_taken_up_begins_anew_in_a_line(tmp_path, shapes_root, capsys, change, note):
+    config = small(tmp_path, shapes_root, train={"iterations": 1})
+    assert train.main(["--config", str(config)]) == 0
+    path = tmp_path / "run/checkpoints/last.pt"
+    if change is None:  # as converted weights are
+        state = load_checkpoint(path)
+        state.optimizer, state.config = {}, {"model": state.config["model"]}
+        save_checkpoint(path, state)
+    arguments = ["--resume", "auto", "train.iterations=2", *([change] if change else [])]
+    assert train.main(["--config", str(config), *arguments]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if note in line]) == 1
+    assert at(tmp_path, "last") == 2
+
+
+def test_nothing_to_look_at_costs_the_figure(tmp_path, shapes_root, capsys):
+    config = small(tmp_path, shapes_root, train={"iterations": 1})
+    assert train.main(["--config", str(config)]) == 0
+    figure = capsys.readouterr().out.splitlines()[-1]
+    (tmp_path / "file").write_text("")
+    nowhere = f"output_dir={tmp_path / 'file/run'}"
+    checkpoint = str(tmp_path / "run/checkpoints/best.pt")
+    assert train.main(["--config", str(config), "--eval-only", "--resume", checkpoint, nowhere]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == figure
+    assert [line.split(":")[0] for line in shown.err.splitlines()] == ["warning"] * 2
+
+
+def test_a_photo_of_two_rows_is_pictured(tmp_path, shapes_root, capsys):
+    folder = tmp_path / "flat"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (3000, 2)).save(folder / "images/a.png")
+    (folder / "labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (folder / "classes.txt").write_text("circle\n")
+    config = small(tmp_path, shapes_root, train={"iterations": 1})
+    val = "data.val=[{path: %s}]" % folder  # noqa: UP031
+    assert train.main(["--config", str(config), val, f"data.train=[{{path: {folder}}}]", "data.classes=[circle]"]) == 0
+    shown = capsys.readouterr()
+    assert "warning: " not in shown.err
+    assert shown.out.splitlines()[-1].startswith("mAP@0.5")
+
+
+def test_a_thread_can_train(tmp_path, shapes_root):
+    config = small(tmp_path, shapes_root, train={"iterations": 1})
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(train.main(["--config", str(config), "train.max_hours=1"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def test_a_damaged_record_costs_itself_alone(tmp_path, shapes_root):
+    config = small(tmp_path, shapes_root, train={"iterations": 2})
+    assert train.main(["--config", str(config)]) == 0
+    path = tmp_path / "run/metrics.jsonl"
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first[: len(first) // 2], b"\n", b"\xff\x00\n", b"[]\n", *others]))
+    (tmp_path / "run/report.html").unlink()
+    assert train.main(["--config", str(config), "--eval-only"]) == 0
+    assert (tmp_path / "run/report.html").exists()
+    assert train.main(["--config", str(config), "--resume", "auto"]) == 0
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [json.loads(line) for line in others]
+
+
+def test_a_run_in_float16_begins_with_a_scale_of_its_own(tmp_path, shapes_root):
+    config = small(tmp_path, shapes_root, train={"iterations": 1})
+    assert train.main(["--config", str(config)]) == 0
+    from ssd.config_file import load_config
+    from ssd.training.build import build_parts
+    from ssd.training.run import Run
+
+    run = Run.alone(load_config(config))
+    run.dtype = torch.float16
+    parts = build_parts(run, load_checkpoint(tmp_path / "run/checkpoints/last.pt"))
+    assert parts.step.updater.scaler.get_scale() == 2**16
