@@ -26,15 +26,15 @@ def recall(name: str) -> dict[str, np.ndarray]:
 
 def remember(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the arrays, all of them or, where that fails, nothing."""
-    path = cache_folder() / f"{name}.npz"
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # a user without a home has no such folder
+        path = cache_folder() / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def forget(group: str, kept: int) -> None:
     """Removes files whose names begin with `group`, but for the newest."""
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):
         files = sorted(cache_folder().glob(f"{group}-*.npz"), key=lambda path: path.stat().st_mtime_ns)
         for path in files[:-kept]:
             path.unlink()

@@ -92,7 +92,11 @@ class SourceCache:
             arrays: what was read.
             said: what belongs to it, as plain values.
         """
-        if all(_identity(os.stat(folder)) in self.folders for folder in set(map(os.path.dirname, paths.tolist()))):
+        try:
+            theirs = {_identity(os.stat(folder)) for folder in set(map(os.path.dirname, paths.tolist()))}
+        except OSError:  # gone in the meantime
+            return
+        if theirs <= self.folders:
             content = json.dumps({"stamp": self.stamp, "content": said}).encode()
             remember(self.name, {**arrays, SAID: np.frombuffer(content, np.uint8)})
             forget(self.group, KEPT)

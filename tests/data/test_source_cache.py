@@ -139,6 +139,19 @@ def test_what_lies_elsewhere_is_read_each_time(folder, read):
         assert (cache.recall() is not None) == kept
 
 
+def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, read, monkeypatch):
+    def homeless() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    cache = source_cache.SourceCache(folder, "reading", lambda: None)
+    cache.remember(np.array([b"/no/such/folder/a.jpg"]), {}, {})
+    assert cache.recall() is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    for _ in range(2):
+        assert read()[1] == ["a", "b", "c"]
+
+
 def test_old_ways_of_reading_are_forgotten(folder, read, tmp_path, monkeypatch):
     monkeypatch.setattr(source_cache, "KEPT", 2)
     for classes in (("cat",), ("cat", "dog"), ("cat", "cow")):
