@@ -26,22 +26,17 @@ class Content(NamedTuple):
     said: dict[str, Any]  # plain values
 
 
-class SourceCache:
-    """The place of one data set, read in one way, in the user's cache folder.
-
-    What is there counts as long as all that lies in the data set's folder has the names, sizes and times of change that it had
-    before it was read, and the code that reads is the same. Links are followed.
+class Look:
+    """A digest of the names, sizes and times of change of all that lies in a data set's folder. Links are followed.
 
     Args:
         folder: the data set, or a file in its folder.
-        reading: all that decides on what is read, as plain values.
         tick: called now and then; may raise to stop a long look.
     """
 
-    def __init__(self, folder: Path, reading: object, tick: Callable[[], None]) -> None:
+    def __init__(self, folder: Path, tick: Callable[[], None]) -> None:
         base = folder.parent if folder.is_file() else folder
-        self.group = f"data-{_digest(str(base.resolve()))}"
-        self.name = f"{self.group}-{_digest(repr((str(folder), reading, _code())))}"
+        self.place = _digest(str(base.resolve()))
         self.folders: set[tuple[int, int]] = set()
         self.has_photos = False
         self.stamp = self._look(str(base), tick)
@@ -49,7 +44,7 @@ class SourceCache:
             self.stamp += self._look(str(base.parent), tick)
 
     def _look(self, base: str, tick: Callable[[], None]) -> str:
-        """A digest of the names, sizes and times of all that lies in a folder; no folder is looked at twice."""
+        """The digest of one folder and those below it; none is looked at twice."""
         digest = hashlib.sha256()
         pending = [base]
         while pending:
@@ -75,12 +70,30 @@ class SourceCache:
             pending += sorted(below)
         return digest.hexdigest()
 
+
+class SourceCache:
+    """The place of one data set, read in one way, in the user's cache folder.
+
+    What is there counts as long as a look at the data set's folder is the same as before it was read, and so is the code that
+    reads.
+
+    Args:
+        folder: the data set, or a file in its folder.
+        reading: all that decides on what is read, as plain values.
+        look: at the folder, of now.
+    """
+
+    def __init__(self, folder: Path, reading: object, look: Look) -> None:
+        self.look = look
+        self.group = f"data-{look.place}"
+        self.name = f"{self.group}-{_digest(repr((str(folder), reading, _code())))}"
+
     def recall(self) -> Content | None:
         """What was kept, if nothing has changed since."""
         arrays = recall(self.name)
         try:
             said = json.loads(arrays.pop(SAID).tobytes())
-            return Content(arrays, said["content"]) if said["stamp"] == self.stamp else None
+            return Content(arrays, said["content"]) if said["stamp"] == self.look.stamp else None
         except (KeyError, ValueError, TypeError):
             return None
 
@@ -96,8 +109,8 @@ class SourceCache:
             theirs = {_identity(os.stat(folder)) for folder in set(map(os.path.dirname, paths.tolist()))}
         except OSError:  # gone in the meantime
             return
-        if theirs <= self.folders:
-            content = json.dumps({"stamp": self.stamp, "content": said}).encode()
+        if theirs <= self.look.folders:
+            content = json.dumps({"stamp": self.look.stamp, "content": said}).encode()
             remember(self.name, {**arrays, SAID: np.frombuffer(content, np.uint8)})
             forget(self.group, KEPT)
 

@@ -1,6 +1,7 @@
 """The data of a run: the photos of data.train and data.val, and the samples that are made of them."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from data.image_cache import ImageCache, cache_bytes, fits
 from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
+from data.source_cache import Look
 from data.workers import Attended
 from ssd.batch import Batch
 from ssd.preparation import Preparation
@@ -61,12 +63,13 @@ def load_val_photos(run: Run) -> Photos:
 def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, Loaded]:
     faults: list[str] = []
     loaded: dict[str, Loaded] = {}
+    looks: dict[Path, Look] = {}
 
     def load() -> None:
         with suppress(Stopped):  # the others have to hear of it
             for part in parts:
                 try:
-                    loaded[part] = _load_part(run, part)
+                    loaded[part] = _load_part(run, part, looks)
                 except DataError as error:
                     faults.extend(str(error).splitlines())
 
@@ -112,7 +115,7 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
         raise DataError("\n".join(lines[:max_faults] + rest))
 
 
-def _load_part(run: Run, part: str) -> Loaded:
+def _load_part(run: Run, part: str, looks: dict[Path, Look]) -> Loaded:
     """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
     data = run.config.data
     workers = max(1, num_cores() // run.world.local_size)
@@ -128,7 +131,17 @@ def _load_part(run: Run, part: str) -> Loaded:
         ignore = data.other_classes == "ignore"
         fraction = data.fraction if part == "train" else 1.0
         return read_photos(
-            sources, data.root, data.class_names, run.config.seed, ignore, workers, watch, data.format, fraction, data.damaged
+            sources,
+            data.root,
+            data.class_names,
+            run.config.seed,
+            ignore,
+            workers,
+            watch,
+            data.format,
+            fraction,
+            data.damaged,
+            looks,
         )
 
 

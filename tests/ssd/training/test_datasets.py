@@ -1,5 +1,6 @@
 """A run's data: what is left out, and what is kept in memory."""
 
+import os
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import train
 from data import image_cache
 from ssd.config_file import load_config
 from ssd.preparation import IMAGENET
+from ssd.system.distributed import World
 from ssd.training import datasets
 from ssd.training.datasets import load_photos, train_samples
 from ssd.training.run import Run
@@ -74,17 +76,22 @@ def test_a_dry_run_counts_the_cache(shapes_root, tmp_path, capsys):
 
 def test_processes_that_read_different_photos_are_told(shapes_root, tmp_path, monkeypatch):
     """On another machine a photo may be damaged that is whole here: batches would no longer be shared out alike."""
-    run = alone(tmp_path, shapes_root)
+    gather = World.gather
 
-    class Two:
-        is_main, rank, size, local_size = True, 0, 2, 1
+    def with_another(world: World, value: object, **options: object) -> list:
+        theirs = [(23, 1), (8, 0)]
+        return [value, theirs] if value == [(24, 0), (8, 0)] else gather(world, value)
 
-        def share(self, value: object) -> object:
-            return value
-
-        def gather(self, value: object) -> list:
-            return [value, [(23, 0), (8, 0)]]
-
-    monkeypatch.setattr(run, "world", Two())
+    monkeypatch.setattr(World, "gather", with_another)
     with pytest.raises(datasets.DataError, match=r"process 1 .* 23 and 8 photos, the first 24 and 8"):
-        load_photos(run)
+        load_photos(alone(tmp_path, shapes_root))
+
+
+def test_a_folder_of_both_parts_is_looked_at_once(shapes_root, tmp_path, monkeypatch):
+    listed = []
+    scan = os.scandir
+    monkeypatch.setattr("os.scandir", lambda path: listed.append(str(path)) or scan(path))
+    load_photos(alone(tmp_path, shapes_root))
+    listed.clear()
+    load_photos(alone(tmp_path, shapes_root))
+    assert len(listed) == len(set(listed)) >= 3
