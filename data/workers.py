@@ -119,6 +119,7 @@ def _children_beside(others: Sequence[BaseProcess]) -> list[BaseProcess]:
 
 
 def _abandon(holder: object, workers: Sequence[BaseProcess]) -> None:
+    _at_the_end_of_a_child(signal.SIG_DFL)  # a signal may have come just before that was done where the wait ends
     for worker in workers:
         worker.kill()
     _abandoned.append(holder)

@@ -1,6 +1,7 @@
 """Worker processes that fail, hang or have no room: what waits for them, and for how long."""
 
 import gc
+import multiprocessing
 import os
 import resource
 import signal
@@ -179,3 +180,19 @@ def test_what_the_parent_made_is_not_searched_for_garbage():
     """A search writes to each object, and what is written to is copied: gigabytes, where a data set is large."""
     (batch,) = attended(Frozen())
     assert batch["frozen"] > 10_000
+
+
+def test_the_end_of_abandoned_workers_is_no_loss(monkeypatch):
+    """A request to stop may cut off the end of a wait, where losses cease to be reported."""
+    monkeypatch.setattr(workers, "_abandoned", [])
+    previous = signal.getsignal(signal.SIGCHLD)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    lost: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda number, _: lost.append(number))
+    try:
+        workers._abandon(None, [child])
+        child.join()
+        assert not lost
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
