@@ -1,6 +1,7 @@
 """Draws the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes"""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,9 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
     total = options.train + options.val
     processes = 1 if total < FEW else os.cpu_count() or 1
     with tqdm(total=total, unit="image", disable=None) as bar:  # a bar on a terminal, nothing in a log file
-        write_shapes(
-            options.folder, options.train, options.val, options.seed, processes, lambda done, _: bar.update(done - bar.n)
-        )
+        # Under its name only when it is whole: a run that was interrupted leaves nothing in the way of the next one.
+        part = options.folder if options.overwrite else options.folder.with_name(f".{options.folder.name}.part")
+        if part != options.folder:
+            shutil.rmtree(part, ignore_errors=True)
+        write_shapes(part, options.train, options.val, options.seed, processes, lambda done, _: bar.update(done - bar.n))
+        if part != options.folder:
+            if options.folder.exists():
+                options.folder.rmdir()  # empty
+            part.rename(options.folder)
     print(f"{options.train} + {options.val} images in {options.folder}")
     return 0
 

@@ -19,7 +19,12 @@ def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsy
 
 def test_the_work_is_shared(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(data.shapes, "write_shapes", lambda *arguments: asked.append(arguments[4]))
+
+    def draw_nothing(folder, *arguments):
+        folder.mkdir(exist_ok=True)
+        asked.append(arguments[3])
+
+    monkeypatch.setattr(data.shapes, "write_shapes", draw_nothing)
     monkeypatch.setattr("os.cpu_count", lambda: 7)
     assert main([str(tmp_path / "a")]) == 0
     assert main([str(tmp_path / "a"), "--train", "9", "--val", "9"]) == 0
@@ -36,6 +41,21 @@ def test_a_strangers_photos_are_safe(tmp_path, capsys):
     assert photo.read_bytes() == b"a photo"
     assert main([str(tmp_path), "--train", "1", "--val", "1", "--overwrite"]) == 0
     assert photo.read_bytes() != b"a photo"
+
+
+def test_an_interrupted_run_leaves_nothing_in_the_way(tmp_path, monkeypatch, capsys):
+    def interrupted(folder, *_):
+        folder.mkdir()
+        (folder / "half.jpg").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    words = [str(tmp_path / "shapes"), "--train", "1", "--val", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(data.shapes, "write_shapes", interrupted)
+        assert main(words) == 130
+    assert main(words) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+    assert not (tmp_path / "shapes/half.jpg").exists()
 
 
 def test_impossible_requests(tmp_path, capsys):
