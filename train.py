@@ -57,7 +57,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     from ssd.training.evaluating import evaluate_checkpoint, evaluate_photos
     from ssd.training.folder import find_state, list_damaged, make_folder
     from ssd.training.outcome import finish
-    from ssd.training.replay import explained_fault
+    from ssd.training.replay import explain_non_finite
     from ssd.training.run_log import RunLog
     from ssd.training.trainer import Trainer
 
@@ -75,7 +75,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
         trainer = Trainer(parts.step, schedule, state, checkpoints, log, evaluate, run.stop)
         if state.iteration == 0:
             log.picture_samples(samples)
-        with explained_fault(run, samples, preparation, parts.model):
+        with explain_non_finite(run, samples, preparation, parts.model):
             best = trainer.fit(batches)
     if state.iteration >= schedule.iterations:
         run.say("nothing left to train")

@@ -1,7 +1,7 @@
 """Runs the step again at which a run's loss was not finite: python scripts/replay.py RUN_FOLDER
 
 Loss and gradient of each photo of the batch are shown, in the run's precision and in float32. What is finite in
-float32 alone overflowed; what is finite in neither has a fault of its own, or met weights that had already run away.
+float32 alone overflowed; what is finite in neither comes from the photo itself, or from weights that had already diverged.
 """
 
 import argparse
@@ -25,16 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from ssd.system.device import choose_device, choose_precision
-    from ssd.training.replay import load_fault, replay
+    from ssd.training.replay import load_step, replay
 
-    fault = load_fault(options.folder)
+    step = load_step(options.folder)
     device = choose_device(options.device)
-    broken = [name for name, value in fault.weights.items() if not value.float().isfinite().all()]
-    print(f"iteration {fault.iteration + 1}, a batch of {len(fault.paths)} photos")
+    broken = [name for name, value in step.weights.items() if not value.float().isfinite().all()]
+    print(f"iteration {step.iteration + 1}, a batch of {len(step.paths)} photos")
     print(f"weights that are not finite: {', '.join(broken) or 'none'}")
     for dtype in dict.fromkeys([choose_precision(config.train.precision, device), torch.float32]):
         print(f"\n{str(dtype).removeprefix('torch.'):10}    loss_l      loss_c   gradient  photo")
-        for loss_l, loss_c, gradient, path in replay(fault, config, device, dtype):
+        for loss_l, loss_c, gradient, path in replay(step, config, device, dtype):
             print(f"{'':10}  {loss_l:8.4g}    {loss_c:8.4g}   {gradient:8.4g}  {path}")
     return 0
 

@@ -308,8 +308,8 @@ def test_a_loss_that_is_not_finite_leaves_what_it_takes_to_see_it_again(tmp_path
     )
     line = the_line(run(config, code=1).stderr)
     iteration = int(re.search(r"iteration (\d+): the loss", line)[1])
-    assert (tmp_path / "run/fault/batch.pt").stat().st_size < 2e6
-    weights = torch.load(tmp_path / "run/fault/weights.pt", weights_only=True)
+    assert (tmp_path / "run/non_finite/batch.pt").stat().st_size < 2e6
+    weights = torch.load(tmp_path / "run/non_finite/weights.pt", weights_only=True)
     assert all(value.isfinite().all() for name, value in weights.items() if "running" not in name)
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
     capsys.readouterr()

@@ -25,7 +25,7 @@ OWN_FILES = (
     "detections.png",
     "damaged.txt",
     "report.html",
-    "fault/*.pt",
+    "non_finite/*.pt",
 )
 
 

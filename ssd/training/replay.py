@@ -1,4 +1,4 @@
-"""What a run leaves behind when its loss is not finite: enough to run the faulty step again."""
+"""What a run leaves behind when its loss is not finite: enough to run that step again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ from ssd.preparation import Preparation, prepare
 from ssd.system.files import write_whole
 from ssd.training.run import Run
 from ssd.training.trainer import NonFiniteError
-from ssd.weights.checkpoint import CheckpointError, first_line
+from ssd.weights.checkpoint import CheckpointError, read_tensors
 from ssd.weights.pretrained import build_network
 
 
-class Fault(NamedTuple):
+class NonFiniteStep(NamedTuple):
     """A step whose loss or gradient was not finite."""
 
     iteration: int  # counted from 0
@@ -32,53 +32,56 @@ class Fault(NamedTuple):
     weights: dict[str, Tensor]  # before the step, which left them as they were
 
 
-def save_fault(folder: Path, fault: Fault) -> None:
-    """Writes fault/batch.pt (small enough to send around) and fault/weights.pt into a run's folder."""
-    (folder / "fault").mkdir(parents=True, exist_ok=True)
+def save_step(folder: Path, step: NonFiniteStep) -> None:
+    """Writes non_finite/batch.pt (small enough to send around) and non_finite/weights.pt into a run's folder."""
+    (folder / "non_finite").mkdir(parents=True, exist_ok=True)
     content = {
-        "iteration": fault.iteration,
-        "images": fault.batch.images,
-        "indices": fault.batch.indices,
-        "targets": fault.batch.targets._asdict(),
-        "paths": fault.paths,
-        "preparation": fault.preparation.to_plain(),
+        "iteration": step.iteration,
+        "images": step.batch.images,
+        "indices": step.batch.indices,
+        "targets": step.batch.targets._asdict(),
+        "paths": step.paths,
+        "preparation": step.preparation.to_plain(),
     }
-    weights = {name: value.cpu() for name, value in fault.weights.items()}
+    weights = {name: value.cpu() for name, value in step.weights.items()}
     for name, value in (("batch.pt", content), ("weights.pt", weights)):
-        write_whole(folder / "fault" / name, partial(torch.save, value))
+        write_whole(folder / "non_finite" / name, partial(torch.save, value))
 
 
-def load_fault(folder: Path) -> Fault:
-    """Reads what `save_fault` wrote.
+def load_step(folder: Path) -> NonFiniteStep:
+    """Reads what `save_step` wrote.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
     loaded = []
     for name in ("batch.pt", "weights.pt"):
-        path = folder / "fault" / name
-        try:
-            loaded.append(torch.load(path, map_location="cpu", weights_only=True))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such file; only a run that met a loss that is not finite leaves one") from None
-        except Exception as error:  # whatever a damaged file makes of the reader
-            raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
+        path = folder / "non_finite" / name
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such file; only a run that met a loss that is not finite leaves one")
+        loaded.append(read_tensors(path))
     content, weights = loaded
-    batch = Batch(content["images"], Targets(**content["targets"]), content["indices"])
-    return Fault(content["iteration"], batch, content["paths"], Preparation(**content["preparation"]), weights)
+    try:
+        batch = Batch(content["images"], Targets(**content["targets"]), content["indices"])
+        preparation = Preparation(**content["preparation"])
+        return NonFiniteStep(content["iteration"], batch, content["paths"], preparation, weights)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'non_finite'}: does not hold a step to replay ({error})") from None
 
 
-def replay(fault: Fault, config: Config, device: torch.device, dtype: torch.dtype) -> list[tuple[float, float, float, str]]:
+def replay(
+    step: NonFiniteStep, config: Config, device: torch.device, dtype: torch.dtype
+) -> list[tuple[float, float, float, str]]:
     """Both losses, the norm of their gradient, and the photo, for each photo of the batch."""
     model = build_network(len(config.data.class_names) + 1, config.model).to(device).train()
-    model.load_state_dict(fault.weights)
+    model.load_state_dict(step.weights)
     criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos, min_neg=config.loss.min_neg)
     # Batch normalisation needs the whole batch, so all photos go through the network together.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        loc, conf, dbox_list = model(prepare(fault.batch.images, fault.preparation, device))
+        loc, conf, dbox_list = model(prepare(step.batch.images, step.preparation, device))
     rows = []
-    for i, path in enumerate(fault.paths):
-        targets = fault.batch.targets
+    for i, path in enumerate(step.paths):
+        targets = step.batch.targets
         objects = (targets.labels[i] >= 0).nonzero().flatten()
         own = Targets(targets.boxes[i : i + 1], targets.labels[i : i + 1], objects)
         losses = criterion((loc[i : i + 1], conf[i : i + 1], dbox_list), own)
@@ -89,7 +92,7 @@ def replay(fault: Fault, config: Config, device: torch.device, dtype: torch.dtyp
 
 
 @contextmanager
-def explained_fault(run: Run, samples: Samples, preparation: Preparation, model: SSD300) -> Iterator[None]:
+def explain_non_finite(run: Run, samples: Samples, preparation: Preparation, model: SSD300) -> Iterator[None]:
     """A NonFiniteError within the block leaves what is needed to run its iteration again, and says what can be done."""
     try:
         yield
@@ -105,7 +108,7 @@ def _keep(run: Run, samples: Samples, preparation: Preparation, model: SSD300, i
     paths = [samples.photos.path(index) for _, index in keys]
     last = run.folder / "checkpoints" / "last.pt"
     if run.world.is_main:
-        save_fault(run.folder, Fault(iteration, samples.__getitems__(keys), paths, preparation, model.state_dict()))
+        save_step(run.folder, NonFiniteStep(iteration, samples.__getitems__(keys), paths, preparation, model.state_dict()))
     return (
         f"the weights were left as before it. Photos of the batch: {', '.join(dict.fromkeys(paths))}. "
         f"Last good checkpoint: {last if last.exists() else 'none yet'}. "

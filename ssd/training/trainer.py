@@ -162,9 +162,9 @@ class Trainer:
 
     def _check_finite(self) -> None:
         """Ends the run if any iteration since the last check was not finite."""
-        fault = self.step.updater.first_fault(self.world)
-        if fault is not None:
-            raise NonFiniteError(fault)
+        iteration = self.step.updater.first_non_finite(self.world)
+        if iteration is not None:
+            raise NonFiniteError(iteration)
 
     def _asked_to_stop(self, at_log: bool) -> bool:
         """Whether any process was asked to; they have to agree, or one would wait for the others' gradients for ever.

@@ -39,7 +39,7 @@ class Updater:
         self.average = average
         self.clip_grad_norm = clip_grad_norm
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.fault_at = torch.zeros((), device=device)  # number of the first iteration that was not finite, or 0
+        self.non_finite_at = torch.zeros((), device=device)  # number of the first iteration that was not finite, or 0
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss to take the gradient of."""
@@ -53,19 +53,19 @@ class Updater:
             iteration: counted from 0.
         """
         set_lr(self.optimizer, self.schedule.lr_at(iteration))
-        scale = self.scaler.scale(torch.ones((), device=self.fault_at.device))
+        scale = self.scaler.scale(torch.ones((), device=self.non_finite_at.device))
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
         # In float16 a gradient too large for the scale is normal: that step is left out, and the scale falls. Only a gradient
-        # that is still infinite at a scale below 1, where float16 holds no less than the loss needs, is a fault.
+        # that is still infinite at a scale below 1, where float16 holds no less than the loss needs, is not.
         normal = norm.isfinite() | (scale >= 1) if self.scaler.is_enabled() else norm.isfinite()
-        fault = ~(normal & losses.isfinite().all())
-        self.fault_at = torch.where((self.fault_at == 0) & fault, float(iteration + 1), self.fault_at)
+        non_finite = ~(normal & losses.isfinite().all())
+        self.non_finite_at = torch.where((self.non_finite_at == 0) & non_finite, float(iteration + 1), self.non_finite_at)
         # The fused optimisers leave weights and state alone where this is 1: no need for the host to know.
-        found_inf = ~norm.isfinite() | (self.fault_at > 0)
+        found_inf = ~norm.isfinite() | (self.non_finite_at > 0)
         self.optimizer.found_inf = found_inf.float()  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
         self.scaler.update()
@@ -73,10 +73,10 @@ class Updater:
         if self.average:
             self.average.update(self.model, iteration)
 
-    def first_fault(self, world: World) -> int | None:
+    def first_non_finite(self, world: World) -> int | None:
         """The first iteration, counted from 0, that was not finite in any process; waits for the device."""
-        faults = [fault for fault in world.gather(int(self.fault_at.item())) if fault]
-        return min(faults) - 1 if faults else None
+        numbers = [number for number in world.gather(int(self.non_finite_at.item())) if number]
+        return min(numbers) - 1 if numbers else None
 
     def state(self) -> dict[str, Any]:
         """Its entries of a `TrainState`."""

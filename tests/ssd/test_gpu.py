@@ -62,7 +62,7 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
-    assert step.updater.fault_at == 0
+    assert step.updater.non_finite_at == 0
 
 
 def test_the_batch_that_the_memory_holds():

@@ -91,11 +91,11 @@ def test_a_gradient_that_no_scale_holds_ends_a_float16_run(gradient):
     before = update(updater, 0.5)
     for _ in range(17):  # from 65536 to 0.5
         assert is_same(update(updater, gradient), before)
-        assert updater.fault_at == 0
+        assert updater.non_finite_at == 0
     assert updater.scaler.get_scale() == 0.5
     assert is_same(update(updater, gradient, iteration=18), before)
     assert is_same(update(updater, 0.5, iteration=19), before)  # as they are, and ever after
-    assert updater.first_fault(World()) == 18
+    assert updater.first_non_finite(World()) == 18
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -105,7 +105,7 @@ def test_after_a_loss_that_is_not_finite_the_weights_stay(dtype, loss):
     before = update(updater, 0.5)
     for iteration, faulty in enumerate((loss, 1.0, 1.0), start=1):
         assert is_same(update(updater, 0.5, faulty, iteration), before)
-    assert updater.first_fault(World()) == 1
+    assert updater.first_non_finite(World()) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -113,7 +113,7 @@ def test_a_gradient_that_is_not_finite_is_a_fault_in_other_precisions(dtype):
     updater = updater_of("adamw", dtype)
     before = update(updater, 0.5)
     assert is_same(update(updater, math.nan, iteration=1), before)
-    assert updater.fault_at == 2
+    assert updater.non_finite_at == 2
 
 
 def test_state_that_a_checkpoint_lacks_begins_at_zero():
