@@ -3,12 +3,11 @@
     python scripts/new_config.py datasets/mine                writes such a file for a folder of photos
     python train.py --config configs/mine.yaml --dry-run      tells what the run will take
     python train.py --config configs/mine.yaml                trains; Ctrl-C saves and ends
-    python train.py --config configs/mine.yaml --resume auto  goes on from there
-    python train.py --config configs/mine.yaml --eval-only    evaluates the best checkpoint, and writes the report anew
+    python train.py --config configs/mine.yaml --resume auto  resumes from the newest checkpoint
+    python train.py --config configs/mine.yaml --eval-only    evaluates the best checkpoint and rewrites the report
 
-What comes of it lies in the file's output_dir (runs/mine): report.html to look at, checkpoints/best.pt to detect with by
-scripts/detect.py. docs/configuration.md explains every entry of the file. On several GPUs the same command goes behind
-torchrun --nproc-per-node N.
+The results are written to output_dir (runs/mine): report.html to look at, checkpoints/best.pt for scripts/detect.py.
+docs/configuration.md explains every entry of the file. On several GPUs: torchrun --nproc-per-node N train.py --config FILE.
 """
 
 import argparse
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from ssd.training.run import Run
 
 
-@command(resume="go on with --resume auto")
+@command(resume="resume with --resume auto")
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parse_arguments(arguments)
@@ -89,7 +88,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         metavar="auto|PATH",
-        help="go on from a checkpoint; auto: the newest whole one in output_dir, or from the start if there is none",
+        help="resume from a checkpoint; auto: the newest valid one in output_dir, or start if there is none",
     )
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate output_dir's best checkpoint, or the one --resume names"
@@ -99,7 +98,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="build everything, do a few steps and a short evaluation, tell what the run will take, write nothing",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start anew over an earlier run in output_dir")
+    parser.add_argument("--overwrite", action="store_true", help="start again over an earlier run in output_dir")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="change an entry of the configuration, such as train.lr=5e-4"
     )

@@ -108,7 +108,7 @@ class ModelConfig(_Section):
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """factor on all numbers of channels"""
     conv4_3_norm: Literal["l2", "batch"] = "l2"
-    """how the features of conv4_3 are scaled; batch: only to go on from weights that have it"""
+    """how the features of conv4_3 are scaled; batch: only for weights that were trained with it"""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
@@ -167,7 +167,7 @@ class TrainConfig(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """of weights; biases and norms have none"""
     schedule: Literal["milestones", "cosine"] = "milestones"
-    """of the rate: ×0.1 at each milestone, or a cosine to 0"""
+    """of the learning rate: ×0.1 at each milestone, or a cosine to 0"""
     milestones: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] | None = None
     """iterations, rising; null: two thirds and five sixths of the run"""
     warmup: Annotated[int, Field(ge=0)] = 500

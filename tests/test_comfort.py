@@ -31,7 +31,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root):
 def test_a_time_limit_saves_and_ends(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 10_000, "keep": 1})
     done = run(config, "train.max_hours=0.004")
-    assert done.stdout.splitlines()[-1] == "train.max_hours are over; go on with --resume auto"
+    assert done.stdout.splitlines()[-1] == "train.max_hours are over; resume with --resume auto"
     iteration = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
     assert iteration > 0
     assert (

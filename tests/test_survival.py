@@ -176,7 +176,7 @@ def test_a_signal_in_an_evaluation_ends_it_soon_and_the_run_can_go_on(tmp_path, 
         assert time.monotonic() - asked < 5
     assert process.returncode == 128 + number
     assert errors == ""
-    assert f"stopped by {number.name}; go on with --resume auto" in output
+    assert f"stopped by {number.name}; resume with --resume auto" in output
     assert not records(tmp_path, "eval")
     run(config, "--resume", "auto")
     assert len(records(tmp_path, "eval")) == 1
@@ -231,7 +231,7 @@ def test_one_request_that_arrives_twice_is_one(tmp_path, shapes_root):
         before = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
-    assert "stopped by SIGINT; go on with --resume auto" in output
+    assert "stopped by SIGINT; resume with --resume auto" in output
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration >= before
 
 

@@ -80,7 +80,7 @@ class Predictor:
 
         Raises:
             CheckpointError: the file is missing, damaged, or no checkpoint of this application.
-            ConfigError: the device or the precision is not to be had.
+            ConfigError: this machine does not have the device or the precision.
         """
         return cls.from_state(load_checkpoint(Path(path)), device, precision, score_thresh, nms_thresh, top_k)
 

@@ -59,7 +59,7 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
     Args:
         folder: of the run.
         resume: `auto` (the newest whole checkpoint, or none), the path of a checkpoint or of a run's folder, or None to
-            start anew.
+            start again.
         overwrite: start over an earlier run.
         say: shows the user a line.
 
@@ -90,7 +90,7 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
         return state, is_other
     if any(checkpoints.glob("*.pt")) and not overwrite:
         raise UsageError(
-            f"{folder}: holds a run already; go on with --resume auto, choose another output_dir, or start anew with "
+            f"{folder}: holds a run already; resume with --resume auto, choose another output_dir, or start again with "
             "--overwrite"
         )
     return None, True

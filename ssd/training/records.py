@@ -36,7 +36,7 @@ def _record_in(line: str) -> dict[str, Any] | None:
 
 
 class Records:
-    """The records of one run; a resumed run goes on in the same files.
+    """The records of one run; a resumed run appends to the same files.
 
     Args:
         folder: the run's output folder.

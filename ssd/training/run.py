@@ -50,7 +50,7 @@ def open_run(config: Config, stop: StopRequest) -> Iterator[Run]:
     """The run of this process, connected with the others for the time of the block.
 
     Raises:
-        ConfigError: the device or the precision is not to be had on this machine.
+        ConfigError: this machine does not have the device or the precision.
     """
     world = world_from_environment()
     device = choose_device(config.device, world.local_rank, world.local_size)

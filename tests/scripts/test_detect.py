@@ -12,6 +12,7 @@ import pytest
 from data.layouts.voc import parse_annotation
 from data.shapes import CLASSES
 from scripts import detect
+from ssd.deploy import results
 from ssd.deploy.predictor import Predictor
 from ssd.system.images import read_photo
 
@@ -245,3 +246,7 @@ def test_what_was_found_before_the_end_is_kept(checkpoint, photos, tmp_path, mon
 def test_a_checkpoint_of_something_else(tmp_path, photos, capsys):
     assert run(photos / "a.jpg", photos) == 2
     assert "it was not loaded" in capsys.readouterr().err
+
+
+def test_the_command_knows_every_format():
+    assert tuple(results.FORMATS) == detect.FORMATS

@@ -11,6 +11,7 @@ import torch
 
 from data.shapes import CLASSES
 from scripts import export
+from ssd.deploy import program
 from ssd.deploy.export import resize
 from ssd.deploy.predictor import Predictor
 from ssd.system.images import read_photo
@@ -39,12 +40,12 @@ def test_it_is_checked_there_and_then(exported):
 
 def test_a_batch_of_any_size_gives_what_pytorch_gives(exported, checkpoint, shapes_root):
     session = onnxruntime.InferenceSession(str(exported[0]))
-    run, _ = export.load_program(exported[0], "onnx", torch.device("cpu"))
+    run, _ = program.load_program(exported[0], "onnx", torch.device("cpu"))
     paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:6]
     predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)
     for size, numbers in (((200, 310), (0, 1, 2)), ((301, 299), (3,)), ((600, 500), (4, 5))):
         photos = [cv2.resize(read_photo(paths[i]), size) for i in numbers]
-        num_detections, box_difference, score_difference = export.compare(run, predictor, photos)
+        num_detections, box_difference, score_difference = program.compare(run, predictor, photos)
         assert num_detections > 3
         assert box_difference < 0.5
         assert score_difference < 1e-3
@@ -118,7 +119,7 @@ def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shape
     assert f"written: {path}" in shown
     assert f"classes: {', '.join(CLASSES)}" in shown
     assert "with 0 detections" not in shown
-    _, metadata = export.load_program(path, kind, torch.device("cpu"))
+    _, metadata = program.load_program(path, kind, torch.device("cpu"))
     assert json.loads(metadata["thresholds"]) == {"score_thresh": 0.35, "nms_thresh": 0.45, "top_k": 400 * len(CLASSES)}
     photos = [cv2.resize(read_photo(each), (310, 200)) for each in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:3]]
     np.save(tmp_path / "images.npy", np.stack([*photos, np.zeros_like(photos[0])]))
