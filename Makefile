@@ -1,12 +1,13 @@
 # make install      environment in .venv
 # make quickstart   environment, shapes data, training, evaluation and a picture of detections
 # make test         the same environment, linters and the whole test suite
+# make test-fast    linters, and the tests of arithmetic, data and configuration that end within a minute
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test test-fast lint clean
 
 install: $(VENV)/installed
 
@@ -15,6 +16,9 @@ quickstart: $(VENV)/installed datasets/shapes/ImageSets/Main/val.txt
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/installed-dev lint
+	$(BIN)/python -m pytest -m "not slow" tests/test_layers.py tests/test_docs.py tests/ssd tests/data
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ from scripts import new_config
 from ssd.config_file import load_config
 from tests.data.layouts.exports import EXPORTS, NAMES, SHOTS, Export, photos, xmls
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["train.epochs=null", "train.iterations=3", "train.batch_size=2", "model.width=0.05", "data.workers=0", "device=cpu"]
 
 

@@ -24,6 +24,8 @@ from tests.conftest import ROOT
 from tests.processes import start
 from tests.test_train import write_config
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 TOGETHER = """
 import json, signal, sys

@@ -15,6 +15,8 @@ from ssd.training.datasets import load_photos, train_samples
 from ssd.training.run import Run
 from tests.test_train import write_config
 
+pytestmark = pytest.mark.slow
+
 TINY = {"train": {"iterations": 1, "batch_size": 2, "warmup": 0}, "model": {"width": 0.05}}
 
 

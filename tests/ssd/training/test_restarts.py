@@ -17,6 +17,8 @@ from ssd.evaluation import evaluate as evaluation
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.test_train import records, write_config
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"model": {"width": 0.05}, "data": {"workers": 0}, "checkpoint": {"every": 100, "keep": 1}, "log_every": 1}
 
 

@@ -16,6 +16,8 @@ from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint,
 from ssd.weights.formats import coco_names, load_any
 from ssd.weights.pretrained import init_from, network_of
 
+pytestmark = pytest.mark.slow
+
 CONV4_3_END = 23  # layers of the list up to the ReLU of conv4_3
 TOLERANCE = 1e-4
 

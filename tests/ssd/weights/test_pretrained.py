@@ -14,6 +14,8 @@ from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS
 from ssd.weights.pretrained import downloaded, init_from, load_pretrained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_torchvision_file(tmp_path, batch_norm):
