@@ -1,11 +1,14 @@
 """What `train.compile` relies on: the network, and the loss with its matching and mining, are each one graph."""
 
+import pytest
 import torch
 
 from ssd.batch import pad_targets
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from tests.ssd.test_loss import batch
+
+pytestmark = pytest.mark.slow
 
 
 def test_network_and_loss_compile_without_a_graph_break():
