@@ -11,6 +11,7 @@ import yaml
 
 from ssd.config_entries import Entry, child, is_section, is_text
 
+MAX_DEPTH = 50  # lists and mappings within each other: far more than the schema has
 MAX_VALUES = 100_000  # in one file: more than any run needs, less than aliases of aliases come to
 NULL, BOOL, INT, FLOAT, STR, MERGE, MAP, SEQ = (
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "merge", "map", "seq")
@@ -27,8 +28,6 @@ def parse_yaml(text: str, entry: Entry | None) -> Any:
     try:
         node = loader.get_single_node()
         return None if node is None else loader.plain(node, entry)
-    except RecursionError:
-        raise yaml.YAMLError("nested too deep") from None
     finally:
         loader.dispose()
 
@@ -56,6 +55,16 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.values_left = MAX_VALUES
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError("nested too deep")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
     def plain(self, node: yaml.Node, entry: Entry | None, above: tuple[yaml.Node, ...] = ()) -> Any:
         """A node's value, and all values below it, as the schema's entry in their place has them.
