@@ -366,7 +366,10 @@ class Malicious:
 def good_state(classes: tuple[str, ...] = ("cat", "dog"), width: float = 0.1, **changes: Any) -> TrainState:
     model = SSD300(len(classes) + 1, width=width)
     options = {"model": {"dboxes": "voc", "width": width, "batch_norm": False}}
-    values = {"model": model.state_dict(), "classes": list(classes), "preparation": IMAGENET.to_plain(), "config": options}
+    values = {
+        "model": model.state_dict(), "classes": list(classes), "preparation": IMAGENET.to_plain(), "config": options,
+        "run_id": "one",
+    }  # fmt: skip
     return TrainState(**{**values, **changes})
 
 
@@ -393,7 +396,7 @@ def damaged(damage: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 CHECKPOINTS = {
     "missing": (lambda path: None, "no such checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "damaged or no checkpoint"),
-    "a directory": (lambda path: path.mkdir(), "is a folder; name a checkpoint in it"),
+    "a directory": (lambda path: path.mkdir(), "holds no checkpoint; name a checkpoint"),
     "text": (lambda path: path.write_text("weights " * 100), "damaged"),
     "cut off": (damaged(lambda content: content[: len(content) // 2]), "damaged"),
     "cut off by a byte": (damaged(lambda content: content[:-1]), "damaged"),
@@ -423,6 +426,7 @@ def test_bad_input_checkpoint(
     earlier = tmp_path / "run/checkpoints"
     earlier.mkdir(parents=True)
     save_checkpoint(earlier / "last.pt", good_state())
+    (tmp_path / "run/run_id").write_text("one")
     arguments = ["--config", str(write_config(tmp_path)), *command, str(path)]
     code = answer(train.main, arguments, tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
