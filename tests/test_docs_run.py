@@ -19,6 +19,7 @@ import torch
 
 from data.shapes import write_shapes
 from scripts import download_voc
+from ssd.system.download import Digest
 from tests.conftest import ROOT
 from tests.processes import completed
 from tests.ssd.weights.test_formats import Amdegroot
@@ -212,7 +213,7 @@ def check_download(command: str, project: Path, monkeypatch, capsys) -> None:
             file.add(project / "datasets" / base, base)
         ids = (project / "datasets" / base / f"ImageSets/Main/{each.split}.txt").read_text().split()
         digest = hashlib.md5(path.read_bytes()).hexdigest()
-        archives.append(each._replace(md5=digest, urls=(path.as_uri(),), num_photos=len(ids)))
+        archives.append(each._replace(digest=Digest("md5", digest), urls=(path.as_uri(),), num_photos=len(ids)))
     (project / "fresh").mkdir(exist_ok=True)
     monkeypatch.chdir(project / "fresh")
     assert download_voc.main(command.split()[2:], archives) == 0
