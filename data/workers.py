@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -228,11 +229,19 @@ def _end_workers() -> None:
         child.kill()
 
 
+def _leave_if_orphaned() -> None:
+    """Ends a worker whose parent is gone. It would wait for ever for somebody to take what it still has to hand over."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
 def _init_worker(_: int) -> None:
     # A terminal or a scheduler signals the whole process group, but the parent alone decides when a run stops, and still
     # wants batches until then. Workers end when it closes the loader, or when they find it gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Finalize(None, _leave_if_orphaned, exitpriority=100)  # before the queue's own, which waits
     gc.freeze()  # what the parent made: a search for garbage in it would write to it, and so copy all of it into this process
     Queue._on_queue_feeder_error = staticmethod(_give_up)  # pyright: ignore[reportAttributeAccessIssue]
     cv2.setNumThreads(0)
