@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from torch.utils.tensorboard import SummaryWriter
 
 from ssd.system.errors import optional
@@ -78,8 +80,12 @@ class Records:
                         self.board.add_scalar(f"{kind}/{name}/{key}", entry, iteration)
 
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
-        """A picture `[H, W, 3]` uint8 RGB for TensorBoard."""
-        self.board.add_image(name, image, iteration, dataformats="HWC")
+        """A picture `[H, W, 3]` uint8 RGB for TensorBoard, as JPEG: as PNG photos take ten times the time and the room."""
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+        height, width, colours = image.shape
+        content = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=encoded)
+        assert self.board.file_writer is not None
+        self.board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=content)]), iteration)
 
     def pr_curve(self, name: str, num_objects: int, values: PRValues, iteration: int) -> None:
         """A precision-recall curve for TensorBoard.

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -57,3 +58,17 @@ def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
     Records(tmp_path, iteration=2, evaluated_at=1).close()
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(record["kind"], record["iteration"]) for record in kept] == [("train", 1), ("eval", 1), ("train", 2)]
+
+
+def test_a_picture_in_tensorboard_is_the_one_given(tmp_path):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, :30] = 250, 120, 10  # RGB
+    records = Records(tmp_path)
+    records.picture("validation photos", image, 7)
+    records.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    (event,) = board.Images("validation photos")
+    assert (event.step, event.width, event.height) == (7, 60, 40)
+    shown = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_allclose(shown[:, :24].astype(int), image[:, :24], atol=6)
