@@ -113,9 +113,11 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shap
     assert evaluations[-1]["metric"] == "VOC07 11-point"
     assert set(evaluations[-1]["ap"]) == set(CLASSES)
 
-    again = run(config, "--eval-only", "--resume", str(folder / "checkpoints/last.pt"))
+    best = re.search(r"checkpoints/best\.pt, iteration (\d+):$", done.stdout.splitlines()[-2])
+    again = run(config, "--eval-only", "--resume", str(folder / "checkpoints/best.pt"))
     assert again.stdout.splitlines()[-1] == summary
-    assert f"iteration {9}" in again.stdout
+    assert f"iteration {best[1]}" in again.stdout
+    assert "iteration 9" in run(config, "--eval-only", "--resume", str(folder / "checkpoints/last.pt")).stdout
     refused = run(config, code=2)
     assert "--resume auto" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
