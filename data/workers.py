@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ssd.system.device import give_back_freed_memory
 from ssd.system.errors import Failure
 from ssd.system.stop import StopRequest
 
@@ -244,6 +245,7 @@ def _init_worker(_: int) -> None:
     Finalize(None, _leave_if_orphaned, exitpriority=100)  # before the queue's own, which waits
     gc.freeze()  # what the parent made: a search for garbage in it would write to it, and so copy all of it into this process
     Queue._on_queue_feeder_error = staticmethod(_give_up)  # pyright: ignore[reportAttributeAccessIssue]
+    give_back_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -84,7 +84,24 @@ def keep_freed_memory(keep: bool = True) -> None:
     Args:
         keep: False puts back what glibc settles at by itself.
     """
+    if keep:
+        _set_malloc(map_from=2**30, trim_from=2**31 - 1)
+    else:
+        _set_malloc(map_from=2**25, trim_from=2**26)
+
+
+def give_back_freed_memory() -> None:
+    """Makes glibc map buffers of a MiB and more by themselves, and hand them back to the system when they are freed.
+
+    For processes that make batches: small things that live on among such buffers would leave holes, and the heap would grow by
+    some hundred MB until it finds room in them. Elsewhere than on glibc this does nothing.
+    """
+    _set_malloc(map_from=2**20, trim_from=2**21)
+
+
+def _set_malloc(map_from: int, trim_from: int) -> None:
+    """Sets glibc's thresholds, in bytes: of buffers that are mapped alone, and of free memory that is handed back."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30 if keep else 2**25)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**26)
+        libc.mallopt(_M_MMAP_THRESHOLD, map_from)
+        libc.mallopt(_M_TRIM_THRESHOLD, trim_from)
