@@ -172,7 +172,8 @@ def write_shapes(
     total = num_train + num_val
     write = partial(_write_image, folder, seed)
     if processes > 1:
-        with multiprocessing.Pool(processes, _init_process) as pool:
+        # Not forked: where this process has used OpenCV's threads, a forked one would wait for ever on a lock of theirs.
+        with multiprocessing.get_context("spawn").Pool(processes, _init_process) as pool:
             for done, _ in enumerate(pool.imap(write, range(total), chunksize=8), start=1):
                 watch(done, total)
     else:

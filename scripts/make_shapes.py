@@ -1,6 +1,5 @@
 """Draws the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes"""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ssd.system.arguments import Parser, whole
 from ssd.system.command import command
 from ssd.system.errors import UsageError
+from ssd.system.machine import num_cores
 
 FEW = 100  # images that are drawn sooner than further processes have started
 MOST = 1_000_000  # images whose numbers have six digits
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     from data.shapes import write_shapes
 
     total = options.train + options.val
-    processes = 1 if total < FEW else os.cpu_count() or 1
+    processes = 1 if total < FEW else num_cores()
     with tqdm(total=total, unit="image", disable=None) as bar:  # a bar on a terminal, nothing in a log file
         # Under its name only when it is whole: a run that was interrupted leaves nothing in the way of the next one.
         part = options.folder if options.overwrite else options.folder.with_name(f".{options.folder.name}.part")

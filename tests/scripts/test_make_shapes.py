@@ -1,8 +1,12 @@
+import subprocess
+import sys
+
 import pytest
 
 import data.shapes
 from data.shapes import write_shapes
 from scripts.make_shapes import main
+from tests.conftest import ROOT
 
 
 def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsys, monkeypatch):
@@ -17,6 +21,18 @@ def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsy
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_processes_are_not_held_by_what_the_parent_did(tmp_path):
+    """As within a program that has used OpenCV's threads, and handles SIGTERM."""
+    code = (
+        "import signal, sys; from pathlib import Path; import cv2, numpy; from data.shapes import write_shapes\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "cv2.setNumThreads(4)\n"
+        "cv2.GaussianBlur(numpy.zeros((2000, 2000, 3), numpy.uint8), (0, 0), 9)\n"
+        "write_shapes(Path(sys.argv[1]), 3, 2, 5, processes=3)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, timeout=60, check=True)
+
+
 def test_the_work_is_shared(tmp_path, monkeypatch):
     asked = []
 
@@ -25,7 +41,7 @@ def test_the_work_is_shared(tmp_path, monkeypatch):
         asked.append(arguments[3])
 
     monkeypatch.setattr(data.shapes, "write_shapes", draw_nothing)
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.setattr("scripts.make_shapes.num_cores", lambda: 7)
     assert main([str(tmp_path / "a")]) == 0
     assert main([str(tmp_path / "a"), "--train", "9", "--val", "9"]) == 0
     assert asked == [7, 1]
