@@ -102,6 +102,8 @@ class Updater:
             reason = "is of another optimiser" if state.optimizer else "has no state of an optimiser"
             notes.append(f"the checkpoint {reason}: that of {type(self.optimizer).__name__} begins anew")
         begin_state(self.optimizer)
+        if state.iteration:  # what is saved before the next step is as the last one left it
+            set_lr(self.optimizer, self.schedule.lr_at(state.iteration - 1))
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         elif self.scaler.is_enabled():

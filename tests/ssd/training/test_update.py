@@ -1,6 +1,7 @@
 """The update of the weights, in every precision, with gradients made up."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from ssd.system.distributed import World
 from ssd.training.optimizer import WeightAverage, make_optimizer
 from ssd.training.schedule import Schedule
 from ssd.training.update import Updater
-from ssd.weights.checkpoint import TrainState
+from ssd.weights.checkpoint import TrainState, digest
 
 SCHEDULE = Schedule(
     iterations=100, num_photos=8, batch_size=4, accumulate=1, lr=0.1, warmup=0, shape="milestones", milestones=(),
@@ -125,3 +126,17 @@ def test_state_that_a_checkpoint_lacks_begins_at_zero():
     start = update(updater, math.inf)
     after = update(updater, 1.0)
     torch.testing.assert_close(after[1], start[1] - updater.optimizer.param_groups[1]["lr"])
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_state_that_is_restored_and_saved_again_is_the_same(kind):
+    """As by a run that was killed in an evaluation: it resumes, evaluates, and writes best.pt before its next step."""
+    torch.manual_seed(0)
+    before, after = updater_of(kind, torch.float32), updater_of(kind, torch.float32)
+    for updater in (before, after):
+        updater.schedule = replace(SCHEDULE, warmup=50)
+    for iteration in range(3):
+        update(before, 0.1, iteration=iteration)
+    saved = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
+    assert after.restore(saved) == []
+    assert digest(after.state()) == digest(before.state())
