@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssd.system.device import give_back_freed_memory
-from ssd.system.errors import Failure
+from ssd.system.errors import Failure, first_line
 from ssd.system.stop import StopRequest
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class Attended(Generic[T]):
                 loss = _loss(workers)
                 _abandon(stream, workers)
                 if workers and _is_of_the_transport(error):
-                    raise loss or WorkerError(_first_line(error)) from None
+                    raise loss or WorkerError(first_line(error)) from None
                 raise
             if batch is None:
                 return
@@ -131,10 +131,6 @@ def _is_of_the_transport(error: BaseException) -> bool:
     """Whether an error came up between worker and main process, and not in the data set."""
     passed_on = str(error).startswith("Caught")  # by PyTorch, from the data set's code
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError | EOFError) and not passed_on)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -253,5 +249,5 @@ def _init_worker(_: int) -> None:
 def _give_up(error: Exception, _: object) -> None:
     """Ends a worker that cannot hand over what it made: the main process hears of a worker's end, and of nothing less."""
     with suppress(OSError):
-        print(f"data worker {os.getpid()}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr, flush=True)
+        print(f"data worker {os.getpid()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr, flush=True)
     os._exit(1)

@@ -12,7 +12,7 @@ from functools import wraps
 from typing import ParamSpec
 
 from ssd.config import ConfigError
-from ssd.system.errors import Failure, UserError
+from ssd.system.errors import Failure, UserError, first_line
 from ssd.system.stop import Stopped
 
 P = ParamSpec("P")
@@ -86,7 +86,7 @@ def _of_pytorch(error: RuntimeError) -> str | None:
     from ssd.system.distributed import is_lost_peer, world_from_environment
     from ssd.system.memory import is_out_of_memory
 
-    text, world = (str(error).splitlines() or [type(error).__name__])[0], world_from_environment()
+    text, world = first_line(error), world_from_environment()
     if is_out_of_memory(error):
         advice = "try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
         return f"{text.removesuffix('.')}; {advice}"

@@ -19,6 +19,11 @@ class Failure(RuntimeError):
     can_resume = False  # what was done so far is saved, and resuming may well come further
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the details that libraries add below; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def optional(what: object) -> Iterator[None]:
     """A block that makes something to look at: whatever goes wrong in it costs that alone, and a warning.

@@ -176,7 +176,7 @@ def settle_batch_size(
         model: the network.
         preparation: what its weights expect of images.
         samples: to train on; those that take most memory are tried.
-        state: that the run goes on from, if any.
+        state: that the run resumes, if any.
 
     Raises:
         ConfigError: it does not even hold single photos.

@@ -48,8 +48,7 @@ def evaluate_checkpoint(run: Run, path: Path, samples: Samples, preparation: Pre
 
 def eval_only(run: Run, resume: str | None) -> None:
     """Evaluates a checkpoint on the validation photos."""
-    path = checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else checkpoint_at(Path(resume))
-    state = load_checkpoint(path)
+    path, state = checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else Path(resume))
     model, preparation = build_model(run, state)
     use_batch_size_of(run, state)
     samples = plain_samples(load_val_photos(run), preparation)

@@ -78,8 +78,7 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
         say(f"resuming from {path}, iteration {state.iteration}")
         return state, False
     if resume is not None:
-        path = checkpoint_at(Path(resume))
-        state = load_checkpoint(path)
+        path, state = checkpoint_at(Path(resume))
         is_other = not is_of_run(folder, path, state)
         if is_other and not overwrite:
             raise UsageError(
@@ -139,19 +138,19 @@ def _write_text(text: str, file: IO[bytes]) -> None:
     file.write(text.encode())
 
 
-def checkpoint_at(path: Path) -> Path:
-    """The checkpoint that a path names: itself, or the newest whole one of a run's folder.
+def checkpoint_at(path: Path) -> tuple[Path, TrainState]:
+    """The checkpoint that a path names: itself, or the newest whole one of a run's folder. Its path, and its state.
 
     Raises:
         UsageError: it is a folder without any.
-        CheckpointError: none of those in it is whole.
+        CheckpointError: it cannot be used, or none of those in it is whole.
     """
     if not path.is_dir():
-        return path
+        return path, load_checkpoint(path)
     for folder in (path / "checkpoints", path):
         found = find_checkpoint(folder)
         if found:
-            return found[0]
+            return found[:2]
     raise UsageError(f"{path}: holds no checkpoint; name a checkpoint, or the output_dir of a run that has some")
 
 

@@ -1,6 +1,5 @@
 """A configuration for a folder of photos with boxes: what is in it, and what fits it and the machine."""
 
-import os
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,14 @@ from data.coverage import best_overlaps
 from data.image_cache import cache_bytes
 from data.layouts.find import find_layout
 from data.photos import Loaded, Photos, load_photos
+from data.source_cache import Look
 from data.splits import choose
 from ssd.config import SourceConfig
 from ssd.config_yaml import dump_yaml
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.preparation import IMAGENET
 from ssd.system.errors import UsageError
+from ssd.system.machine import num_cores
 from ssd.system.memory import free_memory
 
 # Samples that a run sees: a CPU with two cores takes half an hour for its number; on a GPU it is half of the paper's run.
@@ -66,7 +67,8 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
         raise UsageError(f"{folder}: no object was found in it")
     sources = choose(folder, layout.splits())
     root, path = place(folder)
-    loaded = [read(root, {"path": path, **source}, list(counts)) for source in sources]
+    looks: dict[Path, Look] = {}
+    loaded = [read(root, {"path": path, **source}, list(counts), looks) for source in sources]
     train, val = (part.photos for part in loaded)
     train.require_objects("photos to train on", with_difficult=True)
     val.require_objects("photos to evaluate on", with_difficult=False)
@@ -94,7 +96,7 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
     return f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", summary
 
 
-def read(root: str, source: dict[str, Any], classes: list[str]) -> Loaded:
+def read(root: str, source: dict[str, Any], classes: list[str], looks: dict[Path, Look]) -> Loaded:
     """The photos of one split, every one of them looked at, with a bar on a terminal."""
     with tqdm(desc=f"reading {source['split']}", unit="photo", disable=None, leave=False) as bar:
 
@@ -102,8 +104,8 @@ def read(root: str, source: dict[str, Any], classes: list[str]) -> Loaded:
             bar.total = total
             bar.update(done - bar.n)
 
-        workers = os.cpu_count() or 1
-        return load_photos([SourceConfig(**source)], root, classes, workers=workers, watch=watch, damaged="skip")
+        sources = [SourceConfig(**source)]
+        return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", looks=looks)
 
 
 def place(folder: Path) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from ssd.system.errors import UserError
+from ssd.system.errors import UserError, first_line
 from ssd.system.files import aside_of, naming, sync_folder, write_whole
 
 FORMAT = 2
@@ -142,11 +142,6 @@ def _is_digest(given: object, values: Any) -> bool:
         return digest(values) == given
     except (RuntimeError, TypeError, ValueError):  # a tensor that no run has: sparse, quantized, of a meta device
         return False
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the details that libraries add below; its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:

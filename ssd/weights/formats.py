@@ -97,7 +97,13 @@ def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | Non
     Raises:
         CheckpointError: the file cannot be read, or is of no known format.
     """
-    content = read_tensors(path)
+    return state_of(read_tensors(path), path, classes, dboxes)
+
+
+def state_of(
+    content: Any, path: Path, classes: Sequence[str] | None = None, dboxes: str | None = None
+) -> tuple[TrainState, str]:
+    """`load_any` of what was read from a file already."""
     if is_own(content):
         return state_in(content, path), "here"
     state = _weights_in(content)

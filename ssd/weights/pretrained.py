@@ -17,7 +17,7 @@ from ssd.system.download import Digest, DownloadError, fetch
 from ssd.vgg import conv_names
 from ssd.weights.checkpoint import CheckpointError, TrainState, read_tensors
 from ssd.weights.class_names import same_class
-from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any
+from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of
 
 # A network that is not there costs seconds, not minutes.
 ATTEMPTS = 2
@@ -76,7 +76,7 @@ def load_pretrained(model: SSD300, source: str, batch_norm: bool, classes: Seque
     path = downloaded(source, downloads[source].url) if source in downloads else Path(source)
     state = _read(path)
     if format_of(state):
-        return init_from(model, path, classes, f"model.pretrained: {source}")
+        return take_fitting(model, *state_of(state, path), path, classes, f"model.pretrained: {source}")
     return load_backbone(model, state, source, batch_norm), []
 
 
@@ -102,18 +102,13 @@ def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str, batch
     return preparation
 
 
-def init_from(
-    model: SSD300, path: Path, classes: Sequence[str], entry: str = "model.init_from"
-) -> tuple[Preparation, list[str]]:
+def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
     """Starts from a checkpoint, also one of other classes or of another width: takes what fits.
-
-    Class scores go by the classes' names: background and every class that both have keep what they learned.
 
     Args:
         model: the network, changed in place.
         path: a checkpoint of this application, or of one of the projects in `ssd.weights.formats`.
         classes: names of the model's classes.
-        entry: what messages call the source.
 
     Returns:
         How the weights want their images prepared, and a line for each thing to tell the user.
@@ -121,7 +116,29 @@ def init_from(
     Raises:
         CheckpointError: the checkpoint cannot be read, or nothing in it fits.
     """
-    state, project = load_any(path)
+    return take_fitting(model, *load_any(path), path, classes, "model.init_from")
+
+
+def take_fitting(
+    model: SSD300, state: TrainState, project: str, path: Path, classes: Sequence[str], entry: str
+) -> tuple[Preparation, list[str]]:
+    """Takes what fits of a state's weights; class scores go by the classes' names: background and every class that both have
+    keep what they learned.
+
+    Args:
+        model: the network, changed in place.
+        state: that the weights are of.
+        project: whose format the file has, as `load_any` says it.
+        path: of the file.
+        classes: names of the model's classes.
+        entry: of the configuration, as messages name it.
+
+    Returns:
+        As `init_from`.
+
+    Raises:
+        CheckpointError: nothing in it fits.
+    """
     own, taken, left = model.state_dict(), {}, []
     for name, value in state.weights.items():
         fitted = _by_class(value, own[name], state.classes, classes) if name.startswith("conf.") and name in own else value

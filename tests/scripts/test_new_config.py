@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import shutil
 from io import StringIO
@@ -14,6 +13,7 @@ from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.config_file import load_config
+from ssd.system.machine import num_cores
 from ssd.training import proposal
 from tests.data.layouts.test_formats import as_coco, copy_photos, load, write_yolo
 
@@ -193,7 +193,7 @@ def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
     monkeypatch.setattr(proposal, "load_photos", load)
     monkeypatch.setattr(proposal, "tqdm", Bar)
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
-    assert seen["workers"] == os.cpu_count()
+    assert seen["workers"] == num_cores()
     assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("reading train", 40, 40), ("reading val", 40, 40)]
 
 
