@@ -60,12 +60,12 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     from ssd.training.run_log import RunLog
     from ssd.training.trainer import Trainer
 
-    found, anew = find_state(run.folder, resume, overwrite, run.say)
+    found, clear = find_state(run.folder, resume, overwrite, run.say)
     parts = build_parts(run, found)
     samples, val_samples, preparation, schedule = parts.samples, parts.val_samples, parts.preparation, parts.schedule
-    state = first_state(run, preparation, found, anew)
+    state = first_state(run, preparation, found, clear)
     batches = train_batches(run, samples, schedule.iterations, state.iteration)
-    make_folder(run.folder, state, anew, run.world)
+    make_folder(run.folder, state, clear, run.world)
     list_damaged(run.folder, parts.damaged, run.world)
     describe(run, parts, state.iteration)
     checkpoints = Checkpoints(run.folder / "checkpoints", schedule.keep)

@@ -40,7 +40,7 @@ class Photos:
         return os.fsdecode(self.paths[index])
 
     def objects(self, index: int) -> slice:
-        """Where the objects of one photo stand in `boxes`, `labels` and `difficult`."""
+        """Where the objects of one photo are in `boxes`, `labels` and `difficult`."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def ground_truth(self, index: int) -> dict[str, np.ndarray]:

@@ -160,7 +160,7 @@ def write_shapes(
     """Draws a data set and writes it in VOC layout, with the splits train, val and trainval.
 
     Args:
-        folder: made where it is missing; files of the same names are written anew.
+        folder: made where it is missing; files of the same names are overwritten.
         num_train: images of the split `train`.
         num_val: images of the split `val`, none of which is in `train`.
         seed: a different one draws different images.

@@ -154,7 +154,7 @@ def _loss(workers: Sequence[BaseProcess]) -> WorkerError | None:
     for worker in workers:
         if worker.exitcode:
             killed = worker.exitcode < 0
-            how = f"is killed by signal: {signal.Signals(-worker.exitcode).name}" if killed else "cannot go on"
+            how = f"is killed by signal: {signal.Signals(-worker.exitcode).name}" if killed else "cannot continue"
             return WorkerError(f"DataLoader worker (pid {worker.pid}) {how}")
     return None
 

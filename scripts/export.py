@@ -11,7 +11,7 @@
 
 The file holds everything from pixels to detections: image preparation, network, decoding and non-maximum suppression. It takes
 `images` [B, H, W, 3] uint8 RGB of any size and gives `boxes` [B, K, 4] in pixels, `labels` [B, K] and `scores` [B, K]; places
-without a detection have the label -1. Class names and thresholds stand in its metadata.
+without a detection have the label -1. Class names and thresholds are in its metadata.
 
 It is run at once on photos (by default those that the run was evaluated on) and compared with the checkpoint itself.
 """

@@ -79,7 +79,7 @@ def nearest(name: str) -> str | None:
 
 
 def values_of(entry: Entry, quote: str = "'") -> str:
-    """What an entry may be, in words; values to be written as they are stand in quotes."""
+    """What an entry may be, in words; literal values are quoted."""
     *first, last = [words for each in alternatives(entry) for words in _words(each, quote)]
     return f"{', '.join(first)} or {last}" if first else last
 

@@ -148,7 +148,7 @@ def _best_objects(key: Tensor, image: Tensor, num_images: int) -> tuple[Tensor, 
 def _own_dboxes(key: Tensor, image: Tensor, num_images: int, num_slots: int) -> Tensor:
     """The DBox that each object takes for itself: greedy bipartite matching in falling order, for all images at once.
 
-    Every object bids its key for a DBox, and a DBox is held by the highest bid so far (deferred acceptance, Gale and
+    Every object bids its key for a DBox, and a DBox goes to the highest bid so far (deferred acceptance, Gale and
     Shapley 1962). Since both sides rank a pair by the same key, what is left in the end is what taking the largest pair
     of the whole table again and again would leave. The pair that this would take as the t-th is settled in round t at the
     latest, so G rounds are enough; most objects want different DBoxes, and then a few are.

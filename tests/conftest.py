@@ -1,4 +1,4 @@
-"""What many tests need: the shapes data set, drawn once, and the real data sets where they are at hand."""
+"""What many tests need: the shapes data set, drawn once, and the real data sets where they exist."""
 
 import os
 import sys

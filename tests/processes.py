@@ -1,4 +1,4 @@
-"""Processes for tests: real ones that need not import PyTorch anew.
+"""Processes for tests: real ones that need not import PyTorch again.
 
 `python train.py` takes seconds until its first line runs. Here a server that has imported the libraries forks instead. What
 it starts is a process like any other (output, exit code, signals, session, children), which imports the project's own
@@ -175,7 +175,7 @@ if __name__ == "__main__":
     gc.freeze()  # else a collection in a child would write to every page, and thereby copy it
     wanted = serve(socket.socket(fileno=int(sys.argv[1])))
     if wanted["words"][:2] == ["-m", "torch.distributed.run"]:
-        # What torchrun starts need not import PyTorch anew either: a server of its own, below it, starts that.
+        # What torchrun starts need not import PyTorch again either: a server of its own, below it, starts that.
         from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
         Process.server, own = connections()

@@ -1,6 +1,6 @@
 """Everything that users' files get wrong: each row is a real file on disk, put before the real commands.
 
-A row is answered as specified if the command names the fault in a line (or mends it and goes on), raises nothing, and leaves
+A row is answered as specified if the command names the fault in a line (or mends it and continues), raises nothing, and leaves
 every file as it was.
 """
 
@@ -346,7 +346,7 @@ def test_bad_input_is_listed_whole_before_the_first_step(
     assert train.main(["--config", str(write_config(tmp_path, data={**DATA, "root": str(tmp_path)}))]) == 2
     lines = capsys.readouterr().err.splitlines()
     for expected in ("unknown class 'zebra'", "b.jpg: is empty", "c.xml: is not valid XML"):
-        assert sum(expected in line for line in lines) == 1  # though it stands in data.train and in data.val
+        assert sum(expected in line for line in lines) == 1  # though it is in data.train and in data.val
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
 
 

@@ -22,7 +22,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root):
     assert [record["iteration"] for record in records(tmp_path, "eval")] == [2, 4, 6]
     assert done.stdout.splitlines()[-1].startswith("mAP@0.5")
     assert (tmp_path / "run/report.html").exists()
-    # A resumed run knows that it was over, and goes on where it is given more patience.
+    # A resumed run knows that it was over, and continues when it is given more patience.
     assert "training ends at iteration 6" in run(config, "--resume", "auto").stdout
     run(config, "--resume", "auto", "eval.patience=3")
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration == 8
@@ -71,7 +71,7 @@ def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, cap
     resolved = yaml.safe_load((tmp_path / "small/run/config.yaml").read_text())["train"]
     assert (resolved["batch_size"], resolved["accumulate"]) == (32, steps)
     monkeypatch.undo()
-    # A resumed run goes on as it began, whatever the memory is now.
+    # A resumed run continues as it began, whatever the memory is now.
     assert "iteration 1" in run(small, "--resume", "auto", "train.iterations=2").stdout
     assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").config["train"]["accumulate"] == steps
     assert run(small, "--eval-only").stdout.splitlines()[-1].startswith("mAP@0.5")

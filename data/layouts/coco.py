@@ -100,7 +100,7 @@ class Coco:
         """The photos of a split; arguments as in `data.layouts.find.Layout`.
 
         Raises:
-            DataError: a JSON file cannot be used, or a photo stands in it twice.
+            DataError: a JSON file cannot be used, or a photo is in it twice.
         """
         paths = self._of(split)
         if not paths:
@@ -212,7 +212,7 @@ def is_coco(path: Path) -> bool:
 
 
 def _count(path: Path, text: bytes) -> int:
-    """How often a text stands in a file, about."""
+    """How often a text occurs in a file, about."""
     with open(path, "rb") as file:
         return sum(block.count(text) for block in iter(lambda: file.read(1 << 24), b""))
 
@@ -290,7 +290,7 @@ def to_annotation(
         where = f"{path}: annotation {item.get('id', '?')} of {image['file_name']}"
         name = categories.get(_number(item.get("category_id")))
         if name is None:
-            faults.append(f"{where}: category_id {item.get('category_id')!r} stands in no category")
+            faults.append(f"{where}: category_id {item.get('category_id')!r} is in no category")
         elif name not in labels:
             if not ignore_others:
                 faults.append(f"{where}: {unknown_class(name, labels)}")

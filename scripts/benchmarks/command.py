@@ -16,7 +16,7 @@ from ssd.training.run import Run
 
 
 def bench_train(setting: Setting, batch_size: int) -> list[Row]:
-    """The real command with one loader worker, against its own step on a batch that is at hand."""
+    """The real command with one loader worker, against its own step on one batch in memory."""
     config, photos = setting.config, setting.photos
     steps = 4 * setting.rounds
     with tempfile.TemporaryDirectory() as name:

@@ -139,7 +139,7 @@ def export_torch(
 ) -> None:
     """Writes a program of torch.export, or one that AOTInductor compiled for the model's device and this processor.
 
-    Classes and thresholds stand in `metadata.json` among the program's extra files, or in the compiled package's metadata.
+    Classes and thresholds are in `metadata.json` among the program's extra files, or in the compiled package's metadata.
 
     Raises:
         OSError: the file cannot be written.
@@ -160,7 +160,7 @@ def export_torch(
 
 
 def export_onnx(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
-    """Writes an ONNX file. Classes and thresholds stand in its metadata.
+    """Writes an ONNX file. Classes and thresholds are in its metadata.
 
     Raises:
         OSError: the file cannot be written.
@@ -199,7 +199,7 @@ def _append_nms(proto: onnx.ModelProto, limits: Thresholds) -> None:
 
     zero = constant("nms_zero", torch.tensor(0.0))
     last = constant("nms_last", torch.tensor([-1]))
-    # At most CANDIDATES a class go on: scores below the last of them become 0.
+    # At most CANDIDATES a class are kept: scores below the last of them become 0.
     node("TopK", ["all_scores", constant("nms_candidates", torch.tensor([CANDIDATES]))], ["best", "best_place"], axis=2)
     node("Gather", ["best", constant("nms_least", torch.tensor([CANDIDATES - 1]))], ["least_of_best"], axis=2)
     node("GreaterOrEqual", ["all_scores", "least_of_best"], ["is_candidate"])

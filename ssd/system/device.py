@@ -78,11 +78,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 def keep_freed_memory(keep: bool = True) -> None:
     """Makes glibc reuse freed memory instead of handing it back to the system after each step.
 
-    By default every tensor above 32 MiB is mapped anew, and the kernel clears each page of it at its first touch, which
-    costs a training step on a CPU about a quarter of its time. Elsewhere than on glibc this does nothing.
+    By default every tensor above 32 MiB is mapped again each time, and the kernel clears each page of it at its first
+    touch, which costs a training step on a CPU about a quarter of its time. Elsewhere than on glibc this does nothing.
 
     Args:
-        keep: False puts back what glibc settles at by itself.
+        keep: False puts back glibc's own choice.
     """
     if keep:
         _set_malloc(map_from=2**30, trim_from=2**31 - 1)

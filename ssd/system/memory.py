@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 USED = 0.8  # of the memory that is free; the rest is for the data, and for what batches differ by
-# Memory that a step on a CPU takes, against what it saves for the backward pass alone: the gradients of the layer at hand
+# Memory that a step on a CPU takes, against what it saves for the backward pass alone: the gradients of the current layer
 # and the convolutions' own buffers come on top. Measured: 1.2 to 1.6 in bfloat16, 1.9 in float32.
 CPU_OVERHEAD = 2.0
 # Parts of what a CPU, CUDA and its libraries say when they cannot allocate, which PyTorch passes on in a plain RuntimeError.

@@ -99,7 +99,7 @@ class StopRequest:
         return self()
 
     def after(self, hours: float | None) -> None:
-        """Asks by itself after so many hours from now."""
+        """Asks after so many hours from now."""
         if self.timer:
             self.timer.cancel()
         if hours is not None:

@@ -59,7 +59,7 @@ def build_parts(run: Run, state: TrainState | None) -> Parts:
     return Parts(samples, val_samples, model, preparation, schedule, step, damaged)
 
 
-def first_state(run: Run, preparation: Preparation, state: TrainState | None, anew: bool) -> TrainState:
+def first_state(run: Run, preparation: Preparation, state: TrainState | None, clear: bool) -> TrainState:
     """Where the training loop begins: at the start, or as a state has it; with the configuration of now.
 
     A best figure counts only beside others of its kind, and as long as its checkpoint is there. What begins in a folder
@@ -69,7 +69,7 @@ def first_state(run: Run, preparation: Preparation, state: TrainState | None, an
         run: the run.
         preparation: what its weights expect of images.
         state: that it resumes, if any.
-        anew: whether its folder is going to be cleared.
+        clear: whether its folder is going to be cleared.
     """
     config = run.config.model_dump(mode="json")
     if state is None:
@@ -81,10 +81,10 @@ def first_state(run: Run, preparation: Preparation, state: TrainState | None, an
         state, config=config, num_processes=run.world.size, run_id=state.run_id if is_there else secrets.token_hex(8)
     )
     changed = [name for name in ("eval.metric", "data.val") if _entry(state.config, name) not in (None, _entry(config, name))]
-    if state.best_map < 0 or (best.exists() and not anew and not changed):
+    if state.best_map < 0 or (best.exists() and not clear and not changed):
         return first
     reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run"
-    run.say(f"{reason}: the best checkpoint is chosen anew, from here on")
+    run.say(f"{reason}: the best checkpoint is chosen again, from this iteration")
     return replace(first, best_map=-1.0, not_improved=0)
 
 

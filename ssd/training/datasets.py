@@ -46,7 +46,7 @@ def load_photos(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
         run.say(f"warning: data.train has no object of class {name!r}; it cannot be learned")
     shared = train.shared_with(val)
     if shared:
-        run.say(f"warning: {shared} photos stand in data.train and in data.val: mAP will flatter the model")
+        run.say(f"warning: {shared} photos are in data.train and in data.val: mAP will flatter the model")
     damaged = dict.fromkeys(line for part in loaded.values() for line in part.damaged)  # of a folder that both name, once
     return Data(train, val, list(damaged))
 

@@ -111,19 +111,19 @@ def run_id_of(folder: Path) -> str:
         return ""
 
 
-def make_folder(folder: Path, state: TrainState, anew: bool, world: World) -> None:
+def make_folder(folder: Path, state: TrainState, clear: bool, world: World) -> None:
     """Makes an output folder ready, once all else is: what another run left is lost from here on.
 
     Args:
         folder: made where it is missing.
         state: where the run begins; its configuration is written as config.yaml, its identity as run_id.
-        anew: remove what another run left.
+        clear: remove what another run left.
         world: the processes of the run, which all call this; the main one writes.
     """
     world.gather(None)  # every process has looked before one writes
     if not world.is_main:
         return
-    if anew:
+    if clear:
         for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
             path.unlink()
     checkpoints = folder / "checkpoints"

@@ -91,7 +91,7 @@ class Updater:
         """Takes up a state where it was left; the optimiser's own settings stay as they are now.
 
         Returns:
-            A line for each part of the state that cannot be used and begins anew.
+            A line for each part of the state that cannot be used and starts from nothing.
         """
         notes = []
         self.model.load_state_dict(state.model)
@@ -100,14 +100,14 @@ class Updater:
             self.optimizer.load_state_dict({"state": state.optimizer["state"], "param_groups": groups})
         else:
             reason = "is of another optimiser" if state.optimizer else "has no state of an optimiser"
-            notes.append(f"the checkpoint {reason}: that of {type(self.optimizer).__name__} begins anew")
+            notes.append(f"the checkpoint {reason}: that of {type(self.optimizer).__name__} starts from nothing")
         begin_state(self.optimizer)
         if state.iteration:  # what is saved before the next step is as the last one left it
             set_lr(self.optimizer, self.schedule.lr_at(state.iteration - 1))
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         elif self.scaler.is_enabled():
-            notes.append(f"the checkpoint is not of float16: the loss scale begins anew, at {self.scaler.get_scale():g}")
+            notes.append(f"the checkpoint is not of float16: the loss scale starts at {self.scaler.get_scale():g}")
         if self.average and state.average is not None:
             for name, value in self.average.state.items():
                 value.copy_(state.average[name])

@@ -98,7 +98,7 @@ def test_any_change_in_the_folder_has_it_read_again(folder, read, change):
     assert read()[1] == []
 
 
-def test_another_split_other_classes_and_other_options_are_read_anew(folder, read):
+def test_another_split_other_classes_and_other_options_are_read_again(folder, read):
     (folder / "ImageSets/Main").mkdir(parents=True)
     (folder / "ImageSets/Main/some.txt").write_text("a\n")
     read()
@@ -111,7 +111,7 @@ def test_another_split_other_classes_and_other_options_are_read_anew(folder, rea
     assert read(split="some")[1] == ["b"]
 
 
-def test_other_code_reads_anew(read, monkeypatch):
+def test_other_code_reads_again(read, monkeypatch):
     read()
     monkeypatch.setattr(source_cache, "_code", lambda: "another version")
     assert read()[1] == ["a", "b", "c"]

@@ -21,4 +21,4 @@ def test_shared_photos_are_told(capsys, shapes_root):
     val = "data.val=[{path: shapes, split: trainval}]"
     train = "data.train=[{path: shapes, split: train}]"
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", train, val]) == 0
-    assert "24 photos stand in data.train and in data.val" in capsys.readouterr().out
+    assert "24 photos are in data.train and in data.val" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from ssd.config_file import load_config, parse_config
 from ssd.config_yaml import dump_yaml
 
 LEAST = "data: {train: [{path: a}], val: [{path: b}]}\n"
-# Class names that YAML, of one version or the other, takes for something else unless they stand in quotes.
+# Class names that YAML, of one version or the other, takes for something else unless they are quoted.
 ODD_NAMES = [
     "no", "Yes", "on", "true", "null", "~", "1e3", "1E-3", "007", "0o17", "0x1F", "1.10", "1_000", "1:30", ".5", "5.", "-1",
     "+2", ".inf", ".nan", "2020-01-01", "=", "<<", "1e400", "9" * 5000,
@@ -242,7 +242,7 @@ SAID = ("expected ", "unknown key (value ", "is missing and has no default", "cl
 
 
 def test_no_fault_is_told_in_the_words_of_the_library():
-    """Whatever stands in whatever place: the line names the place and speaks our words."""
+    """Any value in any place: the line names the place and speaks our words."""
     places = [tuple(key.split(".")) for key in known_keys()]
     places += [(*place, "nonsense") for place in places] + [
         ("nonsense",),

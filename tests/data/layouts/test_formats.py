@@ -174,7 +174,7 @@ def change(*place: object, to: object):
         (change("annotations", 0, "bbox", to=[1, 2, 3]), r"bbox \[1, 2, 3\] is not left, top, width and height"),
         (change("annotations", 0, "bbox", to=[1, 2, -3, 4]), "is not left, top, width and height"),
         (change("annotations", 0, "bbox", to=None), "bbox None is not"),
-        (change("annotations", 0, "category_id", to=99), "category_id 99 stands in no category"),
+        (change("annotations", 0, "category_id", to=99), "category_id 99 is in no category"),
         (change("categories", 0, "name", to="circel"), "unknown class 'circel'; did you mean 'circle'"),
     ],
 )

@@ -92,11 +92,11 @@ def test_a_best_figure_of_another_kind_does_not_count(tmp_path, shapes_root, sco
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=5", change]) == 0
     assert at(tmp_path, "best") == 5
     shown = capsys.readouterr().out
-    assert f"{change.rpartition('.0')[0] or 'eval.metric'} changed: the best checkpoint is chosen anew" in shown
+    assert f"{change.rpartition('.0')[0] or 'eval.metric'} changed: the best checkpoint is chosen again" in shown
     scores += [0.25]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=6", change]) == 0
     assert at(tmp_path, "best") == 5
-    assert "chosen anew" not in capsys.readouterr().out
+    assert "chosen again" not in capsys.readouterr().out
 
 
 def test_the_first_record_after_a_restart_is_of_the_steps_since_the_last_one(tmp_path, shapes_root):
@@ -167,7 +167,7 @@ def test_new_settings_of_the_optimiser_count(tmp_path, shapes_root):
         ("train.ema=0.9", "no moving average"),
     ],
 )
-def test_what_cannot_be_taken_up_begins_anew_in_a_line(tmp_path, shapes_root, capsys, change, note):
+def test_what_cannot_be_taken_up_starts_from_nothing_in_a_line(tmp_path, shapes_root, capsys, change, note):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
     path = tmp_path / "run/checkpoints/last.pt"
