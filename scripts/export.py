@@ -3,17 +3,19 @@
     python scripts/export.py runs/mine/checkpoints/best.pt --score 0.4
     python scripts/run_onnx.py runs/mine/checkpoints/best.onnx photo.jpg
     python scripts/export.py runs/mine/checkpoints/best.pt --format torch
+    python scripts/export.py runs/mine/checkpoints/best.pt --format weights
 
     onnx    NAME.onnx, for onnxruntime and all that reads ONNX
     torch   NAME.pt2, for PyTorch: torch.export.load(FILE).module()(images); import torchvision before
     aoti    NAME.aoti.pt2, compiled by AOTInductor for this kind of processor: torch._inductor.aoti_load_package(FILE)(images),
             or from C++; takes a C++ compiler and a minute or two
+    weights NAME.weights.pt, for this project: scripts/detect.py, model.init_from. The checkpoint without what a resume takes,
+            in half precision: a sixth of its size, or less
 
-The file holds everything from pixels to detections: image preparation, network, decoding and non-maximum suppression. It takes
-`images` [B, H, W, 3] uint8 RGB of any size and gives `boxes` [B, K, 4] in pixels, `labels` [B, K] and `scores` [B, K]; places
-without a detection have the label -1. Class names and thresholds are in its metadata.
-
-It is run at once on photos (by default those that the run was evaluated on) and compared with the checkpoint itself.
+A file of the first three holds everything from pixels to detections: image preparation, network, decoding and non-maximum
+suppression. It takes `images` [B, H, W, 3] uint8 RGB of any size and gives `boxes` [B, K, 4] in pixels, `labels` [B, K] and
+`scores` [B, K]; places without a detection have the label -1. Class names and thresholds stand in its metadata. It is run at
+once on photos (by default those that the run was evaluated on) and compared with the checkpoint itself.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from ssd.system.files import naming
 if TYPE_CHECKING:
     from ssd.weights.checkpoint import TrainState
 
-SUFFIXES_OF = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".aoti.pt2"}
+SUFFIXES_OF = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".aoti.pt2", "weights": ".weights.pt"}
 NUM_PHOTOS = 16
 
 
@@ -44,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     output = options.output or options.checkpoint.with_suffix(SUFFIXES_OF[options.format])
     check_usage(options, output)
+    if options.format == "weights":
+        return write_weights(options.checkpoint, output)
     from ssd.deploy.export import export_onnx, export_torch
     from ssd.deploy.predictor import Predictor
     from ssd.deploy.program import check, load_program
@@ -60,6 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
     run, metadata = load_program(output, options.format, predictor.device)
     print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; classes: {', '.join(json.loads(metadata['classes']))}")
     check(run, predictor, photos)
+    return 0
+
+
+def write_weights(checkpoint: Path, output: Path) -> int:
+    """The checkpoint's weights alone; nothing is translated, so there is nothing to compare."""
+    from ssd.weights.checkpoint import load_checkpoint, save_checkpoint, weights_alone
+
+    state = load_checkpoint(checkpoint)
+    save_checkpoint(output, weights_alone(state))
+    print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; classes: {', '.join(state.classes)}")
     return 0
 
 
@@ -84,13 +98,15 @@ def check_usage(options: argparse.Namespace, output: Path) -> None:
     Raises:
         UsageError: the options do not go together, or what they need is missing.
     """
-    suffix = ".onnx" if options.format == "onnx" else ".pt2"
+    suffix = f".{SUFFIXES_OF[options.format].rpartition('.')[-1]}"
     if output.suffix != suffix:
         raise UsageError(f"--output {output}: a file of format {options.format} has to end in {suffix}")
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: no such folder")
-    if options.format == "onnx" and options.device != "cpu":
-        raise UsageError("--device is for torch and aoti files; an ONNX file runs on any device")
+    if options.format in ("onnx", "weights") and options.device != "cpu":
+        raise UsageError("--device is for torch and aoti files; an ONNX file runs on any device, and so do weights")
+    if options.format == "weights" and output.resolve() == options.checkpoint.resolve():
+        raise UsageError(f"--output {output}: is the checkpoint itself, which a resume needs; name another file")
     if options.format == "aoti" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UsageError("--format aoti needs a C++ compiler; install g++, or name another one in CXX")
 

@@ -95,8 +95,8 @@ class ModelConfig(_Section):
     """The network, and the weights it starts from."""
 
     pretrained: Name = "imagenet"
-    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; none; or the file of one of these, or of a
-    reduced-fc VGG16"""
+    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; slim: a slim SSD300 that comes with the
+    project; none; or the file of one of these, or of a reduced-fc VGG16"""
     init_from: Name | None = None
     """checkpoint to start from, also of other classes or another project: what fits is taken; in place of `pretrained`"""
     freeze: Literal["conv2_2", "conv3_3", "conv4_3", "fc7"] | None = None
@@ -112,11 +112,17 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
-        if self.pretrained != "none" and self.width != 1.0 and self.init_from is None:
+        if self.init_from is not None:
+            return self
+        if self.pretrained == "slim":
+            if self.width != 0.25 or not self.batch_norm:
+                raise ValueError("pretrained: slim is a network of its own; set width: 0.25 and batch_norm: true")
+            return self
+        if self.pretrained != "none" and self.width != 1.0:
             raise ValueError(f"width {self.width} has no pretrained weights; set pretrained: none, or width: 1.0")
-        if self.pretrained == "coco" and self.batch_norm and self.init_from is None:
+        if self.pretrained == "coco" and self.batch_norm:
             raise ValueError("pretrained: coco has no batch normalisation; set batch_norm: false, or pretrained: imagenet")
-        if self.freeze is not None and self.pretrained == "none" and self.init_from is None:
+        if self.freeze is not None and self.pretrained == "none":
             raise ValueError(f"freeze: {self.freeze} would keep random weights; name weights in pretrained or init_from")
         return self
 

@@ -50,6 +50,18 @@ class TrainState:
         return self.model if self.average is None else self.average
 
 
+def weights_alone(state: TrainState) -> TrainState:
+    """What using the network takes, and nothing to resume with: its weights in half precision, what they want of images, its
+    classes and its shape.
+
+    Vectors (biases, scales and statistics of batch normalisation) stay as they are: they take little, and a variance may be
+    larger or smaller than float16 holds.
+    """
+    weights = {name: value.half() if value.ndim > 1 else value for name, value in state.weights.items()}
+    shape = {**state.config["model"], "pretrained": "none", "init_from": None, "freeze": None}
+    return TrainState(weights, state.classes, state.preparation, {"model": shape})
+
+
 def save_checkpoint(path: Path, state: TrainState) -> None:
     """Writes a checkpoint aside, makes it safe on disk, and renames it: at any moment `path` is whole, old or new.
 
@@ -132,9 +144,11 @@ def state_in(content: Any, path: Path) -> TrainState:
     if not _is_digest(content.get("digest"), values):
         raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
     try:
-        return TrainState(**values)
-    except TypeError as error:
+        state = TrainState(**values)
+        state.model = {name: value.float() if value.dtype == torch.float16 else value for name, value in state.model.items()}
+    except (AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: does not hold what a run needs ({first_line(error)})") from None
+    return state
 
 
 def _is_digest(given: object, values: Any) -> bool:

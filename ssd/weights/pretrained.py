@@ -2,26 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
-from torchvision.models import VGG16_BN_Weights, VGG16_Weights
-from torchvision.models.detection import SSD300_VGG16_Weights
 
 from ssd.config import ModelConfig
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
-from ssd.system.download import Digest, DownloadError, fetch
 from ssd.vgg import conv_names
-from ssd.weights.checkpoint import CheckpointError, TrainState, read_tensors
+from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors
 from ssd.weights.class_names import same_class
 from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of
-
-# A network that is not there costs seconds, not minutes.
-ATTEMPTS = 2
-STALL = 8.0  # seconds
+from ssd.weights.sources import weights_file
 
 # Positions of the 13 convolutions in torchvision's `features`.
 CONV_POSITIONS = REDUCED_POSITIONS[:13]
@@ -51,13 +45,13 @@ def network_of(state: TrainState) -> SSD300:
 
 
 def load_pretrained(model: SSD300, source: str, batch_norm: bool, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
-    """Loads pretrained weights into a model of width 1.
+    """Loads pretrained weights into a model: of width 0.25 with batch normalisation for `slim`, of width 1 otherwise.
 
     Args:
         model: the network, changed in place.
         source: `coco` (torchvision's SSD300: backbone, extra layers and heads, class scores by the classes' names), `imagenet`
-            (torchvision's VGG16: the backbone), both downloaded once; `none`; or a file: a state dict of one of these, or of
-            the reduced-fc VGG16 that the known ports start from.
+            (torchvision's VGG16: the backbone), both downloaded once; `slim` (a slim SSD300 that comes with the project, taken
+            as `coco` is); `none`; or a file: of one of these, or of the reduced-fc VGG16 that the known ports start from.
         batch_norm: whether the backbone normalises; then only torchvision's VGG16 with batch normalisation fits.
         classes: names of the model's classes.
 
@@ -69,15 +63,11 @@ def load_pretrained(model: SSD300, source: str, batch_norm: bool, classes: Seque
     """
     if source == "none":
         return IMAGENET, []
-    downloads = {
-        "coco": SSD300_VGG16_Weights.COCO_V1,
-        "imagenet": VGG16_BN_Weights.IMAGENET1K_V1 if batch_norm else VGG16_Weights.IMAGENET1K_V1,
-    }
-    path = downloaded(source, downloads[source].url) if source in downloads else Path(source)
-    state = _read(path)
-    if format_of(state):
-        return take_fitting(model, *state_of(state, path), path, classes, f"model.pretrained: {source}")
-    return load_backbone(model, state, source, batch_norm), []
+    path = weights_file(source, batch_norm)
+    content = _read(path)
+    if is_own(content) or format_of(content):
+        return take_fitting(model, *state_of(content, path), path, classes, f"model.pretrained: {source}")
+    return load_backbone(model, content, source, batch_norm), []
 
 
 def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str, batch_norm: bool) -> Preparation:
@@ -221,37 +211,16 @@ def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tenso
     return converted
 
 
-def downloaded(source: str, url: str) -> Path:
-    """The file of torchvision's weights in torch.hub's folder, downloaded if it is not there.
-
-    Several processes wait for each other. A file that is there is taken as it is.
-
-    Raises:
-        CheckpointError: it cannot be downloaded.
-    """
-    name = url.rsplit("/", 1)[-1]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    digest = Digest("sha256", Path(name).stem.rsplit("-", 1)[-1])  # the names of torchvision's files end in its beginning
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of weights holds: a checkpoint of this application, or the state dict of another project."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{name}.lock")):
-            return path if path.exists() else fetch(path, [url], digest, attempts=ATTEMPTS, stall=STALL)
-    except (DownloadError, OSError) as error:
-        raise CheckpointError(
-            f"model.pretrained: {source}: {name} cannot be downloaded ({error}); download {url} elsewhere and put it into "
-            f"{path.parent}, or name the file in model.pretrained, or set model.pretrained: none"
-        ) from None
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
-        raise CheckpointError(f"model.pretrained: {path}: no such file (coco, imagenet, none, or a file is expected)")
-    try:
-        state = read_tensors(path)
+        content = read_tensors(path)
     except CheckpointError as error:
         raise CheckpointError(f"model.pretrained: {error}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if is_own(content):
+        return content
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"model.pretrained: {path}: is not a state dict")
-    return state
+    return content

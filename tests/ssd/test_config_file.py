@@ -200,6 +200,8 @@ def test_aliases_of_aliases_are_refused_at_once(tmp_path, link):
         (LEAST, ["output_dir=no"], "output_dir: expected text, got false; where a word is meant, put it in quotes"),
         (LEAST + "model: {pretrained: null}", [], "model.pretrained: expected text, got null; where a word is meant"),
         (LEAST, ["model.width=0.5"], "has no pretrained weights; set pretrained: none"),
+        (LEAST, ["model.pretrained=slim"], "model: pretrained: slim is a network of its own; set width: 0.25"),
+        (LEAST, ["model.pretrained=slim", "model.width=0.25"], "set width: 0.25 and batch_norm: true"),
         (LEAST, ["train.batch_size=8", "train.accumulate=3"], "train: batch_size 8 is not a multiple of accumulate 3"),
         (LEAST, ["train.batch_size=auto", "train.accumulate=2"], "batch_size auto chooses accumulate as well"),
         (LEAST, ["train.milestones=[3,2]"], "milestones [3, 2] must rise"),

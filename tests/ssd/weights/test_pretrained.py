@@ -12,7 +12,8 @@ from ssd.preparation import CAFFE, IMAGENET, prepare
 from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS
-from ssd.weights.pretrained import downloaded, init_from, load_pretrained
+from ssd.weights.pretrained import init_from, load_pretrained
+from ssd.weights.sources import downloaded
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,113 @@
+"""The slim network that comes with the project, by a stand-in with random weights; and the file of weights alone."""
+
+import subprocess
+
+import pytest
+import torch
+
+from scripts import export
+from ssd.config import VOC_CLASSES
+from ssd.dbox import DBOX_SPECS, make_dbox_list
+from ssd.model import SSD300
+from ssd.preparation import IMAGENET
+from ssd.weights import sources
+from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint, weights_alone
+from ssd.weights.pretrained import init_from, load_pretrained, network_of
+from tests.conftest import ROOT
+
+CLASSES = ["person", "bicycle", "tvmonitor"]
+SHAPE = {"pretrained": "none", "batch_norm": True, "width": 0.25, "dboxes": "voc", "init_from": "runs/a.pt"}
+
+
+def trained_state(classes=CLASSES) -> TrainState:
+    """A network as a run leaves it: with statistics, an average and an optimiser's state."""
+    torch.manual_seed(0)
+    network = SSD300(len(classes) + 1, True, 0.25)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    network.backbone.conv1_1.norm.running_var[0] = 1e6  # float16 ends at 65504
+    weights = network.state_dict()
+    optimizer = {"state": {0: {"exp_avg": torch.randn(300, 300)}}, "param_groups": []}
+    average = {name: value.clone() for name, value in weights.items()}
+    weights = {name: torch.zeros_like(value) for name, value in weights.items()}  # the average is what counts
+    return TrainState(weights, classes, IMAGENET.to_plain(), {"model": SHAPE}, 7, optimizer=optimizer, average=average)
+
+
+@pytest.fixture
+def slim(tmp_path, monkeypatch):
+    state = trained_state()
+    monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
+    save_checkpoint(sources.SLIM, weights_alone(state))
+    return state
+
+
+def test_slim_is_taken_with_class_scores_by_name(slim):
+    ours = SSD300(4, True, 0.25)
+    preparation, notes = load_pretrained(ours, "slim", True, ["tv", "widget", "Person"])
+    assert preparation == IMAGENET
+    assert "model.pretrained: slim: learned from the start: class widget" in notes
+    assert not any(note.startswith("warning") or "left" in note for note in notes)
+    theirs = network_of(slim)
+    images = torch.randn(1, 3, 300, 300)
+    with torch.no_grad():
+        loc, conf, _ = ours.eval()(images)
+        their_loc, their_conf, _ = theirs(images)
+    assert (loc - their_loc).abs().max() < 5e-3 * their_loc.abs().max()  # float16 keeps 11 bits
+    assert (conf[..., [0, 1, 3]] - their_conf[..., [0, 3, 1]]).abs().max() < 5e-3 * their_conf.abs().max()
+    assert all(value.dtype == torch.float32 for value in ours.state_dict().values() if value.is_floating_point())
+
+
+def test_slim_says_where_it_would_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
+    with pytest.raises(CheckpointError, match=r"slim\.pt is missing, .* set model\.pretrained: none"):
+        load_pretrained(SSD300(2, True, 0.25), "slim", True, ["a"])
+
+
+def test_weights_alone_are_small_and_give_the_same(tmp_path, capsys):
+    state = trained_state()
+    whole, alone = tmp_path / "best.pt", tmp_path / "best.weights.pt"
+    save_checkpoint(whole, state)
+    assert export.main([str(whole), "--format", "weights"]) == 0
+    assert f"written: {alone}, " in capsys.readouterr().out
+    parameters = sum(value.numel() for value in state.weights.values())
+    assert alone.stat().st_size < 2.2 * parameters
+    read = load_checkpoint(alone)
+    assert (read.classes, read.preparation) == (state.classes, state.preparation)
+    assert (read.optimizer, read.average, read.iteration) == ({}, None, 0)
+    assert read.config == {"model": {**SHAPE, "init_from": None, "freeze": None}}  # no path of the machine it was made on
+    for name, value in state.weights.items():
+        assert read.weights[name].dtype == value.dtype
+        torch.testing.assert_close(read.weights[name], value, rtol=2**-11, atol=1e-7)
+    assert read.weights["backbone.conv1_1.norm.running_var"][0] == 1e6
+    _, notes = init_from(SSD300(4, True, 0.25), alone, CLASSES)
+    assert len(notes) == 1  # all of it fits
+
+
+def test_weights_alone_never_replace_the_checkpoint(tmp_path, capsys):
+    save_checkpoint(tmp_path / "best.pt", trained_state())
+    before = (tmp_path / "best.pt").read_bytes()
+    assert export.main([str(tmp_path / "best.pt"), "--format", "weights", "--output", str(tmp_path / "best.pt")]) == 2
+    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert (tmp_path / "best.pt").read_bytes() == before
+
+
+def test_the_file_travels_with_the_project():
+    done = subprocess.run(["git", "check-ignore", "-q", str(sources.SLIM)], cwd=ROOT, check=False)
+    if done.returncode == 128:
+        pytest.skip("no git repository here")
+    assert done.returncode == 1  # not ignored
+
+
+def test_the_file_that_comes_with_the_project():
+    if not sources.SLIM.exists():
+        pytest.skip(f"{sources.SLIM.relative_to(ROOT)} is not there yet")
+    assert sources.SLIM.stat().st_size < 8e6
+    state = load_checkpoint(sources.SLIM)
+    assert set(state.classes) == set(VOC_CLASSES) - {"cat", "dog"}  # which are kept for trials on what it has never seen
+    model = SSD300(3, True, 0.25, DBOX_SPECS[state.config["model"]["dboxes"]])
+    assert torch.equal(make_dbox_list(DBOX_SPECS[state.config["model"]["dboxes"]]), model.dbox_list)
+    _, notes = load_pretrained(model, "slim", True, ["person", "dog"])
+    assert any("learned from the start: class dog" in note for note in notes)
+    assert not any("left" in note for note in notes)
