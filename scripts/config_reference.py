@@ -64,7 +64,8 @@ def table(entries: dict[str, Entry]) -> Iterator[str]:
     yield "| entry | values | default | |\n|---|---|---|---|"
     for name, entry in entries.items():
         default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "needed"
-        yield f"| `{name}` | {values_of(entry, quote='`')} | {default} | {entry['description']} |"
+        description = " ".join(entry["description"].split())  # a row is one line, however long
+        yield f"| `{name}` | {values_of(entry, quote='`')} | {default} | {description} |"
 
 
 if __name__ == "__main__":

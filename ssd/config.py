@@ -177,7 +177,7 @@ class TrainConfig(_Section):
     milestones: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] | None = None
     """iterations, rising; null: two thirds and five sixths of the run"""
     warmup: Annotated[int, Field(ge=0)] = 500
-    """iterations of linear rise to the full rate"""
+    """iterations in which the learning rate rises linearly to `lr`"""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """largest norm of the gradient; null: no limit"""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -78,7 +78,7 @@ def lr_factor(iteration: int, iterations: int, warmup: int, schedule: str, miles
     Args:
         iteration: counted from 0.
         iterations: length of the run.
-        warmup: iterations of linear rise to the full rate.
+        warmup: iterations in which it rises linearly to 1.
         schedule: `milestones` (×0.1 at each) or `cosine` (to 0 at the end).
         milestones: iterations, rising.
     """
