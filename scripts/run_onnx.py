@@ -9,6 +9,7 @@ import onnxruntime
 
 if len(sys.argv) < 3:
     sys.exit("usage: python scripts/run_onnx.py FILE.onnx PHOTO...")
+sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore (names may have letters that a terminal lacks)
 try:
     session = onnxruntime.InferenceSession(sys.argv[1])
     classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
@@ -22,8 +23,7 @@ for path in sys.argv[2:]:
     photo = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
     if photo is None:
         sys.exit(f"error: {path}: is no image that can be decoded")
-    name = path.encode(errors="backslashreplace").decode()  # it may have bytes that no terminal takes
     outputs = session.run(["boxes", "labels", "scores"], {"images": photo[None]})  # [1, K, 4], [1, K], [1, K]
     for box, label, score in zip(*(np.asarray(output)[0] for output in outputs), strict=True):
         if label >= 0:
-            print(name, classes[label], f"{score:.2f}", *(round(float(value), 1) for value in box))
+            print(path, classes[label], f"{score:.2f}", *(round(float(value), 1) for value in box))

@@ -142,6 +142,7 @@ def begin(words: list[str], folder: str, environment: dict[str, str]) -> None:
     os.chdir(folder)
     if environment.get("OMP_NUM_THREADS", threads) != threads:
         sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (the server's own takes it for /dev/null, where it could seek)
     if words[0] == "-u":
         sys.stdout.reconfigure(write_through=True)  # pyright: ignore[reportAttributeAccessIssue]
         words = words[1:]

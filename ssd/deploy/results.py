@@ -217,7 +217,8 @@ def write_voc(path: Path, entry: Found) -> None:
         ElementTree.SubElement(size, side).text = str(value)
     for box, score, name in objects(entry):
         item = ElementTree.SubElement(root, "object")
-        ElementTree.SubElement(item, "name").text = printable(name)
+        # Of control characters XML has room for these two alone.
+        ElementTree.SubElement(item, "name").text = "".join(c if c in "\t\n" else printable(c) for c in name)
         ElementTree.SubElement(item, "difficult").text = "0"
         ElementTree.SubElement(item, "score").text = f"{score:.4f}"
         bndbox = ElementTree.SubElement(item, "bndbox")

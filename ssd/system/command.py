@@ -5,6 +5,7 @@ No torch here: a command that is called wrongly answers at once.
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -29,6 +30,8 @@ def command(resume: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @wraps(main)
         def answered(*args: P.args, **kwargs: P.kwargs) -> int:
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a file may lack the letters of a class or a file name
+                sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 return main(*args, **kwargs)
             except (Exception, KeyboardInterrupt) as error:

@@ -1,10 +1,12 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -12,8 +14,9 @@ import torch
 from data.shapes import CLASSES
 from scripts import export
 from ssd.deploy import program
-from ssd.deploy.export import resize
+from ssd.deploy.export import metadata_of, resize
 from ssd.deploy.predictor import Predictor
+from ssd.evaluation.evaluate import Thresholds
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
@@ -76,13 +79,23 @@ def test_resize_is_opencvs(height, width):
 
 
 def test_the_example_needs_nothing_of_this_project(exported, checkpoint, shapes_root, tmp_path):
+    """Whatever the classes are called, and whatever letters the terminal has."""
+    names = ["US$5_$x^", '"a", b', "tab\tin", "手袋", "<tag>&"]
+    proto = onnx.load(exported[0])
+    onnx.helper.set_model_props(proto, metadata_of(names, Thresholds()))
+    onnx.save(proto, tmp_path / "a.onnx")
     script = tmp_path / "run_onnx.py"
     script.write_text((ROOT / "scripts/run_onnx.py").read_text())
     photo = sorted((shapes_root / "shapes/JPEGImages").iterdir())[0]
-    words = [sys.executable, str(script), str(exported[0]), str(photo)]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
     (expected,) = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)(photo)
-    assert [line.split()[1] for line in done.stdout.splitlines()] == expected.names
+    for encoding in ("utf-8", "cp1252"):
+        words = [sys.executable, "-W", "error", str(script), "a.onnx", str(photo)]
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, env=environment, check=True, timeout=60)
+        assert not done.stderr
+        found = [line.removeprefix(f"{photo} ").rsplit(" ", 5)[0] for line in done.stdout.decode(encoding).splitlines()]
+        shown = [name.encode(encoding, "backslashreplace").decode(encoding) for name in names]
+        assert found == [shown[label] for label in expected.labels]
 
 
 def test_without_photos_nothing_is_written(checkpoint, tmp_path, capsys):
