@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.augment import Plan, Switches, draw_plan, plain_plan, reduced_plan, render
+from data.augment import Plan, Switches, draw_plan, plain_plan, reduced_plan
 from data.image_cache import ImageCache
 from data.images import read_image
 from data.photos import Photos
+from data.render import render
 from data.workers import Attended, worker_options
 from ssd.batch import PADDING, Batch, Targets
 from ssd.config import ConfigError

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
     state = load_checkpoint(options.checkpoint)
-    predictor = Predictor.from_state(state, options.device, "float32", **thresholds)
+    predictor = Predictor.from_checkpoint(state, options.device, "float32", **thresholds)
     photos = [read_photo(path) for path in find_photos(state, options.photos)]
     write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
     with naming(output):

@@ -61,7 +61,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path,
+        checkpoint: str | Path | TrainState,
         device: str = "auto",
         precision: str = "auto",
         score_thresh: float = 0.5,
@@ -71,8 +71,8 @@ class Predictor:
         """A predictor with the weights, classes and image preparation of a checkpoint.
 
         Args:
-            path: checkpoints/best.pt of a run, or what scripts/convert_weights.py wrote.
-            device: auto | cpu | cuda | cuda:N.
+            checkpoint: checkpoints/best.pt of a run, what scripts/convert_weights.py wrote, or one that is read already.
+            device: auto | cpu | mps | cuda | cuda:N.
             precision: auto | float32 | bfloat16 | float16.
             score_thresh: least score of a detection.
             nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
@@ -82,19 +82,7 @@ class Predictor:
             CheckpointError: the file is missing, damaged, or no checkpoint of this application.
             ConfigError: this machine does not have the device or the precision.
         """
-        return cls.from_state(load_checkpoint(Path(path)), device, precision, score_thresh, nms_thresh, top_k)
-
-    @classmethod
-    def from_state(
-        cls,
-        state: TrainState,
-        device: str = "auto",
-        precision: str = "auto",
-        score_thresh: float = 0.5,
-        nms_thresh: float = 0.45,
-        top_k: int = 200,
-    ) -> Self:
-        """A predictor of a checkpoint that is read already; arguments and errors as of `from_checkpoint`."""
+        state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(Path(checkpoint))
         where = choose_device(device)
         dtype = choose_precision(precision, where)
         limits = Thresholds(score_thresh, nms_thresh, top_k)

@@ -6,7 +6,8 @@ from data import inspection
 from data.annotation import DataError
 from data.photos import load_photos
 from ssd.config import SourceConfig
-from tests.data.layouts.test_voc import item, make_folder, xml
+from tests.data.layouts.test_voc import make_folder
+from tests.data.layouts.test_voc_annotation import item, xml
 
 
 @pytest.fixture

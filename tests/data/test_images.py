@@ -11,7 +11,7 @@ from data.loader import Samples
 from data.photos import load_photos
 from data.shapes import CLASSES, write_shapes
 from ssd.config import SourceConfig
-from tests.data.layouts.test_voc import item, xml
+from tests.data.layouts.test_voc_annotation import item, xml
 
 # How to store an upright picture so that the EXIF orientation turns it back.
 STORED = {

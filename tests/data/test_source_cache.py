@@ -10,7 +10,8 @@ from data.annotation import DataError
 from data.layouts import voc
 from data.photos import Photos, load_photos
 from ssd.config import SourceConfig
-from tests.data.layouts.test_voc import item, make_folder, xml
+from tests.data.layouts.test_voc import make_folder
+from tests.data.layouts.test_voc_annotation import item, xml
 
 
 def assert_equal(one: Photos, other: Photos) -> None:

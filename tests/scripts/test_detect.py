@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.layouts.voc import parse_annotation
+from data.layouts.voc_annotation import parse_annotation
 from data.shapes import CLASSES
 from scripts import detect
 from ssd.deploy import results

@@ -1,0 +1,137 @@
+"""VOC's annotations: an XML file a photo, with its objects as inclusive pixels counted from 1."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from data.annotation import (
+    Annotation,
+    Damaged,
+    DataError,
+    PhotoSize,
+    Unreachable,
+    agreed_size,
+    clipped_annotation,
+    unknown_class,
+)
+from ssd.boxes import voc_to_edges
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+YES = ("1", "true", "yes")
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether an XML file is a VOC annotation, by its outermost element."""
+    try:
+        for _, element in ElementTree.iterparse(path, ("start",)):
+            return element.tag == "annotation"
+    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+        pass
+    return False
+
+
+def parse_annotation(
+    path: Path, classes: Mapping[str, int], ignore_others: bool = False, photo: PhotoSize | None = None
+) -> Annotation:
+    """Reads a VOC annotation.
+
+    Corners may be floats, `difficult` may be missing, and what nests inside an object (`part`) is no object. Boxes are
+    clipped to the photo, those without area dropped, and both counted.
+
+    Args:
+        path: the XML file.
+        classes: label of each class name.
+        ignore_others: leave out objects of other classes instead of refusing them.
+        photo: what the photo measures: has to agree with the file, and fills in where that has no size.
+
+    Raises:
+        DataError: with one line for each fault in the file.
+    """
+    root = _read(path)
+    faults: list[str] = []
+    width, height = agreed_size(_size(root), photo, str(path), "<size>", faults)
+    boxes, labels, difficult, numbers = [], [], [], []
+    for number, item in enumerate(root.findall("object"), start=1):
+        where = f"{path}: object {number}"
+        name = (item.findtext("name") or "").strip()
+        if not name:
+            faults.append(f"{where}: has no name; add <name>")
+            continue
+        if name not in classes:
+            if not ignore_others:
+                faults.append(f"{where}: {unknown_class(name, classes)}")
+            continue
+        try:
+            box = _box(item)
+        except ValueError as error:
+            faults.append(f"{where} ({name}): {error}")
+            continue
+        boxes.append(box)
+        labels.append(classes[name])
+        numbers.append(number)
+        difficult.append((item.findtext("difficult") or "").strip().lower() in YES)
+    if faults:
+        raise DataError("\n".join(faults))
+    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    # Equal corners are a box of one pixel by VOC's rule, but in practice always a slip of the hand: kept as no area.
+    is_slip = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
+    edges = np.where(is_slip, corners, voc_to_edges(corners))
+    names = list(classes)
+    return clipped_annotation(
+        width, height, edges, labels, difficult, lambda index: f"{path}: object {numbers[index]} ({names[labels[index]]})"
+    )
+
+
+def _read(path: Path) -> ElementTree.Element:
+    text = b""
+    try:
+        text = path.read_bytes()
+        root = ElementTree.fromstring(text)
+    except FileNotFoundError:
+        raise Damaged(f"{path}: is missing; add it, or take the photo out of the split") from None
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        reason = "it is empty" if not text else error
+        raise Damaged(f"{path}: is not valid XML ({reason}); mend or remove it") from None
+    if b"<!ENTITY" in text:
+        raise DataError(f"{path}: declares XML entities, which no annotation needs; remove the declaration")
+    if root.tag != "annotation":
+        raise Damaged(f"{path}: expected <annotation> as the outermost element, got <{root.tag}>")
+    return root
+
+
+def _size(root: ElementTree.Element) -> tuple[int, int]:
+    """Width and height; 0, 0 where they are missing or make no sense, as some tools write them."""
+    try:
+        width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        return 0, 0
+    return (width, height) if width > 0 and height > 0 else (0, 0)
+
+
+def _box(item: ElementTree.Element) -> tuple[float, float, float, float]:
+    """The corners of one object's box, inclusive pixels counted from 1.
+
+    Raises:
+        ValueError: it has none, or its corners are no numbers or the wrong way round.
+    """
+    box = item.find("bndbox")
+    if box is None:
+        raise ValueError("has no box; add <bndbox>")
+    corners = {}
+    for name in CORNERS:
+        text = box.findtext(name)
+        try:
+            corners[name] = float(text or "")
+        except ValueError:
+            raise ValueError(f"{name} is {'missing' if text is None else f'no number: {text!r}'}") from None
+        if not math.isfinite(corners[name]):
+            raise ValueError(f"{name} is no finite number: {text!r}")
+    xmin, ymin, xmax, ymax = (corners[name] for name in CORNERS)
+    if xmax < xmin or ymax < ymin:
+        raise ValueError(f"the box is inverted: ({xmin:g}, {ymin:g}) to ({xmax:g}, {ymax:g}); swap its corners")
+    return xmin, ymin, xmax, ymax

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from data.annotation import DataError
+from data.layouts.voc_annotation import parse_annotation
+
+CLASSES = {"cat": 0, "dog": 1}
+
+
+def item(name: str | None = "cat", box: tuple | None = (11, 21, 30, 40), extra: str = "") -> str:
+    corners = "".join(
+        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box or (), strict=False)
+    )
+    return (
+        "<object>"
+        + (f"<name>{name}</name>" if name is not None else "")
+        + extra
+        + (f"<bndbox>{corners}</bndbox>" if box is not None else "")
+        + "</object>"
+    )
+
+
+def xml(*items: str, size: tuple[int, int] | None = (100, 80)) -> str:
+    given = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
+    return f"<annotation>{given}{''.join(items)}</annotation>"
+
+
+def parse(tmp_path: Path, text: str, **options):
+    path = tmp_path / "a.xml"
+    path.write_text(text, encoding="utf-8")
+    return parse_annotation(path, CLASSES, **options)
+
+
+def test_corners_are_inclusive_and_counted_from_one(tmp_path):
+    found = parse(tmp_path, xml(item(box=(1, 1, 100, 80)), item("dog", (11.5, 21, 30, 40.25))))
+    assert found.boxes.tolist() == [[0, 0, 100, 80], [10.5, 20, 30, 40.25]]
+    assert found.labels.tolist() == [0, 1]
+    assert (found.width, found.height) == (100, 80)
+    assert (found.clipped, found.empty) == ((), ())
+
+
+def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
+    found = parse(
+        tmp_path, xml(item(extra=part), item(extra="<difficult>1</difficult>"), item(extra="<difficult>0</difficult>"))
+    )
+    assert found.boxes[0].tolist() == [10, 20, 30, 40]
+    assert found.difficult.tolist() == [False, True, False]
+
+
+def test_without_objects(tmp_path):
+    found = parse(tmp_path, xml())
+    assert found.boxes.shape == (0, 4)
+    assert found.labels.shape == found.difficult.shape == (0,)
+
+
+def test_boxes_are_clipped_and_empty_ones_dropped_and_both_counted(tmp_path):
+    found = parse(tmp_path, xml(item(box=(-20, 5, 400, 60)), item(box=(30, 30, 30, 50)), item("dog")))
+    assert found.boxes.tolist() == [[0, 4, 100, 60], [10, 20, 30, 40]]
+    assert found.labels.tolist() == [0, 1]
+    assert found.clipped == (f"{tmp_path / 'a.xml'}: object 1 (cat)",)
+    assert found.empty == (f"{tmp_path / 'a.xml'}: object 2 (cat)",)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<annotation>", "not valid XML"),
+        ("", "not valid XML"),
+        ("<svg/>", "expected <annotation>"),
+        (xml(item(name=None)), "object 1: has no name"),
+        (xml(item(), item(box=None)), "object 2 (cat): has no box"),
+        (xml(item(box=("a", 1, 2, 3))), "xmin is no number: 'a'"),
+        (xml(item(box=(1, 1, 2))), "ymax is missing"),
+        (xml(item(box=("nan", 1, 2, 3))), "xmin is no finite number"),
+        (xml(item(box=(30, 1, 2, 3))), "inverted"),
+        (xml(item("cta")), "unknown class 'cta'; did you mean 'cat'?"),
+        (xml(item("Dog")), "did you mean 'dog'?"),
+        (xml(item("zebra")), "known are cat, dog"),
+    ],
+)
+def test_faults_name_file_and_object(tmp_path, text, expected):
+    with pytest.raises(DataError) as error:
+        parse(tmp_path, text)
+    (line,) = str(error.value).splitlines()
+    assert expected in line
+    assert "a.xml" in line
+
+
+def test_other_classes_can_be_ignored(tmp_path):
+    assert parse(tmp_path, xml(item("zebra"), item(" dog ")), ignore_others=True).labels.tolist() == [1]
