@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ssd.config_file import load_config
+from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.stop import StopRequest
 
@@ -83,7 +84,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="the YAML file that describes the run")
     parser.add_argument(
         "--resume",

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.config_file import load_config
+from ssd.system.arguments import Parser, names_of, several, whole
 from ssd.system.command import command
 
 BATCH_SIZES = {"data": 32, "step": 8, "loss": 32, "detect": 8, "eval": 1, "train": 8, "start": 1}  # of each case
@@ -46,38 +47,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--config", default="configs/voc07s.yaml", metavar="FILE", help="its photos, and its run for `train`")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
     parser.add_argument(
-        "--only", type=_cases, default=list(BATCH_SIZES), metavar="CASE,...", help=f"of {', '.join(BATCH_SIZES)}"
+        "--only", type=names_of(BATCH_SIZES), default=list(BATCH_SIZES), metavar="CASE,...", help=f"of {', '.join(BATCH_SIZES)}"
     )
-    parser.add_argument("--batch-size", type=_sizes, metavar="N,...", help="instead of each case's own")
-    parser.add_argument("--rounds", type=_count, default=7, help="measured rounds; more is steadier")
+    parser.add_argument("--batch-size", type=several(whole(1)), metavar="N,...", help="instead of each case's own")
+    parser.add_argument("--rounds", type=whole(1), default=7, help="measured rounds; more is steadier")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
     parser.add_argument("--profile", action="store_true", help="print where the step spends its time")
     parser.add_argument("--same-allocator", action="store_true", help="let torchvision keep freed memory as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     return parser.parse_intermixed_args(arguments)
-
-
-def _cases(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in BATCH_SIZES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no such case: {', '.join(unknown)}; there are {', '.join(BATCH_SIZES)}")
-    return names
-
-
-def _sizes(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected whole numbers above 0, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ the default boxes cover them. An object that no DBox overlaps by `loss.jaccard_t
 where many are like that, other sizes (`model.dboxes: coco`) or larger photos help more than longer training.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.config_file import load_config
+from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.errors import UserError
 from ssd.system.stop import StopRequest
@@ -19,7 +19,7 @@ from ssd.system.stop import StopRequest
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     options = parser.parse_intermixed_args(arguments)

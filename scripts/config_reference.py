@@ -1,6 +1,5 @@
 """Writes docs/configuration.md, every entry of a configuration, from ssd/config.py: python scripts/config_reference.py"""
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.config_entries import Entry, child, is_section, resolved, values_of, whole
+from ssd.system.arguments import Parser
 from ssd.system.command import command
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -34,7 +34,7 @@ This page is written by `scripts/config_reference.py` from `ssd/config.py`.
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+    Parser(__doc__).parse_args(arguments)
     PAGE.write_text(page(), encoding="utf-8")
     print(f"written: {PAGE}")
     return 0

@@ -7,7 +7,6 @@ Known are amdegroot/ssd.pytorch, lufficc/SSD, qfgaohao/pytorch-ssd (VGG16) and t
 found out. To train from such weights no conversion is needed: name the file in model.init_from.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import get_args
@@ -15,13 +14,14 @@ from typing import get_args
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.config import ModelConfig
+from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help="the other project's file")
     parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside it, NAME.converted.pt")
     parser.add_argument(

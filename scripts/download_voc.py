@@ -7,7 +7,6 @@ An interrupted download is resumed, from any of the mirrors. Each archive is che
 and the photos are counted afterwards. With --from, archives are taken from files instead.
 """
 
-import argparse
 import os
 import sys
 import tarfile
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tqdm import tqdm
 
+from ssd.system.arguments import Parser, names_of
 from ssd.system.command import command
 from ssd.system.download import Digest, DownloadError, fetch
 from ssd.system.errors import UsageError
@@ -57,20 +57,17 @@ def voc_archives() -> list[Archive]:
 
 @command(resume="the same command resumes the download")
 def main(arguments: list[str] | None = None, archives: Sequence[Archive] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--years", default="2007,2012", metavar="Y,...", help="2007, 2012 or both, which is the default")
+    parser = Parser(__doc__)
+    years = sorted({year for _, year, _, _ in ARCHIVES})
+    parser.add_argument("--years", type=names_of(years), default=years, metavar="Y,...", help=f"by default {','.join(years)}")
     parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="FOLDER", help="where VOCdevkit goes (datasets)")
     parser.add_argument("--from", dest="files", type=Path, action="append", default=[], metavar="FILE", help="a local archive")
     parser.add_argument("--keep", action="store_true", help="keep the archives after unpacking")
     options = parser.parse_args(arguments)
-    years = options.years.split(",")
-    unknown = set(years) - {year for _, year, _, _ in ARCHIVES}
-    if unknown:
-        raise UsageError(f"--years {', '.join(sorted(unknown))}: known are 2007 and 2012")
     archives = voc_archives() if archives is None else archives
     local = local_files(options.files, archives)
     for each in archives:
-        if each.year not in years or (options.files and each.file not in local):
+        if each.year not in options.years or (options.files and each.file not in local):
             continue
         if count(options.root, each) == each.num_photos:
             print(f"VOC{each.year} {each.split}: is there already, {each.num_photos:,} photos")

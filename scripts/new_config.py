@@ -9,7 +9,6 @@ and the objects' sizes is chosen: with a GPU, the whole network from ImageNet we
 The file states what was chosen, with the reason; all other entries have their defaults, which docs/configuration.md lists.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ssd.config_entries import whole
 from ssd.config_file import parse_config
 from ssd.config_yaml import parse_yaml
+from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="photos with boxes, as VOC, COCO or YOLO")
     parser.add_argument("--output", type=Path, metavar="FILE", help="by default configs/NAME_OF_FOLDER.yaml")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")

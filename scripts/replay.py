@@ -4,19 +4,19 @@ Loss and gradient of each photo of the batch are shown, in the run's precision a
 float32 alone overflowed; what is finite in neither comes from the photo itself, or from weights that had already diverged.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.config_file import load_config
+from ssd.system.arguments import Parser
 from ssd.system.command import command
 
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="the output_dir of the run")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
     options = parser.parse_args(arguments)

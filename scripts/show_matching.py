@@ -9,13 +9,13 @@ network, with the checkpoint's weights, takes for objects most surely, the harde
 that the classification loss counts.
 """
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ssd.system.arguments import Parser, whole
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import naming
@@ -23,16 +23,14 @@ from ssd.system.files import naming
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoints/best.pt of a run")
     parser.add_argument("--augmented", action="store_true", help="training samples as the network gets them")
-    parser.add_argument("--photos", type=int, default=3, metavar="N", help="how many (3)")
+    parser.add_argument("--photos", type=whole(1), default=3, metavar="N", help="how many (3)")
     parser.add_argument(
         "--output", type=Path, default=Path("matching.png"), metavar="FILE", help="picture to write (matching.png)"
     )
     options = parser.parse_args(arguments)
-    if options.photos < 1:
-        raise UsageError(f"--photos {options.photos}: expected at least 1")
 
     from matplotlib.backend_bases import FigureCanvasBase
 

@@ -5,7 +5,6 @@ and once with SIGKILLs at instants drawn at random over its whole length: start-
 end weights, optimiser and metrics.jsonl have to equal those of the run in peace, bit for bit, timing fields aside.
 """
 
-import argparse
 import json
 import os
 import random
@@ -20,6 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ssd.system.arguments import Parser, whole
+
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = (
     {"train.precision": "float32", "data.workers": 0, "train.accumulate": 1},
@@ -32,13 +33,11 @@ TIMING = ("images_per_s", "data_wait")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="how many in all (default: 20)")
-    parser.add_argument("--iterations", type=int, default=40, help="length of each run (default: 40)")
+    parser = Parser(__doc__)
+    parser.add_argument("--kills", type=whole(1), default=20, help="how many in all (default: 20)")
+    parser.add_argument("--iterations", type=whole(1), default=40, help="length of each run (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     options = parser.parse_args(arguments)
-    if options.kills < 1 or options.iterations < 1:
-        parser.error("--kills and --iterations have to be at least 1")
 
     from data.shapes import write_shapes
 

@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Callable, Collection
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,6 +42,11 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
+
+
+def several(read: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Reads values with commas between them."""
+    return lambda text: [read(part) for part in text.split(",")]
 
 
 def names_of(known: Collection[str]) -> Callable[[str], list[str]]:

@@ -68,10 +68,10 @@ def test_the_plain_loop_agrees_with_ours(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["--only", "step,speed"], "no such case: speed"),
-        (["--batch-size", "8,x"], "expected whole numbers"),
-        (["--batch-size", "0"], "expected whole numbers"),
-        (["--rounds", "0"], "expected whole numbers"),
+        (["--only", "step,speed"], "'speed': known are data, step"),
+        (["--batch-size", "8,x"], "expected a whole number from 1 on"),
+        (["--batch-size", "0"], "expected a whole number from 1 on"),
+        (["--rounds", "0"], "expected a whole number from 1 on"),
     ],
 )
 def test_impossible_requests(arguments, expected, capsys):
