@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--config", default="configs/voc07s.yaml", metavar="FILE", help="its photos, and its run for `train`")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N")
     parser.add_argument(
         "--only", type=names_of(BATCH_SIZES), default=list(BATCH_SIZES), metavar="CASE,...", help=f"of {', '.join(BATCH_SIZES)}"
     )

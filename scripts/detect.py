@@ -72,7 +72,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--batch-size", type=whole(1), default=16, metavar="N", help="photos that go through the network at once (16)"
     )
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N")
+    parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_args(arguments)
 
 

@@ -18,7 +18,7 @@ from ssd.system.command import command
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="the output_dir of the run")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda")
+    parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     options = parser.parse_args(arguments)
     config = load_config(options.folder / "config.yaml")
 

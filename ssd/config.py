@@ -26,6 +26,9 @@ def _as_tuple(value: object) -> object:
 # The paper's, and the one that the learning rates of the recipes are made for.
 DEFAULT_BATCH_SIZE = 32
 
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # by example
+DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -245,9 +248,7 @@ class Config(_Section):
     """of all that is random: weights, order, augmentation, splits"""
     output_dir: Name = "runs/ssd300"
     """folder that the run writes to"""
-    device: Annotated[
-        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"])
-    ] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE_PATTERN, examples=list(DEVICES))] = "auto"
     """auto: the GPU where there is one, otherwise the CPU; mps: Apple's GPU"""
     data: DataConfig
     model: ModelConfig = ModelConfig()

@@ -2,11 +2,12 @@
 
 import ctypes
 import platform
+import re
 import sys
 
 import torch
 
-from ssd.config import ConfigError
+from ssd.config import DEVICE_PATTERN, DEVICES, ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,8 +26,10 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
         local_size: how many those are.
 
     Raises:
-        ConfigError: the device named is not there, or all processes would share it.
+        ConfigError: there is no such device, it is not there, or all processes would share it.
     """
+    if not re.fullmatch(DEVICE_PATTERN, name):
+        raise ConfigError(f"device: expected {', '.join(DEVICES[:-1])} or {DEVICES[-1]}, got {name!r}")
     if local_size > 1 and (":" in name or name == "mps"):
         hint = "set device: cuda, one GPU for each" if ":" in name else "set device: cpu, or start the run without torchrun"
         raise ConfigError(f"device: {name} would be shared by the {local_size} processes on this machine; {hint}")

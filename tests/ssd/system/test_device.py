@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from ssd.config import ConfigError
+from ssd.system.device import choose_device, choose_precision
+
+CPU = torch.device("cpu")
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    with pytest.raises(ConfigError, match=r"device: cuda:1 would be shared by the 2 processes .* set device: cuda"):
+        choose_device("cuda:1", local_rank=0, local_size=2)
+    assert not torch.backends.cudnn.benchmark
+    assert choose_device("cuda:1", local_rank=0, local_size=1) == torch.device("cuda:1")
+    assert [choose_device("cuda", rank, 2).index for rank in (0, 1)] == [0, 1]
+    with pytest.raises(ConfigError, match="cuda:2 is asked for, but there are 2 GPUs"):
+        choose_device("auto", 2, 3)
+    assert torch.backends.cudnn.benchmark
+
+
+def test_device_and_precision():
+    assert choose_device("cpu") == CPU
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+    assert choose_precision("auto", CPU) in (torch.bfloat16, torch.float32)
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        choose_precision("float16", CPU)
+    if not torch.cuda.is_available():
+        assert choose_device("auto") == CPU
+        with pytest.raises(ConfigError, match="sees no GPU"):
+            choose_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu\n"])
+def test_a_device_that_there_is_not_is_refused_in_one_line(name, monkeypatch):
+    """Also where there is a GPU; PyTorch itself would raise what is no error of a user's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got"):
+        choose_device(name)
