@@ -12,7 +12,7 @@ videos with labelled boxes go to the output folder, and beside them what was fou
     voc     Annotations/NAME.xml, as training takes it (photos only)
     coco    coco.json: images, categories and annotations with their scores
 
-Results are written as they come. What cannot be read is told and left out; the exit code is 2 then. Inputs of one name get the
+Results are written as they come. What cannot be read is named and left out; the exit code is 2 then. Inputs of one name get the
 names of their folders before it; in names that are not UTF-8 the bytes are written as \\xe9.
 """
 
@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     with Results(output, options.formats, predictor.classes) as results, sigterm_as_interrupt():
         job = Job(predictor, results, output, options.batch_size, options.frames, not options.no_pictures)
         try:
-            job.at_photos(inputs.photos)
+            job.detect_photos(inputs.photos)
             for video in inputs.videos:
-                job.at_video(video)
+                job.detect_video(video)
         except KeyboardInterrupt:
             job.is_ended = True
     kind = "frames and photos" if inputs.videos else "photos"

@@ -117,11 +117,10 @@ def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:
     Raises:
         UsageError: there are none.
     """
-    import numpy as np
-
     from data.annotation import DataError
     from ssd.config import ConfigError
     from ssd.config_file import parse_config
+    from ssd.evaluation.pictures import spread
     from ssd.system.images import SUFFIXES
     from ssd.training.datasets import load_val_photos
     from ssd.training.run import Run
@@ -138,7 +137,7 @@ def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:
             reason = str(error).splitlines()[0]
             raise UsageError(f"the run's photos cannot be read ({reason}); name a folder with --photos") from None
         paths = [Path(photos.path(index)) for index in range(len(photos))]
-    return [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, NUM_PHOTOS).astype(int))]
+    return [paths[i] for i in spread(len(paths), NUM_PHOTOS)]
 
 
 if __name__ == "__main__":

@@ -73,20 +73,20 @@ class Job:
         self.is_ended = False
         self.video_names: set[str] = set()
 
-    def at_photos(self, photos: list[Input]) -> None:
-        """Photos batch by batch; one that cannot be read is told and does not stop the others."""
+    def detect_photos(self, photos: list[Input]) -> None:
+        """Photos batch by batch; an error of one is printed, and does not stop the others."""
         size = self.batch_size
         with tqdm(total=len(photos), unit="photo", disable=None if photos else True) as bar:
             for start in range(0, len(photos), size):
                 batch = photos[start : start + size]
                 images = {}
                 for photo in batch:
-                    with self.told():
+                    with self.errors_printed():
                         images[photo.name] = read_photo(photo.path)
                 found = self.predictor.detect(list(images.values()))
                 if self.pictures:
                     for (name, image), detections in zip(images.items(), found, strict=True):
-                        with self.told():
+                        with self.errors_printed():
                             write_picture(self.output / "pictures" / name, self.drawn(image, detections))
                 self.results.add(
                     [
@@ -96,9 +96,9 @@ class Job:
                 )
                 bar.update(len(batch))
 
-    def at_video(self, source: Input) -> None:
+    def detect_video(self, source: Input) -> None:
         """The frames of a video or camera, which are written as a video again; Ctrl-C is the way to end a camera."""
-        with self.told(), Video(source.path) as video:
+        with self.errors_printed(), Video(source.path) as video:
             total = min(filter(None, (self.frames, video.total)), default=None)
             before = self.results.num_inputs
             try:
@@ -136,8 +136,8 @@ class Job:
         return draw_boxes(image, detections.boxes, detections.labels, self.predictor.classes, detections.scores)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """An input that cannot be read is told at once, and counted."""
+    def errors_printed(self) -> Iterator[None]:
+        """An input that cannot be read within the block is named on stderr at once, and counted."""
         try:
             yield
         except ImageError as error:

@@ -11,6 +11,11 @@ FONT = "sans"  # comes with OpenCV, and falls back to another of its own for the
 FONT_WEIGHT = 500  # of 100 to 1000
 
 
+def spread(count: int, wanted: int) -> list[int]:
+    """The numbers of some of `count` photos, evenly over the data set; of all, where there are no more than `wanted`."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()
+
+
 def class_colour(label: int) -> tuple[int, int, int]:
     """A bright colour (R, G, B) that tells a class from its neighbours: hues a golden angle apart."""
     hue = int(label * 0.618034 * 180) % 180

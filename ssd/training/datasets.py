@@ -199,8 +199,3 @@ def crowded_batch(samples: Samples, count: int) -> Batch:
     """The photos with most objects, which take most memory; some of them more than once where there are fewer."""
     order = np.argsort(-np.diff(samples.photos.starts), kind="stable")
     return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Some of `count` photos, evenly over the data set; fewer than `wanted` where there are not so many."""
-    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()

@@ -14,13 +14,13 @@ from ssd.batch import Batch
 from ssd.boxes import decode, iou, to_corners
 from ssd.config import Config
 from ssd.config_file import parse_config
-from ssd.evaluation.pictures import class_colour
+from ssd.evaluation.pictures import class_colour, spread
 from ssd.loss import hard_negative_mining
 from ssd.match import match
 from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.images import printable
-from ssd.training.datasets import load_photos, load_val_photos, plain_samples, spread, train_samples
+from ssd.training.datasets import load_photos, load_val_photos, plain_samples, train_samples
 from ssd.training.run import Run
 from ssd.weights.checkpoint import load_checkpoint
 from ssd.weights.pretrained import network_of

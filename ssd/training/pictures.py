@@ -5,7 +5,7 @@ import numpy as np
 from data.loader import Samples
 from ssd.boxes import voc_to_edges
 from ssd.evaluation.evaluate import Evaluation
-from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes
+from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, spread
 
 PICTURED = 8  # photos of one picture
 
@@ -25,7 +25,7 @@ def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:
     photos = samples.photos
     cells = []
     best, _ = evaluation.best_score()
-    for index in np.linspace(0, len(photos) - 1, min(PICTURED, len(photos))).astype(int):
+    for index in spread(len(photos), PICTURED):
         image, truth, found = samples.image(index), photos.ground_truth(index), evaluation.detections[index]
         sure = found["scores"] >= best
         boxes, labels, scores = found["boxes"][sure], found["labels"][sure], found["scores"][sure]
