@@ -101,7 +101,7 @@ def unknown_class(name: str, classes: Mapping[str, int]) -> str:
 
 def similar_classes(counts: Mapping[str, int]) -> list[str]:
     """Warnings of class names that may be one class written in two ways: they differ only in case, spaces or signs; or one is
-    rare and differs from a common one by a slip of the hand.
+    rare and differs from a common one by what looks like a typo.
 
     Args:
         counts: objects of each class.

@@ -3,10 +3,9 @@
     python scripts/benchmark.py --config configs/voc07s.yaml
     python scripts/benchmark.py --device cuda --only step,train --batch-size 32,128,256 --compile
 
-Everything in one table row was run in one process, the variants by turns, and is the median over the rounds: what counts
-is the ratio, which a busy machine changes far less than the times. torchvision runs on the memory allocator as it comes,
-ours (and the floor) on one that keeps freed memory, which is one of the things that `train.py` sets; --same-allocator
-lends torchvision that too.
+The variants of a case run in one process, in alternation; each figure is the median over the rounds. What counts is the ratio,
+which a busy machine changes far less than the times. torchvision runs with the default memory allocator, ours and the floor
+with one that keeps freed memory, as `train.py` sets it; with --same-allocator torchvision uses it too.
 """
 
 import argparse

@@ -12,8 +12,8 @@ videos with labelled boxes go to the output folder, and beside them what was fou
     voc     Annotations/NAME.xml, as training takes it (photos only)
     coco    coco.json: images, categories and annotations with their scores
 
-Results are written as they come. What cannot be read is named and left out; the exit code is 2 then. Inputs of one name get the
-names of their folders before it; in names that are not UTF-8 the bytes are written as \\xe9.
+Results are written as they are found. What cannot be read is named and left out; the exit code is 2 then. Inputs of one name
+get the names of their folders before it; in names that are not UTF-8 the bytes are written as \\xe9.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Reading a configuration: YAML and `key=value` overrides in, a checked `Config` or one line for each fault out.
 
-What is wrong is told in our words, made from the schema and the place, whatever pydantic says of it. No torch here, so that
+Errors are in our own words, made from the schema and the place, whatever pydantic says of them. No torch here, so that
 a typo is answered at once.
 """
 

@@ -1,4 +1,4 @@
-"""Matching: which DBox answers for which object (SSD paper, section 2.2, "Matching strategy").
+"""Matching: which DBox is matched to which object (SSD paper, section 2.2, "Matching strategy").
 
 First every object takes a DBox of its own, in falling overlap; then every other DBox whose best overlap reaches the
 threshold takes its best object.

@@ -76,7 +76,7 @@ def parse_annotation(
     if faults:
         raise DataError("\n".join(faults))
     corners = np.array(boxes, np.float32).reshape(-1, 4)
-    # Equal corners are a box of one pixel by VOC's rule, but in practice always a slip of the hand: kept as no area.
+    # Equal corners are a box of one pixel by VOC's rule, but in practice always a mistake: kept without area.
     is_slip = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
     edges = np.where(is_slip, corners, voc_to_edges(corners))
     names = list(classes)

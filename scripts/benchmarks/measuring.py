@@ -1,4 +1,4 @@
-"""What all cases have in common: their setting, the measuring by turns, and the table."""
+"""What all cases have in common: their setting, the measuring in alternation, and the table."""
 
 import statistics
 import time
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str, float]:
-    """Median seconds of each, by turns, in reversed order every other round; the first round is not counted."""
+    """Median seconds of each, in alternation, in reversed order every other round; the first round is not counted."""
     rounds = rounds or setting.rounds
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     kept = None

@@ -19,7 +19,7 @@ CAMERA = "camera:"
 DEFAULT_RATE = 25.0  # frames a second, of a camera or a video that does not say
 MAX_RATE = 240.0  # of a video that can be believed
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a video that cannot be read is told once, in our words
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a video that cannot be read is reported once, in our words
 
 
 class Video:

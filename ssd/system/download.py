@@ -51,7 +51,7 @@ def fetch(
 
     Args:
         path: where the file goes; what has arrived of it is kept beside it as `NAME.part`.
-        urls: its addresses, tried by turns.
+        urls: its addresses, tried one after the other.
         digest: what it is recognised by.
         attempts: how many attempts in a row may bring nothing.
         stall: seconds without a byte, after which a connection is given up.

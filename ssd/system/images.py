@@ -16,7 +16,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
-# A file that cannot be read is told once, in our words; OpenCV would warn of it besides.
+# A file that cannot be read is reported once, in our words; OpenCV would warn of it besides.
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
