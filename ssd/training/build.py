@@ -2,6 +2,7 @@
 
 import copy
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -230,8 +231,18 @@ def describe(run: Run, parts: Parts, iteration: int) -> None:
     run.say(
         f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}"
     )
+    for warning in schedule_warnings(schedule, config.train.milestones):
+        run.say(f"warning: {warning}")
+
+
+def schedule_warnings(schedule: Schedule, milestones: Sequence[int] | None) -> list[str]:
+    """What of a schedule changes nothing; `milestones` are those that the configuration names, if it does."""
+    warnings = []
     unreached = [milestone for milestone in schedule.milestones if milestone >= schedule.iterations]
-    if schedule.shape == "milestones" and unreached:
-        run.say(f"warning: train.milestones {unreached} lie beyond the last iteration and have no effect")
+    if schedule.shape == "cosine" and milestones:
+        warnings.append("train.milestones have no effect with train.schedule: cosine")
+    elif schedule.shape == "milestones" and unreached:
+        warnings.append(f"train.milestones {unreached} lie beyond the last iteration and have no effect")
     if schedule.warmup >= schedule.iterations:
-        run.say(f"warning: train.warmup {schedule.warmup} is not over before the last iteration, {schedule.iterations}")
+        warnings.append(f"train.warmup {schedule.warmup} is not over before the last iteration, {schedule.iterations}")
+    return warnings

@@ -118,7 +118,6 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
 def _load_part(run: Run, part: str, looks: dict[Path, Look]) -> Loaded:
     """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
     data = run.config.data
-    workers = max(1, num_cores() // run.world.local_size)
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
 
         def watch(done: int, total: int) -> None:
@@ -127,21 +126,18 @@ def _load_part(run: Run, part: str, looks: dict[Path, Look]) -> Loaded:
             if run.stop():
                 raise Stopped(run.stop.signal)
 
-        sources = getattr(data, part)
-        ignore = data.other_classes == "ignore"
-        fraction = data.fraction if part == "train" else 1.0
         return read_photos(
-            sources,
+            getattr(data, part),
             data.root,
             data.class_names,
-            run.config.seed,
-            ignore,
-            workers,
-            watch,
-            data.format,
-            fraction,
-            data.damaged,
-            looks,
+            seed=run.config.seed,
+            ignore_others=data.other_classes == "ignore",
+            workers=max(1, num_cores() // run.world.local_size),
+            watch=watch,
+            data_format=data.format,
+            fraction=data.fraction if part == "train" else 1.0,
+            damaged=data.damaged,
+            looks=looks,
         )
 
 

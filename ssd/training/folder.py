@@ -72,9 +72,9 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
         found = find_checkpoint(checkpoints)
         if found is None:
             return None, True
-        path, state, passed_over = found
-        for line in passed_over:
-            say(f"passed over: {line}")
+        path, state, skipped = found
+        for line in skipped:
+            say(f"skipped: {line}")
         say(f"resuming from {path}, iteration {state.iteration}")
         return state, False
     if resume is not None:

@@ -159,21 +159,21 @@ def _is_digest(given: object, values: Any) -> bool:
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
-    """The newest whole checkpoint of a run, and a line for each newer one that had to be passed over.
+    """The newest whole checkpoint of a run, and a line for each newer one that had to be skipped.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
     """
     numbered = sorted(folder.glob("iteration_*.pt"), reverse=True)
     candidates = [path for path in (folder / "last.pt", *numbered, folder / "best.pt") if path.exists()]
-    passed_over = []
+    skipped = []
     for path in candidates:
         try:
-            return path, load_checkpoint(path), passed_over
+            return path, load_checkpoint(path), skipped
         except CheckpointError as error:
-            passed_over.append(str(error))
-    if passed_over:
-        raise CheckpointError("no checkpoint can be used: " + "; ".join(passed_over))
+            skipped.append(str(error))
+    if skipped:
+        raise CheckpointError("no checkpoint can be used: " + "; ".join(skipped))
     return None
 
 
