@@ -1,4 +1,4 @@
-"""What is in a data set: objects of each class, their sizes, and how well the default boxes cover them."""
+"""Figures of a data set: objects of each class, their sizes, and how well the default boxes cover them."""
 
 from itertools import pairwise
 

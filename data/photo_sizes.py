@@ -1,4 +1,4 @@
-"""What was found out about photos before, so that each is decoded for a look only once."""
+"""The sizes of photos, and what is wrong with them, kept between runs: each photo is decoded for a check only once."""
 
 import hashlib
 import os
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from data.annotation import PhotoSize
-from data.remembered import recall, remember
+from data.disk_cache import load_arrays, save_arrays
 
 Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
-FORMAT = 2  # to be raised when a look at a photo comes to something else
+FORMAT = 2  # to be raised when the check of a photo gives something else
 
 
 class SeenPhotos:
@@ -24,7 +24,7 @@ class SeenPhotos:
 
     def __init__(self, folder: Path) -> None:
         self.name = f"photos-{FORMAT}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}"
-        arrays = recall(self.name)
+        arrays = load_arrays(self.name)
         if set(arrays) != {"names", "stamps", "sizes", "faulty", "faults"}:
             arrays = _arrays([], [], [], {})
         self.stamps, self.sizes = arrays["stamps"], arrays["sizes"]
@@ -76,7 +76,7 @@ class SeenPhotos:
         )
         arrays["stamps"] = np.concatenate([self.stamps[rows], arrays["stamps"]])
         arrays["sizes"] = np.concatenate([self.sizes[rows], arrays["sizes"]])
-        remember(self.name, arrays)
+        save_arrays(self.name, arrays)
 
 
 def _arrays(names: list[bytes], stamps: list[Stamp], sizes: list[PhotoSize], faults: dict[int, str]) -> dict[str, np.ndarray]:

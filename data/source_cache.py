@@ -1,4 +1,4 @@
-"""What reading a data set came to, kept between runs: a second start looks at the times of its files and reads none of them."""
+"""Data sets as they were read, kept between runs: a second start looks at the times of their files and reads none of them."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.remembered import forget, recall, remember
+from data.disk_cache import load_arrays, remove_older, save_arrays
 from ssd.system.images import SUFFIXES
 
 KEPT = 8  # files of one folder: its splits, read with several options
@@ -90,7 +90,7 @@ class SourceCache:
 
     def recall(self) -> Content | None:
         """What was kept, if nothing has changed since."""
-        arrays = recall(self.name)
+        arrays = load_arrays(self.name)
         try:
             said = json.loads(arrays.pop(SAID).tobytes())
             return Content(arrays, said["content"]) if said["stamp"] == self.look.stamp else None
@@ -111,8 +111,8 @@ class SourceCache:
             return
         if theirs <= self.look.folders:
             content = json.dumps({"stamp": self.look.stamp, "content": said}).encode()
-            remember(self.name, {**arrays, SAID: np.frombuffer(content, np.uint8)})
-            forget(self.group, KEPT)
+            save_arrays(self.name, {**arrays, SAID: np.frombuffer(content, np.uint8)})
+            remove_older(self.group, KEPT)
 
 
 def _status(item: os.DirEntry[str]) -> os.stat_result:

@@ -1,4 +1,4 @@
-"""What is to be looked at: photos, videos and cameras, found by the words of a command and named for their results."""
+"""The inputs of detection: photos, videos and cameras, found by the arguments of a command, and the names of their results."""
 
 import os
 import unicodedata
@@ -23,7 +23,7 @@ class Input(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """All that is to be looked at."""
+    """All inputs."""
 
     photos: list[Input]
     videos: list[Input]  # and cameras
@@ -33,7 +33,7 @@ def find_inputs(words: Iterable[str]) -> Inputs:
     """Photos and videos of files, folders (with all below them) and patterns, each file once, and cameras.
 
     Raises:
-        UsageError: a word is no file, or holds nothing to look at.
+        UsageError: a word is no file, or names no photo and no video.
         OSError: a folder cannot be read.
     """
     found = Inputs([], [])

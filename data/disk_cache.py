@@ -1,4 +1,5 @@
-"""Arrays kept between runs in the user's cache folder: a help only, never missed where they cannot be read or written."""
+"""Arrays kept between runs in the user's cache folder. Nothing depends on them: where they cannot be read or written, all is
+read from the data set again."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssd300"
 
 
-def recall(name: str) -> dict[str, np.ndarray]:
+def load_arrays(name: str) -> dict[str, np.ndarray]:
     """The arrays of one file; none where it is missing, damaged, or of a version that wrote something else."""
     try:
         with np.load(cache_folder() / f"{name}.npz", allow_pickle=False) as file:
@@ -24,7 +25,7 @@ def recall(name: str) -> dict[str, np.ndarray]:
         return {}
 
 
-def remember(name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the arrays, all of them or, where that fails, nothing."""
     with suppress(OSError, RuntimeError):  # a user without a home has no such folder
         path = cache_folder() / f"{name}.npz"
@@ -32,7 +33,7 @@ def remember(name: str, arrays: Mapping[str, np.ndarray]) -> None:
         write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
-def forget(group: str, kept: int) -> None:
+def remove_older(group: str, kept: int) -> None:
     """Removes files whose names begin with `group`, but for the newest."""
     with suppress(OSError, RuntimeError):
         files = sorted(cache_folder().glob(f"{group}-*.npz"), key=lambda path: path.stat().st_mtime_ns)
