@@ -1,8 +1,8 @@
 """Kills a real training at random instants and resumes it, again and again: python scripts/torture.py --kills 20
 
-Each of four kinds of run (float32 and bfloat16, with and without loader workers and accumulation) is trained once in peace,
-and once with SIGKILLs at instants drawn at random over its whole length: start-up, steps, checkpoints, evaluations. At the
-end weights, optimiser and metrics.jsonl have to equal those of the run in peace, bit for bit, timing fields aside.
+Each of four kinds of run (float32 and bfloat16, with and without loader workers and accumulation) is trained once without
+kills, and once with SIGKILLs at instants drawn at random over its whole length: start-up, steps, checkpoints, evaluations. At
+the end weights, optimiser and metrics.jsonl have to equal those of the uninterrupted run, bit for bit, timing fields aside.
 """
 
 import json
@@ -52,14 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             print(f"{' '.join(f'{key}={value}' for key, value in kind.items())}", flush=True)
             config = write_config(folder, options.iterations)
-            in_peace, killed = folder / f"{number}_in_peace", folder / f"{number}_killed"
+            uninterrupted, killed = folder / f"{number}_uninterrupted", folder / f"{number}_killed"
             start = time.monotonic()
-            finish(command(config, kind, in_peace))
+            finish(command(config, kind, uninterrupted))
             length = time.monotonic() - start
             survived += kill_often(
                 command(config, kind, killed), killed, kills, options.iterations, length / options.iterations, instants
             )
-            differences += [f"{killed.name}: {text}" for text in compare(in_peace, killed)]
+            differences += [f"{killed.name}: {text}" for text in compare(uninterrupted, killed)]
     print(f"{survived}/{options.kills} kills survived; weights and metrics {'differ' if differences else 'equal'}")
     for text in differences:
         print(f"  {text}")
@@ -108,14 +108,14 @@ def finish(arguments: list[str]) -> None:
 def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, pace: float, instants: random.Random) -> int:
     """Starts the run, kills it, and starts it again, `kills` times, then lets it finish; the number of kills survived.
 
-    A run that comes to its end before its kill is followed by another one, from the start.
+    A run that ends before its kill is followed by another one, from the start.
 
     Args:
         arguments: the command.
         output: its output folder.
         kills: how many.
         iterations: length of the run.
-        pace: seconds of the run in peace for each of its iterations, start-up included.
+        pace: seconds of the uninterrupted run for each of its iterations, start-up included.
         instants: where the instants come from.
     """
     survived = 0
@@ -141,7 +141,7 @@ def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, 
                 print(f"  a start after {survived} kills failed with exit code {code}:\n{log.read()}", flush=True)
                 return survived - 1  # the last kill was not survived
             else:
-                print("  came to its end; once more from the start", flush=True)
+                print("  ended before its kill; once more from the start", flush=True)
                 shutil.rmtree(output)
     finish(arguments)
     return survived

@@ -77,8 +77,8 @@ def parse_annotation(
         raise DataError("\n".join(faults))
     corners = np.array(boxes, np.float32).reshape(-1, 4)
     # Equal corners are a box of one pixel by VOC's rule, but in practice always a mistake: kept without area.
-    is_slip = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
-    edges = np.where(is_slip, corners, voc_to_edges(corners))
+    has_no_area = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
+    edges = np.where(has_no_area, corners, voc_to_edges(corners))
     names = list(classes)
     return clipped_annotation(
         width, height, edges, labels, difficult, lambda index: f"{path}: object {numbers[index]} ({names[labels[index]]})"

@@ -21,7 +21,7 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     runs[OURS] = our_step(setting, batch, compiled=False)
     if setting.compiled:
         runs["ours, compiled"] = our_step(setting, batch, compiled=True)
-    runs[f"{PEER} as it comes (float32)"] = torchvision_step(setting, batch, torch.float32, channels_last=False)
+    runs[f"{PEER} by default (float32)"] = torchvision_step(setting, batch, torch.float32, channels_last=False)
     short = str(dtype).removeprefix("torch.")
     runs[f"{PEER} at its best ({short}, channels_last)"] = torchvision_step(setting, batch, dtype, channels_last=True)
     if setting.profiled:

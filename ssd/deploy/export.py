@@ -2,7 +2,7 @@
 ONNX, a program of torch.export, or one compiled by AOTInductor.
 
 The interface is the same for all three. In: `images` `[B, H, W, 3]` uint8 RGB; B, H and W are free. Out, K = `limits.top_k` an
-image, the surest first: `boxes` `[B, K, 4]` float32, edges (x1, y1, x2, y2) in pixels counted from 0; `labels` `[B, K]` int64
+image, by falling score: `boxes` `[B, K, 4]` float32, edges (x1, y1, x2, y2) in pixels counted from 0; `labels` `[B, K]` int64
 from 0 over the classes, -1 where there is no further detection; `scores` `[B, K]` float32, 0 there.
 """
 

@@ -22,7 +22,7 @@ Photo = str | Path | np.ndarray | Image.Image | Tensor
 
 
 class Detections(NamedTuple):
-    """What was found in one photo, the surest first."""
+    """What was found in one photo, by falling score."""
 
     boxes: np.ndarray  # [n, 4] float32: edges (x1, y1, x2, y2) in the photo's pixels, counted from 0
     labels: np.ndarray  # [n] int64, from 0 over the class names

@@ -42,7 +42,7 @@ def coco_eval(detections: Sequence[Arrays], ground_truth: Sequence[Arrays], resu
         for i, entry in enumerate(detections)
         for box, score, label in zip(_boxes(entry), entry["scores"], entry["labels"], strict=True)
     ]
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of each of its steps
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints each of its steps
         truth = COCO()
         truth.dataset = {"images": images, "annotations": objects, "categories": categories}  # pyright: ignore
         truth.createIndex()

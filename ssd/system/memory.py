@@ -67,7 +67,7 @@ def _fits_gpu(step: Callable[[int], object], size: int, device: torch.device) ->
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory could not be had: PyTorch's own, or one that CUDA's libraries report."""
+    """Whether an error says that memory could not be allocated: PyTorch's own, or one that CUDA's libraries report."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FAILED_ALLOCATIONS)
 
 
