@@ -1,9 +1,10 @@
 """The reading of many photos and annotations by worker processes, into a few arrays a batch."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -20,8 +21,16 @@ WORTH_PROCESSES = 5000  # annotations
 NAMED = 3  # boxes that were mended and are named; of the others, how many there are
 LOOK = 20  # annotations that can be read while a photo is decoded
 
+Watch = Callable[[int, int], None]  # photos or files done, and in all
+S = TypeVar("S")
+T = TypeVar("T")
+
 Known = PhotoSize | str | None  # what a photo measures, or what is wrong with it; None: it has to be looked at
 Todo = tuple[Entry, Known]
+
+
+def unwatched(done: int, total: int) -> None:
+    """A `Watch` of nobody."""
 
 
 class Inspected(NamedTuple):
@@ -59,23 +68,54 @@ def inspect(
     """
     work = len(entries) + LOOK * num_unknown
     options = worker_options(workers if work > WORTH_PROCESSES else 0)
-    yield from Attended(DataLoader(_Inspection(skip_damaged), batch_sampler=_InOrder(entries, known), **options))
+    batches = _InOrder(entries, lambda entry: (entry, known(entry)))
+    yield from Attended(DataLoader(_Inspection(skip_damaged), batch_sampler=batches, **options))
 
 
-class _InOrder(Sampler[list[Todo]]):
-    """Batches of entries for a loader, which hands them to its workers one after the other: a worker that shared all of
-    them with its parent would in time hold a copy of all, since to look at a Python object is to write to it."""
+def tally(paths: Sequence[str], read: Callable[[str], Iterable[T]], workers: int, watch: Watch) -> Counter[T]:
+    """How often each thing stands in many files, in the order in which they are met.
 
-    def __init__(self, entries: Sequence[Entry], known: Callable[[Entry], Known]) -> None:
-        self.entries = entries
-        self.known = known
+    Args:
+        paths: of the files.
+        read: all things in one file.
+        workers: processes that share the work, if there is enough of it.
+        watch: told of the progress.
+    """
+    options = worker_options(workers if len(paths) > WORTH_PROCESSES else 0)
+    batches: Attended[Counter[T]] = Attended(
+        DataLoader(_Tally(read), batch_sampler=_InOrder(paths, lambda path: path), **options)
+    )
+    counts: Counter[T] = Counter()
+    for number, found in enumerate(batches, start=1):
+        counts.update(found)
+        watch(min(number * BATCH, len(paths)), len(paths))
+    return counts
+
+
+class _InOrder(Sampler[list[T]], Generic[S, T]):
+    """Batches of work for a loader, which hands them to its workers one after the other: a worker that shared all of it with
+    its parent would in time hold a copy of all, since to look at a Python object is to write to it."""
+
+    def __init__(self, items: Sequence[S], todo: Callable[[S], T]) -> None:
+        self.items = items
+        self.todo = todo
 
     def __len__(self) -> int:
-        return -(-len(self.entries) // BATCH)
+        return -(-len(self.items) // BATCH)
 
-    def __iter__(self) -> Iterator[list[Todo]]:
-        for start in range(0, len(self.entries), BATCH):
-            yield [(entry, self.known(entry)) for entry in self.entries[start : start + BATCH]]
+    def __iter__(self) -> Iterator[list[T]]:
+        for start in range(0, len(self.items), BATCH):
+            yield [self.todo(item) for item in self.items[start : start + BATCH]]
+
+
+class _Tally(Dataset[Counter[T]]):
+    """What a worker does with a batch of files that are only counted."""
+
+    def __init__(self, read: Callable[[str], Iterable[T]]) -> None:
+        self.read = read
+
+    def __getitems__(self, batch: Sequence[str]) -> Counter[T]:
+        return Counter(thing for path in batch for thing in self.read(path))
 
 
 class _Inspection(Dataset[Inspected]):

@@ -1,7 +1,7 @@
 """Data sets of photos with boxes, read once: annotations of any known format, and a first look at every photo."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from data.annotation import DataError
-from data.inspection import NAMED, Inspected, Known, inspect
+from data.inspection import NAMED, Inspected, Known, Watch, inspect, unwatched
 from data.layouts.find import list_entries
 from data.listing import Entry
 from data.photo_sizes import SeenPhotos
@@ -108,9 +108,6 @@ class Loaded:
     num_damaged: int  # photos that were left out
 
 
-Watch = Callable[[int, int], None]  # photos done, photos in all
-
-
 def load_photos(
     sources: Sequence[SourceConfig],
     root: str | Path,
@@ -118,7 +115,7 @@ def load_photos(
     seed: int = 0,
     ignore_others: bool = False,
     workers: int = 0,
-    watch: Watch = lambda done, total: None,
+    watch: Watch = unwatched,
     data_format: str | None = None,
     fraction: float = 1.0,
     damaged: Literal["refuse", "skip"] = "refuse",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
+from data.inspection import Watch, unwatched
 from data.layouts.tree import Tree, list_tree, same_split, split_of, stem_of
 from data.listing import Entry
 from data.splits import role, words
@@ -69,18 +70,20 @@ class Coco:
     def splits(self) -> list[str]:
         return sorted(filter(None, self.by_split))
 
-    def class_counts(self) -> Counter[str]:
-        """How many objects of each name there are, in the order of the categories.
+    def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Counter[str]:
+        """How many objects of each name there are, in the order of the categories. Nothing of it can be shared out.
 
         Raises:
             DataError: a file cannot be read.
         """
         counts: Counter[str] = Counter()
-        for path in self._of(None):
+        paths = self._of(None)
+        for number, path in enumerate(paths, start=1):
             content = read_file(self.tree.path(path))
             names = category_names(content)
             used = Counter(names.get(_number(item.get("category_id"))) for item in content["annotations"] if not is_crowd(item))
             counts.update({name: used[name] for name in names.values() if used[name]})
+            watch(number, len(paths))
         return counts
 
     def _of(self, split: str | None) -> list[str]:

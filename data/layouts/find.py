@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data.annotation import DataError
+from data.inspection import Watch, unwatched
 from data.layouts.coco import Coco
 from data.layouts.tree import Tree, list_tree
 from data.layouts.voc import Voc
@@ -27,8 +28,13 @@ class Layout(Protocol):
         """The names of the splits; none where the folder is one whole."""
         ...
 
-    def class_counts(self) -> Mapping[str, int]:
-        """How many objects of each name there are; what cannot be read counts as none."""
+    def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Mapping[str, int]:
+        """How many objects of each name there are; what cannot be read counts as none.
+
+        Args:
+            workers: processes that share the work, if there is enough of it.
+            watch: told of the progress.
+        """
         ...
 
     def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:

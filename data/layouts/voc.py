@@ -4,14 +4,14 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 from data.annotation import DataError
+from data.inspection import Watch, tally, unwatched
 from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, split_of, stem_of
-from data.layouts.voc_annotation import is_annotation, parse_annotation
+from data.layouts.voc_annotation import is_annotation, names_in, parse_annotation
 from data.listing import Entry
 from data.splits import role
 from ssd.system.images import SUFFIXES
@@ -93,14 +93,9 @@ class Voc:
         # VOC has lists of each class as well, cat_train beside train.
         return [name for name in names if not any(name.endswith(f"_{other}") for other in names)]
 
-    def class_counts(self) -> Counter[str]:
+    def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Counter[str]:
         """How many objects of each name there are, in the order in which they are met; what cannot be read counts as none."""
-        counts: Counter[str] = Counter()
-        for path in sorted(self.pairs.photos):
-            with suppress(OSError, ElementTree.ParseError, ValueError, LookupError):
-                names = (item.findtext("name") or "" for item in ElementTree.parse(self.tree.path(path)).iterfind("object"))
-                counts.update(filter(None, map(str.strip, names)))
-        return counts
+        return tally(sorted(self.pairs.photos), partial(names_in, self.tree.folder), workers, watch)
 
     def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
         """The photos of a split; arguments as in `data.layouts.find.Layout`."""

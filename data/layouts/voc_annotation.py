@@ -33,6 +33,15 @@ def is_annotation(path: Path) -> bool:
     return False
 
 
+def names_in(folder: Path, path: str) -> list[str]:
+    """The names of the objects in an annotation file; none where it cannot be read."""
+    try:
+        root = ElementTree.parse(folder / path).getroot()
+    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+        return []
+    return [name for item in root.iterfind("object") if (name := (item.findtext("name") or "").strip())]
+
+
 def parse_annotation(
     path: Path, classes: Mapping[str, int], ignore_others: bool = False, photo: PhotoSize | None = None
 ) -> Annotation:

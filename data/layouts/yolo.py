@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from data.annotation import DataError
+from data.inspection import Watch, tally, unwatched
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of, stem_of
-from data.layouts.yolo_labels import is_labels, read_labels, read_text
+from data.layouts.yolo_labels import is_labels, numbers_in, read_labels, read_text
 from data.listing import Entry
 from data.splits import role
 from ssd.system.images import SUFFIXES
@@ -193,15 +194,9 @@ class Yolo:
     def splits(self) -> list[str]:
         return sorted(self.by_split)
 
-    def class_counts(self) -> Counter[str]:
+    def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Counter[str]:
         """How many objects of each name there are, in the order of their numbers; what cannot be read counts as none."""
-        numbers: Counter[int] = Counter()
-        for path in self.pairs.photos:
-            for line in read_text(self.tree.path(path), strict=False).splitlines():
-                try:
-                    numbers[int(float(line.split()[0]))] += 1
-                except (IndexError, ValueError, OverflowError):
-                    continue
+        numbers = tally(list(self.pairs.photos), partial(numbers_in, self.tree.folder), workers, watch)
         # Without names every number has to keep its place.
         names = self.names or {number: f"class {number}" for number in range(max(numbers, default=-1) + 1)}
         counts: Counter[str] = Counter()

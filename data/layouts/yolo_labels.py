@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable, clipped_annotation, unknown_class
@@ -33,6 +34,15 @@ def read_text(path: Path, strict: bool = True) -> str:
         if not strict:
             return ""
         raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def numbers_in(folder: Path, path: str) -> list[int]:
+    """The numbers of the classes in a file of labels; none where it cannot be read."""
+    numbers = []
+    for line in read_text(folder / path, strict=False).splitlines():
+        with suppress(IndexError, ValueError, OverflowError):
+            numbers.append(int(float(line.split()[0])))
+    return numbers
 
 
 def read_labels(

@@ -1,6 +1,8 @@
 """A configuration for a folder of photos with boxes: what is in it, and what fits it and the machine."""
 
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ from tqdm import tqdm
 from data.annotation import similar_classes
 from data.coverage import best_overlaps
 from data.image_cache import cache_bytes
+from data.inspection import Watch
 from data.layouts.find import find_layout
 from data.photos import Loaded, Photos, load_photos
 from data.source_cache import Look
@@ -62,7 +65,8 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
         UsageError: it holds no objects.
     """
     kind, layout = find_layout(folder)
-    counts = layout.class_counts()
+    with bar("counting objects", "file") as watch:
+        counts = layout.class_counts(num_cores(), watch)
     if not counts:
         raise UsageError(f"{folder}: no object was found in it")
     sources = choose(folder, layout.splits())
@@ -96,14 +100,21 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
     return f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", summary
 
 
-def read(root: str, source: dict[str, Any], classes: list[str], looks: dict[Path, Look]) -> Loaded:
-    """The photos of one split, every one of them looked at, with a bar on a terminal."""
-    with tqdm(desc=f"reading {source['split']}", unit="photo", disable=None, leave=False) as bar:
+@contextmanager
+def bar(what: str, unit: str) -> Iterator[Watch]:
+    """What draws a bar on a terminal, and nothing into a file."""
+    with tqdm(desc=what, unit=unit, disable=None, leave=False) as drawn:
 
         def watch(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            drawn.total = total
+            drawn.update(done - drawn.n)
 
+        yield watch
+
+
+def read(root: str, source: dict[str, Any], classes: list[str], looks: dict[Path, Look]) -> Loaded:
+    """The photos of one split, every one of them looked at."""
+    with bar(f"reading {source['split']}", "photo") as watch:
         sources = [SourceConfig(**source)]
         return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", looks=looks)
 

@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import os
 import re
 import shutil
 from io import StringIO
@@ -9,6 +11,8 @@ import pytest
 import yaml
 
 import train
+from data import inspection
+from data.layouts.find import find_layout
 from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from scripts import new_config
@@ -194,7 +198,39 @@ def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
     monkeypatch.setattr(proposal, "tqdm", Bar)
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
     assert seen["workers"] == num_cores()
-    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("reading train", 40, 40), ("reading val", 40, 40)]
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [
+        ("counting objects", 32, 32), ("reading train", 40, 40), ("reading val", 40, 40)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
+def test_objects_are_counted_in_parallel(folders, kind, monkeypatch):
+    alone = find_layout(folders / kind)[1].class_counts()
+    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(inspection, "BATCH", 3)
+    watched = []
+    shared = find_layout(folders / kind)[1].class_counts(2, lambda *done: watched.append(done))
+    assert list(shared.items()) == list(alone.items())  # in the same order
+    assert sum(alone.values()) == 106
+    assert watched[-1] == ((1, 1) if kind == "coco" else (32, 32))
+    assert len(watched) == (1 if kind == "coco" else 11)
+    workers = inspection.tally([str(i) for i in range(12)], lambda _: [os.getpid()], 2, inspection.unwatched)
+    assert os.getpid() not in workers
+    assert list(workers.values()) == [6, 6]
+
+
+def test_ctrl_c_while_processes_count(folders, monkeypatch, capsys):
+    class Bar(proposal.tqdm):
+        def update(self, n=1):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(inspection, "BATCH", 3)
+    monkeypatch.setattr(proposal, "num_cores", lambda: 2)
+    monkeypatch.setattr(proposal, "tqdm", Bar)
+    assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("place", ["find_layout", "load_photos", "best_overlaps"])
