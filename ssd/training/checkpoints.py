@@ -1,8 +1,9 @@
-"""The checkpoints that a run keeps: the last one, the best one, and some numbered ones."""
+"""The checkpoints of a run: the last one, the best one, and some numbered ones; how they are kept, and found again."""
 
 from pathlib import Path
 
-from ssd.weights.checkpoint import TrainState, copy_checkpoint, keep_last, numbered_name, save_checkpoint
+from ssd.system.errors import UsageError
+from ssd.weights.checkpoint import CheckpointError, TrainState, copy_checkpoint, load_checkpoint, save_checkpoint
 
 
 class Checkpoints:
@@ -18,9 +19,9 @@ class Checkpoints:
         self.keep = keep
 
     def write(self, state: TrainState, numbered: bool, best: bool) -> None:
-        """Writes a state under all the names it is to have; last.pt, which a resume looks at first, comes last.
+        """Writes a state under all its names; last.pt, which a resume reads first, is written last.
 
-        So a run that is killed in between finds an older last.pt, does again what led here, and writes them all again.
+        So a run that is killed in between finds an older last.pt, repeats the iterations since, and writes all of them again.
         """
         names = ["best.pt"] if best or not (self.folder / "best.pt").exists() else []
         names += [numbered_name(state.iteration)] if numbered and self.keep else []
@@ -29,3 +30,64 @@ class Checkpoints:
         for path in others:
             copy_checkpoint(first, path)
         keep_last(self.folder, self.keep)
+
+
+def numbered_name(iteration: int) -> str:
+    return f"iteration_{iteration:08d}.pt"
+
+
+def keep_last(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` numbered checkpoints."""
+    for path in _numbered(folder)[keep:]:
+        path.unlink(missing_ok=True)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The numbered checkpoints, the newest first."""
+    return sorted(folder.glob("iteration_*.pt"), reverse=True)
+
+
+def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
+    """The newest whole checkpoint of a run, and a line for each newer one that had to be skipped.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+    """
+    candidates = [path for path in (folder / "last.pt", *_numbered(folder), folder / "best.pt") if path.exists()]
+    skipped = []
+    for path in candidates:
+        try:
+            return path, load_checkpoint(path), skipped
+        except CheckpointError as error:
+            skipped.append(str(error))
+    if skipped:
+        raise CheckpointError("no checkpoint can be used: " + "; ".join(skipped))
+    return None
+
+
+def checkpoint_at(path: Path) -> tuple[Path, TrainState]:
+    """The checkpoint that a path names: itself, or the newest whole one of a run's folder. Its path, and its state.
+
+    Raises:
+        UsageError: it is a folder without any.
+        CheckpointError: it cannot be used, or none of those in it is whole.
+    """
+    if not path.is_dir():
+        return path, load_checkpoint(path)
+    for folder in (path / "checkpoints", path):
+        found = find_checkpoint(folder)
+        if found:
+            return found[:2]
+    raise UsageError(f"{path}: holds no checkpoint; name a checkpoint, or the output_dir of a run that has some")
+
+
+def checkpoint_to_evaluate(folder: Path) -> Path:
+    """The best checkpoint of a run, or the last one where none is marked best.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for name in ("best.pt", "last.pt"):
+        if (folder / "checkpoints" / name).exists():
+            return folder / "checkpoints" / name
+    raise UsageError(f"{folder / 'checkpoints'}: no checkpoint to evaluate; train first, or name one with --resume PATH")

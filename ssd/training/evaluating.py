@@ -9,8 +9,8 @@ from ssd.evaluation.evaluate import Evaluation, Thresholds, evaluate
 from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.training.build import build_model, use_batch_size_of
+from ssd.training.checkpoints import checkpoint_at, checkpoint_to_evaluate
 from ssd.training.datasets import load_val_photos, plain_samples, val_batches
-from ssd.training.folder import checkpoint_at, checkpoint_to_evaluate
 from ssd.training.outcome import finish
 from ssd.training.run import Run
 from ssd.training.trainer import Best

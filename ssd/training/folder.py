@@ -14,7 +14,8 @@ from ssd.config_yaml import dump_yaml
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError
 from ssd.system.files import ASIDE, write_whole
-from ssd.weights.checkpoint import TrainState, find_checkpoint, load_checkpoint
+from ssd.training.checkpoints import checkpoint_at, find_checkpoint
+from ssd.weights.checkpoint import TrainState
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
 OWN_FILES = (
@@ -138,37 +139,9 @@ def _write_text(text: str, file: IO[bytes]) -> None:
     file.write(text.encode())
 
 
-def checkpoint_at(path: Path) -> tuple[Path, TrainState]:
-    """The checkpoint that a path names: itself, or the newest whole one of a run's folder. Its path, and its state.
-
-    Raises:
-        UsageError: it is a folder without any.
-        CheckpointError: it cannot be used, or none of those in it is whole.
-    """
-    if not path.is_dir():
-        return path, load_checkpoint(path)
-    for folder in (path / "checkpoints", path):
-        found = find_checkpoint(folder)
-        if found:
-            return found[:2]
-    raise UsageError(f"{path}: holds no checkpoint; name a checkpoint, or the output_dir of a run that has some")
-
-
 def list_damaged(folder: Path, lines: Sequence[str], world: World) -> None:
     """Writes down what `data.damaged: skip` left out, a line for each fault; no file where there is nothing."""
     if world.is_main and lines:
         write_whole(folder / "damaged.txt", lambda file: file.write(os.fsencode("\n".join([*lines, ""]))))
     elif world.is_main:
         (folder / "damaged.txt").unlink(missing_ok=True)
-
-
-def checkpoint_to_evaluate(folder: Path) -> Path:
-    """The best checkpoint of a run, or the last one where none is marked best.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for name in ("best.pt", "last.pt"):
-        if (folder / "checkpoints" / name).exists():
-            return folder / "checkpoints" / name
-    raise UsageError(f"{folder / 'checkpoints'}: no checkpoint to evaluate; train first, or name one with --resume PATH")

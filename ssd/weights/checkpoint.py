@@ -158,35 +158,6 @@ def _is_digest(given: object, values: Any) -> bool:
         return False
 
 
-def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
-    """The newest whole checkpoint of a run, and a line for each newer one that had to be skipped.
-
-    Raises:
-        CheckpointError: there are checkpoints, and none is whole.
-    """
-    numbered = sorted(folder.glob("iteration_*.pt"), reverse=True)
-    candidates = [path for path in (folder / "last.pt", *numbered, folder / "best.pt") if path.exists()]
-    skipped = []
-    for path in candidates:
-        try:
-            return path, load_checkpoint(path), skipped
-        except CheckpointError as error:
-            skipped.append(str(error))
-    if skipped:
-        raise CheckpointError("no checkpoint can be used: " + "; ".join(skipped))
-    return None
-
-
-def keep_last(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` numbered checkpoints."""
-    for path in sorted(folder.glob("iteration_*.pt"), reverse=True)[keep:]:
-        path.unlink(missing_ok=True)
-
-
-def numbered_name(iteration: int) -> str:
-    return f"iteration_{iteration:08d}.pt"
-
-
 def digest(values: Any) -> str:
     """SHA-256 of nested plain values and tensors: names, types, shapes and content."""
     sha = hashlib.sha256()

@@ -15,12 +15,8 @@ from ssd.model import SSD300
 from ssd.weights.checkpoint import (
     CheckpointError,
     TrainState,
-    copy_checkpoint,
     digest,
-    find_checkpoint,
-    keep_last,
     load_checkpoint,
-    numbered_name,
     save_checkpoint,
 )
 from ssd.weights.formats import load_any
@@ -180,34 +176,3 @@ def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, rec
 def test_a_folder_is_not_called_damaged(tmp_path):
     with pytest.raises(CheckpointError, match=r"is a folder; name a checkpoint in it"):
         load_checkpoint(tmp_path)
-
-
-def test_the_newest_whole_one_is_found(tmp_path):
-    assert find_checkpoint(tmp_path) is None
-    for iteration in (10, 20, 30):
-        save_checkpoint(tmp_path / "last.pt", state(iteration))
-        copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))
-    save_checkpoint(tmp_path / "last.pt", state(35))
-    found = find_checkpoint(tmp_path)
-    assert found is not None
-    assert found[1].iteration == 35
-    damage_truncate(tmp_path / "last.pt")
-    damage_one_byte(tmp_path / numbered_name(30))
-    found = find_checkpoint(tmp_path)
-    assert found is not None
-    assert found[0].name == numbered_name(20)
-    assert [Path(line.split(":")[0]).name for line in found[2]] == ["last.pt", numbered_name(30)]
-    for path in tmp_path.iterdir():
-        damage_empty(path)
-    with pytest.raises(CheckpointError, match="no checkpoint can be used"):
-        find_checkpoint(tmp_path)
-
-
-def test_a_copy_outlives_its_source_and_old_ones_go(tmp_path):
-    for iteration in (10, 20, 30, 40):
-        save_checkpoint(tmp_path / "last.pt", state(iteration))
-        copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))
-        keep_last(tmp_path, 2)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == [numbered_name(30), numbered_name(40), "last.pt"]
-    assert load_checkpoint(tmp_path / numbered_name(30)).iteration == 30
