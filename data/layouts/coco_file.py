@@ -1,0 +1,130 @@
+"""COCO's JSON files: lists of images, annotations and categories; boxes as left, top, width and height in pixels."""
+
+import json
+import math
+import mmap
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
+
+KEYS = ("images", "annotations", "categories")
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file has images, annotations with boxes, and categories; without parsing it, as it may be large."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            has_keys = all(text.find(f'"{key}"'.encode()) >= 0 for key in KEYS)
+            return has_keys and text.find(b'"file_name"') >= 0 and text.find(b'"segments_info"') < 0
+    except (OSError, ValueError):  # ValueError: it is empty
+        return False
+
+
+def category_names(content: Mapping[str, Any]) -> dict[Hashable, str]:
+    return {id_of(category["id"]): str(category["name"]).strip() for category in content["categories"]}
+
+
+def is_crowd(item: Mapping[str, Any]) -> bool:
+    return str(item.get("iscrowd")).strip().lower() in ("1", "1.0", "true")
+
+
+def id_of(value: Any) -> Hashable:
+    """An id, the same one whether it is written as a number or as text."""
+    if type(value) is int:
+        return value
+    text = str(value).strip()
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, with lists of images, annotations and categories.
+
+    Raises:
+        DataError: it cannot be read, or is none of COCO's.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in KEYS):
+        raise DataError(f"{path}: expected lists of {', '.join(KEYS)}, as COCO's instance files have them")
+    needed = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ()}
+    for key, entries_needed in needed.items():
+        for number, item in enumerate(content[key]):
+            missing = [name for name in entries_needed if not isinstance(item, dict) or name not in item]
+            if missing or not isinstance(item, dict):
+                raise DataError(f"{path}: {key}[{number}]: {', '.join(missing) or 'a mapping'} is missing")
+    for key in ("images", "categories"):
+        _refuse_twice(path, key, (item["id"] for item in content[key]))
+    return content
+
+
+def _refuse_twice(path: Path, key: str, ids: Iterable[Any]) -> None:
+    """
+    Raises:
+        DataError: an id stands twice, so that annotations cannot be told apart.
+    """
+    for id_, count in Counter(map(id_of, ids)).most_common(1):
+        if count > 1:
+            raise DataError(f"{path}: {key}: id {id_} stands {count} times, as in files that were joined; give each its own")
+
+
+def to_annotation(
+    path: Path,
+    image: Mapping[str, Any],
+    objects: list[dict[str, Any]],
+    categories: Mapping[Hashable, str],
+    labels: Mapping[str, int],
+    ignore_others: bool,
+    photo: PhotoSize | None,
+) -> Annotation:
+    """The objects of one image.
+
+    Raises:
+        DataError: with one line for each fault.
+    """
+    faults: list[str] = []
+    where = f"{path}: image {image['file_name']}"
+    width, height = agreed_size(_size(image), photo, where, "width and height", faults)
+    boxes, numbers, ids = [], [], []
+    for item in objects:
+        where = f"{path}: annotation {item.get('id', '?')} of {image['file_name']}"
+        name = categories.get(id_of(item.get("category_id")))
+        if name is None:
+            faults.append(f"{where}: category_id {item.get('category_id')!r} is in no category")
+        elif name not in labels:
+            if not ignore_others:
+                faults.append(f"{where}: {unknown_class(name, labels)}")
+        else:
+            try:
+                x, y, box_width, box_height = (float(value) for value in item["bbox"])
+                if not all(map(math.isfinite, (x, y, box_width, box_height))) or min(box_width, box_height) < 0:
+                    raise ValueError
+            except (KeyError, TypeError, ValueError):
+                faults.append(f"{where}: bbox {item.get('bbox')!r} is not left, top, width and height")
+                continue
+            boxes.append((x, y, x + box_width, y + box_height))
+            numbers.append(labels[name])
+            ids.append(item.get("id", "?"))
+    if faults:
+        raise DataError("\n".join(faults))
+
+    def place(index: int) -> str:
+        return f"{path}: annotation {ids[index]} of {image['file_name']}"
+
+    return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers), place)
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height; 0, 0 where they are missing or make no sense."""
+    try:
+        width, height = int(image["width"]), int(image["height"])
+    except (KeyError, TypeError, ValueError):
+        return 0, 0
+    return (width, height) if width > 0 and height > 0 else (0, 0)
