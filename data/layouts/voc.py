@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from xml.etree import ElementTree
 
 from data.annotation import DataError
 from data.inspection import Watch, tally, unwatched
 from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, split_of, stem_of
-from data.layouts.voc_annotation import is_annotation, names_in, parse_annotation
+from data.layouts.voc_annotation import is_annotation, names_in, parse_annotation, root_of
 from data.listing import Entry
 from data.splits import role
 from ssd.system.images import SUFFIXES
@@ -27,16 +26,16 @@ class Voc:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """Annotation files and their photos; those of no photo's name may tell it themselves, as <filename>."""
+        """Annotation files and their photos; those of no photo's name may name it themselves, as <filename>."""
         pairs = pair(self.tree.of(".xml"), self.tree.photos)
         lonely = [path for path in pairs.lonely if is_annotation(self.tree.path(path))]
         if not lonely:
             return pairs._replace(lonely=[])
         taken = {photo for mates in pairs.photos.values() for photo in mates}
         free = [photo for photo in self.tree.photos if photo not in taken]
-        told = {_told(self.tree.folder, path): path for path in lonely} if free else {}
-        more = pair(list(told), free)
-        photos = pairs.photos | {told[name]: mates for name, mates in more.photos.items()}
+        named = {_as_named_within(self.tree.folder, path): path for path in lonely} if free else {}
+        more = pair(list(named), free)
+        photos = pairs.photos | {named[name]: mates for name, mates in more.photos.items()}
         return Pairs(photos, pairs.doubles, [path for path in lonely if path not in photos])
 
     @cached_property
@@ -170,11 +169,10 @@ class Voc:
                 notes.append(f"{self.tree.folder}: {outside} annotated photos lie in no folder of a split, and were left out")
 
 
-def _told(folder: Path, path: str) -> str:
-    """Where the annotation file would lie if it had the name of the photo that it tells; empty if it tells none."""
-    try:
-        root = ElementTree.parse(folder / path).getroot()
-    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+def _as_named_within(folder: Path, path: str) -> str:
+    """Where an annotation file would lie if it were called like the photo that it names; empty if it names none."""
+    root = root_of(folder / path)
+    if root is None:
         return ""
     name = (root.findtext("filename") or root.findtext("path") or "").strip()
     name = posixpath.basename(name.replace("\\", "/"))

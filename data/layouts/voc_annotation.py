@@ -21,6 +21,7 @@ from ssd.boxes import voc_to_edges
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 YES = ("1", "true", "yes")
+NO_XML = (ElementTree.ParseError, ValueError, LookupError)  # raised of it; the latter two where its encoding is wrong
 
 
 def is_annotation(path: Path) -> bool:
@@ -28,18 +29,24 @@ def is_annotation(path: Path) -> bool:
     try:
         for _, element in ElementTree.iterparse(path, ("start",)):
             return element.tag == "annotation"
-    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+    except (OSError, *NO_XML):
         pass
     return False
 
 
+def root_of(path: Path) -> ElementTree.Element | None:
+    """The outermost element of an XML file; None where it cannot be read."""
+    try:
+        return ElementTree.parse(path).getroot()
+    except (OSError, *NO_XML):
+        return None
+
+
 def names_in(folder: Path, path: str) -> list[str]:
     """The names of the objects in an annotation file; none where it cannot be read."""
-    try:
-        root = ElementTree.parse(folder / path).getroot()
-    except (OSError, ElementTree.ParseError, ValueError, LookupError):
-        return []
-    return [name for item in root.iterfind("object") if (name := (item.findtext("name") or "").strip())]
+    root = root_of(folder / path)
+    items = [] if root is None else root.findall("object")
+    return [name for item in items if (name := (item.findtext("name") or "").strip())]
 
 
 def parse_annotation(
@@ -103,7 +110,7 @@ def _read(path: Path) -> ElementTree.Element:
         raise Damaged(f"{path}: is missing; add it, or take the photo out of the split") from None
     except OSError as error:
         raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except NO_XML as error:
         reason = "it is empty" if not text else error
         raise Damaged(f"{path}: is not valid XML ({reason}); mend or remove it") from None
     if b"<!ENTITY" in text:
