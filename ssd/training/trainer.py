@@ -1,6 +1,5 @@
 """The training loop: steps, records, checkpoints, evaluations, and a clean end whatever happens."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -187,7 +186,7 @@ class Trainer:
         with average.applied_to(model) if average else nullcontext():
             evaluation = self.evaluate(model)
         now.evaluated_at = now.iteration
-        improved = not math.isnan(evaluation.mean_ap) and evaluation.mean_ap > now.best_map
+        improved = evaluation.mean_ap > now.best_map  # never with NaN
         now.best_map = evaluation.mean_ap if improved else now.best_map
         now.not_improved = 0 if improved else now.not_improved + 1
         if now.best_map < 0 or improved:

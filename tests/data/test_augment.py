@@ -8,7 +8,6 @@ import pytest
 from data import augment
 from data.augment import (
     INTERPOLATIONS,
-    MIN_OVERLAPS,
     Photometric,
     Switches,
     Window,
@@ -52,7 +51,8 @@ def test_a_sample_depends_on_its_seed_alone():
     assert len(windows) > 35
 
 
-OVERLAP_BINS = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)
+PAPER_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9)
+OVERLAP_BINS = (0, *PAPER_OVERLAPS, 1)
 
 
 def expected_overlaps() -> np.ndarray:
@@ -68,7 +68,7 @@ def expected_overlaps() -> np.ndarray:
     x, y = left * (1 - width), top * (1 - height)
     holds_center = (x <= 0.5) & (x + width > 0.5) & (y <= 0.5) & (y + height > 0.5)
     shares = np.zeros(len(OVERLAP_BINS) - 1)
-    for least in (0.1, 0.3, 0.5, 0.7, 0.9, 0):
+    for least in (*PAPER_OVERLAPS, 0):
         counts, _ = np.histogram((width * height)[holds_center & (width * height >= least)], OVERLAP_BINS)
         shares += counts / counts.sum() / 7
     return shares
@@ -76,6 +76,7 @@ def expected_overlaps() -> np.ndarray:
 
 def test_each_crop_mode_is_used_as_often_as_any_other():
     """What the modes leave: the overlaps of the patches with an object that fills the photo."""
+    assert sorted(mode for mode in augment.CROP_MODES if mode) == list(PAPER_OVERLAPS)
     boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
     windows = [augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
     patches = [window for window in windows if window != (0, 0, WIDTH, HEIGHT)]
@@ -93,7 +94,7 @@ def test_any_patch_is_one_of_the_modes():
     assert len(set(windows)) > 400
 
 
-@pytest.mark.parametrize("least", MIN_OVERLAPS)
+@pytest.mark.parametrize("least", PAPER_OVERLAPS)
 def test_every_patch_meets_its_overlap(monkeypatch, least):
     monkeypatch.setattr(augment, "CROP_MODES", (least, augment.WHOLE))
     boxes = BOXES if least < 0.7 else np.array([[20, 20, 300, 220], [5, 5, 60, 60]], np.float32)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.augment import INTERPOLATIONS, Photometric, Plan, Switches, draw_plan, plain_plan
+from data.augment import INTERPOLATIONS, Photometric, Plan, Switches, Window, draw_plan, plain_plan
 from data.render import distort, render
 from tests.data.test_augment import BOXES, HEIGHT, WIDTH, rng
 
@@ -113,3 +113,14 @@ def test_extreme_photos(size):
         plan = draw_plan(rng(i), width, height, boxes, Switches())
         render(image, plan, FILL, out)
         assert np.isfinite(plan.boxes).all()
+
+
+@pytest.mark.parametrize(("left", "column"), [(0, 0), (1502, 150), (2999, 299)])
+def test_a_photo_thinner_than_an_output_pixel_is_one_pixel_wide(left, column):
+    """A photo of one column, that far from the left edge of a window of 3000."""
+    image, out = np.full((300, 1, 3), 77, np.uint8), np.zeros((300, 300, 3), np.uint8)
+    plan = plain_plan(1, 300, np.zeros((0, 4)))._replace(window=Window(-left, 0, 3000 - left, 300))
+    render(image, plan, FILL, out)
+    expected = np.tile(np.array(FILL, np.uint8), (300, 300, 1))
+    expected[:, column] = 77
+    np.testing.assert_array_equal(out, expected)

@@ -149,12 +149,14 @@ def test_nms_of_a_class_far_along_is_as_exact_as_of_the_first():
     assert kept == [kept[0]] * 3
 
 
-def test_half_precision_offsets_are_decoded_in_float32():
+def test_half_precision_predictions_are_taken_to_float32():
     generator = torch.Generator().manual_seed(0)
     loc = torch.randn(1, len(DBOXES), 4, generator=generator).half()
-    conf = torch.randn(1, len(DBOXES), 3, generator=generator)
-    (half,), (full,) = detect(loc, conf, DBOXES), detect(loc.float(), conf, DBOXES)
-    assert torch.equal(half["boxes"], full["boxes"])
+    conf = torch.randn(1, len(DBOXES), 3, generator=generator).half()
+    (half,), (full,) = detect(loc, conf, DBOXES), detect(loc.float(), conf.float(), DBOXES)
+    for name, values in full.items():
+        assert half[name].dtype == values.dtype
+        assert torch.equal(half[name], values)
 
 
 def test_a_score_has_to_exceed_the_threshold():

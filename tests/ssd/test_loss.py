@@ -5,10 +5,11 @@ from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from ssd.batch import pad_targets
+from ssd.batch import Targets, pad_targets
 from ssd.boxes import to_corners
 from ssd.dbox import make_dbox_list
-from ssd.loss import MultiBoxLoss, hard_negative_mining
+from ssd.loss import MultiBoxLoss, _kth_largest, hard_negative_mining
+from ssd.match import Matched, match_batch
 from tests import reference
 from tests.ssd.test_match import FOUR, objects
 
@@ -167,6 +168,33 @@ def test_mining_takes_losses_of_any_precision(dtype):
     positive = torch.tensor([[False, False, True, False, False, False, False]])
     assert hard_negative_mining(loss, positive)[0].nonzero()[:, 0].tolist() == [0, 4, 6]
     assert hard_negative_mining(loss, positive, 5)[0].nonzero()[:, 0].tolist() == [0, 3, 4, 5, 6]
+
+
+def test_the_kth_largest_is_that_of_a_sorted_row():
+    """Of each row another k; among the numbers both ends of int32, equal ones, and rows of one sign."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(-(2**31), 2**31, (6, 40), generator=generator).int()
+    values[1:3] %= 5
+    values[2:4] -= 3
+    values[4], values[5, :4] = values[4].abs(), torch.tensor([-(2**31), 2**31 - 1, 0, -1])
+    falling = values.sort(dim=1, descending=True).values
+    for first in range(40):
+        k = (first + 7 * torch.arange(6)[:, None]) % 40 + 1
+        assert torch.equal(_kth_largest(values, k), falling.gather(1, k - 1))
+    assert (_kth_largest(values, torch.zeros(6, 1)) == 2**31 - 1).all()
+
+
+def test_targets_are_taken_to_the_device_that_is_named():
+    places = []
+
+    class Watched(MultiBoxLoss):
+        def match(self, targets: Targets, dbox_list: torch.Tensor) -> Matched:
+            places.append(targets.labels.device.type)
+            return match_batch(pad_targets(batch([2])), dbox_list)
+
+    for device in (None, "meta"):
+        Watched(device=device)((*predictions(1), DBOXES), batch([2]))
+    assert places == ["cpu", "meta"]
 
 
 def test_mining_of_equal_losses_takes_the_exact_number_in_order():

@@ -60,6 +60,13 @@ def test_without_objects_all_is_background():
     assert (loc == 0).all()
 
 
+def test_a_batch_without_objects_has_the_form_of_others():
+    empty, full = (match_batch(pad_targets([torch.zeros(count, 5)] * 3), FOUR) for count in (0, 1))
+    for part, other in zip(empty, full, strict=True):
+        assert (part.shape, part.dtype) == (other.shape, other.dtype)
+        assert (part == 0).all()
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("count", [1, 3, 12, 40])
 def test_equals_brute_force(count, seed):
@@ -168,7 +175,10 @@ def test_precision_and_the_order_of_dboxes_decide_nothing(seed):
     boxes = torch.cat([small_objects(24, seed), objects(10, seed)[0]])
     labels = torch.arange(len(boxes))
     loc, conf = match(boxes, labels, dbox_list)
-    assert torch.equal(match(boxes.double(), labels, dbox_list.double())[1], conf)
+    double_loc, double_conf = match(boxes.double(), labels, dbox_list.double())
+    assert torch.equal(double_conf, conf)
+    assert double_loc.dtype == torch.float32
+    assert torch.equal(double_loc, loc)
     _, column = reference.match(boxes.numpy(), labels.numpy(), dbox_list.numpy(), 0.5)
     np.testing.assert_array_equal(conf.numpy(), column)
     order = torch.randperm(len(dbox_list), generator=torch.Generator().manual_seed(seed))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -107,13 +108,17 @@ def test_crowds_are_left_out_and_counted(tmp_path, voc):
 
 
 @pytest.mark.parametrize("images, labels", [("images/train", "labels/train"), ("train/images", "train/labels")])
-@pytest.mark.parametrize("names", ["names: [circle, square, triangle, star, cross]", "names: {0: circle, 1: square}", None])
+@pytest.mark.parametrize(
+    "names", ["[cross, star, triangle, square, circle]", "{4: circle, 2: triangle, 0: cross, 3: square, 1: star}", None]
+)
 def test_yolo_in_its_usual_places(tmp_path, voc, images, labels, names):
+    """Names are in another order than the classes of the run, so that a number alone says something else."""
     write_yolo(voc, tmp_path / "mine" / images, tmp_path / "mine" / labels)
-    if names and "[" in names:
-        (tmp_path / "mine/data.yaml").write_text(names)
+    if names:
+        (tmp_path / "mine/data.yaml").write_text(f"names: {names}\n")
     assert find_layout(tmp_path / "mine")[0] == "yolo"
-    assert_equal(load(tmp_path, "mine", "train"), voc)
+    assert CLASSES == ("circle", "square", "triangle", "star", "cross")
+    assert_equal(load(tmp_path, "mine", "train"), replace(voc, labels=4 - voc.labels) if names else voc)
 
 
 def test_yolo_names_go_before_numbers(tmp_path, voc):

@@ -90,6 +90,16 @@ def test_weight_average_by_hand():
     assert layer.weight.item() == 29
 
 
+def test_statistics_are_averaged_and_counts_are_taken():
+    norm = torch.nn.BatchNorm1d(1, momentum=1.0)
+    average = WeightAverage(norm, decay=0.5)
+    for value in (5.0, 8.0):
+        norm(torch.full((4, 1), value))
+    average.update(norm, 0)
+    assert average.state["running_mean"].item() == pytest.approx(0.9 * 8)
+    assert average.state["num_batches_tracked"] == 2
+
+
 def test_the_backbone_learns_slower_and_frozen_layers_not_at_all():
     model = SSD300(3, batch_norm=True, width=0.05)
     model.freeze("conv3_3")

@@ -80,6 +80,10 @@ def test_the_best_checkpoint_is_the_last_one_while_nothing_is_evaluated(tmp_path
     scores += [np.nan]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=5"]) == 0
     assert (at(tmp_path, "best"), at(tmp_path, "last")) == (5, 5)
+    # From the first figure on NaN is no better than any.
+    scores += [0.3, np.nan, 0.2]
+    assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=8", "eval.every=1"]) == 0
+    assert (at(tmp_path, "best"), at(tmp_path, "last")) == (6, 8)
 
 
 @pytest.mark.parametrize("change", ["eval.metric=voc10", "data.val.0.split=train"])

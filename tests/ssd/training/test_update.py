@@ -40,6 +40,7 @@ def update(updater: Updater, gradient: float, loss: float = 1.0, iteration: int 
     for parameter in parameters:
         parameter.grad = updater.scaled(torch.full_like(parameter, gradient))
     updater.apply(torch.tensor([loss, 0.0]), iteration)
+    assert all(parameter.grad is None for parameter in parameters)  # or the next step's would be added to it
     return [parameter.detach().clone() for parameter in parameters]
 
 
@@ -86,6 +87,17 @@ def test_the_first_step_is_pytorchs(kind, dtype):
         torch.testing.assert_close(update(updater, gradient), [parameter.detach() for parameter in layer.parameters()])
 
 
+def test_the_average_follows_every_update():
+    updater = updater_of("sgd", torch.float32)
+    expected = [parameter.detach().clone() for parameter in updater.model.parameters()]
+    for iteration in range(3):
+        weights = update(updater, 0.3, iteration=iteration)
+        decay = (1 + iteration) / (10 + iteration)
+        expected = [decay * old + (1 - decay) * new for old, new in zip(expected, weights, strict=True)]
+    assert updater.average is not None
+    torch.testing.assert_close(list(updater.average.state.values()), expected)
+
+
 @pytest.mark.parametrize("gradient", [math.inf, math.nan])
 def test_a_gradient_that_no_scale_holds_ends_a_float16_run(gradient):
     updater = updater_of("sgd", torch.float16)
@@ -126,6 +138,23 @@ def test_state_that_a_checkpoint_lacks_begins_at_zero():
     start = update(updater, math.inf)
     after = update(updater, 1.0)
     torch.testing.assert_close(after[1], start[1] - updater.optimizer.param_groups[1]["lr"])
+
+
+def test_what_a_state_lacks_begins_anew_in_a_line_each():
+    updater = updater_of("sgd", torch.float32)
+    update(updater, 0.1)
+    state = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=1, **updater.state())
+    half, other = updater_of("sgd", torch.float16), updater_of("adamw", torch.float32)
+    assert half.restore(state) == ["the checkpoint is not of float16: the loss scale begins anew, at 65536"]
+    assert other.restore(state) == ["the checkpoint is of another optimiser: that of AdamW begins anew"]
+    assert updater.restore(replace(state, optimizer={}, average=None)) == [
+        "the checkpoint has no state of an optimiser: that of SGD begins anew",
+        "the checkpoint has no moving average: train.ema begins with its weights",
+    ]
+    update(half, math.inf)
+    halved, fresh = replace(state, **half.state()), updater_of("sgd", torch.float16)
+    assert fresh.restore(halved) == []
+    assert fresh.scaler.get_scale() == 2**15
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
