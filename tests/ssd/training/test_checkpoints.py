@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,15 @@ def test_the_newest_whole_one_is_found(tmp_path):
         find_checkpoint(tmp_path)
 
 
-def test_a_copy_outlives_its_source_and_old_ones_go(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_a_copy_outlives_its_source_and_old_ones_go(tmp_path, monkeypatch, links):
+    """Where the disk can link files, and where it cannot, as an exFAT one."""
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
     for iteration in (10, 20, 30, 40):
         save_checkpoint(tmp_path / "last.pt", state(iteration))
         copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))

@@ -151,6 +151,10 @@ def test_what_a_state_lacks_begins_anew_in_a_line_each():
         "the checkpoint has no state of an optimiser: that of SGD begins anew",
         "the checkpoint has no moving average: train.ema begins with its weights",
     ]
+    without = Updater(updater.model, updater.optimizer, SCHEDULE, torch.float32)  # that keeps no average needs none
+    assert without.restore(state) == []
+    update(without, 0.1)
+    assert without.state()["average"] is None
     update(half, math.inf)
     halved, fresh = replace(state, **half.state()), updater_of("sgd", torch.float16)
     assert fresh.restore(halved) == []

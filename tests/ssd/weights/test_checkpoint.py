@@ -46,6 +46,20 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_the_digest_is_of_names_types_shapes_and_content():
+    zeros = torch.zeros(2, 3)
+    different: list[object] = [
+        {"a": 1}, {"a": 2}, {"a": 1.0}, {"a": "1"}, {"a": None}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": 1, "b": 1},
+        {"a": zeros}, {"a": zeros.T}, {"a": zeros.int()}, {"a": zeros + 1}, {"a": {"b": zeros}}, {"a": [zeros, zeros]},
+    ]  # fmt: skip
+    assert len({digest(values) for values in different}) == len(different)
+    # However the same content lies in memory.
+    numbers = torch.arange(24.0)
+    image = numbers.view(1, 2, 3, 4)
+    assert digest({"a": numbers[::2]}) == digest({"a": numbers[::2].clone()})
+    assert digest({"a": image.to(memory_format=torch.channels_last)}) == digest({"a": image})
+
+
 def test_a_failed_write_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_checkpoint(path, state(5))
@@ -93,6 +107,12 @@ def damage_newer_format(path: Path) -> None:
     torch.save({**content, "format": 99}, path)
 
 
+def damage_other_fields(path: Path) -> None:
+    values = {**asdict(state()), "invented": 1}
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "state": values, "digest": digest(values)}, path)
+
+
 class Malicious:
     def __reduce__(self):
         return (os.system, ("touch executed",))
@@ -110,6 +130,7 @@ DAMAGES = [
     (damage_text, "damaged"),
     (damage_other_project, "not a checkpoint of this application"),
     (damage_newer_format, "format 99"),
+    (damage_other_fields, "does not hold what a run needs"),
     (damage_pickle, "it was not loaded"),
 ]
 
