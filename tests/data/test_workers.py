@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import threading
@@ -97,6 +98,15 @@ def test_fewer_file_descriptors_end_in_a_line_where_they_are_not_enough(spare):
         except WorkerError as error:
             outcome = str(error)
     assert outcome == list(range(0, 40, 4)) or "Too many open files" in outcome or "DataLoader worker" in outcome
+
+
+def test_what_is_handed_over_takes_no_file_where_few_are_spare():
+    """The photos that come next need some."""
+    content = {"large": torch.zeros(LARGE, dtype=torch.uint8)}
+    with descriptors(workers.SPARE_FILES - 1):
+        parcel = Parcel(content)
+    assert len(parcel.packed) > LARGE
+    assert torch.equal(pickle.loads(parcel.packed)["large"], content["large"])
 
 
 def test_too_few_file_descriptors_are_named():

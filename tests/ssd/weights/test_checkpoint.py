@@ -2,7 +2,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from ssd.model import SSD300
 from ssd.weights.checkpoint import (
     CheckpointError,
     TrainState,
+    copy_checkpoint,
     digest,
     load_checkpoint,
     save_checkpoint,
@@ -47,10 +48,12 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 
 def test_the_digest_is_of_names_types_shapes_and_content():
-    zeros = torch.zeros(2, 3)
+    zeros, large, other = torch.zeros(2, 3), torch.zeros(3000), torch.zeros(3000)
+    other[1500] = 1  # where what is printed of a tensor has dots
     different: list[object] = [
         {"a": 1}, {"a": 2}, {"a": 1.0}, {"a": "1"}, {"a": None}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": 1, "b": 1},
         {"a": zeros}, {"a": zeros.T}, {"a": zeros.int()}, {"a": zeros + 1}, {"a": {"b": zeros}}, {"a": [zeros, zeros]},
+        {"a": large}, {"a": other}, {"a": [large]}, {"a": [other]},
     ]  # fmt: skip
     assert len({digest(values) for values in different}) == len(different)
     # However the same content lies in memory.
@@ -58,6 +61,29 @@ def test_the_digest_is_of_names_types_shapes_and_content():
     image = numbers.view(1, 2, 3, 4)
     assert digest({"a": numbers[::2]}) == digest({"a": numbers[::2].clone()})
     assert digest({"a": image.to(memory_format=torch.channels_last)}) == digest({"a": image})
+
+
+def test_the_weights_to_use_are_the_average_where_there_is_one():
+    plain = state()
+    assert plain.weights is plain.model
+    average = {"a.weight": torch.zeros(3, 4)}
+    assert replace(plain, average=average).weights is average
+
+
+def test_a_checkpoint_of_a_gpu_is_read_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:7")  # of every tensor that is saved
+    save_checkpoint(tmp_path / "last.pt", state())
+    assert load_checkpoint(tmp_path / "last.pt").model["a.weight"].device.type == "cpu"
+
+
+def test_a_name_is_safe_on_disk_as_its_content_is(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(os.readlink(f"/proc/self/fd/{file}"))))
+    save_checkpoint(tmp_path / "last.pt", state())
+    assert synced == [tmp_path / ".last.pt.aside", tmp_path]
+    (tmp_path / "other").mkdir()
+    copy_checkpoint(tmp_path / "last.pt", tmp_path / "other/best.pt")
+    assert synced[2:] == [tmp_path / "other"]
 
 
 def test_a_failed_write_leaves_the_old_one(tmp_path, monkeypatch):
