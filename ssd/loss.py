@@ -116,11 +116,11 @@ class MultiBoxLoss(nn.Module):
         The caller names the number of positives because it has to be that of the whole batch, also when the batch is
         spread over processes or accumulation steps.
         """
-        positive = matched.conf > 0  # [B, P]
-        loc, loc_t, conf, conf_t = (values.flatten(0, 1) for values in (loc, matched.loc, conf, matched.conf))
         divisor = num_positives.clamp(min=1)
         if loc.device.type == "cpu" and not torch.compiler.is_compiling():
             # The few DBoxes that count are picked out, so that gradients are worked out for them alone: half of the time.
+            positive = matched.conf > 0  # [B, P]
+            loc, loc_t, conf, conf_t = (values.flatten(0, 1) for values in (loc, matched.loc, conf, matched.conf))
             with torch.no_grad():
                 entropy = F.cross_entropy(conf.float(), conf_t, reduction="none")
             negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos, self.min_neg)
@@ -129,9 +129,30 @@ class MultiBoxLoss(nn.Module):
             loss_c = F.cross_entropy(conf[counted].float(), conf_t[counted], reduction="sum")
             return loss_l / divisor, loss_c / divisor
         # On a GPU to ask how many they are is to wait for it; there all are worked out.
-        distance = F.smooth_l1_loss(loc.float(), loc_t, reduction="none")  # [B * P, 4]
-        entropy = F.cross_entropy(conf.float(), conf_t, reduction="none")  # [B * P]
-        negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos, self.min_neg)
-        loss_l = (distance * positive.flatten()[:, None]).sum() / divisor
-        loss_c = torch.where((positive | negative).flatten(), entropy, 0).sum() / divisor
-        return loss_l, loss_c
+        distance, entropy = self._terms(loc, conf, matched)
+        return distance.sum() / divisor, entropy.sum() / divisor
+
+    @torch.no_grad()
+    def sums(self, predictions: tuple[Tensor, Tensor, Tensor], targets: Targets) -> Tensor:
+        """What each image adds to the losses of a whole data set, and to the number of positives that divides them.
+
+        Args:
+            predictions: as `forward` takes them.
+            targets: of the same B images.
+
+        Returns:
+            `[B, 3]` float64 on the CPU: loss_l and loss_c, not divided, and the number of positives. An image's row does
+            not depend on the other images of its batch.
+        """
+        loc, conf, dbox_list = predictions
+        matched = self.match(targets.to(self.device or loc.device), dbox_list)
+        terms = torch.stack([*self._terms(loc, conf, matched), (matched.conf > 0).float()])  # [3, B, P]
+        return terms.cpu().double().sum(dim=-1).T  # not every device has float64
+
+    def _terms(self, loc: Tensor, conf: Tensor, matched: Matched) -> tuple[Tensor, Tensor]:
+        """What each DBox adds to loss_l and to loss_c before the division, `[B, P]` each; 0 where it does not count."""
+        positive = matched.conf > 0
+        distance = F.smooth_l1_loss(loc.float(), matched.loc, reduction="none").sum(dim=-1)
+        entropy = F.cross_entropy(conf.float().flatten(0, 1), matched.conf.flatten(), reduction="none").view_as(positive)
+        negative = hard_negative_mining(entropy, positive, self.neg_pos, self.min_neg)
+        return distance * positive, torch.where(positive | negative, entropy, 0)

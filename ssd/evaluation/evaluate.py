@@ -1,4 +1,4 @@
-"""Evaluation of a network on a data set: predictions, the VOC metric, and how both are shown."""
+"""Evaluation of a network on a data set: predictions, their loss, the VOC metric, and how all are shown."""
 
 import math
 import time
@@ -16,6 +16,7 @@ from ssd.detect import detect
 from ssd.evaluation.coco_eval import METRIC as COCO_METRIC
 from ssd.evaluation.coco_eval import coco_eval
 from ssd.evaluation.voc_eval import VOCResult, voc_eval
+from ssd.loss import MultiBoxLoss
 from ssd.preparation import Preparation, prepare
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
@@ -38,10 +39,17 @@ class Evaluation:
     result: VOCResult
     detections: list[dict[str, np.ndarray]]  # an entry a photo, boxes in its pixels as `voc_eval` takes them
     seconds: float
+    loss_l: float  # as in training, over the positives of the whole data set; without augmentation
+    loss_c: float
 
     @property
     def mean_ap(self) -> float:
         return self.result.mean_ap
+
+    @property
+    def loss(self) -> float:
+        """What training lowers, on this data set."""
+        return self.loss_l + self.loss_c
 
     @property
     def summary(self) -> str:
@@ -54,9 +62,10 @@ class Evaluation:
         return f"mAP@{'0.5:0.95' if self.result.metric == COCO_METRIC else '0.5'} ({self.result.metric})"
 
     def record(self) -> dict[str, object]:
-        """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects."""
+        """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects, and for an infinite loss."""
         ap = {name: _plain(value) for name, value in zip(self.classes, self.result.ap, strict=True)}
-        return {"metric": self.result.metric, "map": _plain(self.mean_ap), "ap": ap}
+        losses = {name: _plain(getattr(self, name)) for name in ("loss", "loss_l", "loss_c")}
+        return {"metric": self.result.metric, "map": _plain(self.mean_ap), **losses, "ap": ap}
 
     def score_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Score thresholds 0..1, and precision, recall and F1 from each of them on, averaged over the classes with objects."""
@@ -76,7 +85,7 @@ class Evaluation:
         return (float(thresholds[best]), float(f1[best])) if f1[best] else (0.5, 0.0)
 
     def table(self) -> str:
-        """AP, objects and detections of each class, and the time taken."""
+        """AP, objects and detections of each class, the loss, and the time taken."""
         width = max(len("class"), *map(len, self.classes))
         lines = [f"{'class':{width}}      AP  objects  detections"]
         rows = zip(self.classes, self.result.ap, self.result.num_objects, self.result.num_detections, strict=True)
@@ -86,23 +95,33 @@ class Evaluation:
         absent = [name for name, ap in zip(self.classes, self.result.ap, strict=True) if math.isnan(ap)]
         if absent:
             lines.append(f"left out of the mean, having no object to find here: {', '.join(absent)}")
+        lines.append(f"validation loss {self.loss:.3f} (l {self.loss_l:.3f}, c {self.loss_c:.3f})")
         rate = len(self.detections) / self.seconds
         lines.append(f"{len(self.detections)} photos in {self.seconds:.1f} s, {rate:.1f} images/s")
         return "\n".join(lines)
 
 
 def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype, limits: Thresholds
 ) -> list[dict[str, Tensor]]:
     """Detections in a batch of pixels `[B, 300, 300, 3]` uint8 RGB; the model has to be in evaluation mode."""
+    return _detect(_outputs(model, images, preparation, device, dtype), limits)
+
+
+@torch.no_grad()
+def _outputs(
+    model: nn.Module, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        loc, conf, dbox_list = model(prepare(images, preparation, device))
-    return detect(loc, conf, dbox_list, limits.score_thresh, limits.nms_thresh, limits.top_k)
+        return model(prepare(images, preparation, device))
+
+
+def _detect(outputs: tuple[Tensor, Tensor, Tensor], limits: Thresholds) -> list[dict[str, Tensor]]:
+    return detect(*outputs, limits.score_thresh, limits.nms_thresh, limits.top_k)
 
 
 def evaluate(
@@ -112,6 +131,7 @@ def evaluate(
     ground_truth: Sequence[dict[str, np.ndarray]],
     classes: Sequence[str],
     *,
+    criterion: MultiBoxLoss,
     preparation: Preparation,
     device: torch.device,
     dtype: torch.dtype,
@@ -124,10 +144,11 @@ def evaluate(
 
     Args:
         model: the network; left in evaluation mode.
-        batches: this process's share of the data set, each photo in exactly one process.
+        batches: this process's share of the data set, each photo in exactly one process; not augmented.
         sizes: `[n, 2]` width and height of every photo of the data set, pixels.
         ground_truth: an entry a photo, as `voc_eval` takes it.
         classes: names, without background.
+        criterion: the loss, which is worked out of the predictions that the detections come from.
         preparation: what the weights expect of images.
         device: where the network is.
         dtype: of its activations.
@@ -141,7 +162,7 @@ def evaluate(
     """
     start = time.perf_counter()
     model.eval()
-    found: dict[int, dict[str, np.ndarray]] = {}
+    found: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = {}  # detections, and the photo's share of the loss [3]
     # On CPUs each process has its own statistics of batch normalisation; a checkpoint has the main one's.
     world.equalise(model.buffers())
     stop = stop or StopRequest()
@@ -149,17 +170,22 @@ def evaluate(
         for batch in batches:
             if stop():
                 break
-            detections = predict(model, batch.images, preparation, device, dtype, limits)
-            for index, detection in zip(batch.indices.tolist(), detections, strict=True):
-                found[index] = _in_pixels(detection, sizes[index])
+            outputs = _outputs(model, batch.images, preparation, device, dtype)
+            sums = criterion.sums(outputs, batch.targets).numpy()
+            for index, detection, row in zip(batch.indices.tolist(), _detect(outputs, limits), sums, strict=True):
+                found[index] = _in_pixels(detection, sizes[index]), row
     if stop.agree(world):
         raise Stopped(stop.signal)
-    together = {index: detection for share in world.gather(found) for index, detection in share.items()}
-    in_order = [together[index] for index in range(len(sizes))]
+    together = {index: of_photo for share in world.gather(found) for index, of_photo in share.items()}
+    in_order = [together[index][0] for index in range(len(sizes))]
+    # In the order of the photos, so that the sums do not depend on who had which.
+    loss_l, loss_c, num_positives = np.sum([together[index][1] for index in range(len(sizes))], axis=0).tolist()
+    divisor = max(num_positives, 1)
     result = voc_eval(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
     if metric == "coco":
         result = coco_eval(in_order, ground_truth, result)
-    return Evaluation(tuple(classes), result, in_order, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Evaluation(tuple(classes), result, in_order, seconds, loss_l / divisor, loss_c / divisor)
 
 
 def _in_pixels(detection: dict[str, Tensor], size: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data.loader import Samples
-from ssd.config import DEFAULT_BATCH_SIZE, ConfigError
+from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preparation import Preparation
@@ -51,7 +51,7 @@ def build_parts(run: Run, state: TrainState | None) -> Parts:
     """
     photos, val_photos, damaged = load_photos(run)
     model, preparation = build_model(run, state)
-    samples, val_samples = train_samples(run, photos, preparation), plain_samples(val_photos, preparation)
+    samples, val_samples = train_samples(run, photos, preparation), plain_samples(run, val_photos, preparation)
     settle_batch_size(run, model, preparation, samples, state)
     schedule = build_schedule(run, len(photos))
     step = build_step(run, model, preparation, schedule)
@@ -159,8 +159,12 @@ def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Sche
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     average = WeightAverage(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, average, train.clip_grad_norm)
-    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos, min_neg=config.loss.min_neg)
-    return Step(model, criterion, preparation, updater, run.dtype, run.world, train.compile)
+    return Step(model, build_criterion(config), preparation, updater, run.dtype, run.world, train.compile)
+
+
+def build_criterion(config: Config) -> MultiBoxLoss:
+    """The loss, of training and evaluation alike."""
+    return MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos, min_neg=config.loss.min_neg)
 
 
 def settle_batch_size(

@@ -165,9 +165,9 @@ def _cache(run: Run, photos: Photos, output: int) -> ImageCache | None:
     return None
 
 
-def plain_samples(photos: Photos, preparation: Preparation) -> Samples:
-    """The photos as they are, as evaluation takes them."""
-    return Samples(photos, preparation.size, preparation.fill)
+def plain_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:
+    """The photos as they are, as evaluation takes them; with the objects that the loss of training counts."""
+    return Samples(photos, preparation.size, preparation.fill, keep_difficult=run.config.data.keep_difficult)
 
 
 def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> Attended[Batch]:

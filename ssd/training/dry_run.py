@@ -42,8 +42,8 @@ def _seconds_a_step(run: Run, parts: Parts) -> float:
             start = time.perf_counter()
         if run.stop():
             raise Stopped(run.stop.signal)
-        losses = parts.step([next(batches) for _ in range(parts.schedule.accumulate)], 0)
-        float(losses.sum())  # waits for the device
+        taken = parts.step([next(batches) for _ in range(parts.schedule.accumulate)], 0)
+        float(taken.losses.sum())  # waits for the device
     return (time.perf_counter() - start) / STEPS
 
 
@@ -51,5 +51,5 @@ def _seconds_an_evaluation(run: Run, parts: Parts) -> float:
     """Of all validation photos, by the time that some of them take."""
     photos = parts.val_samples.photos
     some = photos.select(range(min(len(photos), 2 * run.config.eval.batch_size)))
-    evaluation = evaluate_photos(run, plain_samples(some, parts.preparation), parts.preparation, parts.model)
+    evaluation = evaluate_photos(run, plain_samples(run, some, parts.preparation), parts.preparation, parts.model)
     return evaluation.seconds / len(some) * len(photos)

@@ -8,7 +8,7 @@ from data.loader import Samples
 from ssd.evaluation.evaluate import Evaluation, Thresholds, evaluate
 from ssd.model import SSD300
 from ssd.preparation import Preparation
-from ssd.training.build import build_model, use_batch_size_of
+from ssd.training.build import build_criterion, build_model, use_batch_size_of
 from ssd.training.checkpoints import checkpoint_at, checkpoint_to_evaluate
 from ssd.training.datasets import load_val_photos, plain_samples, val_batches
 from ssd.training.outcome import finish
@@ -30,6 +30,7 @@ def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model:
         photos.sizes,
         [photos.ground_truth(i) for i in range(len(photos))],
         photos.classes,
+        criterion=build_criterion(config),
         preparation=preparation,
         device=run.device,
         dtype=run.dtype,
@@ -51,7 +52,7 @@ def eval_only(run: Run, resume: str | None) -> None:
     path, state = checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else Path(resume))
     model, preparation = build_model(run, state)
     use_batch_size_of(run, state)
-    samples = plain_samples(load_val_photos(run), preparation)
+    samples = plain_samples(run, load_val_photos(run), preparation)
     finish(run, samples, path, _evaluate(run, path, state, samples, preparation, model))
 
 

@@ -58,7 +58,7 @@ def some_samples(config: Config, preparation: Preparation, augmented: bool, coun
     if augmented:
         samples = train_samples(run, load_photos(run).train, preparation)
     else:
-        samples = plain_samples(load_val_photos(run), preparation)
+        samples = plain_samples(run, load_val_photos(run), preparation)
     indices = spread(len(samples), count)
     names = [printable(Path(samples.photos.path(index)).name) for index in indices]
     return samples.__getitems__([(0, index) for index in indices]), names

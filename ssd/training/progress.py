@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -33,7 +34,7 @@ class Progress:
         """One more iteration is done."""
         self.bar.update()
 
-    def show(self, epoch: int, iteration: int, values: dict[str, float]) -> None:
+    def show(self, epoch: int, iteration: int, values: Mapping[str, Any]) -> None:
         """The latest train record; `images_per_s` and `seconds_left` among its values."""
         left = duration(values["seconds_left"])
         text = (

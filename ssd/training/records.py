@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ssd.system.files import naming, write_whole
 
 THRESHOLDS = np.linspace(0, 1, 127)  # of score, at which TensorBoard shows precision and recall
 KINDS = ("train", "eval")
+# What TensorBoard draws in one chart (under Custom Scalars): names are regular expressions there.
+CHARTS = {name: ["Multiline", [f"{kind}/{name}$" for kind in KINDS]] for name in ("loss", "loss_l", "loss_c")}
 PRValues = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -51,6 +54,8 @@ class Records:
         if self.path.exists():
             self._drop_after({"train": iteration, "eval": evaluated_at})
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+        with optional(self.board.log_dir):
+            self.board.add_custom_scalars({"training and validation": CHARTS})
 
     def _drop_after(self, last: dict[str, int]) -> None:
         kept = []
@@ -60,7 +65,7 @@ class Records:
                 kept.append(line)
         write_whole(self.path, lambda file: file.write("".join(kept).encode()))
 
-    def write(self, kind: str, epoch: int, iteration: int, values: dict[str, Any]) -> None:
+    def write(self, kind: str, epoch: int, iteration: int, values: Mapping[str, Any]) -> None:
         """Appends one record, on disk when this returns."""
         record = {"kind": kind, "epoch": epoch, "iteration": iteration, **values}
         with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
@@ -70,7 +75,7 @@ class Records:
         with optional(self.board.log_dir):
             self._write_scalars(kind, iteration, values)
 
-    def _write_scalars(self, kind: str, iteration: int, values: dict[str, Any]) -> None:
+    def _write_scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self.board.add_scalar(f"{kind}/{name}", value, iteration)

@@ -12,10 +12,10 @@ from torch import Tensor
 from data.loader import Samples, TrainOrder
 from ssd.batch import Batch, Targets
 from ssd.config import Config
-from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.files import write_whole
+from ssd.training.build import build_criterion
 from ssd.training.run import Run
 from ssd.training.trainer import NonFiniteError
 from ssd.weights.checkpoint import CheckpointError, read_tensors
@@ -75,7 +75,7 @@ def replay(
     """Both losses, the norm of their gradient, and the photo, for each photo of the batch."""
     model = build_network(len(config.data.class_names) + 1, config.model).to(device).train()
     model.load_state_dict(step.weights)
-    criterion = MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos, min_neg=config.loss.min_neg)
+    criterion = build_criterion(config)
     # Batch normalisation needs the whole batch, so all photos go through the network together.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         loc, conf, dbox_list = model(prepare(step.batch.images, step.preparation, device))

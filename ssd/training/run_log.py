@@ -1,8 +1,9 @@
 """What a run tells while it trains: lines and a bar for who watches, records and TensorBoard for later."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class RunLog:
         """One more iteration is done."""
         self.progress.step()
 
-    def trained(self, epoch: int, iteration: int, values: dict[str, float], seconds_left: float) -> None:
+    def trained(self, epoch: int, iteration: int, values: Mapping[str, Any], seconds_left: float) -> None:
         """A train record."""
         if self.records:
             self.records.write("train", epoch, iteration, values)

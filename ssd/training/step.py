@@ -1,6 +1,7 @@
 """The training step."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,13 @@ from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.distributed import World
 from ssd.training.update import Updater
+
+
+class Taken(NamedTuple):
+    """What a step came to, on the device: to look at it is to wait for it."""
+
+    losses: Tensor  # [2] float32: this process's share of loss_l and loss_c
+    grad_norm: Tensor  # [] float32: of the gradient that all processes share, before it is limited; may be infinite in float16
 
 
 class Step:
@@ -51,15 +59,12 @@ class Step:
         self.network = torch.compile(network) if compiled else network
         self.loss = torch.compile(criterion.loss) if compiled else criterion.loss
 
-    def __call__(self, micro_batches: list[Batch], iteration: int) -> Tensor:
+    def __call__(self, micro_batches: list[Batch], iteration: int) -> Taken:
         """One update of the weights, without a single wait for the device.
 
         Args:
             micro_batches: this process's share of the batch, one for each accumulation step.
             iteration: counted from 0.
-
-        Returns:
-            This process's share of loss_l and loss_c `[2]`, on the device: to look at them is to wait for it.
         """
         self.model.train()
         # Matching needs no predictions, so the positives of all steps and processes are counted first: the losses have
@@ -77,8 +82,7 @@ class Step:
                 # DistributedDataParallel averages over the processes; the divisor already counts all of them.
                 self.updater.scaled((loss_l + loss_c) * self.world.size).backward()
             losses += torch.stack([loss_l, loss_c]).detach()
-        self.updater.apply(losses, iteration)
-        return losses
+        return Taken(losses, self.updater.apply(losses, iteration))
 
     def _gradients_shared(self, last: bool) -> AbstractContextManager[None]:
         """Between processes gradients are summed once, in the last accumulation step."""

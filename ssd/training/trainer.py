@@ -16,7 +16,7 @@ from ssd.training.checkpoints import Checkpoints
 from ssd.training.progress import Clock
 from ssd.training.run_log import RunLog
 from ssd.training.schedule import Schedule
-from ssd.training.step import Step
+from ssd.training.step import Step, Taken
 from ssd.weights.checkpoint import TrainState
 
 
@@ -70,18 +70,24 @@ class Trainer:
         self.log = log
         self.evaluate = evaluate
         self.stop = stop
-        self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, window=None)  # plain values alone
+        # Plain values alone.
+        self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, window=None, grad_norms=None)
         self.best: Best | None = None
         # Sums since the last train record: loss_l, loss_c. They stay on the device: to look at them is to wait for it.
         self.window = torch.zeros(2, device=step.device)
+        # Likewise, the same in all processes: the norms of the gradients, without infinite ones, and how many they are.
+        self.grad_norms = torch.zeros(2, device=step.device)
         if state.window_start is None:
             self.now.window_start = state.iteration - state.iteration % schedule.log_every
         if state.window is not None and self.world.is_main:  # the sums of all processes continue in the main one
             self.window.copy_(state.window)
+        if state.grad_norms is not None:
+            self.grad_norms.copy_(state.grad_norms)
 
     def state(self) -> TrainState:
         """All that survives a restart."""
-        return replace(self.now, window=self.world.sum(self.window.clone()), **self.step.updater.state())
+        window, grad_norms = self.world.sum(self.window.clone()), self.grad_norms.clone()
+        return replace(self.now, window=window, grad_norms=grad_norms, **self.step.updater.state())
 
     def fit(self, batches: Iterable[Batch]) -> Best | None:
         """Trains to the end of the schedule.
@@ -103,7 +109,7 @@ class Trainer:
         while now.iteration < schedule.iterations and not self._is_patience_over():
             with clock.waiting():
                 micro_batches = self._next_batches(stream)
-            self.window += self.step(micro_batches, now.iteration)
+            self._count(self.step(micro_batches, now.iteration))
             now.iteration += 1
             self.log.step()
             at_log = now.iteration % schedule.log_every == 0 or now.iteration == schedule.iterations
@@ -139,17 +145,25 @@ class Trainer:
                 self.save()
             raise
 
+    def _count(self, taken: Taken) -> None:
+        """Adds a step to the sums of the next train record."""
+        self.window += taken.losses
+        norm, is_finite = taken.grad_norm, taken.grad_norm.isfinite()  # in float16 it is not, in the steps that are left out
+        self.grad_norms += torch.stack([torch.where(is_finite, norm, 0), is_finite.float()])
+
     def _record(self, clock: Clock) -> None:
         """A train record of the steps since the last one."""
         self._check_finite()
         iteration, schedule = self.now.iteration, self.schedule
         steps = iteration - (self.now.window_start or 0)
         loss_l, loss_c = (self.world.sum(self.window.clone()) / steps).tolist()
+        norms, num_norms = self.grad_norms.tolist()
         seconds, waited, timed_steps = clock.lap()
         values = {
             "loss": loss_l + loss_c,
             "loss_l": loss_l,
             "loss_c": loss_c,
+            "grad_norm": norms / num_norms if num_norms else None,
             "lr": schedule.lr_at(iteration - 1),
             "images_per_s": timed_steps * schedule.batch_size / seconds,
             "data_wait": waited / seconds,
@@ -157,6 +171,7 @@ class Trainer:
         seconds_left = (schedule.iterations - iteration) * seconds / timed_steps
         self.log.trained(schedule.epoch(iteration), iteration, values, seconds_left)
         self.window.zero_()
+        self.grad_norms.zero_()
         self.now.window_start = iteration
 
     def _check_finite(self) -> None:

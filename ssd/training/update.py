@@ -45,12 +45,16 @@ class Updater:
         """The loss to take the gradient of."""
         return self.scaler.scale(loss)
 
-    def apply(self, losses: Tensor, iteration: int) -> None:
+    def apply(self, losses: Tensor, iteration: int) -> Tensor:
         """Moves the weights, unless loss or gradient is not finite: then, and ever after, they stay as they are.
 
         Args:
             losses: of the step that the gradients come from.
             iteration: counted from 0.
+
+        Returns:
+            The norm of the gradient of all weights together `[]`, on the device: without the scale of float16, and before
+            it is limited.
         """
         set_lr(self.optimizer, self.schedule.lr_at(iteration))
         scale = self.scaler.scale(torch.ones((), device=self.non_finite_at.device))
@@ -72,6 +76,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model, iteration)
+        return norm
 
     def first_non_finite(self, world: World) -> int | None:
         """The first iteration, counted from 0, that was not finite in any process; waits for the device."""

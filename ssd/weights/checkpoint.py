@@ -41,6 +41,7 @@ class TrainState:
     evaluated_at: int = -1  # iteration of the last evaluation
     not_improved: int = 0  # evaluations since the best one
     window: Tensor | None = None  # sums since the last train record
+    grad_norms: Tensor | None = None  # likewise: the sum of the gradients' norms, and how many they are
     window_start: int | None = None  # iterations done at the last train record; None in checkpoints of before it was kept
     run_id: str = ""  # of the run that wrote it; empty in those of before runs had one
 

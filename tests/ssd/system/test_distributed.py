@@ -57,7 +57,7 @@ with open_run(config, StopRequest()) as run:
     found["own text"] = first_to_say(f"of {run.world.rank}")
     photos = load_photos(run).val
     model, preparation = build_model(run, None)
-    samples = plain_samples(photos, preparation)
+    samples = plain_samples(run, photos, preparation)
     norm = model.backbone.conv1_1.norm
     norm.running_mean.fill_(run.world.rank)
     evaluate_photos(run, samples, preparation, model)
