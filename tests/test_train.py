@@ -94,8 +94,8 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shap
     assert (folder / "detections.png").stat().st_size > 1000
     board = EventAccumulator(str(folder / "tensorboard"))
     board.Reload()
-    shown = {f"train/{name}" for name in ("loss", "loss_l", "loss_c", "lr", "images_per_s", "data_wait")}
-    assert shown | {"eval/map", "eval/ap/circle"} <= set(board.Tags()["scalars"])
+    shown = {f"train/{name}" for name in ("loss", "loss_l", "loss_c", "grad_norm", "lr", "images_per_s", "data_wait")}
+    assert shown | {"eval/map", "eval/ap/circle", "eval/loss", "eval/loss_l", "eval/loss_c"} <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Images("augmented samples")] == [0]
     assert [event.step for event in board.Images("validation photos")] == [4, 8, 9]
     assert [event.step for event in board.Tensors("precision-recall/circle")] == [4, 8, 9]
@@ -104,12 +104,13 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shap
     assert [record["epoch"] for record in train] == [1, 1, 1, 2, 2]
     for record in train:
         assert record.keys() == {
-            "kind", "epoch", "iteration", "loss", "loss_l", "loss_c", "lr", "images_per_s", "data_wait"
+            "kind", "epoch", "iteration", "loss", "loss_l", "loss_c", "grad_norm", "lr", "images_per_s", "data_wait"
         }  # fmt: skip
         assert record["loss"] == pytest.approx(record["loss_l"] + record["loss_c"])
         assert 0 <= record["data_wait"] <= 1
     evaluations = records(tmp_path, "eval")
     assert [record["iteration"] for record in evaluations] == [4, 8, 9]
+    assert all(record["loss"] == pytest.approx(record["loss_l"] + record["loss_c"]) for record in evaluations)
     assert evaluations[-1]["metric"] == "VOC07 11-point"
     assert set(evaluations[-1]["ap"]) == set(CLASSES)
 
@@ -187,6 +188,10 @@ def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_p
         assert losses == pytest.approx(expected, rel=1e-4), name
     maps = [records(tmp_path / name, "eval")[-1]["map"] for name in ("one", "two")]
     assert maps[0] == pytest.approx(maps[1], abs=0.02)
+    for kind, name in (("eval", "loss"), ("train", "grad_norm")):
+        values = [[record[name] for record in records(tmp_path / folder, kind)] for folder in ("one", "two", "accumulated")]
+        assert values[1] == pytest.approx(values[0], rel=1e-3)
+        assert values[2] == pytest.approx(values[0], rel=1e-3)
 
 
 def test_it_learns(tmp_path):

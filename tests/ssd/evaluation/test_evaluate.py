@@ -1,5 +1,6 @@
 import math
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ssd.boxes import encode
 from ssd.dbox import make_dbox_list
 from ssd.evaluation.evaluate import Thresholds, evaluate
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, scaled_into
+from ssd.loss import MultiBoxLoss
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
@@ -43,6 +45,7 @@ def run(stop=None):
         np.array([[200, 100]] * 4),
         [truth] * 4,
         ["cat", "dog"],
+        criterion=MultiBoxLoss(min_neg=1),
         preparation=IMAGENET,
         device=torch.device("cpu"),
         dtype=torch.float32,
@@ -62,7 +65,12 @@ def test_detections_come_in_the_photo_s_inclusive_pixels():
     assert evaluation.result.ap[1] == 1
     assert math.isnan(evaluation.result.ap[0])
     assert evaluation.summary == "mAP@0.5 (VOC10 area) 1.0000"
-    assert evaluation.record() == {"metric": "VOC10 area", "map": 1.0, "ap": {"cat": None, "dog": 1.0}}
+    # The targets are empty, so the certain DBox is the hardest negative of each photo: its object against its background.
+    assert (evaluation.loss_l, evaluation.loss_c) == (0, pytest.approx(4 * 40))
+    losses = {"loss": evaluation.loss, "loss_l": 0.0, "loss_c": evaluation.loss_c}
+    assert evaluation.record() == {"metric": "VOC10 area", "map": 1.0, **losses, "ap": {"cat": None, "dog": 1.0}}
+    assert "validation loss 160.000 (l 0.000, c 160.000)" in evaluation.table()
+    assert replace(evaluation, loss_l=math.inf).record()["loss"] is None  # JSON knows no infinity
     assert "left out of the mean, having no object to find here: cat" in evaluation.table()
     assert "4 photos" in evaluation.table()
 

@@ -12,12 +12,14 @@ import torch
 import torch.distributed as dist
 
 from data.loader import Samples
-from ssd.config_file import parse_config
+from ssd.config_file import load_config, parse_config
 from ssd.model import SSD300
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World, is_lost_peer, process_group
 from ssd.system.errors import UsageError
 from ssd.training import build
+from ssd.training.datasets import load_val_photos, plain_samples
+from ssd.training.evaluating import evaluate_photos
 from ssd.training.run import Run
 from ssd.weights.checkpoint import TrainState
 from tests.conftest import ROOT
@@ -60,7 +62,7 @@ with open_run(config, StopRequest()) as run:
     samples = plain_samples(run, photos, preparation)
     norm = model.backbone.conv1_1.norm
     norm.running_mean.fill_(run.world.rank)
-    evaluate_photos(run, samples, preparation, model)
+    found["validation loss"] = evaluate_photos(run, samples, preparation, model).loss
     found["statistics"] = norm.running_mean.unique().tolist()
     run.config = run.config.model_copy(
         update={"data": run.config.data.model_copy(update={"root": "/nowhere"})} if second else {}
@@ -87,6 +89,9 @@ def test_two_processes_agree(tmp_path, shapes_root):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, output + errors
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    run = Run.alone(load_config(config, []))
+    model, preparation = build.build_model(run, None)
+    alone = evaluate_photos(run, plain_samples(run, load_val_photos(run), preparation), preparation, model)
     for each in found:
         assert each["ranks"] == [0, 1]
         assert sorted(each["same text"]) == [False, True]
@@ -94,6 +99,8 @@ def test_two_processes_agree(tmp_path, shapes_root):
         assert each["statistics"] == [0.0]  # the main one's, whose checkpoint it is
         assert each["no data"].startswith("process 1: /nowhere/shapes: no such folder")
         assert each["stopped"] == 143
+        assert each["validation loss"] == pytest.approx(alone.loss, rel=1e-6)
+    assert found[0]["validation loss"] == found[1]["validation loss"]
 
 
 def connected(monkeypatch: pytest.MonkeyPatch, host: str, port: int) -> None:

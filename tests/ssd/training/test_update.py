@@ -44,6 +44,16 @@ def update(updater: Updater, gradient: float, loss: float = 1.0, iteration: int 
     return [parameter.detach().clone() for parameter in parameters]
 
 
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_norm_is_of_the_whole_gradient_without_scale_and_limit(dtype, clip):
+    """112 numbers of 0.3; in float16 times 2^16, and a limit that is far below."""
+    updater = updater_of("sgd", dtype, clip)
+    for parameter in updater.model.parameters():
+        parameter.grad = updater.scaled(torch.full_like(parameter, 0.3))
+    assert updater.apply(torch.ones(2), 0).item() == pytest.approx(0.3 * math.sqrt(112))
+
+
 def is_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(map(torch.equal, a, b))
 
