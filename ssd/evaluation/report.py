@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,13 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import torchvision
-from matplotlib.figure import Figure
 
 from ssd.boxes import voc_to_edges
 from ssd.config_yaml import dump_yaml
+from ssd.evaluation.curves import curve_figures, over_fitting, series
 from ssd.evaluation.evaluate import Evaluation
-from ssd.evaluation.pictures import TRUTH, class_colour, draw_boxes, scaled_into
+from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, grid, pr_figure, score_figure
+from ssd.evaluation.pictures import TRUTH, draw_boxes, scaled_into
 from ssd.evaluation.voc_eval import pixel_iou
 from ssd.system.files import write_whole
 
@@ -28,15 +28,6 @@ IOU_THRESH = 0.5
 NUM_HARDEST = 6
 NUM_PICTURED = 6
 PICTURE_WIDTH, PICTURE_HEIGHT = 420, 840  # pixels, at most
-MANY_CLASSES = 12  # legends and numbers in cells are readable up to here
-# Names of classes are no formulas, whatever dollar signs are in them.
-FIGURES: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
 
 STYLE = """
 :root { color-scheme: light; }
@@ -95,7 +86,7 @@ def render(subject: Subject) -> str:
     with mpl.rc_context(FIGURES), warnings.catch_warnings():
         # The browser writes the names, with its own fonts; that Matplotlib's lacks a letter is of no account.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")
-        curves = grid([loss_figure(subject.records), map_figure(subject.records, evaluation)])
+        training = curves(subject.records, evaluation.metric_name)
         classes = grid([ap_figure(evaluation), pr_figure(evaluation)])
         errors = grid([confusion_figure(outcome.confusion, evaluation.classes), score_figure(evaluation)])
     figures = {
@@ -109,7 +100,7 @@ def render(subject: Subject) -> str:
     config = dump_yaml(dict(subject.config))
     parts = [
         f"<h1>{title}</h1><div class=figures>{boxes}</div>",
-        "<h2>Training</h2>", curves,
+        "<h2>Training</h2>", training,
         "<h2>Classes</h2>", class_table(evaluation), classes,
         f"<h2>Errors</h2><p class=note>Detections from score {best:.2f} on, where F1 is best, here and in the pictures below; "
         f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", errors,
@@ -123,6 +114,17 @@ def render(subject: Subject) -> str:
     return (
         f"<!doctype html><html lang=en><title>{html.escape(subject.title)}</title>{head}<body>{''.join(parts)}</body></html>\n"
     )
+
+
+def curves(records: Sequence[Mapping[str, Any]], metric_name: str) -> str:
+    """The learning curves, and what they show."""
+    figures, sentence = curve_figures(records, metric_name), over_fitting(records)
+    if not figures:
+        return "<p class=note>No records.</p>"
+    note = "The training loss is of augmented samples; the validation loss, of photos as they are, may be the lower one."
+    texts = [f"<p class=note>{note}</p>"] if series(records, "eval", "loss") else []
+    texts += [f"<p>{sentence}</p>"] if sentence else []
+    return "".join(texts) + grid(figures)
 
 
 def compare(
@@ -171,96 +173,6 @@ def hardest(outcome: Outcome) -> list[int]:
 def spread(count: int) -> list[int]:
     """Some photos, evenly over the data set."""
     return np.unique(np.linspace(0, count - 1, min(NUM_PICTURED, count)).astype(int)).tolist()
-
-
-def loss_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, axes = plot("loss", "iteration")
-    train = [record for record in records if record["kind"] == "train"]
-    for name, label in (("loss", "whole"), ("loss_l", "localisation"), ("loss_c", "classification")):
-        axes.plot([record["iteration"] for record in train], [record[name] for record in train], label=label, linewidth=1)
-    axes.set_ylim(bottom=0, top=np.quantile([record["loss"] for record in train], 0.98) * 1.1 if train else None)
-    axes.legend()
-    return figure
-
-
-def map_figure(records: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> Figure:
-    figure, axes = plot(evaluation.metric_name, "iteration")
-    points = [(r["iteration"], r["map"]) for r in records if r["kind"] == "eval" and r["map"] is not None]
-    axes.plot([x for x, _ in points], [y for _, y in points], marker="o")
-    axes.set_ylim(0, 1)
-    return figure
-
-
-def ap_figure(evaluation: Evaluation) -> Figure:
-    figure, axes = plot("AP of each class", "")
-    order = np.argsort(np.nan_to_num(evaluation.result.ap, nan=-1))
-    figure.set_figheight(max(3.2, 0.26 * len(order) + 1))
-    values = np.nan_to_num(np.array(evaluation.result.ap)[order])
-    axes.barh(range(len(order)), values, color=[colour(int(i)) for i in order])
-    axes.set_yticks(range(len(order)), [evaluation.classes[i] for i in order])
-    axes.set_xlim(0, 1)
-    return figure
-
-
-def pr_figure(evaluation: Evaluation) -> Figure:
-    figure, axes = plot("precision by recall (overlap 0.5)", "recall")
-    result = evaluation.result
-    present = np.flatnonzero(result.num_objects).tolist()
-    lines = [axes.plot(result.recall[i], result.precision[i], color=colour(i), linewidth=1.2)[0] for i in present]
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
-    if len(evaluation.classes) <= MANY_CLASSES:
-        axes.legend(lines, [evaluation.classes[i] for i in present], fontsize=8)  # also those that begin with _
-    return figure
-
-
-def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
-    figure, axes = plot("confusion: objects (rows), detections (columns)", "")
-    axes.grid(False)
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    names = [*classes, "background"]
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    figure.set_figheight(max(3.6, 0.2 * len(names) + 2))
-    if len(classes) <= MANY_CLASSES:
-        for row, column in np.ndindex(*confusion.shape):
-            dark = share[row, column] > 0.5
-            value = confusion[row, column]
-            axes.text(column, row, f"{value}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    return figure
-
-
-def score_figure(evaluation: Evaluation) -> Figure:
-    figure, axes = plot("by least score, mean over classes", "score")
-    thresholds, *curves = evaluation.score_curves()
-    for name, values in zip(("precision", "recall", "F1"), curves, strict=True):
-        axes.plot(thresholds, values, label=name)
-    axes.set(xlim=(0, 1), ylim=(0, 1.01))
-    axes.legend()
-    return figure
-
-
-def plot(title: str, x_label: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x_label)
-    return figure, axes
-
-
-def colour(label: int) -> tuple[float, ...]:
-    """A class's colour in pictures, darker, as lines on white need it."""
-    return tuple(0.75 * value / 255 for value in class_colour(label))
-
-
-def grid(figures: Sequence[Figure]) -> str:
-    return "<div class=grid>" + "".join(f"<div>{svg(figure)}</div>" for figure in figures) + "</div>"
-
-
-def svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def class_table(evaluation: Evaluation) -> str:

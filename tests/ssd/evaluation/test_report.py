@@ -2,6 +2,7 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -60,9 +61,9 @@ def subject():
     records = [
         {"kind": "train", "epoch": 1, "iteration": 10, "loss": 3.0, "loss_l": 1.0, "loss_c": 2.0, "images_per_s": 5.0},
         {"kind": "eval", "epoch": 1, "iteration": 10, "map": 0.5, "ap": {}},
-        {"kind": "eval", "epoch": 1, "iteration": 20, "map": None, "ap": {}},
+        {"kind": "eval", "epoch": 1, "iteration": 20, "map": None, "ap": {}, "loss": 3.5, "loss_l": 1.5, "loss_c": 2.0},
     ]
-    evaluation = Evaluation(CLASSES, result, detections, 1.5)
+    evaluation = Evaluation(CLASSES, result, detections, 1.5, 1.0, 2.0)
     names = ["a<b>.jpg", "b.jpg"]
     image = np.full((80, 100, 3), 90, np.uint8)
     return Subject("SSD300: mine & yours", evaluation, objects, names, lambda _: image, records, {"seed": 0}, {"run": "runs/x"})
@@ -93,11 +94,23 @@ def test_it_stands_alone(subject):
     assert "mAP@0.5 (VOC10 area)" in text
 
 
+def test_over_fitting_stands_beside_the_curves(subject):
+    assert "over-fitting" not in render(subject)
+    losses = [{"kind": "train", "iteration": i, "loss": 9.0 - i, "loss_l": 1.0, "loss_c": 8.0 - i} for i in range(1, 6)]
+    rising = [{"kind": "eval", "iteration": i, "map": 0.5, "loss": i, "loss_l": 0, "loss_c": i} for i in range(2, 6)]
+    text = render(replace(subject, records=losses + rising))
+    assert text.index("<h2>Training</h2>") < text.index("the network is over-fitting") < text.index("<h2>Classes</h2>")
+
+
 def test_nothing_found_and_nothing_recorded(subject):
     empty = [found(boxes(), [], [])] * 2
     result = voc_eval(empty, subject.ground_truth, 2)
-    bare = Subject("none", Evaluation(CLASSES, result, empty, 1.0), subject.ground_truth, ["a", "b"], subject.image, [], {}, {})
-    assert "0.000 at score 0.50" in render(bare)
+    bare = Subject(
+        "none", Evaluation(CLASSES, result, empty, 1.0, 0.0, 0.0), subject.ground_truth, ["a", "b"], subject.image, [], {}, {}
+    )
+    text = render(bare)
+    assert "0.000 at score 0.50" in text
+    assert "No records." in text
 
 
 def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
@@ -105,7 +118,7 @@ def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
     photos = [np.full(shape, 90, np.uint8) for shape in ((3, 3000, 3), (3000, 3, 3))]
     detections = [found(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2], [0.9, 0.6]) for i in range(2)]
     objects = [truth(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2]) for i in range(2)]
-    evaluation = Evaluation(names, voc_eval(detections, objects, 4), detections, 1.0)
+    evaluation = Evaluation(names, voc_eval(detections, objects, 4), detections, 1.0, 1.0, 2.0)
     text = render(Subject("odd", evaluation, objects, ["a", "b"], photos.__getitem__, subject.records, {}, {}))
     for name in names:
         assert text.count(f">{html.escape(name)}<") == 5  # table, APs, legend, both axes of the confusion

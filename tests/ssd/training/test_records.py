@@ -1,9 +1,12 @@
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.util.tensor_util import make_ndarray
 
 from ssd.evaluation.voc_eval import voc_eval
@@ -44,6 +47,26 @@ def test_a_curve_in_tensorboard_has_the_counts(result, tmp_path):
     at = np.searchsorted(THRESHOLDS, [0.3, 0.7, 0.85, 0.95])
     expected = [[2, 2, 0, 1, 1 / 2, 2 / 3], [1, 1, 0, 2, 1 / 2, 1 / 3], [1, 0, 0, 2, 1, 1 / 3], [0, 0, 0, 3, 1, 0]]
     np.testing.assert_allclose(curve[:, at].T, expected, rtol=1e-6)
+
+
+def test_training_and_validation_loss_are_in_one_chart(tmp_path):
+    records = Records(tmp_path)
+    losses = {"loss": 3.0, "loss_l": 1.0, "loss_c": 2.0}
+    records.write("train", 1, 10, {**losses, "grad_norm": 7.0})
+    records.write("eval", 1, 10, {"map": None, **losses, "ap": {}})
+    records.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert board.Scalars("train/grad_norm")[0].value == 7
+    (event,) = board.Tensors(CONFIG_SUMMARY_TAG)
+    layout = Layout.FromString(make_ndarray(event.tensor_proto).item())
+    # As TensorBoard finds the tags of a chart.
+    charts = {
+        chart.title: [tag for tag in board.Tags()["scalars"] if any(re.match(name, tag) for name in chart.multiline.tag)]
+        for category in layout.category
+        for chart in category.chart
+    }
+    assert charts == {name: [f"train/{name}", f"eval/{name}"] for name in losses}
 
 
 def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
