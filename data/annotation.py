@@ -62,7 +62,10 @@ def agreed_size(said: tuple[int, int], photo: PhotoSize | None, where: str, entr
         return photo[2:]
     if photo and said not in (photo[:2], photo[2:]):
         theirs = f"{photo.width} × {photo.height}"
-        faults.append(f"{where}: says {said[0]} × {said[1]} pixels, the photo has {theirs}; mend {entry}")
+        if photo[2:] != photo[:2]:
+            theirs += f" ({photo.upright_width} × {photo.upright_height} turned upright, as its EXIF orientation says)"
+        remedy = f"use the photo that the boxes were drawn on, or, if they fit this one, mend {entry}"
+        faults.append(f"{where}: says {said[0]} × {said[1]} pixels, the photo has {theirs}; {remedy}")
     return said
 
 
