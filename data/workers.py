@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -37,18 +38,22 @@ SPARE_FILES = 8  # that a worker keeps for reading a photo, and for handing over
 _abandoned: list[object] = []
 
 
+NO_MEMORY = "out of memory or of shared memory (/dev/shm)? Try fewer data.workers, or 0"
+NO_FILES = "raise ulimit -n. Try fewer data.workers, or 0"
+
+
 class WorkerError(Failure):
     """Workers that cannot do their work, for want of memory as a rule; the message says what to do.
 
     Args:
         what: happened.
-        reason: known or supposed.
+        advice: the reason, known or supposed, and what to do.
     """
 
     can_resume = True
 
-    def __init__(self, what: str, reason: str = "out of memory or of shared memory (/dev/shm)?") -> None:
-        super().__init__(f"{what}: {reason} Try fewer data.workers, or 0")
+    def __init__(self, what: str, advice: str = NO_MEMORY) -> None:
+        super().__init__(f"{what}: {advice}")
 
 
 def worker_options(workers: int) -> dict[str, Any]:
@@ -97,8 +102,8 @@ class Attended(Generic[T]):
             stream = iter(self.loader)
         except OSError as error:
             _abandon(error, _children_beside(others))
-            what, more_files = f"data workers cannot be started ({error.strerror or error})", "raise ulimit -n."
-            raise (WorkerError(what, more_files) if error.errno == errno.EMFILE else WorkerError(what)) from None
+            what = f"data workers cannot be started ({error.strerror or error})"
+            raise WorkerError(what, NO_FILES if _is_short_of_files(error) else NO_MEMORY) from None
         workers = _children_beside(others)
         _at_the_end_of_a_child(signal.SIG_DFL)  # in place of PyTorch's handler
         while True:
@@ -109,7 +114,7 @@ class Attended(Generic[T]):
                 loss = _loss(workers)
                 _abandon(stream, workers)
                 if workers and _is_of_the_transport(error):
-                    raise loss or WorkerError(first_line(error)) from None
+                    raise loss or _not_handed_over(error) from None
                 raise
             if batch is None:
                 return
@@ -131,6 +136,24 @@ def _is_of_the_transport(error: BaseException) -> bool:
     """Whether an error came up between worker and main process, and not in the data set."""
     passed_on = str(error).startswith("Caught")  # by PyTorch, from the data set's code
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError | EOFError) and not passed_on)
+
+
+def _not_handed_over(error: BaseException) -> WorkerError:
+    """What to say of an error that came up on a batch's way from its worker, which lives."""
+    if isinstance(error, FileNotFoundError):  # file descriptors are fetched at a socket there
+        place = f"{tempfile.gettempdir()}/pymp-..."
+        return WorkerError(
+            f"a batch cannot be fetched from its data worker ({error.strerror})",
+            f"the temporary folder of Python's processes ({place}) was removed while they ran, as programs that clean up do. "
+            "Set TMPDIR to a folder that none of them empties, or data.workers to 0",
+        )
+    return WorkerError(first_line(error), NO_FILES if _is_short_of_files(error) else NO_MEMORY)
+
+
+def _is_short_of_files(error: BaseException) -> bool:
+    """Whether this process has too many files open. One that is sent to it is lost without a word then, and missed as
+    `ancdata`."""
+    return (isinstance(error, OSError) and error.errno == errno.EMFILE) or "ancdata" in str(error)
 
 
 @contextmanager

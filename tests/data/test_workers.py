@@ -1,15 +1,18 @@
 """Worker processes that fail, hang or have no room: what waits for them, and for how long."""
 
+import errno
 import gc
 import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -112,6 +115,41 @@ def test_what_is_handed_over_takes_no_file_where_few_are_spare():
 def test_too_few_file_descriptors_are_named():
     with descriptors(4), pytest.raises(WorkerError, match=r"Too many open files\): raise ulimit -n\. Try fewer data\.workers"):
         arrived(attended(Numbers(), 2))
+
+
+def test_a_temporary_folder_that_was_removed_is_named(tmp_path, monkeypatch):
+    """As by programs that clean up /tmp."""
+    folder = tmp_path / "pymp-mine"
+    folder.mkdir()
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # which the workers use, too
+    batches = iter(attended(Numbers()))
+    next(batches)
+    shutil.rmtree(folder)
+    said = r"\(No such file or directory\): the temporary folder of Python's processes .*/pymp-.* was removed .*Set TMPDIR"
+    with pytest.raises(WorkerError, match=said) as caught:
+        list(batches)
+    assert "memory" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "raise ulimit -n"),
+        (RuntimeError("received 0 items of ancdata"), "raise ulimit -n"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "out of memory"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "out of memory"),
+        (RuntimeError("unable to mmap 16 bytes from file </torch_1>: Cannot allocate memory (12)"), "out of memory"),
+    ],
+)
+def test_the_error_of_a_batch_on_its_way_decides_on_the_advice(error, advice, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    batches = iter(attended(Numbers()))
+    next(batches)
+    monkeypatch.setattr(ForkingPickler, "loads", fail)
+    with pytest.raises(WorkerError, match=f"{advice}.* Try fewer data.workers, or 0"):
+        list(batches)
 
 
 def test_a_batch_that_a_worker_cannot_hand_over_is_noticed(monkeypatch, capfd):
