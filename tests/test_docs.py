@@ -1,4 +1,4 @@
-"""What README.md and docs/ name exists: files, entries, options. Their commands are run by test_docs_run.py."""
+"""What the pages name exists: files, entries, options. The commands of README.md and docs/ are run by test_docs_run.py."""
 
 import re
 from pathlib import Path
@@ -22,12 +22,12 @@ def test_the_readme_gives_every_option_of_the_command(capsys):
     assert set(re.findall(r"--[a-z-]+", synopsis)) == set(re.findall(r"--[a-z-]+", usage))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_links_and_files_exist(page):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / target).exists(), target
-    for path in re.findall(r"`((?:ssd|data|scripts|configs|tests)/\w+\.(?:py|yaml))`", text):
+    for path in re.findall(r"`((?:ssd|data|scripts|configs|tests)/[\w/]+\.(?:py|yaml))`", text):
         assert Path(path).stem in PLACEHOLDERS or (ROOT / path).is_file(), path
     for section, key in re.findall(r"`(data|model|loss|augment|train|eval|checkpoint)\.(\w+)\b", text):
         assert f"{section}.{key}" in known_keys() or key in ("py", "yaml", "txt"), f"{section}.{key}"
