@@ -20,7 +20,7 @@ from ssd.config_yaml import dump_yaml
 from ssd.evaluation.curves import curve_figures, over_fitting, series
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, grid, pr_figure, score_figure
-from ssd.evaluation.pictures import TRUTH, draw_boxes, scaled_into
+from ssd.evaluation.pictures import TRUTH, draw_boxes, scaled_into, spread
 from ssd.evaluation.voc_eval import pixel_iou
 from ssd.system.files import write_whole
 
@@ -106,7 +106,7 @@ def render(subject: Subject) -> str:
         f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", errors,
         "<h2>Hardest photos</h2><p class=note>Those with most missed objects and false detections. Ground truth on the left, "
         "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
-        "<h2>Examples</h2>", pictures(subject, spread(len(subject.names)), outcome),
+        "<h2>Examples</h2>", pictures(subject, spread(len(subject.names), NUM_PICTURED), outcome),
         "<h2>Environment</h2>", facts_table({**subject.facts, **environment()}),
         "<h2>Configuration</h2>", f"<pre>{html.escape(config)}</pre>",
     ]  # fmt: skip
@@ -168,11 +168,6 @@ def hardest(outcome: Outcome) -> list[int]:
     errors = outcome.missed + outcome.false
     order = np.argsort(-errors, kind="stable")[:NUM_HARDEST]
     return [int(i) for i in order if errors[i]]
-
-
-def spread(count: int) -> list[int]:
-    """Some photos, evenly over the data set."""
-    return np.unique(np.linspace(0, count - 1, min(NUM_PICTURED, count)).astype(int)).tolist()
 
 
 def class_table(evaluation: Evaluation) -> str:
