@@ -150,15 +150,15 @@ def test_state_that_a_checkpoint_lacks_begins_at_zero():
     torch.testing.assert_close(after[1], start[1] - updater.optimizer.param_groups[1]["lr"])
 
 
-def test_what_a_state_lacks_begins_anew_in_a_line_each():
+def test_each_part_that_a_state_lacks_is_told_in_a_line():
     updater = updater_of("sgd", torch.float32)
     update(updater, 0.1)
     state = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=1, **updater.state())
     half, other = updater_of("sgd", torch.float16), updater_of("adamw", torch.float32)
-    assert half.restore(state) == ["the checkpoint is not of float16: the loss scale begins anew, at 65536"]
-    assert other.restore(state) == ["the checkpoint is of another optimiser: that of AdamW begins anew"]
+    assert half.restore(state) == ["the checkpoint is not of float16: the loss scale starts at 65536"]
+    assert other.restore(state) == ["the checkpoint is of another optimiser: that of AdamW starts from nothing"]
     assert updater.restore(replace(state, optimizer={}, average=None)) == [
-        "the checkpoint has no state of an optimiser: that of SGD begins anew",
+        "the checkpoint has no state of an optimiser: that of SGD starts from nothing",
         "the checkpoint has no moving average: train.ema begins with its weights",
     ]
     without = Updater(updater.model, updater.optimizer, SCHEDULE, torch.float32)  # that keeps no average needs none
