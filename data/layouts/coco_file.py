@@ -103,13 +103,10 @@ def to_annotation(
                 faults.append(f"{where}: {unknown_class(name, labels)}")
         else:
             try:
-                x, y, box_width, box_height = (float(value) for value in item["bbox"])
-                if not all(map(math.isfinite, (x, y, box_width, box_height))) or min(box_width, box_height) < 0:
-                    raise ValueError
-            except (KeyError, TypeError, ValueError):
-                faults.append(f"{where}: bbox {item.get('bbox')!r} is not left, top, width and height")
+                boxes.append(_box(item))
+            except ValueError as error:
+                faults.append(f"{where}: {error}")
                 continue
-            boxes.append((x, y, x + box_width, y + box_height))
             numbers.append(labels[name])
             ids.append(item.get("id", "?"))
     if faults:
@@ -119,6 +116,42 @@ def to_annotation(
         return f"{path}: annotation {ids[index]} of {image['file_name']}"
 
     return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers), place)
+
+
+def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """The edges of an object's box: its bbox, or, where it has none, those of its outlines.
+
+    Raises:
+        ValueError: it has neither, or what it has makes no sense.
+    """
+    bbox, segmentation = item.get("bbox"), item.get("segmentation")
+    if not bbox and isinstance(segmentation, list) and segmentation:
+        return _around(segmentation)
+    if not bbox and isinstance(segmentation, Mapping):
+        raise ValueError("has a mask (RLE) but no bbox; export boxes or outlines, or add bbox by pycocotools.mask.toBbox")
+    try:
+        x, y, width, height = (float(value) for value in item["bbox"])
+        if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"bbox {bbox!r} is not left, top, width and height") from None
+    return x, y, x + width, y + height
+
+
+def _around(outlines: list[Any]) -> tuple[float, float, float, float]:
+    """The edges of the box around outlines, each a list x, y, x, y, ...
+
+    Raises:
+        ValueError: they are none.
+    """
+    try:
+        corners = [(float(x), float(y)) for outline in outlines for x, y in zip(outline[::2], outline[1::2], strict=True)]
+        xs, ys = zip(*corners, strict=True)
+        if not all(map(math.isfinite, (*xs, *ys))):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError("has no bbox, and its segmentation is no list of outlines x, y, x, y, ...") from None
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from data.layouts.yolo import Yolo
 from data.listing import Entry
 from data.splits import divide, find_split
 from ssd.config import SourceConfig
+from ssd.system.images import SUFFIXES
 
 
 class Layout(Protocol):
@@ -55,9 +56,12 @@ class Layout(Protocol):
 FORMATS: dict[str, type[Layout]] = {"voc": Voc, "coco": Coco, "yolo": Yolo}
 NEEDS = {
     "voc": "an XML file a photo, with <annotation> outermost (Annotations/*.xml, or beside the photos)",
-    "coco": "a JSON file with images, annotations and categories, where annotations have a bbox",
+    "coco": "a JSON file with images, annotations and categories, where annotations have a bbox or outlines",
     "yolo": "a text file a photo, of the same name, with a class and four numbers a line (labels/*.txt, or beside the photos)",
 }
+
+
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def find_layout(folder: Path, known: str | None = None, notes: list[str] | None = None) -> tuple[str, Layout]:
@@ -84,8 +88,7 @@ def find_layout(folder: Path, known: str | None = None, notes: list[str] | None 
     counts = {name: layout.num_annotated() for name, layout in layouts.items()}
     best = max(counts, key=lambda name: counts[name])
     if not counts[best]:
-        needs = "; ".join(f"{name.upper()} needs {need}" for name, need in NEEDS.items())
-        raise DataError(f"{folder}: is of no known layout. In it: {tree.contents()}. {needs}")
+        raise DataError(f"{folder}: is of no known layout. {shortage(tree)}")
     others = [name for name, count in counts.items() if count >= 1 and name != best]
     if others and notes is not None:
         found = ", ".join(f"{name.upper()} for {counts[name]:g}" for name in (best, *others))
@@ -94,6 +97,22 @@ def find_layout(folder: Path, known: str | None = None, notes: list[str] | None 
             f"{others[0]} takes the other"
         )
     return best, layouts[best]
+
+
+def shortage(tree: Tree) -> str:
+    """What is in a folder that has no photos with boxes, what each layout would need, and what to do."""
+    needs = "; ".join(f"{name.upper()} needs {need}" for name, need in NEEDS.items())
+    packed = [suffix for suffix in ARCHIVES if tree.others[suffix]]
+    if packed:
+        remedy = f"Unpack the {', '.join(packed)} first"
+    elif not tree.photos:
+        remedy = f"It has no photo that can be read ({', '.join(SUFFIXES)}): add the photos, or convert those of other formats"
+    else:
+        remedy = (
+            "Boxes in another form, such as the tables (CSV) of TensorFlow's tutorials or the JSON files of labelme, VIA and "
+            "CreateML, have to be exported again, or converted, as one of these"
+        )
+    return f"In it: {tree.contents()}. {needs}. {remedy}"
 
 
 def list_entries(

@@ -110,9 +110,13 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
     first_rank = {line: rank for rank, (_, lines) in reversed(list(enumerate(shares))) for line in lines}
     lines = [f"process {rank}: {line}" if rank else line for line, rank in sorted(first_rank.items(), key=lambda item: item[1])]
     if lines:
-        more = len(lines) - len(lines[:max_faults])
-        rest = [f"... and {more} more faults; scripts/check_data.py lists them all"] if more else []
-        raise DataError("\n".join(lines[:max_faults] + rest))
+        raise DataError(first_faults(lines, max_faults, "; scripts/check_data.py lists them all"))
+
+
+def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> str:
+    """Some faults, a line each, and how many there are besides."""
+    more = len(lines) - len(lines[:max_faults])
+    return "\n".join([*lines[:max_faults], *([f"... and {more} more faults{hint}"] if more else [])])
 
 
 def _load_part(run: Run, part: str, looks: dict[Path, Look]) -> Loaded:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data.annotation import similar_classes
+from data.annotation import DataError, similar_classes
 from data.coverage import best_overlaps
 from data.image_cache import cache_bytes
 from data.inspection import Watch
-from data.layouts.find import find_layout
+from data.layouts.find import find_layout, shortage
+from data.layouts.tree import list_tree
 from data.photos import Loaded, Photos, load_photos
 from data.source_cache import Look
 from data.splits import choose
@@ -24,6 +25,7 @@ from ssd.preparation import IMAGENET
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
 from ssd.system.memory import free_memory
+from ssd.training.datasets import MAX_FAULTS, first_faults
 
 # Samples that a run sees: a CPU with two cores takes half an hour for its number; on a GPU it is half of the paper's run.
 SAMPLES = {"cpu": 25_000, "cuda": 1_920_000}
@@ -68,7 +70,7 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
     with bar("counting objects", "file") as watch:
         counts = layout.class_counts(num_cores(), watch)
     if not counts:
-        raise UsageError(f"{folder}: no object was found in it")
+        raise UsageError(f"{folder}: no object was found in it, read as {kind.upper()}. {shortage(list_tree(folder))}")
     sources = choose(folder, layout.splits())
     root, path = place(folder)
     looks: dict[Path, Look] = {}
@@ -116,7 +118,10 @@ def read(root: str, source: dict[str, Any], classes: list[str], looks: dict[Path
     """The photos of one split, every one of them looked at."""
     with bar(f"reading {source['split']}", "photo") as watch:
         sources = [SourceConfig(**source)]
-        return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", looks=looks)
+        try:
+            return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", looks=looks)
+        except DataError as error:
+            raise DataError(first_faults(str(error).splitlines(), MAX_FAULTS)) from None
 
 
 def place(folder: Path) -> tuple[str, str]:

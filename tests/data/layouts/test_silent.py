@@ -1,6 +1,7 @@
 """What used to go wrong without a word in people's annotations: each is now read right, mended aloud, or refused."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -324,3 +325,100 @@ def test_class_names_are_kept_as_they_are_written(tmp_path, name, capsys):
         assert np.bincount(loaded.labels).tolist() == [
             sum(label == each for shot in SHOTS for label, *_ in shot.objects) for each in range(3)
         ]
+
+
+def test_outlines_without_boxes_are_read_as_the_boxes_around_them(tmp_path):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    for item in content["annotations"]:
+        x, y, width, height = item.pop("bbox")
+        item["segmentation"] = [[x, y, x + width, y, x, y + 3], [x + 2, y + 2, x + 1, y + height]]
+    dump(tmp_path / "mine/a.json", content)
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ({"size": [60, 60], "counts": "ab"}, r"annotation 1 of photo-01\.jpg: has a mask \(RLE\) but no bbox; export boxes"),
+        ([[1, 2, 3]], "annotation 1 of .* has no bbox, and its segmentation is no list of outlines"),
+        ([[]], "annotation 1 of .* has no bbox, and its segmentation is no list of outlines"),
+        ([], "annotation 1 of .* bbox None is not left, top, width and height"),
+    ],
+)
+def test_objects_without_a_box_are_refused(tmp_path, segmentation, said):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    del content["annotations"][0]["bbox"]
+    content["annotations"][0]["segmentation"] = segmentation
+    dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=said):
+        load(tmp_path / "mine")
+
+
+def packed(folder: Path) -> None:
+    photos(folder / "images")
+    write(folder / "annotations.zip", "PK")
+
+
+def table(folder: Path) -> None:
+    """As TensorFlow's object detection tutorials have it."""
+    photos(folder / "images")
+    write(folder / "data/train_labels.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\n")
+
+
+def labelme(folder: Path) -> None:
+    photos(folder)
+    for shot in SHOTS:
+        dump(folder / f"{shot.name}.json", {"shapes": [], "imagePath": f"{shot.name}.jpg"})
+
+
+def heic(folder: Path) -> None:
+    xmls(folder)
+    write(folder / "photo-01.heic", "photo")
+
+
+def empty(folder: Path) -> None:
+    folder.mkdir()
+
+
+def photos_alone(folder: Path) -> None:
+    photos(folder / "VOC2012/JPEGImages")
+
+
+def annotations_alone(folder: Path) -> None:
+    xmls(folder / "Annotations")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (packed, r"In it: 10 photos, 1 \.zip; folders: images\. .*Unpack the \.zip first"),
+        (table, r"In it: 10 photos, 1 \.csv; .*the tables \(CSV\) of TensorFlow's tutorials .* have to be exported again"),
+        (labelme, r"In it: 10 photos, 10 \.json; .*the JSON files of labelme, .* have to be exported again, or converted"),
+        (heic, r"In it: 10 \.xml, 1 \.heic; .*no photo that can be read \(\.jpg, .*\): add the photos, or convert"),
+        (empty, r"In it: no files; .*no photo that can be read"),
+        (photos_alone, r"no object was found in it, read as VOC\. In it: 10 photos; .*VOC needs an XML file a photo"),
+        (annotations_alone, r"no object was found in it, read as VOC\. In it: 10 \.xml; .*no photo that can be read"),
+    ],
+)
+def test_what_is_no_data_set_yet_is_told_with_what_to_do(tmp_path, make, said, capsys):
+    make(tmp_path / "mine")
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line)
+
+
+def test_of_many_faults_the_first_are_told(tmp_path, capsys):
+    shots = [shot._replace(objects=((0, 5, 5, 9, 9),) * 9) for shot in SHOTS]
+    photos(tmp_path / "mine/train", shots)
+    xmls(tmp_path / "mine/train", shots)
+    for path in (tmp_path / "mine/train").glob("*.xml"):
+        path.write_text(path.read_text().replace("bndbox", "robndbox"))  # as roLabelImg has turned boxes
+    photos(tmp_path / "mine/val")
+    xmls(tmp_path / "mine/val")
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
+    lines_told = capsys.readouterr().err.splitlines()
+    assert len(lines_told) == 51
+    assert lines_told[0].endswith("object 1 (cat): has no box; add <bndbox>")
+    assert lines_told[-1] == "error: ... and 40 more faults"
