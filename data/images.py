@@ -65,8 +65,8 @@ def inspect_photo(path: Path) -> PhotoSize:
     if not encoded.size:
         raise Damaged(f"{path}: is empty; {REMEDY}")
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(encoded.data)) as header:
-            warnings.simplefilter("ignore")  # of EXIF blocks that are broken: they count as none
+        # EXIF blocks that are broken count as none: Pillow warns of them, in opening too.
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded.data)) as header:
             width, height = header.size
             is_rotated = _is_rotated(header)
     except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import struct
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from data.annotation import DataError
+from data.images import inspect_photo
 from data.loader import Samples
 from data.photos import load_photos
 from data.shapes import CLASSES, write_shapes
@@ -102,6 +104,13 @@ def test_a_size_that_fits_neither_orientation_is_refused(tmp_path, orientation, 
     said = r"says 96 × 90 pixels, the photo has 96 × 80 \(80 × 96 turned upright, as its EXIF orientation says\); use the photo"
     with pytest.raises(DataError, match=said):
         loaded(tmp_path / "mine", np.zeros((80, 96, 3), np.uint8), orientation, lambda folder: write(folder, 96, 90))
+
+
+def test_a_broken_exif_block_is_no_warning(tmp_path, recwarn):
+    block = b"Exif\0\0" + struct.pack("<2sHL", b"II", 42, 2**31)
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.jpg", exif=block)
+    assert inspect_photo(tmp_path / "a.jpg") == (50, 40, 50, 40)
+    assert not recwarn.list
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
