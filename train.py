@@ -12,6 +12,7 @@ docs/configuration.md explains every entry of the file. On several GPUs: torchru
 
 import argparse
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @command(resume="resume with --resume auto")
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    began = time.perf_counter()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
     stop = StopRequest()
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.eval_only:
             eval_only(run, options.resume)
         elif options.dry_run:
-            dry_run(run)
+            dry_run(run, began)
         else:
             stop.after(config.train.max_hours)
             with locked(run.folder, run.world):

@@ -4,13 +4,16 @@
     python train.py --config configs/mine.yaml
 
 The folder may be in VOC's layout (an XML file a photo), COCO's (a JSON file) or YOLO's (a text file a photo). Classes are those
-that have objects; splits are taken as they are, or a fifth of the photos is set aside for evaluation. What fits the machine
-and the objects' sizes is chosen: with a GPU, the whole network from ImageNet weights; without, half of its width, from scratch.
-The file states what was chosen, with the reason; all other entries have their defaults, which docs/configuration.md lists.
+that have objects; splits are taken as they are, or a fifth of the photos is set aside for evaluation. The network starts from
+weights trained on COCO, downloaded once. Where they cannot be had, or the machine is too slow for the whole network, it is a
+slim one, with weights that come with the project. Some steps are timed, and the run is made as long as it can be to end in
+--minutes. The file states what was chosen, with the reason; all other entries have their defaults, which
+docs/configuration.md lists.
 """
 
 import re
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,6 +22,7 @@ from ssd.config_entries import whole
 from ssd.config_file import parse_config
 from ssd.config_yaml import parse_yaml
 from ssd.system.arguments import Parser
+from ssd.system.arguments import whole as whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
@@ -28,9 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
+    began = time.perf_counter()
     parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="photos with boxes, as VOC, COCO or YOLO")
     parser.add_argument("--output", type=Path, metavar="FILE", help="by default configs/NAME_OF_FOLDER.yaml")
+    parser.add_argument("--minutes", type=whole_number(1), metavar="N", help="that the run may take (30 on a CPU, 60 on a GPU)")
+    parser.add_argument("--no-download", action="store_true", help="choose among the weights that are there")
+    parser.add_argument("--scratch", action="store_true", help="train from scratch, without pretrained weights")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
     name = re.sub(r"\W+", "_", options.folder.resolve().stem).strip("_") or "mine"
@@ -41,8 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from ssd.training.proposal import propose
+    from ssd.training.recipes import MINUTES
+    from ssd.training.starts import Wish
 
-    text, summary = propose(options.folder, name, "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wish = Wish(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)
+    text, summary = propose(options.folder, name, wish, time.perf_counter() - began)
     parse_config(parse_yaml(text, whole()), str(options.folder))
     write_whole(output, lambda file: file.write(text.encode()))
     here = Path.cwd()

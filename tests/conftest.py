@@ -12,6 +12,7 @@ from data.shapes import CLASSES, write_shapes
 from ssd.config import ModelConfig
 from ssd.model import SSD300
 from ssd.preparation import IMAGENET, fit, prepare
+from ssd.system.download import DownloadError
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 
@@ -42,6 +43,25 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data sets are not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For scripts/new_config.py: a fast machine, whose speed need not be measured, without weights and without a network."""
+    from ssd.training import proposal, timing
+    from ssd.training.timing import Costs
+    from ssd.weights import sources
+
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    monkeypatch.setattr(sources, "SLIM", folder / "slim.pt")
+    monkeypatch.setattr(sources, "fetch", refuse)
+    monkeypatch.setattr(proposal, "try_out", lambda *_: Costs(5, 0.1, 1, 0.1, 1, 2))
+    monkeypatch.setattr(timing, "SECONDS", 0)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise DownloadError("https://nowhere: connection refused")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -22,7 +22,7 @@ from ssd.config import SourceConfig
 from ssd.config_file import load_config
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("bare_machine")]
 
 WRITTEN = (
     "1e3", "no", "007", "1.10", "US$5_$x^", "a,b", "crème brûlée", "手袋", '"quoted"', "tab\tin", "<tag>&",

@@ -34,6 +34,7 @@ SMALL = {
         "model.width=0.05", "model.pretrained=none", "train.iterations=2", "train.warmup=1", "train.batch_size=4",
         "train.precision=float32", "data.workers=0", "eval.batch_size=8",
     ),
+    "scripts/new_config.py": ("--scratch",),  # of any width, and without a download
     "scripts/make_shapes.py": ("--train=12", "--val=4"),
     "scripts/benchmark.py": ("--only=loss", "--rounds=1", "--batch-size=2"),
     "scripts/export.py": ("--photos=photos",),

@@ -17,7 +17,7 @@ from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
-from ssd.training.datasets import crowded_batch, load_photos, plain_samples, train_samples
+from ssd.training.datasets import Data, crowded_batch, load_photos, plain_samples, train_samples
 from ssd.training.folder import run_id_of
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
@@ -49,8 +49,17 @@ def build_parts(run: Run, state: TrainState | None) -> Parts:
         CheckpointError: the state is of another network.
         ConfigError: the memory does not hold a step.
     """
-    photos, val_photos, damaged = load_photos(run)
-    model, preparation = build_model(run, state)
+    data = load_photos(run)
+    return assemble(run, data, *build_model(run, state), state)
+
+
+def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, state: TrainState | None) -> Parts:
+    """`build_parts` of photos and a network that are there.
+
+    Raises:
+        As `build_parts`.
+    """
+    photos, val_photos, damaged = data
     samples, val_samples = train_samples(run, photos, preparation), plain_samples(run, val_photos, preparation)
     settle_batch_size(run, model, preparation, samples, state)
     schedule = build_schedule(run, len(photos))
@@ -123,10 +132,15 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
         except RuntimeError:
             theirs, ours = state.config["model"], config.model.model_dump()
             raise CheckpointError(f"the checkpoint is of another model: {theirs}, not {ours}") from None
-    if config.model.freeze:
-        model.freeze(config.model.freeze)
-    model.to(run.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    place(run, model, config.model.freeze)
     return model, preparation
+
+
+def place(run: Run, model: SSD300, freeze: str | None) -> None:
+    """Puts a network on its device, with its layers up to `freeze` frozen."""
+    if freeze:
+        model.freeze(freeze)
+    model.to(run.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def build_schedule(run: Run, num_photos: int) -> Schedule:

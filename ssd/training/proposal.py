@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from data.annotation import DataError, similar_classes
@@ -19,48 +18,40 @@ from data.photos import Loaded, Photos, load_photos
 from data.source_cache import Look
 from data.splits import choose
 from ssd.config import SourceConfig
-from ssd.config_yaml import dump_yaml
+from ssd.config_entries import whole
+from ssd.config_file import parse_config
+from ssd.config_yaml import dump_yaml, parse_yaml
 from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.preparation import IMAGENET
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
 from ssd.system.memory import free_memory
-from ssd.training.datasets import MAX_FAULTS, first_faults
+from ssd.training.datasets import MAX_FAULTS, Data, first_faults
+from ssd.training.progress import duration
+from ssd.training.recipes import Choice, Length, Recipe, batch_size, choose_dboxes, network, training
+from ssd.training.starts import Start, Wish, choose_start, more_time
+from ssd.training.timing import Costs
+from ssd.training.trial import try_out
 
-# Samples that a run sees: a CPU with two cores takes half an hour for its number; on a GPU it is half of the paper's run.
-SAMPLES = {"cpu": 25_000, "cuda": 1_920_000}
-EPOCHS = {"cpu": (5, 150), "cuda": (20, 240)}  # at least, at most
-BATCH_SIZE = {"cpu": 16, "cuda": 32}
-EVALUATIONS = 5
 MEMORY_SHARE = 0.25  # of the free memory, that decoded photos may take
 WIDTH = 128  # columns of a line of YAML
 
 
-class Choice(NamedTuple):
-    """The value of one entry, and why."""
+class Proposal(NamedTuple):
+    """A configuration, and what there is to say of it."""
 
-    value: Any
-    reason: str = ""
-
-
-FROM_IMAGENET = {"model.pretrained": Choice("imagenet", "a GPU has time for the whole network")}
-FROM_SCRATCH = {
-    "model.pretrained": Choice("none", "ImageNet weights fit the whole network only, which is slow on a CPU"),
-    "model.batch_norm": Choice(True, "what makes training from scratch work"),
-    "model.width": Choice(0.5, "a quarter of the arithmetic"),
-}
-SHORT_RUN = {
-    "train.batch_size": Choice(BATCH_SIZE["cpu"], "more updates from the same photos than with 32"),
-    "train.optimizer": Choice("adamw", "from scratch it learns faster than SGD"),
-    "train.weight_decay": Choice(0.05, "AdamW's steps do not shrink with the gradient: its decay is larger than SGD's"),
-    "train.schedule": Choice("cosine", "a short run ends at a learning rate of 0"),
-    "train.clip_grad_norm": Choice(10.0, "the first gradients from scratch are large"),
-    "train.ema": Choice(0.998, "averages about 500 iterations"),
-}
+    text: str
+    summary: str
 
 
-def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
-    """The text of a configuration for a folder, and what was found in it.
+def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
+    """A configuration for a folder, by what is in it and what the machine does in some seconds.
+
+    Args:
+        folder: the photos with their annotations.
+        name: of the configuration.
+        wish: what the run may take.
+        start: seconds that a command takes until it looks at the photos.
 
     Raises:
         DataError: the folder is of no known layout, something in it cannot be used, or no object is left for one split.
@@ -79,7 +70,7 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
     train.require_objects("photos to train on", with_difficult=True)
     val.require_objects("photos to evaluate on", with_difficult=False)
     shares = dbox_shares(train)
-    choices = {
+    found = {
         "output_dir": Choice(f"runs/{name}"),
         "data.classes": Choice(list(counts)),
         "data.root": Choice(root),
@@ -87,8 +78,15 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
         "data.val": Choice([{"path": path, **sources[1]}]),
         **cache_choice(train),
         **damaged_choice(loaded),
-        **run_choices(device, len(train), shares),
     }
+
+    def measured(recipe: Recipe) -> Costs:
+        print(f"timing some steps of the network ({recipe.name})", flush=True)
+        trial, freeze = trial_choices(recipe, wish.device, len(train))
+        return try_out(parse_config(parse_yaml(render({**found, **trial}), whole())), freeze, Data(train, val, []), start)
+
+    chosen = choose_start(wish, len(train), measured)
+    choices = {**found, **run_choices(chosen, wish.device, len(train), len(val), shares)}
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     said = dict.fromkeys(note for part in loaded for note in part.notes)
     notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts))]
@@ -96,10 +94,26 @@ def propose(folder: Path, name: str, device: str) -> tuple[str, str]:
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
-        f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects; {choices['train.epochs'].value} epochs of batches "
-        f"of {BATCH_SIZE[device]}"
+        f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects\n{told(chosen, wish, len(train))}"
     )
-    return f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", summary
+    return Proposal(
+        f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", summary
+    )
+
+
+def told(start: Start, wish: Wish, num_photos: int) -> str:
+    """What was chosen to start from and how long the run is going to be, for the user."""
+    planned, size = start.length, batch_size(wish.device, num_photos)
+    epochs = f"{planned.epochs} epochs" if planned.epochs else "less than an epoch"
+    lines = [
+        *start.notes,
+        f"start: {start.recipe.name}; {start.why}",
+        f"length: {epochs}, {planned.iterations:,} iterations of {size} photos, {start.costs.step:.2f} s each here: about "
+        f"{duration(planned.seconds)} in all; {more_time(start, wish, num_photos)}",
+    ]
+    if planned.seconds > 60 * wish.minutes:
+        lines.append(f"warning: that is more than {wish.minutes:g} minutes, too few for start, evaluation and end of a run")
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -137,11 +151,6 @@ def dbox_shares(photos: Photos) -> dict[str, float]:
     return {name: float((best_overlaps(photos, make_dbox_list(spec)) >= 0.5).mean()) for name, spec in DBOX_SPECS.items()}
 
 
-def choose_dboxes(shares: dict[str, float]) -> str:
-    """The kind of DBoxes that covers the objects best; the paper's, where that makes no difference of a percent."""
-    return max(shares, key=lambda name: (round(shares[name], 2), name == "voc"))
-
-
 def cache_choice(photos: Photos) -> dict[str, Choice]:
     """Whether decoded photos are kept in memory."""
     size = cache_bytes(photos.sizes, IMAGENET.size)
@@ -156,30 +165,31 @@ def damaged_choice(loaded: list[Loaded]) -> dict[str, Choice]:
     return {"data.damaged": Choice("skip", f"{number} cannot be read")} if number else {}
 
 
-def run_choices(device: str, num_photos: int, shares: dict[str, float]) -> dict[str, Choice]:
-    """Network, length and evaluations.
+def run_choices(start: Start, device: str, num_photos: int, num_val_photos: int, shares: dict[str, float]) -> dict[str, Choice]:
+    """Network, loss, length and evaluations.
 
     Args:
+        start: what was chosen to start from.
         device: cpu or cuda.
         num_photos: to train on.
+        num_val_photos: to evaluate on.
         shares: of the objects, that each kind of DBoxes covers.
     """
-    batch_size = BATCH_SIZE[device]
-    epochs = int(np.clip(round(SAMPLES[device] / num_photos), *EPOCHS[device]))
-    iterations = max(1, epochs * num_photos // batch_size)
-    every = max(1, iterations // EVALUATIONS)
-    covered = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    model = network(start.recipe, device, num_photos)
     return {
-        **(FROM_SCRATCH if device == "cpu" else FROM_IMAGENET),
-        "model.dboxes": Choice(choose_dboxes(shares), f"objects covered at overlap 0.5: {covered}"),
-        "train.epochs": Choice(epochs, f"{iterations:,} iterations"),
-        "train.warmup": Choice(min(500, iterations // 10), "iterations"),
-        **(SHORT_RUN if device == "cpu" else {}),
-        "checkpoint.every": Choice(every, "iterations"),
-        "checkpoint.keep": Choice(2, "last.pt and best.pt come on top"),
-        "eval.every": Choice(every, f"iterations: about {EVALUATIONS} evaluations"),
-        "eval.metric": Choice("voc10", "the area; 11 points are coarse where objects are few"),
+        **model,
+        "model.pretrained": Choice(model["model.pretrained"].value, start.why),
+        "model.dboxes": choose_dboxes(shares, start.recipe.dboxes),
+        "loss.min_neg": Choice(3, "photos without objects teach too, what is none"),
+        **training(start.recipe, start.length, device, num_photos, num_val_photos),
     }
+
+
+def trial_choices(recipe: Recipe, device: str, num_photos: int) -> tuple[dict[str, Choice], str | None]:
+    """The same for a trial without weights, and the last layer that is frozen."""
+    choices = {**network(recipe, device, num_photos), "model.pretrained": Choice("none")}
+    freeze = choices.pop("model.freeze", Choice(None)).value
+    return {**choices, **training(recipe, Length(1000, 1, 1, 0.0, 0), device, num_photos, 0)}, freeze
 
 
 def render(choices: dict[str, Choice]) -> str:

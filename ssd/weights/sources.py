@@ -52,19 +52,30 @@ def hub_file(url: str) -> Path:
 def downloaded(source: str, url: str) -> Path:
     """The file of torchvision's weights in torch.hub's folder, downloaded if it is not there.
 
-    Several processes wait for each other. A file that is there is taken as it is.
-
     Raises:
         CheckpointError: it cannot be downloaded.
     """
-    path = hub_file(url)
-    digest = Digest("sha256", path.stem.rsplit("-", 1)[-1])  # the names of torchvision's files end in its beginning
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{path.name}.lock")):
-            return path if path.exists() else fetch(path, [url], digest, attempts=ATTEMPTS, stall=STALL)
+        return fetched(url)
     except (DownloadError, OSError) as error:
+        path = hub_file(url)
         raise CheckpointError(
             f"model.pretrained: {source}: {path.name} cannot be downloaded ({error}); download {url} elsewhere and put it into "
             f"{path.parent}, or name the file in model.pretrained, or set model.pretrained: none"
         ) from None
+
+
+def fetched(url: str) -> Path:
+    """A file in torch.hub's folder, downloaded if it is not there.
+
+    Several processes wait for each other. A file that is there is taken as it is.
+
+    Raises:
+        DownloadError: it cannot be downloaded.
+        OSError: the disk cannot be written.
+    """
+    path = hub_file(url)
+    digest = Digest("sha256", path.stem.rsplit("-", 1)[-1])  # the names of torchvision's files end in its beginning
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        return path if path.exists() else fetch(path, [url], digest, attempts=ATTEMPTS, stall=STALL)

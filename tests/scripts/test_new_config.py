@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torchvision.models.detection import ssd300_vgg16
 
 import train
 from data import inspection
@@ -19,7 +21,12 @@ from scripts import new_config
 from ssd.config_file import load_config
 from ssd.system.machine import num_cores
 from ssd.training import proposal
+from ssd.training.trial import try_out
+from ssd.weights import sources
+from tests.conftest import refuse
 from tests.data.layouts.test_formats import as_coco, copy_photos, load, write_yolo
+
+pytestmark = pytest.mark.usefixtures("bare_machine")
 
 
 @pytest.fixture
@@ -110,9 +117,8 @@ def test_the_file_states_what_differs_and_why(folders, monkeypatch, device):
     output = folders / "a.yaml"
     assert new_config.main([str(folders / "voc"), "--output", str(output)]) == 0
     config, lines = load_config(output), output.read_text().splitlines()
-    assert (config.model.pretrained, config.model.width) == (("imagenet", 1.0) if device == "cuda" else ("none", 0.5))
-    assert config.train.batch_size == (32 if device == "cuda" else 16)
-    assert config.train.epochs == (240 if device == "cuda" else 150)
+    assert (config.model.pretrained, config.model.width) == ("none", 1.0 if device == "cuda" else 0.25)
+    assert config.loss.min_neg == 3
     assert config.data.cache == "ram"
     assert (config.eval.every, config.eval.metric) == (config.checkpoint.every, "voc10")
     for line in lines:
@@ -162,12 +168,12 @@ def test_dboxes_fit_the_sizes_of_the_objects():
     small, large = proposal.dbox_shares(objects_of(17)), proposal.dbox_shares(objects_of(150))
     assert small["voc"] == 0
     assert small["coco"] > 0.3
-    assert proposal.choose_dboxes(small) == "coco"
-    assert proposal.choose_dboxes(large) == "voc"
-    assert proposal.choose_dboxes({"voc": 0.981, "coco": 0.984}) == "voc"  # no difference
-    choices = proposal.run_choices("cpu", 100, small)
-    assert choices["model.dboxes"].value == "coco"
-    assert f"coco {small['coco']:.1%}" in choices["model.dboxes"].reason
+    assert proposal.choose_dboxes(small, None).value == "coco"
+    assert proposal.choose_dboxes(large, None).value == "voc"
+    assert proposal.choose_dboxes({"voc": 0.981, "coco": 0.984}, None).value == "voc"  # no difference
+    assert f"coco {small['coco']:.1%}" in proposal.choose_dboxes(small, None).reason
+    assert proposal.choose_dboxes({"voc": 0.99, "coco": 0.95}, "coco").value == "coco"  # which its weights have learned
+    assert proposal.choose_dboxes({"voc": 0.54, "coco": 0.98}, "voc").value == "coco"
 
 
 def test_photos_are_kept_in_memory_only_where_they_fit(monkeypatch):
@@ -233,13 +239,56 @@ def test_ctrl_c_while_processes_count(folders, monkeypatch, capsys):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("place", ["find_layout", "load_photos", "best_overlaps"])
+@pytest.mark.parametrize("place", ["find_layout", "load_photos", "best_overlaps", "try_out"])
 def test_ctrl_c_ends_it_with_a_line(folders, monkeypatch, capsys, place):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(proposal, place, interrupted)
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 130
-    output = capsys.readouterr()
-    assert len((output.out + output.err).split("\n")) == 2
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
     assert not (folders / "a.yaml").exists()
+
+
+def test_the_time_is_the_users(folders, capsys):
+    lengths = {}
+    for words in ([], ["--minutes", "1"]):
+        assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml"), "--overwrite", *words]) == 0
+        lengths[len(words)] = load_config(folders / "a.yaml").train.epochs
+    assert lengths[2] < lengths[0] / 2
+    assert "with --minutes 4: " in capsys.readouterr().out
+    for wrong in ("0", "-3", "soon"):
+        with pytest.raises(SystemExit) as end:
+            new_config.main([str(folders / "voc"), "--minutes", wrong])
+        assert end.value.code == 2
+        assert "argument --minutes: expected a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypatch, capsys):
+    """With torchvision's own network and random weights in the place of theirs; the speed is measured."""
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folders / "hub"))
+    monkeypatch.setattr(sources, "fetch", refuse)
+    (folders / "hub/checkpoints").mkdir(parents=True)
+    path = sources.hub_file(sources.torchvision_url("coco"))
+    torch.save(ssd300_vgg16(weights=None, weights_backbone=None).state_dict(), path)
+    measured = []
+
+    def short_trial(config, freeze, data, start):
+        few = config.model_copy(update={"model": config.model.model_copy(update={"width": 0.1})})
+        measured.append((freeze, try_out(few, freeze, data, start)))
+        return measured[0][1]
+
+    monkeypatch.setattr(proposal, "try_out", short_trial)
+    output = folders / "a.yaml"
+    assert new_config.main([str(folders / "voc"), "--output", str(output), "--minutes", "600"]) == 0
+    ((freeze, costs),) = measured
+    assert freeze == "conv3_3"
+    assert all(value > 0 for value in costs)
+    config = load_config(output)
+    assert (config.model.pretrained, config.model.dboxes, config.model.width) == ("coco", "coco", 1.0)
+    small = ["train.epochs=null", "train.iterations=1", "train.batch_size=1", "data.workers=0", "device=cpu", "train.ema=null"]
+    assert train.main(["--config", str(output), *small, f"output_dir={folders / 'run'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "model.pretrained: coco: 71 of 71 tensors taken from" in shown
+    assert shown.splitlines()[-1].startswith("mAP@0.5 (VOC10 area)")

@@ -9,7 +9,7 @@ from scripts import new_config
 from ssd.config_file import load_config
 from tests.data.layouts.exports import EXPORTS, NAMES, SHOTS, Export, photos, xmls
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_machine")]
 
 SMALL = ["train.epochs=null", "train.iterations=3", "train.batch_size=2", "model.width=0.05", "data.workers=0", "device=cpu"]
 

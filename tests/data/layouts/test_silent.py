@@ -16,6 +16,8 @@ from ssd.config_file import load_config
 from tests.data.layouts.exports import NAMES, PARTS, SHOTS, Shot, coco, dump, kangaroo, lines, photos, texts, write, xmls
 from tests.data.layouts.test_exports import SMALL, assert_true
 
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
 
 def load(folder: Path, split: str = "all", classes=NAMES, **options) -> Loaded:
     source = SourceConfig(path=folder.name, split=split, val_fraction=options.pop("val_fraction", None))
