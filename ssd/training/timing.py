@@ -112,16 +112,20 @@ def _a_checkpoint(parts: Parts) -> float:
 
 
 def _evaluation_and_end(run: Run, parts: Parts) -> tuple[float, float]:
-    """Of all validation photos, by the time that some of them take; and of the report."""
+    """Of all validation photos, by the time of one and of a batch; and of the report."""
     photos, batch_size = parts.val_samples.photos, run.config.eval.batch_size
+    seconds = []
     average = parts.step.updater.average
     with average.applied_to(parts.model) if average else nullcontext():
-        for count in (1, 2 * batch_size):  # the first one warms up
+        for count in (1, 1, batch_size):  # the first one warms up
             some = photos.select(spread(len(photos), count))
             samples = plain_samples(run, some, parts.preparation)
             evaluation = evaluate_photos(run, samples, parts.preparation, parts.model)
+            seconds.append(evaluation.seconds)
+    _, one, several = seconds
+    another = max(several - one, 0.0) / (len(some) - 1) if len(some) > 1 else 0.0
     with _timed() as picture:
         detections_picture(samples, evaluation)
     with tempfile.TemporaryDirectory() as folder, _timed() as report:
         write_report(Path(folder) / "report.html", report_subject(run, samples, evaluation, "best.pt"))
-    return evaluation.seconds / len(some) * len(photos) + picture[0], picture[0] + report[0]
+    return one + another * (len(photos) - 1) + picture[0], picture[0] + report[0]
