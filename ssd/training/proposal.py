@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from data.annotation import DataError, similar_classes
@@ -21,7 +22,7 @@ from ssd.config import SourceConfig
 from ssd.config_entries import whole
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
-from ssd.dbox import DBOX_SPECS, make_dbox_list
+from ssd.dbox import DBOX_SPECS, DBoxSpec, make_dbox_list
 from ssd.preparation import IMAGENET
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
@@ -94,7 +95,8 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
-        f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects\n{told(chosen, wish, len(train))}"
+        f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects, as a mean over the classes\n"
+        f"{told(chosen, wish, len(train))}"
     )
     return Proposal(
         f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", summary
@@ -147,8 +149,15 @@ def place(folder: Path) -> tuple[str, str]:
 
 
 def dbox_shares(photos: Photos) -> dict[str, float]:
-    """The share of the objects that each kind of DBoxes covers at overlap 0.5."""
-    return {name: float((best_overlaps(photos, make_dbox_list(spec)) >= 0.5).mean()) for name, spec in DBOX_SPECS.items()}
+    """The share of the objects that each kind of DBoxes covers at overlap 0.5; the mean over the classes, as mAP is one."""
+    counts = np.bincount(photos.labels)
+    present = counts > 0
+
+    def share(spec: DBoxSpec) -> float:
+        covered = best_overlaps(photos, make_dbox_list(spec)) >= 0.5
+        return float((np.bincount(photos.labels, covered)[present] / counts[present]).mean())
+
+    return {name: share(spec) for name, spec in DBOX_SPECS.items()}
 
 
 def cache_choice(photos: Photos) -> dict[str, Choice]:

@@ -176,7 +176,7 @@ def choose_dboxes(shares: dict[str, float], own: str | None) -> Choice:
     """The DBoxes that cover the objects best; where it matters little, those that the weights have learned, or the paper's.
 
     Args:
-        shares: of the objects, that each kind of DBoxes covers at overlap 0.5.
+        shares: of the objects, that each kind of DBoxes covers at overlap 0.5; the mean over the classes.
         own: the kind that the weights have learned, if any.
     """
     best = max(shares, key=lambda name: (round(shares[name], 2), name == "voc"))

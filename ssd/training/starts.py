@@ -41,6 +41,14 @@ class Start(NamedTuple):
     length: Length
     why: str
     notes: list[str]  # lines for the user
+    whole_from: int | None = None  # minutes from which on the whole network would be taken
+
+
+class Obstacle(NamedTuple):
+    """Why the whole network is not taken."""
+
+    reason: str
+    whole_from: int | None = None  # minutes that would be enough, if they are too few
 
 
 Measured = Callable[[Recipe], Costs]  # what the parts of a run take on this machine
@@ -55,41 +63,44 @@ def choose_start(wish: Wish, num_photos: int, measured: Measured) -> Start:
     found = _whole_network(wish, num_photos, measured, notes)
     if isinstance(found, Start):
         return found
+    why = found.reason
     if sources.SLIM.exists():
-        return _start(SLIM, wish, num_photos, measured(SLIM), found, notes)
+        return _start(SLIM, wish, num_photos, measured(SLIM), why, notes)._replace(whole_from=found.whole_from)
     notes.append(
-        f"warning: {found}, and {sources.SLIM} is missing: training starts from scratch. {num_photos} photos teach little "
+        f"warning: {why}, and {sources.SLIM} is missing: training starts from scratch. {num_photos} photos teach little "
         "then: expect mAP near 0 for the first 20 epochs, and a useful detector only of objects that look alike"
     )
-    return _start(SCRATCH, wish, num_photos, measured(SCRATCH), found, notes)
+    return _start(SCRATCH, wish, num_photos, measured(SCRATCH), why, notes)
 
 
-def _whole_network(wish: Wish, num_photos: int, measured: Measured, notes: list[str]) -> Start | str:
-    """A start with the whole network, or the reason against it."""
+def _whole_network(wish: Wish, num_photos: int, measured: Measured, notes: list[str]) -> Start | Obstacle:
+    """A start with the whole network, or what stands against it."""
     candidates = [recipe for recipe in (COCO, IMAGENET) if _is_there(recipe) or (recipe is COCO and wish.download)]
     if not candidates:
-        return f"COCO weights are not in {sources.hub_file(sources.torchvision_url('coco')).parent}"
+        return Obstacle(f"COCO weights are not in {sources.hub_file(sources.torchvision_url('coco')).parent}")
     try:
         costs = measured(COCO)  # as long as with any weights
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return "the whole network does not fit into memory"
+        return Obstacle("the whole network does not fit into memory")
     start = _start(COCO, wish, num_photos, costs, "trained on COCO's 80 classes", notes)
     samples = start.length.samples
     if samples < LEAST_SAMPLES and sources.SLIM.exists():
         needed = minutes_for(COCO, costs, num_photos, batch_size(wish.device, num_photos), LEAST_SAMPLES)
-        return (
-            f"the whole network would see {samples:,} photos in {wish.minutes:g} minutes here and needs {LEAST_SAMPLES:,}: "
-            f"with --minutes {needed}, or a machine {LEAST_SAMPLES / samples:.1f} times as fast, it is better"
+        times = LEAST_SAMPLES / samples
+        notes.append(
+            f"note: the whole network would be taken with --minutes {needed}, or on a machine {times:.1f} times as fast"
         )
+        seen = f"{samples:,} photos in {wish.minutes:g} minutes"
+        return Obstacle(f"the whole network would see {seen} here and needs {LEAST_SAMPLES:,}", needed)
     for recipe in candidates:
-        reason = _obstacle(recipe)
+        reason = _missing(recipe)
         if reason is None:
             why = start.why if recipe is COCO else "COCO weights cannot be had"
             return _start(recipe, wish, num_photos, costs, why, notes)
         notes.append(f"note: {reason}")
-    return "COCO weights cannot be had"
+    return Obstacle("COCO weights cannot be had")
 
 
 def _start(recipe: Recipe, wish: Wish, num_photos: int, costs: Costs, why: str, notes: list[str]) -> Start:
@@ -101,7 +112,7 @@ def _is_there(recipe: Recipe) -> bool:
     return sources.hub_file(sources.torchvision_url(recipe.name)).exists()
 
 
-def _obstacle(recipe: Recipe) -> str | None:
+def _missing(recipe: Recipe) -> str | None:
     """Why torchvision's weights cannot be had; None where they are there, downloaded now if need be."""
     url = sources.torchvision_url(recipe.name)
     try:
@@ -114,9 +125,11 @@ def _obstacle(recipe: Recipe) -> str | None:
 
 def more_time(start: Start, wish: Wish, num_photos: int) -> str:
     """What a longer run would bring, in words."""
+    minutes = MORE_TIME * wish.minutes
+    if start.whole_from and start.whole_from <= minutes:
+        return f"with --minutes {start.whole_from}: the whole network"
+    size = batch_size(wish.device, num_photos)
     if start.length.epochs >= enough_epochs(start.recipe, num_photos):
         return f"more than {start.length.epochs} epochs would bring little"
-    minutes = MORE_TIME * wish.minutes
-    size = batch_size(wish.device, num_photos)
     longer = length(start.recipe, start.costs, num_photos, size, minutes)
     return f"with --minutes {minutes:g}: {longer.epochs} epochs" if longer.epochs else f"--minutes {minutes:g} reach no epoch"

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import re
 import shutil
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -161,6 +162,15 @@ def objects_of(side: float, count: int = 40) -> Photos:
         ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),
         np.concatenate([corners, corners + side], axis=1), np.zeros(count, np.int64), np.zeros(count, bool),
     )  # fmt: skip
+
+
+def test_a_class_of_few_objects_counts_as_much_as_others_for_the_dboxes():
+    large, small = objects_of(150, 90), objects_of(17, 10)
+    together = Photos.joined([large, replace(small, labels=np.ones(10, np.int64))])
+    together = replace(together, classes=("a", "b"))
+    shares = proposal.dbox_shares(together)
+    assert shares["voc"] == proposal.dbox_shares(large)["voc"] / 2
+    assert proposal.choose_dboxes(shares, "voc").value == "coco"
 
 
 def test_dboxes_fit_the_sizes_of_the_objects():

@@ -142,12 +142,13 @@ def test_what_more_time_or_a_faster_machine_would_bring_is_said(place):
     chosen, asked = start(Wish("cpu", 30), 200, SLOW)
     assert asked == ["coco", "slim"]
     shown = told(chosen, Wish("cpu", 30), 200)
-    assert "the whole network would see 2,8" in shown
-    assert "needs 4,800: with --minutes 48" in shown
-    assert "a machine 1.7 times as fast" in shown
-    assert "more than 150 epochs would bring little" in shown
+    assert "start: slim; the whole network would see 2,800 photos in 30 minutes here and needs 4,800\n" in shown
+    assert "note: the whole network would be taken with --minutes 48, or on a machine 1.7 times as fast" in shown
+    assert shown.endswith("in all; with --minutes 48: the whole network")
     chosen, _ = start(Wish("cpu", 10), 200, SLOW)
-    assert "with --minutes 40: 150 epochs" in told(chosen, Wish("cpu", 10), 200)
+    assert told(chosen, Wish("cpu", 10), 200).endswith("; with --minutes 40: 150 epochs")
+    chosen, _ = start(Wish("cpu", 60), 200, FAST)
+    assert told(chosen, Wish("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
     chosen, asked = start(Wish("cpu", 60), 200, SLOW)
     assert (chosen.recipe.name, asked) == ("coco", ["coco"])
     chosen, _ = start(Wish("cpu", 1), 200, (0.1, 0.5))
