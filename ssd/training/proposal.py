@@ -189,7 +189,7 @@ def run_choices(start: Start, device: str, num_photos: int, num_val_photos: int,
         **model,
         "model.pretrained": Choice(model["model.pretrained"].value, start.why),
         "model.dboxes": choose_dboxes(shares, start.recipe.dboxes),
-        "loss.min_neg": Choice(3, "photos without objects teach too, what is none"),
+        "loss.min_neg": Choice(3, "photos without objects teach too: what is none"),
         **training(start.recipe, start.length, device, num_photos, num_val_photos),
     }
 

@@ -35,7 +35,6 @@ JUDGES = 20  # validation photos: with fewer, mAP moves too much to end a run by
 WARM_UP_SHARE, MOST_WARM_UP = 0.05, 100  # of the iterations; at most, iterations
 EMA_SHARE = 3  # the average of the weights reaches back a third of the run
 OWN_DBOXES = 0.05  # share of objects that other DBoxes must cover beyond the weights' own: the heads know their own
-SLOW = 0.2  # of its epochs: less of a run than that is said to be short
 
 
 class Recipe(NamedTuple):

@@ -24,6 +24,7 @@ from ssd.system.machine import num_cores
 from ssd.training import proposal
 from ssd.training.trial import try_out
 from ssd.weights import sources
+from ssd.weights.checkpoint import TrainState, save_checkpoint
 from tests.conftest import refuse
 from tests.data.layouts.test_formats import as_coco, copy_photos, load, write_yolo
 
@@ -302,3 +303,18 @@ def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypa
     shown = capsys.readouterr().out
     assert "model.pretrained: coco: 71 of 71 tensors taken from" in shown
     assert shown.splitlines()[-1].startswith("mAP@0.5 (VOC10 area)")
+
+
+def test_weights_are_the_users_choice(folders, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("downloaded"))
+    words = [str(folders / "voc"), "--output", str(folders / "a.yaml"), "--overwrite"]
+    assert new_config.main([*words, "--no-download"]) == 0
+    assert "warning: COCO weights are not in " in capsys.readouterr().out
+    assert new_config.main([*words, "--scratch"]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert load_config(folders / "a.yaml").model.pretrained == "none"
+    save_checkpoint(sources.SLIM, TrainState({}, [], {}, {}))
+    assert new_config.main([*words, "--no-download"]) == 0
+    assert "start: slim; COCO weights are not in " in capsys.readouterr().out
+    config = load_config(folders / "a.yaml")
+    assert (config.model.pretrained, config.model.freeze, config.train.batch_size) == ("slim", "conv3_3", 8)
