@@ -5,7 +5,6 @@ DBoxes (boxes a cell, channels of the heads, their total number P) is derived fr
 """
 
 from dataclasses import dataclass
-from itertools import product
 from math import sqrt
 from typing import NamedTuple
 
@@ -85,11 +84,12 @@ def make_dbox_list(spec: DBoxSpec = SSD300_VOC) -> Tensor:
         Float32 `[P, 4]`, centres (cx, cy, w, h) relative to the image: P = 8732 for `SSD300_VOC`. They run over feature
         maps, then rows, then columns, then the DBoxes of a cell: the order in which the network predicts.
     """
-    dboxes = []
+    maps = []
     for row in spec.maps:
-        sizes = _sizes(row)
-        for i, j in product(range(row.cells), repeat=2):
-            cx, cy = (j + 0.5) * row.step, (i + 0.5) * row.step
-            dboxes += [(cx, cy, width, height) for width, height in sizes]
-    dbox_list = torch.tensor(dboxes, dtype=torch.float64) / spec.image_size
+        centers = (torch.arange(row.cells, dtype=torch.float64) + 0.5) * row.step
+        cells = torch.cartesian_prod(centers, centers).flip(1)  # (cx, cy), row by row
+        sizes = torch.tensor(_sizes(row), dtype=torch.float64)
+        pairs = cells[:, None].expand(-1, len(sizes), 2), sizes.expand(len(cells), -1, 2)
+        maps.append(torch.cat(pairs, dim=2).flatten(0, 1))  # [cells² · DBoxes a cell, 4]
+    dbox_list = torch.cat(maps) / spec.image_size
     return (dbox_list.clamp(0, 1) if spec.clip else dbox_list).float()
