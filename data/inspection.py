@@ -13,7 +13,7 @@ from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachab
 from data.images import inspect_photo
 from data.listing import Entry
 from data.photo_sizes import Stamp, stamp_of
-from data.workers import Attended, worker_options
+from data.workers import WatchedLoader, worker_options
 
 BATCH = 64  # photos that a worker reads at once
 # To start processes takes as long as to read some thousand annotations, or to decode a hundred photos.
@@ -69,7 +69,7 @@ def inspect(
     work = len(entries) + LOOK * num_unknown
     options = worker_options(workers if work > WORTH_PROCESSES else 0)
     batches = _InOrder(entries, lambda entry: (entry, known(entry)))
-    yield from Attended(DataLoader(_Inspection(skip_damaged), batch_sampler=batches, **options))
+    yield from WatchedLoader(DataLoader(_Inspection(skip_damaged), batch_sampler=batches, **options))
 
 
 def tally(paths: Sequence[str], read: Callable[[str], Iterable[T]], workers: int, watch: Watch) -> Counter[T]:
@@ -82,7 +82,7 @@ def tally(paths: Sequence[str], read: Callable[[str], Iterable[T]], workers: int
         watch: told of the progress.
     """
     options = worker_options(workers if len(paths) > WORTH_PROCESSES else 0)
-    batches: Attended[Counter[T]] = Attended(
+    batches: WatchedLoader[Counter[T]] = WatchedLoader(
         DataLoader(_Tally(read), batch_sampler=_InOrder(paths, lambda path: path), **options)
     )
     counts: Counter[T] = Counter()

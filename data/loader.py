@@ -11,7 +11,7 @@ from data.image_cache import ImageCache
 from data.images import read_image
 from data.photos import Photos
 from data.render import render
-from data.workers import Attended, worker_options
+from data.workers import WatchedLoader, worker_options
 from ssd.batch import PADDING, Batch, Targets
 from ssd.config import ConfigError
 from ssd.system.distributed import World
@@ -189,7 +189,7 @@ def choose_workers(workers: int | str, device: torch.device, world: World) -> in
 
 def make_loader(
     samples: Samples, order: Sampler[list[Key]], workers: int, device: torch.device, stop: StopRequest | None = None
-) -> Attended[Batch]:
+) -> WatchedLoader[Batch]:
     """The loader of `samples` in that order; batches come whole, pinned where the device is a GPU.
 
     Args:
@@ -200,4 +200,4 @@ def make_loader(
         stop: ends a wait for a batch; None where several processes first have to agree.
     """
     loader = DataLoader(samples, batch_sampler=order, pin_memory=device.type == "cuda", **worker_options(workers))
-    return Attended(loader, stop)
+    return WatchedLoader(loader, stop)

@@ -13,7 +13,7 @@ from data.inspection import NAMED, Inspected, Known, Watch, inspect, unwatched
 from data.layouts.find import list_entries
 from data.listing import Entry
 from data.photo_sizes import SeenPhotos
-from data.source_cache import Content, Look, SourceCache
+from data.source_cache import Content, FolderDigest, SourceCache
 from data.splits import draw
 from ssd.boxes import edges_to_voc
 from ssd.config import SourceConfig
@@ -119,7 +119,7 @@ def load_photos(
     data_format: str | None = None,
     fraction: float = 1.0,
     damaged: Literal["refuse", "skip"] = "refuse",
-    looks: dict[Path, Look] | None = None,
+    digests: dict[Path, FolderDigest] | None = None,
 ) -> Loaded:
     """Reads the annotations of several folders, concatenated, and looks at every photo that is new. A folder in which nothing
     has changed comes from the cache of an earlier time.
@@ -135,7 +135,7 @@ def load_photos(
         data_format: `voc`, `coco` or `yolo`; None to find out for each folder.
         fraction: the share of the photos that is used, the same ones each time.
         damaged: `skip` leaves out photos that cannot be decoded, and those whose annotation cannot be read.
-        looks: at the folders, for those who load several parts of them one after the other; added to.
+        digests: of the folders, for those who load several parts of them one after the other; added to.
 
     Raises:
         DataError: with one line for each fault in any of them.
@@ -144,7 +144,7 @@ def load_photos(
     parts: list[Loaded] = []
     labels = {name: label for label, name in enumerate(classes)}
     memories: dict[Path, SeenPhotos] = {}
-    looks = {} if looks is None else looks
+    digests = {} if digests is None else digests
     done = 0
 
     def progress(count: int, total: int) -> None:
@@ -154,9 +154,9 @@ def load_photos(
         folder = Path(root) / source.path
         draws = seed if source.val_fraction or fraction < 1 else None
         reading = (source.model_dump(), tuple(classes), draws, ignore_others, data_format, fraction, damaged)
-        if folder not in looks:
-            looks[folder] = Look(folder, lambda: progress(0, 0))
-        cache = SourceCache(folder, reading, looks[folder])
+        if folder not in digests:
+            digests[folder] = FolderDigest(folder, lambda: progress(0, 0))
+        cache = SourceCache(folder, reading, digests[folder])
         known = cache.recall()
         if known is not None:
             parts.append(_recalled(tuple(classes), known))

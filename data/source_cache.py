@@ -26,7 +26,7 @@ class Content(NamedTuple):
     said: dict[str, Any]  # plain values
 
 
-class Look:
+class FolderDigest:
     """A digest of the names, sizes and times of change of all that lies in a data set's folder. Links are followed.
 
     Args:
@@ -80,12 +80,12 @@ class SourceCache:
     Args:
         folder: the data set, or a file in its folder.
         reading: all that decides on what is read, as plain values.
-        look: at the folder, of now.
+        digest: of the folder as it is now.
     """
 
-    def __init__(self, folder: Path, reading: object, look: Look) -> None:
-        self.look = look
-        self.group = f"data-{look.place}"
+    def __init__(self, folder: Path, reading: object, digest: FolderDigest) -> None:
+        self.digest = digest
+        self.group = f"data-{digest.place}"
         self.name = f"{self.group}-{_digest(repr((str(folder), reading, _code())))}"
 
     def recall(self) -> Content | None:
@@ -93,7 +93,7 @@ class SourceCache:
         arrays = load_arrays(self.name)
         try:
             said = json.loads(arrays.pop(SAID).tobytes())
-            return Content(arrays, said["content"]) if said["stamp"] == self.look.stamp else None
+            return Content(arrays, said["content"]) if said["stamp"] == self.digest.stamp else None
         except (KeyError, ValueError, TypeError):
             return None
 
@@ -109,8 +109,8 @@ class SourceCache:
             theirs = {_identity(os.stat(folder)) for folder in set(map(os.path.dirname, paths.tolist()))}
         except OSError:  # gone in the meantime
             return
-        if theirs <= self.look.folders:
-            content = json.dumps({"stamp": self.look.stamp, "content": said}).encode()
+        if theirs <= self.digest.folders:
+            content = json.dumps({"stamp": self.digest.stamp, "content": said}).encode()
             save_arrays(self.name, {**arrays, SAID: np.frombuffer(content, np.uint8)})
             remove_older(self.group, KEPT)
 

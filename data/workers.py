@@ -72,7 +72,7 @@ def start_method() -> str:
     return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-class Attended(Generic[T]):
+class WatchedLoader(Generic[T]):
     """A loader of batches T, waited for as long as its workers live and the run is not asked to stop, and no longer.
 
     PyTorch alone waits for ever for a batch that a worker could not hand over, and reports a lost worker wherever the main
@@ -105,16 +105,16 @@ class Attended(Generic[T]):
             what = f"data workers cannot be started ({error.strerror or error})"
             raise WorkerError(what, NO_FILES if _is_short_of_files(error) else NO_MEMORY) from None
         workers = _children_beside(others)
-        _at_the_end_of_a_child(signal.SIG_DFL)  # in place of PyTorch's handler
+        _on_child_exit(signal.SIG_DFL)  # in place of PyTorch's handler
         while True:
             try:
-                with self.stop.ends_wait() if self.stop else nullcontext(), _losses_reported(workers):
+                with self.stop.ends_wait() if self.stop else nullcontext(), _ends_reported(workers):
                     batch = next(stream, None)
             except BaseException as error:
-                loss = _loss(workers)
+                lost = _lost_worker(workers)
                 _abandon(stream, workers)
-                if workers and _is_of_the_transport(error):
-                    raise loss or _not_handed_over(error) from None
+                if workers and _is_from_handing_over(error):
+                    raise lost or _not_handed_over(error) from None
                 raise
             if batch is None:
                 return
@@ -126,13 +126,13 @@ def _children_beside(others: Sequence[BaseProcess]) -> list[BaseProcess]:
 
 
 def _abandon(holder: object, workers: Sequence[BaseProcess]) -> None:
-    _at_the_end_of_a_child(signal.SIG_DFL)  # a signal may have come just before that was done where the wait ends
+    _on_child_exit(signal.SIG_DFL)  # a signal may have come just before that was done where the wait ends
     for worker in workers:
         worker.kill()
     _abandoned.append(holder)
 
 
-def _is_of_the_transport(error: BaseException) -> bool:
+def _is_from_handing_over(error: BaseException) -> bool:
     """Whether an error came up between worker and main process, and not in the data set."""
     passed_on = str(error).startswith("Caught")  # by PyTorch, from the data set's code
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError | EOFError) and not passed_on)
@@ -157,22 +157,22 @@ def _is_short_of_files(error: BaseException) -> bool:
 
 
 @contextmanager
-def _losses_reported(workers: Sequence[BaseProcess]) -> Iterator[None]:
+def _ends_reported(workers: Sequence[BaseProcess]) -> Iterator[None]:
     """A block that ends when a worker does."""
 
     def check(*_: object) -> None:
-        if loss := _loss(workers):
-            raise loss
+        if lost := _lost_worker(workers):
+            raise lost
 
-    _at_the_end_of_a_child(check)
+    _on_child_exit(check)
     try:
         check()
         yield
     finally:
-        _at_the_end_of_a_child(signal.SIG_DFL)
+        _on_child_exit(signal.SIG_DFL)
 
 
-def _loss(workers: Sequence[BaseProcess]) -> WorkerError | None:
+def _lost_worker(workers: Sequence[BaseProcess]) -> WorkerError | None:
     """What to say of the first worker that ended before its time, if one did."""
     for worker in workers:
         if worker.exitcode:
@@ -182,7 +182,7 @@ def _loss(workers: Sequence[BaseProcess]) -> WorkerError | None:
     return None
 
 
-def _at_the_end_of_a_child(handler: Any) -> None:
+def _on_child_exit(handler: Any) -> None:
     """Has Python call a handler when a child ends, where the system tells and this thread can hear it."""
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)
@@ -244,7 +244,7 @@ def _end_workers() -> None:
     """Ends what a failed run leaves behind: its workers ignore SIGTERM, and multiprocessing would wait for them for ever."""
     children = multiprocessing.active_children()
     if children:
-        _at_the_end_of_a_child(signal.SIG_DFL)  # PyTorch would take their end for an accident
+        _on_child_exit(signal.SIG_DFL)  # PyTorch would take their end for an accident
     for child in children:
         child.kill()
 

@@ -14,8 +14,8 @@ from data.image_cache import ImageCache, cache_bytes, fits
 from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
-from data.source_cache import Look
-from data.workers import Attended
+from data.source_cache import FolderDigest
+from data.workers import WatchedLoader
 from ssd.batch import Batch
 from ssd.preparation import Preparation
 from ssd.system.machine import num_cores
@@ -63,13 +63,13 @@ def load_val_photos(run: Run) -> Photos:
 def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, Loaded]:
     faults: list[str] = []
     loaded: dict[str, Loaded] = {}
-    looks: dict[Path, Look] = {}
+    digests: dict[Path, FolderDigest] = {}
 
     def load() -> None:
         with suppress(Stopped):  # the others have to hear of it
             for part in parts:
                 try:
-                    loaded[part] = _load_part(run, part, looks)
+                    loaded[part] = _load_part(run, part, digests)
                 except DataError as error:
                     faults.extend(str(error).splitlines())
 
@@ -119,7 +119,7 @@ def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> st
     return "\n".join([*lines[:max_faults], *([f"... and {more} more faults{hint}"] if more else [])])
 
 
-def _load_part(run: Run, part: str, looks: dict[Path, Look]) -> Loaded:
+def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded:
     """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
     data = run.config.data
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
@@ -141,7 +141,7 @@ def _load_part(run: Run, part: str, looks: dict[Path, Look]) -> Loaded:
             data_format=data.format,
             fraction=data.fraction if part == "train" else 1.0,
             damaged=data.damaged,
-            looks=looks,
+            digests=digests,
         )
 
 
@@ -174,7 +174,7 @@ def plain_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples
     return Samples(photos, preparation.size, preparation.fill, keep_difficult=run.config.data.keep_difficult)
 
 
-def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> Attended[Batch]:
+def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> WatchedLoader[Batch]:
     """The micro-batches of this process, from an iteration on.
 
     Raises:
@@ -186,12 +186,12 @@ def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: 
     return _loader(run, samples, order, run.stop if run.world.size == 1 else None)
 
 
-def val_batches(run: Run, samples: Samples) -> Attended[Batch]:
+def val_batches(run: Run, samples: Samples) -> WatchedLoader[Batch]:
     """This process's share of the photos, in order."""
     return _loader(run, samples, EvalOrder(len(samples), run.config.eval.batch_size, run.world), run.stop)
 
 
-def _loader(run: Run, samples: Samples, order: Sampler[list[Key]], stop: StopRequest | None) -> Attended[Batch]:
+def _loader(run: Run, samples: Samples, order: Sampler[list[Key]], stop: StopRequest | None) -> WatchedLoader[Batch]:
     return make_loader(samples, order, choose_workers(run.config.data.workers, run.device, run.world), run.device, stop)
 
 

@@ -16,7 +16,7 @@ from data.inspection import Watch
 from data.layouts.find import find_layout, shortage
 from data.layouts.tree import list_tree
 from data.photos import Loaded, Photos, load_photos
-from data.source_cache import Look
+from data.source_cache import FolderDigest
 from data.splits import choose
 from ssd.config import SourceConfig
 from ssd.config_entries import whole
@@ -65,8 +65,8 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
         raise UsageError(f"{folder}: no object was found in it, read as {kind.upper()}. {shortage(list_tree(folder))}")
     sources = choose(folder, layout.splits())
     root, path = place(folder)
-    looks: dict[Path, Look] = {}
-    loaded = [read(root, {"path": path, **source}, list(counts), looks) for source in sources]
+    digests: dict[Path, FolderDigest] = {}
+    loaded = [read(root, {"path": path, **source}, list(counts), digests) for source in sources]
     train, val = (part.photos for part in loaded)
     train.require_objects("photos to train on", with_difficult=True)
     val.require_objects("photos to evaluate on", with_difficult=False)
@@ -130,12 +130,12 @@ def bar(what: str, unit: str) -> Iterator[Watch]:
         yield watch
 
 
-def read(root: str, source: dict[str, Any], classes: list[str], looks: dict[Path, Look]) -> Loaded:
+def read(root: str, source: dict[str, Any], classes: list[str], digests: dict[Path, FolderDigest]) -> Loaded:
     """The photos of one split, every one of them looked at."""
     with bar(f"reading {source['split']}", "photo") as watch:
         sources = [SourceConfig(**source)]
         try:
-            return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", looks=looks)
+            return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", digests=digests)
         except DataError as error:
             raise DataError(first_faults(str(error).splitlines(), MAX_FAULTS)) from None
 

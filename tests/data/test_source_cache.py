@@ -132,7 +132,7 @@ def test_what_lies_elsewhere_is_read_each_time(folder, read):
     (folder / "JPEGImages").symlink_to(folder.parent / "photos/JPEGImages")
     read()
     assert read()[1] == []  # links to folders are followed
-    cache = source_cache.SourceCache(folder, "reading", source_cache.Look(folder, lambda: None))
+    cache = source_cache.SourceCache(folder, "reading", source_cache.FolderDigest(folder, lambda: None))
     (folder.parent / "other").mkdir()
     outside = os.fsencode(folder.parent / "other/a.jpg")
     for paths, kept in ((np.array([outside]), False), (np.array([os.fsencode(folder / "JPEGImages/a.jpg")]), True)):
@@ -144,7 +144,7 @@ def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, rea
     def homeless() -> None:
         raise RuntimeError("Could not determine home directory.")
 
-    cache = source_cache.SourceCache(folder, "reading", source_cache.Look(folder, lambda: None))
+    cache = source_cache.SourceCache(folder, "reading", source_cache.FolderDigest(folder, lambda: None))
     cache.remember(np.array([b"/no/such/folder/a.jpg"]), {}, {})
     assert cache.recall() is None
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -175,4 +175,4 @@ def test_a_long_look_can_be_stopped(folder, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        source_cache.Look(folder, stop)
+        source_cache.FolderDigest(folder, stop)

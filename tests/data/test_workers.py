@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data import workers
-from data.workers import Attended, Parcel, WorkerError, worker_options
+from data.workers import Parcel, WatchedLoader, WorkerError, worker_options
 from ssd.system.stop import Stopped, StopRequest
 
 pytestmark = pytest.mark.slow
@@ -39,11 +39,11 @@ class Numbers(Dataset[dict[str, Tensor]]):
         return {"large": torch.full((LARGE,), number, dtype=torch.uint8), "small": torch.tensor([float(number)])}
 
 
-def attended(dataset: Dataset, num_workers: int = 1, stop: StopRequest | None = None) -> Attended:
-    return Attended(DataLoader(dataset, batch_size=4, **worker_options(num_workers)), stop)
+def watched(dataset: Dataset, num_workers: int = 1, stop: StopRequest | None = None) -> WatchedLoader:
+    return WatchedLoader(DataLoader(dataset, batch_size=4, **worker_options(num_workers)), stop)
 
 
-def arrived(batches: Attended) -> list[int]:
+def arrived(batches: WatchedLoader) -> list[int]:
     numbers = []
     for batch in batches:
         (number,) = batch["large"].unique().tolist()
@@ -72,7 +72,7 @@ def descriptors(spare: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_batches_arrive_as_they_were_made(num_workers):
-    assert arrived(attended(Numbers(), num_workers)) == list(range(0, 40, 4))
+    assert arrived(watched(Numbers(), num_workers)) == list(range(0, 40, 4))
 
 
 def test_batches_arrive_where_there_is_no_shared_memory(monkeypatch):
@@ -82,13 +82,13 @@ def test_batches_arrive_where_there_is_no_shared_memory(monkeypatch):
         raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
 
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
-    assert arrived(attended(Numbers(), 2)) == list(range(0, 40, 4))
+    assert arrived(watched(Numbers(), 2)) == list(range(0, 40, 4))
 
 
 @pytest.mark.parametrize("spare", [28, 34])
 def test_few_file_descriptors_are_enough(spare):
     with descriptors(spare):
-        assert arrived(attended(Numbers(), 2)) == list(range(0, 40, 4))
+        assert arrived(watched(Numbers(), 2)) == list(range(0, 40, 4))
 
 
 @pytest.mark.parametrize("spare", [10, 16, 22])
@@ -97,7 +97,7 @@ def test_fewer_file_descriptors_end_in_a_line_where_they_are_not_enough(spare):
     with descriptors(spare):
         outcome: list[int] | str
         try:
-            outcome = arrived(attended(Numbers(), 2))
+            outcome = arrived(watched(Numbers(), 2))
         except WorkerError as error:
             outcome = str(error)
     assert outcome == list(range(0, 40, 4)) or "Too many open files" in outcome or "DataLoader worker" in outcome
@@ -114,7 +114,7 @@ def test_what_is_handed_over_takes_no_file_where_few_are_spare():
 
 def test_too_few_file_descriptors_are_named():
     with descriptors(4), pytest.raises(WorkerError, match=r"Too many open files\): raise ulimit -n\. Try fewer data\.workers"):
-        arrived(attended(Numbers(), 2))
+        arrived(watched(Numbers(), 2))
 
 
 def test_a_temporary_folder_that_was_removed_is_named(tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_temporary_folder_that_was_removed_is_named(tmp_path, monkeypatch):
     folder = tmp_path / "pymp-mine"
     folder.mkdir()
     monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # which the workers use, too
-    batches = iter(attended(Numbers()))
+    batches = iter(watched(Numbers()))
     next(batches)
     shutil.rmtree(folder)
     said = r"\(No such file or directory\): the temporary folder of Python's processes .*/pymp-.* was removed .*Set TMPDIR"
@@ -145,7 +145,7 @@ def test_the_error_of_a_batch_on_its_way_decides_on_the_advice(error, advice, mo
     def fail(*_: object) -> None:
         raise error
 
-    batches = iter(attended(Numbers()))
+    batches = iter(watched(Numbers()))
     next(batches)
     monkeypatch.setattr(ForkingPickler, "loads", fail)
     with pytest.raises(WorkerError, match=f"{advice}.* Try fewer data.workers, or 0"):
@@ -158,7 +158,7 @@ def test_a_batch_that_a_worker_cannot_hand_over_is_noticed(monkeypatch, capfd):
 
     monkeypatch.setattr(Parcel, "__reduce__", fail)
     with pytest.raises(WorkerError, match=r"DataLoader worker \(pid \d+\) .*fewer data\.workers, or 0"):
-        arrived(attended(Numbers()))
+        arrived(watched(Numbers()))
     assert "MemoryError: no room for it" in capfd.readouterr().err
 
 
@@ -184,7 +184,7 @@ def stop() -> Iterator[StopRequest]:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_signal_ends_a_wait_for_data(num_workers, stop):
-    batches = iter(attended(Stuck(), num_workers, stop))
+    batches = iter(watched(Stuck(), num_workers, stop))
     next(batches)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
@@ -193,7 +193,7 @@ def test_a_signal_ends_a_wait_for_data(num_workers, stop):
         next(batches)
     assert time.monotonic() - start < 2
     with pytest.raises(Stopped):  # whoever waits later does not wait at all
-        next(iter(attended(Stuck(), 0, stop)))
+        next(iter(watched(Stuck(), 0, stop)))
 
 
 def test_a_signal_before_or_after_the_wait_raises_nothing(stop):
@@ -205,7 +205,7 @@ def test_a_signal_before_or_after_the_wait_raises_nothing(stop):
 
 
 def test_a_lost_worker_is_reported_in_the_wait_and_nowhere_else():
-    batches = iter(attended(Numbers(), 2))
+    batches = iter(watched(Numbers(), 2))
     next(batches)
     victim = workers.multiprocessing.active_children()[0]
     os.kill(victim.pid, signal.SIGKILL)
@@ -224,7 +224,7 @@ class Faulty(Numbers):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_in_the_data_set_stays_what_it_is(num_workers):
     with pytest.raises(RuntimeError, match="a fault of the program") as caught:
-        arrived(attended(Faulty(), num_workers))
+        arrived(watched(Faulty(), num_workers))
     assert not isinstance(caught.value, WorkerError)
 
 
@@ -240,7 +240,7 @@ class Frozen(Dataset[dict[str, Tensor]]):
 
 def test_what_the_parent_made_is_not_searched_for_garbage():
     """A search writes to each object, and what is written to is copied: gigabytes, where a data set is large."""
-    (batch,) = attended(Frozen())
+    (batch,) = watched(Frozen())
     assert batch["frozen"] > 10_000
 
 
