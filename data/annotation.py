@@ -44,6 +44,7 @@ class Annotation(NamedTuple):
     boxes: np.ndarray  # [m, 4] float32 pixels: edges (x1, y1, x2, y2) counted from 0, so that x2 - x1 is the width
     labels: np.ndarray  # [m] int64
     difficult: np.ndarray  # [m] bool
+    truncated: np.ndarray  # [m] int8: 1 where the object reaches beyond its box, as VOC tells it, 0 where not; -1: not told
     clipped: tuple[str, ...]  # the places in its file of boxes that reached beyond the photo
     empty: tuple[str, ...]  # and of boxes without area, which were dropped
 
@@ -76,6 +77,7 @@ def clipped_annotation(
     labels: Sequence[int],
     difficult: Sequence[bool],
     where: Callable[[int], str],
+    truncated: Sequence[int] | None = None,
 ) -> Annotation:
     """An annotation with its boxes (pixel edges from 0) clipped to the photo, and those without area dropped.
 
@@ -86,11 +88,13 @@ def clipped_annotation(
         labels: likewise.
         difficult: likewise.
         where: tells the place in the file of one of them.
+        truncated: as an `Annotation` has it; None where the layout does not tell.
     """
     clipped, is_clipped = _clip(np.array(boxes, np.float32).reshape(-1, 4), width, height)
     whole = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     return Annotation(
         width, height, clipped[whole], np.array(labels, np.int64)[whole], np.array(difficult, bool)[whole],
+        np.full(len(whole), -1, np.int8)[whole] if truncated is None else np.array(truncated, np.int8)[whole],
         tuple(map(where, np.flatnonzero(is_clipped & whole).tolist())), tuple(map(where, np.flatnonzero(~whole).tolist())),
     )  # fmt: skip
 

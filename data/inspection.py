@@ -42,6 +42,7 @@ class Inspected(NamedTuple):
     boxes: np.ndarray  # [N, 4] float32
     labels: np.ndarray  # [N] int64
     difficult: np.ndarray  # [N] bool
+    truncated: np.ndarray  # [N] int8
     num_read: int  # n, and those that cannot be used
     num_clipped: int  # boxes
     num_empty: int
@@ -150,6 +151,7 @@ class _Inspection(Dataset[Inspected]):
             boxes=np.concatenate([np.zeros((0, 4), np.float32), *(a.boxes for a in annotations)]),
             labels=np.concatenate([np.zeros(0, np.int64), *(a.labels for a in annotations)]),
             difficult=np.concatenate([np.zeros(0, bool), *(a.difficult for a in annotations)]),
+            truncated=np.concatenate([np.zeros(0, np.int8), *(a.truncated for a in annotations)]),
             num_read=len(batch),
             num_clipped=sum(len(a.clipped) for a in annotations),
             num_empty=sum(len(a.empty) for a in annotations),

@@ -32,6 +32,7 @@ class Photos:
     boxes: np.ndarray  # [N, 4] float32 pixels: edges (x1, y1, x2, y2) counted from 0
     labels: np.ndarray  # [N] int64
     difficult: np.ndarray  # [N] bool
+    truncated: np.ndarray  # [N] int8: 1 where the object reaches beyond its box, as VOC tells it, 0 where not; -1: not told
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,13 +41,14 @@ class Photos:
         return os.fsdecode(self.paths[index])
 
     def objects(self, index: int) -> slice:
-        """Where the objects of one photo are in `boxes`, `labels` and `difficult`."""
+        """Where the objects of one photo are in `boxes`, `labels`, `difficult` and `truncated`."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def ground_truth(self, index: int) -> dict[str, np.ndarray]:
         """One photo's objects as `ssd.evaluation.voc_eval` takes them: inclusive pixels counted from 1."""
         rows = self.objects(index)
-        return {"boxes": edges_to_voc(self.boxes[rows]), "labels": self.labels[rows], "difficult": self.difficult[rows]}
+        boxes = edges_to_voc(self.boxes[rows])
+        return {"boxes": boxes, **{name: getattr(self, name)[rows] for name in ("labels", "difficult", "truncated")}}
 
     def absent_classes(self) -> list[str]:
         """The classes without an object."""
@@ -64,6 +66,7 @@ class Photos:
             boxes=np.concatenate([part.boxes for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
             difficult=np.concatenate([part.difficult for part in parts]),
+            truncated=np.concatenate([part.truncated for part in parts]),
         )
 
     def require_objects(self, part: str, with_difficult: bool) -> None:
@@ -94,7 +97,7 @@ class Photos:
         starts = np.cumsum([0, *map(len, rows)])
         return Photos(
             self.classes, self.paths[indices], self.sizes[indices], starts,
-            self.boxes[objects], self.labels[objects], self.difficult[objects],
+            self.boxes[objects], self.labels[objects], self.difficult[objects], self.truncated[objects],
         )  # fmt: skip
 
 
@@ -216,6 +219,7 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
         boxes=np.concatenate([np.zeros((0, 4), np.float32), *(batch.boxes for batch in batches)]),
         labels=np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in batches)]),
         difficult=np.concatenate([np.zeros(0, bool), *(batch.difficult for batch in batches)]),
+        truncated=np.concatenate([np.zeros(0, np.int8), *(batch.truncated for batch in batches)]),
     )
     clipped = [place for batch in batches for place in batch.clipped]
     empty = [place for batch in batches for place in batch.empty]

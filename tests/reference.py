@@ -125,3 +125,64 @@ def voc_ap(detections: list[dict], truths: list[dict], label: int, use_07_metric
         precision[k] = max(precision[k], precision[k + 1])
     steps = np.flatnonzero(recall[1:] != recall[:-1])
     return float(((recall[steps + 1] - recall[steps]) * precision[steps + 1]).sum())
+
+
+def pixel_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Overlap of two boxes of inclusive pixels."""
+    return iou(np.add(a, (0, 0, 1, 1)), np.add(b, (0, 0, 1, 1)))
+
+
+def error_kinds(
+    detections: list[dict], truths: list[dict], num_classes: int, use_07_metric: bool
+) -> tuple[list[str], dict[str, float]]:
+    """The kind of each error, one detection after the other; and what each costs, by mending the detections and objects
+    themselves and evaluating again."""
+    rows = sorted((-float(d["scores"][k]), i, k) for i, d in enumerate(detections) for k in range(len(d["scores"])))
+    kind_of, about, claimed, targets = {}, {}, set(), set()
+    for _, i, k in rows:
+        box, label, objects = detections[i]["boxes"][k], detections[i]["labels"][k], truths[i]
+        overlaps = [pixel_iou(box, other) for other in objects["boxes"]]
+        own = max((m for m in range(len(overlaps)) if objects["labels"][m] == label), key=lambda m: overlaps[m], default=None)
+        other = max((m for m in range(len(overlaps)) if objects["labels"][m] != label), key=lambda m: overlaps[m], default=None)
+        of_own, of_other = (0 if m is None else overlaps[m] for m in (own, other))
+        if of_own > 0.5 and objects["difficult"][own]:
+            continue
+        if of_own > 0.5 and (i, own) not in claimed:
+            claimed.add((i, own))
+        elif 0.1 <= of_own <= 0.5:
+            kind_of[i, k], about[i, k] = "localisation", own
+        elif of_other > 0.5:
+            kind_of[i, k], about[i, k] = "classification", other
+        elif of_own > 0.5:
+            kind_of[i, k] = "duplicate"
+        elif of_own < 0.1 and of_other < 0.1:
+            kind_of[i, k] = "background"
+        else:
+            kind_of[i, k] = "both"
+    targets = {(i, m) for (i, _), m in about.items()}
+    counting = [(i, m) for i, t in enumerate(truths) for m in range(len(t["labels"])) if not t["difficult"][m]]
+    missed = set(counting) - claimed - targets
+
+    def mean_ap(found: list[dict], objects: list[dict]) -> float:
+        present = sorted({truths[i]["labels"][m] for i, m in counting})
+        aps = [voc_ap(found, objects, label, use_07_metric) for label in present]
+        return float(np.mean([1 if np.isnan(ap) else ap for ap in aps]))
+
+    as_it_is, costs = mean_ap(detections, truths), {}
+    for kind in ("localisation", "classification", "duplicate", "background", "both"):
+        mended = [{name: np.array(values) for name, values in d.items()} for d in detections]
+        taken, out = set(claimed), set()
+        for _, i, k in rows:
+            if kind_of.get((i, k)) != kind:
+                continue
+            m = about.get((i, k))
+            if m is None or (i, m) in taken or truths[i]["difficult"][m]:
+                out.add((i, k))
+                continue
+            taken.add((i, m))
+            mended[i]["boxes"][k], mended[i]["labels"][k] = truths[i]["boxes"][m], truths[i]["labels"][m]
+        kept = [[k for k in range(len(d["scores"])) if (i, k) not in out] for i, d in enumerate(mended)]
+        costs[kind] = mean_ap([{n: v[rest] for n, v in d.items()} for d, rest in zip(mended, kept, strict=True)], truths)
+    rest = [[m for m in range(len(t["labels"])) if (i, m) not in missed] for i, t in enumerate(truths)]
+    costs["missed"] = mean_ap(detections, [{n: v[keep] for n, v in t.items()} for t, keep in zip(truths, rest, strict=True)])
+    return [*kind_of.values(), *["missed"] * len(missed)], {kind: value - as_it_is for kind, value in costs.items()}

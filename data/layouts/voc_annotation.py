@@ -20,7 +20,7 @@ from data.annotation import (
 from ssd.boxes import voc_to_edges
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-YES = ("1", "true", "yes")
+YES, NO = ("1", "true", "yes"), ("0", "false", "no")
 NO_XML = (ElementTree.ParseError, ValueError, LookupError)  # raised of it; the latter two where its encoding is wrong
 
 
@@ -69,7 +69,7 @@ def parse_annotation(
     root = _read(path)
     faults: list[str] = []
     width, height = agreed_size(_size(root), photo, str(path), "<size>", faults)
-    boxes, labels, difficult, numbers = [], [], [], []
+    boxes, labels, difficult, truncated, numbers = [], [], [], [], []
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"
         name = (item.findtext("name") or "").strip()
@@ -88,7 +88,8 @@ def parse_annotation(
         boxes.append(box)
         labels.append(classes[name])
         numbers.append(number)
-        difficult.append((item.findtext("difficult") or "").strip().lower() in YES)
+        difficult.append(_flag(item, "difficult") == 1)
+        truncated.append(_flag(item, "truncated"))
     if faults:
         raise DataError("\n".join(faults))
     corners = np.array(boxes, np.float32).reshape(-1, 4)
@@ -96,9 +97,17 @@ def parse_annotation(
     has_no_area = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
     edges = np.where(has_no_area, corners, voc_to_edges(corners))
     names = list(classes)
-    return clipped_annotation(
-        width, height, edges, labels, difficult, lambda index: f"{path}: object {numbers[index]} ({names[labels[index]]})"
-    )
+
+    def place(index: int) -> str:
+        return f"{path}: object {numbers[index]} ({names[labels[index]]})"
+
+    return clipped_annotation(width, height, edges, labels, difficult, place, truncated)
+
+
+def _flag(item: ElementTree.Element, name: str) -> int:
+    """1 for yes, 0 for no, -1 where it is missing, or says neither as in Unspecified."""
+    text = (item.findtext(name) or "").strip().lower()
+    return 1 if text in YES else 0 if text in NO else -1
 
 
 def _read(path: Path) -> ElementTree.Element:

@@ -15,6 +15,7 @@ from ssd.boxes import edges_to_voc
 from ssd.detect import detect
 from ssd.evaluation.coco_eval import METRIC as COCO_METRIC
 from ssd.evaluation.coco_eval import coco_eval
+from ssd.evaluation.error_kinds import Errors, error_kinds
 from ssd.evaluation.voc_eval import VOCResult, voc_eval
 from ssd.loss import MultiBoxLoss
 from ssd.preparation import Preparation, prepare
@@ -41,6 +42,7 @@ class Evaluation:
     seconds: float
     loss_l: float  # as in training, over the positives of the whole data set; without augmentation
     loss_c: float
+    errors: Errors  # at overlap 0.5; under COCO's metric, with the area under the curve
 
     @property
     def mean_ap(self) -> float:
@@ -62,10 +64,12 @@ class Evaluation:
         return f"mAP@{'0.5:0.95' if self.result.metric == COCO_METRIC else '0.5'} ({self.result.metric})"
 
     def record(self) -> dict[str, object]:
-        """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects, and for an infinite loss."""
+        """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects, for what errors cost
+        where no class has any, and for an infinite loss."""
         ap = {name: _plain(value) for name, value in zip(self.classes, self.result.ap, strict=True)}
         losses = {name: _plain(getattr(self, name)) for name in ("loss", "loss_l", "loss_c")}
-        return {"metric": self.result.metric, "map": _plain(self.mean_ap), **losses, "ap": ap}
+        costs = {kind: _plain(cost) for kind, cost in self.errors.costs.items()}
+        return {"metric": self.result.metric, "map": _plain(self.mean_ap), **losses, "ap": ap, "errors": costs}
 
     def score_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Score thresholds 0..1, and precision, recall and F1 from each of them on, averaged over the classes with objects."""
@@ -184,8 +188,9 @@ def evaluate(
     result = voc_eval(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
     if metric == "coco":
         result = coco_eval(in_order, ground_truth, result)
+    errors = error_kinds(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
     seconds = time.perf_counter() - start
-    return Evaluation(tuple(classes), result, in_order, seconds, loss_l / divisor, loss_c / divisor)
+    return Evaluation(tuple(classes), result, in_order, seconds, loss_l / divisor, loss_c / divisor, errors)
 
 
 def _in_pixels(detection: dict[str, Tensor], size: np.ndarray) -> dict[str, np.ndarray]:

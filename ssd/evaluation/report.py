@@ -20,8 +20,8 @@ from ssd.config_yaml import dump_yaml
 from ssd.evaluation.curves import curve_figures, over_fitting, series
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, grid, pr_figure, score_figure
+from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.pictures import TRUTH, draw_boxes, scaled_into, spread
-from ssd.evaluation.voc_eval import pixel_iou
 from ssd.system.files import write_whole
 
 IOU_THRESH = 0.5

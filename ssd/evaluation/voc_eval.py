@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ssd.evaluation.overlap import nearest
 
 Arrays = Mapping[str, Any]  # of tensors or arrays
 
@@ -32,6 +34,24 @@ class VOCResult:
         ends = ((self.recall, 0.0), (self.precision, 1.0), (self.counts, 0))
         recall, precision, counts = (np.append(values[label], end)[last] for values, end in ends)  # -1 is the end
         return recall, precision, counts
+
+
+class Flat(NamedTuple):
+    """The detections or the objects of all images together."""
+
+    boxes: np.ndarray  # [n, 4] inclusive pixels
+    labels: np.ndarray  # [n]
+    values: np.ndarray  # [n] scores, or 1 for difficult objects
+    image: np.ndarray  # [n] number of the image
+
+
+class Claims(NamedTuple):
+    """How detections, in falling score, meet objects."""
+
+    nearest: np.ndarray  # [n] the object of its class that each overlaps most, -1: none
+    overlap: np.ndarray  # [n] with that
+    hit: np.ndarray  # [n] bool: a true positive
+    counts: np.ndarray  # [n] bool: not what claims a difficult object
 
 
 def metric_name(use_07_metric: bool) -> str:
@@ -68,23 +88,14 @@ def voc_eval(
     """
     if len(detections) != len(ground_truth):
         raise ValueError(f"detections of {len(detections)} images, ground truth of {len(ground_truth)}")
-    boxes, labels, scores, image = _concatenate(detections, "scores")
-    true_boxes, true_labels, difficult, true_image = _concatenate(ground_truth, "difficult")
-    difficult = difficult.astype(bool)
-    order = np.argsort(-scores, kind="stable")
-    boxes, labels, scores, image = boxes[order], labels[order], scores[order], image[order]
-
-    claimed = _claims(boxes, image * num_classes + labels, true_boxes, true_image * num_classes + true_labels, iou_thresh)
-    real = np.ones(len(scores), bool)  # what does not meet a difficult object
-    real[claimed >= 0] = ~difficult[claimed[claimed >= 0]]
-    hit = np.zeros(len(scores), bool)
-    first_claim = np.unique(claimed, return_index=True)[1]
-    hit[first_claim] = claimed[first_claim] >= 0
+    found, objects = in_falling_score(flatten(detections, "scores")), flatten(ground_truth, "difficult")
+    labels, scores = found.labels, found.values
+    _, _, hit, counts = claims(found, objects, iou_thresh)
 
     ap, curves, num_objects = [], [], []
     for label in range(num_classes):
-        rows = (labels == label) & real
-        num_objects.append(int(((true_labels == label) & ~difficult).sum()))
+        rows = (labels == label) & counts
+        num_objects.append(int(((objects.labels == label) & (objects.values == 0)).sum()))
         curves.append(_curve(hit[rows], scores[rows], num_objects[-1]))
         recall, precision, *_ = curves[-1]
         ap.append(average_precision(recall, precision, use_07_metric) if num_objects[-1] else float("nan"))
@@ -112,46 +123,53 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: 
     return float((np.diff(recall, prepend=0.0) * envelope[:-1]).sum())
 
 
-def _concatenate(entries: Sequence[Arrays], extra: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes `[n, 4]`, labels `[n]`, the `extra` values `[n]` and the image's number `[n]` of all entries together."""
+def flatten(entries: Sequence[Arrays], extra: str) -> Flat:
+    """All entries together; `extra` names their values."""
     if not entries:
-        return np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
+        return Flat(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
     boxes = np.concatenate([np.asarray(entry["boxes"], np.float64).reshape(-1, 4) for entry in entries])
     labels = np.concatenate([np.asarray(entry["labels"], np.int64).reshape(-1) for entry in entries])
     values = np.concatenate([np.asarray(entry[extra], np.float64).reshape(-1) for entry in entries])
-    return boxes, labels, values, np.repeat(np.arange(len(entries)), [len(entry["labels"]) for entry in entries])
+    return Flat(boxes, labels, values, np.repeat(np.arange(len(entries)), [len(entry["labels"]) for entry in entries]))
 
 
-def _claims(
-    boxes: np.ndarray, group: np.ndarray, true_boxes: np.ndarray, true_group: np.ndarray, iou_thresh: float
-) -> np.ndarray:
-    """The object that each detection claims `[n]`, -1 where none; only objects of the same group come into question."""
-    by_group = np.argsort(true_group, kind="stable")
-    first = np.searchsorted(true_group[by_group], group, "left")
-    num_pairs = np.searchsorted(true_group[by_group], group, "right") - first
-    claimed = np.full(len(boxes), -1)
-    rows = np.flatnonzero(num_pairs)
-    if not len(rows):
-        return claimed
-    num_pairs, first = num_pairs[rows], first[rows]
-    begin = np.cumsum(num_pairs) - num_pairs  # where each detection's pairs begin
-    pair = np.arange(num_pairs.sum())
-    candidate = by_group[pair - np.repeat(begin - first, num_pairs)]
-    overlap = pixel_iou(boxes[np.repeat(rows, num_pairs)], true_boxes[candidate])
-    best = np.maximum.reduceat(overlap, begin)
-    # The first of equal overlaps, as the devkit's loop finds it.
-    at_best = np.where(overlap == np.repeat(best, num_pairs), pair, len(pair))
-    best_pair = np.minimum.reduceat(at_best, begin)
-    claimed[rows] = np.where(best > iou_thresh, candidate[np.minimum(best_pair, len(pair) - 1)], -1)
-    return claimed
+def in_falling_score(detections: Flat) -> Flat:
+    """The same detections, those of equal score in the order in which they stand."""
+    order = np.argsort(-detections.values, kind="stable")
+    return Flat(*(part[order] for part in detections))
 
 
-def pixel_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Overlap of inclusive pixel boxes, row by row: `[..., 4], [..., 4] → [...]`, shapes that broadcast."""
-    size = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
-    intersection = np.where((size > 0).all(axis=-1), size.prod(axis=-1), 0.0)
-    areas = (a[..., 2:] - a[..., :2] + 1).prod(axis=-1) + (b[..., 2:] - b[..., :2] + 1).prod(axis=-1)
-    return intersection / (areas - intersection)
+def claims(detections: Flat, objects: Flat, iou_thresh: float) -> Claims:
+    """Which object each detection claims, and what comes of it: `voc_eval` tells the rule.
+
+    Args:
+        detections: in falling score.
+        objects: the ground truth; its values tell which are difficult.
+        iou_thresh: that the overlap has to exceed.
+    """
+    num_classes = 1 + max(detections.labels.max(initial=0), objects.labels.max(initial=0))
+    own, overlap = nearest(
+        detections.boxes, detections.image * num_classes + detections.labels,
+        objects.boxes, objects.image * num_classes + objects.labels,
+    )  # fmt: skip
+    claimed = np.where(overlap > iou_thresh, own, -1)
+    counts = np.append(objects.values == 0, True)[claimed]
+    first_claim = np.zeros(len(claimed), bool)
+    first_claim[np.unique(claimed, return_index=True)[1]] = True
+    return Claims(own, overlap, first_claim & (claimed >= 0) & counts, counts)
+
+
+def ap_of(hit: np.ndarray, scores: np.ndarray, num_objects: int, use_07_metric: bool) -> float:
+    """AP of one class; NaN without objects.
+
+    Args:
+        hit: `[n]` whether each detection, in falling score, is a true positive.
+        scores: `[n]` of the detections.
+        num_objects: that there are to find.
+        use_07_metric: as in `voc_eval`.
+    """
+    recall, precision, *_ = _curve(hit, scores, num_objects)
+    return average_precision(recall, precision, use_07_metric) if num_objects else float("nan")
 
 
 def _curve(hit: np.ndarray, scores: np.ndarray, num_objects: int) -> tuple[np.ndarray, ...]:

@@ -57,8 +57,9 @@ def large(tmp_path) -> Photos:
     path = np.array([str(tmp_path / "a.png").encode()])
     boxes = np.array([[1900, 1400, 2150, 1650]], np.float32)
     return Photos(
-        ("cat",), path, np.array([[4000, 3001]], np.int32), np.array([0, 1]), boxes, np.zeros(1, np.int64), np.zeros(1, bool)
-    )
+        ("cat",), path, np.array([[4000, 3001]], np.int32), np.array([0, 1]), boxes, np.zeros(1, np.int64), np.zeros(1, bool),
+        np.zeros(1, np.int8),
+    )  # fmt: skip
 
 
 def test_a_reduced_photo_gives_the_same_samples_but_for_interpolation(large):

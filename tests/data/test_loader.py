@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,9 +56,7 @@ def test_batches_are_bytes_and_padded_targets(photos):
 
 
 def test_difficult_objects_can_be_left_out(photos):
-    hard = photos.difficult.copy()
-    hard[:] = True
-    marked = Photos(photos.classes, photos.paths, photos.sizes, photos.starts, photos.boxes, photos.labels, hard)
+    marked = replace(photos, difficult=np.ones_like(photos.difficult))
     assert len(Samples(marked, 300, FILL, keep_difficult=True)[(0, 1)].targets.objects) == len(photos.labels[photos.objects(1)])
     assert len(Samples(marked, 300, FILL, keep_difficult=False)[(0, 1)].targets.objects) == 0
 

@@ -24,7 +24,7 @@ def assert_equal(one: Photos, other: Photos) -> None:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    make_folder(tmp_path / "one", {"a": xml(item()), "b": xml(), "c": xml(item(), item())})
+    make_folder(tmp_path / "one", {"a": xml(item()), "b": xml(), "c": xml(item(extra="<truncated>1</truncated>"), item())})
     return tmp_path / "one"
 
 
@@ -50,6 +50,9 @@ def test_a_second_start_reads_no_annotation_and_is_the_same(read):
     assert names == []
     assert_equal(second.photos, first.photos)
     assert second.notes == first.notes
+    assert second.photos.ground_truth(2)["truncated"].tolist() == [1, -1]
+    assert second.photos.select([2, 0]).truncated.tolist() == [1, -1, -1]
+    assert Photos.joined([first.photos, second.photos]).truncated.tolist() == [-1, 1, -1] * 2
 
 
 def changed_annotation(folder):

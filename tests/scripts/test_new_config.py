@@ -162,6 +162,7 @@ def objects_of(side: float, count: int = 40) -> Photos:
     return Photos(
         ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),
         np.concatenate([corners, corners + side], axis=1), np.zeros(count, np.int64), np.zeros(count, bool),
+        np.full(count, -1, np.int8),
     )  # fmt: skip
 
 

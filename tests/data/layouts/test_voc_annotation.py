@@ -40,6 +40,13 @@ def test_corners_are_inclusive_and_counted_from_one(tmp_path):
     assert (found.clipped, found.empty) == ((), ())
 
 
+def test_truncated_may_be_missing_or_say_nothing(tmp_path):
+    texts = ("1", "0", "Unspecified")
+    items = [item(extra=f"<truncated>{text}</truncated>") for text in texts]
+    found = parse(tmp_path, xml(*items, item()))
+    assert found.truncated.tolist() == [1, 0, -1, -1]
+
+
 def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
     found = parse(

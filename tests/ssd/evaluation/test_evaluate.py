@@ -9,6 +9,7 @@ import torch
 from ssd.batch import Batch, pad_targets
 from ssd.boxes import encode
 from ssd.dbox import make_dbox_list
+from ssd.evaluation.error_kinds import KINDS
 from ssd.evaluation.evaluate import Thresholds, evaluate
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, scaled_into
 from ssd.loss import MultiBoxLoss
@@ -68,7 +69,8 @@ def test_detections_come_in_the_photo_s_inclusive_pixels():
     # The targets are empty, so the certain DBox is the hardest negative of each photo: its object against its background.
     assert (evaluation.loss_l, evaluation.loss_c) == (0, pytest.approx(4 * 40))
     losses = {"loss": evaluation.loss, "loss_l": 0.0, "loss_c": evaluation.loss_c}
-    assert evaluation.record() == {"metric": "VOC10 area", "map": 1.0, **losses, "ap": {"cat": None, "dog": 1.0}}
+    figures = {"map": 1.0, **losses, "ap": {"cat": None, "dog": 1.0}, "errors": dict.fromkeys(KINDS, 0.0)}
+    assert evaluation.record() == {"metric": "VOC10 area", **figures}
     assert "validation loss 160.000 (l 0.000, c 160.000)" in evaluation.table()
     assert replace(evaluation, loss_l=math.inf).record()["loss"] is None  # JSON knows no infinity
     assert "left out of the mean, having no object to find here: cat" in evaluation.table()

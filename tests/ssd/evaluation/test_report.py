@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.report import Subject, compare, pair, render, write_report
 from ssd.evaluation.voc_eval import voc_eval
@@ -53,17 +54,22 @@ def test_pairs_take_the_largest_overlap_first():
     assert pair(np.zeros((2, 0))).tolist() == [-1, -1]
 
 
+def evaluation_of(classes: tuple[str, ...], detections: list[dict], objects: list[dict]) -> Evaluation:
+    result = voc_eval(detections, objects, len(classes), use_07_metric=False)
+    errors = error_kinds(detections, objects, len(classes), use_07_metric=False)
+    return Evaluation(classes, result, detections, 1.5, 1.0, 2.0, errors)
+
+
 @pytest.fixture
 def subject():
     detections = [found(boxes(A, FAR), [0, 0], [0.9, 0.6]), found(boxes(B), [1], [0.8])]
     objects = [truth(boxes(A), [0]), truth(boxes(B, FAR), [1, 1])]
-    result = voc_eval(detections, objects, 2, use_07_metric=False)
     records = [
         {"kind": "train", "epoch": 1, "iteration": 10, "loss": 3.0, "loss_l": 1.0, "loss_c": 2.0, "images_per_s": 5.0},
         {"kind": "eval", "epoch": 1, "iteration": 10, "map": 0.5, "ap": {}},
         {"kind": "eval", "epoch": 1, "iteration": 20, "map": None, "ap": {}, "loss": 3.5, "loss_l": 1.5, "loss_c": 2.0},
     ]
-    evaluation = Evaluation(CLASSES, result, detections, 1.5, 1.0, 2.0)
+    evaluation = evaluation_of(CLASSES, detections, objects)
     names = ["a<b>.jpg", "b.jpg"]
     image = np.full((80, 100, 3), 90, np.uint8)
     return Subject("SSD300: mine & yours", evaluation, objects, names, lambda _: image, records, {"seed": 0}, {"run": "runs/x"})
@@ -104,9 +110,8 @@ def test_over_fitting_stands_beside_the_curves(subject):
 
 def test_nothing_found_and_nothing_recorded(subject):
     empty = [found(boxes(), [], [])] * 2
-    result = voc_eval(empty, subject.ground_truth, 2)
     bare = Subject(
-        "none", Evaluation(CLASSES, result, empty, 1.0, 0.0, 0.0), subject.ground_truth, ["a", "b"], subject.image, [], {}, {}
+        "none", evaluation_of(CLASSES, empty, subject.ground_truth), subject.ground_truth, ["a", "b"], subject.image, [], {}, {}
     )
     text = render(bare)
     assert "0.000 at score 0.50" in text
@@ -118,7 +123,7 @@ def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
     photos = [np.full(shape, 90, np.uint8) for shape in ((3, 3000, 3), (3000, 3, 3))]
     detections = [found(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2], [0.9, 0.6]) for i in range(2)]
     objects = [truth(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2]) for i in range(2)]
-    evaluation = Evaluation(names, voc_eval(detections, objects, 4), detections, 1.0, 1.0, 2.0)
+    evaluation = evaluation_of(names, detections, objects)
     text = render(Subject("odd", evaluation, objects, ["a", "b"], photos.__getitem__, subject.records, {}, {}))
     for name in names:
         assert text.count(f">{html.escape(name)}<") == 5  # table, APs, legend, both axes of the confusion
