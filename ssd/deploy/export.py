@@ -8,9 +8,10 @@ from 0 over the classes, -1 where there is no further detection; `scores` `[B, K
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -159,16 +160,10 @@ def export_torch(
             torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
-def export_onnx(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
-    """Writes an ONNX file. Classes and thresholds are in its metadata.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    limits = reachable(limits, len(classes))
-    network = PixelsToBoxes(model, preparation).eval()
+def network_graph(model: SSD300, preparation: Preparation) -> onnx.ModelProto:
+    """The network as an ONNX graph from `images` to all_boxes `[B, P, 4]` and all_scores `[B, C - 1, P]`."""
     program = torch.onnx.export(
-        network,
+        PixelsToBoxes(model, preparation).eval(),
         (torch.zeros(EXAMPLE, dtype=torch.uint8),),
         input_names=[INPUT],
         output_names=["all_boxes", "all_scores"],
@@ -178,10 +173,43 @@ def export_onnx(path: Path, model: SSD300, preparation: Preparation, classes: Se
         verbose=False,
     )
     assert program is not None
-    proto = program.model_proto
+    return program.model_proto
+
+
+def with_detection(
+    network: onnx.ModelProto, classes: Sequence[str], limits: Thresholds, more: Mapping[str, str] = MappingProxyType({})
+) -> onnx.ModelProto:
+    """What `network_graph` made, with non-maximum suppression behind it; classes and thresholds in its metadata.
+
+    Args:
+        network: left as it is.
+        classes: names, without background.
+        limits: thresholds of the detections.
+        more: metadata beside these.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(network)
+    limits = reachable(limits, len(classes))
     _append_nms(proto, limits)
-    helper.set_model_props(proto, metadata_of(classes, limits))
+    helper.set_model_props(proto, {**metadata_of(classes, limits), **more})
     proto.doc_string = __doc__ or ""
+    return proto
+
+
+def export_onnx(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
+    """Writes an ONNX file. Classes and thresholds are in its metadata.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    save_onnx(path, with_detection(network_graph(model, preparation), classes, limits))
+
+
+def save_onnx(path: Path, proto: onnx.ModelProto) -> None:
+    """
+    Raises:
+        OSError: the file cannot be written.
+    """
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 

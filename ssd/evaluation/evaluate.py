@@ -61,7 +61,7 @@ class Evaluation:
     @property
     def metric_name(self) -> str:
         """What the mean is called wherever it is shown."""
-        return f"mAP@{'0.5:0.95' if self.result.metric == COCO_METRIC else '0.5'} ({self.result.metric})"
+        return figure_name(self.result)
 
     def record(self) -> dict[str, object]:
         """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects, for what errors cost
@@ -185,12 +185,23 @@ def evaluate(
     # In the order of the photos, so that the sums do not depend on who had which.
     loss_l, loss_c, num_positives = np.sum([together[index][1] for index in range(len(sizes))], axis=0).tolist()
     divisor = max(num_positives, 1)
-    result = voc_eval(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
-    if metric == "coco":
-        result = coco_eval(in_order, ground_truth, result)
+    result = measured(in_order, ground_truth, len(classes), metric)
     errors = error_kinds(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
     seconds = time.perf_counter() - start
     return Evaluation(tuple(classes), result, in_order, seconds, loss_l / divisor, loss_c / divisor, errors)
+
+
+def measured(
+    detections: Sequence[dict[str, np.ndarray]], ground_truth: Sequence[dict[str, np.ndarray]], num_classes: int, metric: str
+) -> VOCResult:
+    """The average precision by a metric that a configuration names: voc07, voc10 or coco; the rest as of `voc_eval`."""
+    result = voc_eval(detections, ground_truth, num_classes, use_07_metric=metric == "voc07")
+    return coco_eval(detections, ground_truth, result) if metric == "coco" else result
+
+
+def figure_name(result: VOCResult) -> str:
+    """What the mean is called wherever it is shown."""
+    return f"mAP@{'0.5:0.95' if result.metric == COCO_METRIC else '0.5'} ({result.metric})"
 
 
 def _in_pixels(detection: dict[str, Tensor], size: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,8 +1,12 @@
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from contextlib import redirect_stdout
 
 import cv2
 import numpy as np
@@ -12,9 +16,11 @@ import pytest
 import torch
 
 from data.shapes import CLASSES
-from scripts import export
-from ssd.deploy import program
-from ssd.deploy.export import metadata_of, resize
+from scripts import detect, export
+from ssd.boxes import iou
+from ssd.deploy import export as export_module
+from ssd.deploy import program, quantise
+from ssd.deploy.export import export_onnx, metadata_of, resize
 from ssd.deploy.predictor import Predictor
 from ssd.evaluation.evaluate import Thresholds
 from ssd.system.images import read_photo
@@ -24,14 +30,23 @@ from tests.processes import completed
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint, shapes_root, tmp_path_factory):
+def network(checkpoint):
+    """The checkpoint's network as a graph, which takes longer than all that is done with it; so every test shares one."""
+    predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32")
+    graph = export_module.network_graph(predictor.model, predictor.preparation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "network_graph", lambda model, preparation: graph)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, network, shapes_root, tmp_path_factory):
     """An ONNX file, and what the command said."""
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"
-    words = [sys.executable, "scripts/export.py", str(checkpoint), "--output", str(path), "--score", "0.35"]
     photos = ["--photos", str(shapes_root / "shapes/JPEGImages")]
-    done = completed([*words, *photos], timeout=120, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return path, done.stdout
+    with redirect_stdout(io.StringIO()) as shown:
+        assert export.main([str(checkpoint), "--output", str(path), "--score", "0.35", *photos]) == 0
+    return path, shown.getvalue()
 
 
 def test_it_is_checked_there_and_then(exported):
@@ -150,7 +165,84 @@ def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shape
         assert not scores[i, count:].any()
 
 
-def test_a_check_on_nothing_fails(checkpoint, shapes_root, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def run_checkpoint(checkpoint, network, shapes_root, tmp_path_factory):
+    """A checkpoint whose run has photos that it is good at: their ground truth is what it finds itself."""
+    root = tmp_path_factory.mktemp("found")
+    photos = shapes_root / "shapes/JPEGImages"
+    words = ["--formats", "voc", "--no-pictures", "--output", str(root / "set"), "--score", "0.5"]
+    assert detect.main([str(checkpoint), str(photos), *words]) == 0
+    (root / "set/JPEGImages").symlink_to(photos)
+    state = load_checkpoint(checkpoint)
+    source = [{"path": "set", "val_fraction": 0.3}]
+    data = {"classes": list(CLASSES), "root": str(root)}
+    state.config["data"] = {**data, "train": [{**source[0], "split": "train"}], "val": [{**source[0], "split": "val"}]}
+    state.config["eval"] = {"metric": "voc10"}
+    path = root / "best.pt"
+    save_checkpoint(path, state)
+    return path
+
+
+def test_eight_bits_are_calibrated_and_graded(run_checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(export, "NUM_CALIBRATION", 6)
+    assert export.main([str(run_checkpoint), "--int8", "--score", "0.35", "--max-loss", "0.5"]) == 0
+    shown = capsys.readouterr().out
+    path = run_checkpoint.with_suffix(".int8.onnx")
+    run, metadata = program.load_program(path, "onnx", torch.device("cpu"))
+    told = json.loads(metadata["int8"])
+    assert told["metric"] == "mAP@0.5 (VOC10 area)"
+    assert told["float32"] > 0.9  # it is graded on what it finds
+    assert f"float32: mAP@0.5 (VOC10 area) {told['float32']:.4f} on {told['photos']} validation photos" in shown
+    assert json.loads(metadata["thresholds"])["score_thresh"] == 0.35
+    network = onnx.load(path)
+    kinds = Counter(node.op_type for node in network.graph.node)
+    assert kinds["QuantizeLinear"] > 20
+    weights = {each.name: each.data_type for each in network.graph.initializer if "backbone" in each.name and each.dims}
+    assert {kind for name, kind in weights.items() if "quantized" in name and "bias" not in name} == {onnx.TensorProto.INT8}
+    predictor = Predictor.from_checkpoint(run_checkpoint, "cpu", "float32", score_thresh=0.35)
+    overlaps = [torch.zeros(0)]
+    for path_of in sorted((run_checkpoint.parent / "set/JPEGImages").iterdir())[:8]:
+        photo = read_photo(path_of)
+        (expected,) = predictor(photo)
+        boxes, labels = (values[0] for values in run(photo[None])[:2])
+        sure = expected.scores > 0.5
+        same = torch.from_numpy(expected.labels[sure, None] == labels[labels >= 0])
+        found = iou(torch.from_numpy(expected.boxes[sure]), torch.from_numpy(boxes[labels >= 0])) * same
+        overlaps.append(found.amax(dim=1) if found.numel() else torch.zeros(len(found)))
+    assert len(torch.cat(overlaps)) > 3
+    assert torch.cat(overlaps).mean() > 0.5  # made-up weights suffer more than trained ones
+    export_onnx(path.with_name("float.onnx"), predictor.model, predictor.preparation, predictor.classes, predictor.limits)
+    assert path.stat().st_size < 0.6 * path.with_name("float.onnx").stat().st_size
+
+
+def test_eight_bits_that_cost_too_much_are_not_written(run_checkpoint, monkeypatch, capsys):
+    real = quantise.quantise
+
+    def poor(network, photos, with_heads):
+        return real(network, (np.zeros_like(photo) for photo in photos), with_heads)  # calibrated on black photos
+
+    monkeypatch.setattr(quantise, "quantise", poor)
+    monkeypatch.setattr(export, "NUM_CALIBRATION", 6)
+    output = run_checkpoint.with_name("poor.onnx")
+    assert export.main([str(run_checkpoint), "--int8", "--output", str(output)]) == 1
+    shown = capsys.readouterr()
+    assert "int8, heads in float32: mAP" in shown.out  # both were tried
+    assert re.search(r"error: int8 costs [\d.]+ points of mAP, more than 1: not written; see --max-loss", shown.err)
+    assert not output.exists()
+
+
+def test_eight_bits_need_the_runs_photos(checkpoint, capsys):
+    assert export.main([str(checkpoint), "--int8", "--photos", "."]) == 2
+    assert "--int8 does not go with --photos .: its mAP is that of the run's own" in capsys.readouterr().err
+    assert export.main([str(checkpoint), "--int8", "--format", "torch"]) == 2
+    assert "--int8 does not go with --format torch" in capsys.readouterr().err
+    assert export.main([str(checkpoint), "--max-loss", "0.1"]) == 2
+    assert "--max-loss is for --int8" in capsys.readouterr().err
+    assert export.main([str(checkpoint), "--int8"]) == 2
+    assert "the run's photos cannot be read" in capsys.readouterr().err
+
+
+def test_a_check_on_nothing_fails(checkpoint, network, shapes_root, tmp_path, capsys):
     words = [str(checkpoint), "--output", str(tmp_path / "a.onnx"), "--photos", str(shapes_root / "shapes/JPEGImages")]
     assert export.main([*words, "--score", "1"]) == 1
     assert "error: not checked: in 16 photos nothing is found from score 1 on" in capsys.readouterr().err
