@@ -78,7 +78,7 @@ def write_config(folder: Path, iterations: int) -> Path:
             "train": [{"path": "shapes", "split": "train"}],
             "val": [{"path": "shapes", "split": "val"}],
         },
-        "model": {"pretrained": "none", "batch_norm": True, "width": 0.05},
+        "model": {"pretrained": "none", "batch_norm": "backbone", "width": 0.05},
         "train": {"batch_size": 4, "iterations": iterations, "optimizer": "adamw", "warmup": 2, "ema": 0.9},
         "log_every": 3,
         "checkpoint": {"every": 1, "keep": 2},

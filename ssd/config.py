@@ -49,6 +49,11 @@ class SourceConfig(_Section):
     """share that is set aside as split val of a folder without splits; the rest is its split train"""
 
 
+def _as_word(value: object) -> object:
+    """What `model.batch_norm` was in files and checkpoints of before it had words; each is what it meant."""
+    return ("backbone" if value else "none") if isinstance(value, bool) else value
+
+
 Sources = Annotated[tuple[SourceConfig, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
@@ -106,25 +111,31 @@ class ModelConfig(_Section):
     """last layer of the backbone that keeps its weights, like all before it: faster, safer on few photos; null: none"""
     dboxes: Literal["voc", "coco"] = "voc"
     """smallest DBoxes: voc: 30 pixels of 300; coco: 21, for small objects"""
-    batch_norm: bool = False
-    """batch normalisation: the way to train without pretrained weights"""
+    batch_norm: Annotated[Literal["none", "backbone", "all"], BeforeValidator(_as_word)] = "none"
+    """batch normalisation, the way to train without pretrained weights: backbone: of VGG16 and extra layers; all: of the heads
+    too; true and false are read as backbone and none"""
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """factor on all numbers of channels"""
-    conv4_3_norm: Literal["l2", "batch"] = "l2"
-    """how the features of conv4_3 are scaled; batch: only for weights that were trained with it"""
+    conv4_3_norm: Literal["l2", "batch", "none"] = "l2"
+    """how the features of conv4_3 are scaled; batch: only for weights that were trained with it; none: not at all, from scratch
+    with batch normalisation"""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         if self.init_from is not None:
             return self
         if self.pretrained == "slim":
-            if self.width != 0.25 or not self.batch_norm:
-                raise ValueError("pretrained: slim is a network of its own; set width: 0.25 and batch_norm: true")
+            if (self.width, self.batch_norm, self.conv4_3_norm) != (0.25, "backbone", "l2"):
+                raise ValueError(
+                    "pretrained: slim is a network of its own; set width: 0.25, batch_norm: backbone and conv4_3_norm: l2"
+                )
             return self
         if self.pretrained != "none" and self.width != 1.0:
             raise ValueError(f"width {self.width} has no pretrained weights; set pretrained: none, or width: 1.0")
-        if self.pretrained == "coco" and self.batch_norm:
-            raise ValueError("pretrained: coco has no batch normalisation; set batch_norm: false, or pretrained: imagenet")
+        if self.pretrained == "coco" and self.batch_norm != "none":
+            raise ValueError("pretrained: coco has no batch normalisation; set batch_norm: none, or pretrained: imagenet")
+        if self.pretrained == "coco" and self.conv4_3_norm != "l2":
+            raise ValueError("pretrained: coco has learned with conv4_3_norm: l2; set that, or pretrained: imagenet")
         if self.freeze is not None and self.pretrained == "none":
             raise ValueError(f"freeze: {self.freeze} would keep random weights; name weights in pretrained or init_from")
         return self

@@ -45,7 +45,7 @@ class ExtraLayers(nn.Module):
         self.out_channels = []
         for name, channels, kernel, stride, padding in rows:
             outputs = scaled(channels, width)
-            # One cell has no variance to normalise by: in a batch of one image conv9_2 would fail.
+            # One cell has no variance to normalise by: in a batch of one image a norm of conv9_2 would fail.
             normalise = batch_norm and name != "conv9_2"
             block = ConvBlock(inputs, outputs, kernel, stride=stride, padding=padding, batch_norm=normalise)
             self.add_module(name, block)
@@ -65,21 +65,33 @@ class ExtraLayers(nn.Module):
         return sources
 
 
-CONV4_3_NORMS = {"l2": L2Norm, "batch": nn.BatchNorm2d}
+CONV4_3_NORMS = {"l2": L2Norm, "batch": nn.BatchNorm2d, "none": nn.Identity}
 
 
 class SSD300(nn.Module):
     """SSD with inputs of 300 × 300 pixels (Liu et al., ECCV 2016).
 
+    Where `batch_norm` puts batch normalisation follows ScratchDet (Zhu et al., CVPR 2019, arXiv 1810.08425), which trains SSD
+    from scratch. In its published code the backbone makes all six feature maps, the extra layers included, and the detection
+    head is the convolutions that predict offsets and scores:
+
+    - `none`: nowhere, as in the paper of SSD; for pretrained weights without it.
+    - `backbone`: behind each convolution of VGG16 and of the extra layers; what was `True` when this was a bool.
+    - `all`: behind those of the heads as well.
+
+    A convolution in front of a norm has no bias. conv9_2 and the heads on its map are never normalised: one cell has no
+    variance in a batch of one image.
+
     Args:
         num_classes: columns of the class scores, background included: 21 for VOC.
-        batch_norm: batch normalisation in backbone and extra layers: the way to train without pretrained weights.
+        batch_norm: `none`, `backbone` or `all`: see above.
         width: factor on every number of channels, for small machines.
         spec: the DBoxes.
-        conv4_3_norm: `l2` (the paper's), or `batch`, as one of the ports has it: to use that port's weights.
+        conv4_3_norm: what scales the features of conv4_3 for their heads: `l2`, the paper's; `none`, as ScratchDet has it
+            (section 4.1), where batch normalisation has scaled them; `batch`, as one of the ports has it: to use its weights.
 
     Raises:
-        ValueError: `num_classes` leaves no class beside the background, `width` is not positive, or the norm is unknown.
+        ValueError: `num_classes` leaves no class beside the background, `width` is not positive, or a norm is unknown.
     """
 
     dbox_list: Tensor
@@ -87,7 +99,7 @@ class SSD300(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        batch_norm: bool = False,
+        batch_norm: str = "none",
         width: float = 1.0,
         spec: DBoxSpec = SSD300_VOC,
         conv4_3_norm: str = "l2",
@@ -105,11 +117,13 @@ class SSD300(nn.Module):
         conv4_3_channels = scaled(CONV4_3_CHANNELS, width)
         self.backbone = VGG16(batch_norm, width)
         self.conv4_3_norm = CONV4_3_NORMS[conv4_3_norm](conv4_3_channels)
-        self.extras = ExtraLayers(fc7_channels, batch_norm, width)
+        self.extras = ExtraLayers(fc7_channels, self.backbone.is_normalised, width)
         channels = [conv4_3_channels, fc7_channels, *self.extras.out_channels]
-        boxes = spec.boxes_per_cell
-        self.loc = nn.ModuleList(nn.Conv2d(c, 4 * n, 3, padding=1) for c, n in zip(channels, boxes, strict=True))
-        self.conf = nn.ModuleList(nn.Conv2d(c, num_classes * n, 3, padding=1) for c, n in zip(channels, boxes, strict=True))
+        self.loc, self.conf = nn.ModuleList(), nn.ModuleList()
+        for inputs, row in zip(channels, spec.maps, strict=True):
+            normalise = batch_norm == "all" and row.cells > 1
+            self.loc.append(_head(inputs, row.boxes_per_cell * 4, normalise))
+            self.conf.append(_head(inputs, row.boxes_per_cell * num_classes, normalise))
         self.register_buffer("dbox_list", make_dbox_list(spec), persistent=False)
         self.init_weights()
 
@@ -140,13 +154,20 @@ class SSD300(nn.Module):
         return self
 
     def init_weights(self) -> None:
-        """Xavier uniform weights and zero biases, as ssd_pascal.py; with batch normalisation He's, made for ReLU."""
-        for module in self.modules():
-            if isinstance(module, ConvBlock) and hasattr(module, "norm"):
-                nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        """Xavier uniform weights and zero biases, as ssd_pascal.py; He's, made for ReLU, where a norm and a ReLU follow.
+
+        These are the normalised convolutions of backbone and extra layers; no ReLU stands behind the heads.
+        """
+        blocks = [*self.backbone.children(), *self.extras.children()]
+        before_relu = {block.conv for block in blocks if isinstance(block, ConvBlock) and hasattr(block, "norm")}
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                if conv in before_relu:
+                    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                else:
+                    nn.init.xavier_uniform_(conv.weight)
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Raw predictions, in training and evaluation alike.
@@ -162,6 +183,12 @@ class SSD300(nn.Module):
         loc = [_by_dbox(head(x), 4) for head, x in zip(self.loc, sources, strict=True)]
         conf = [_by_dbox(head(x), self.num_classes) for head, x in zip(self.conf, sources, strict=True)]
         return torch.cat(loc, dim=1), torch.cat(conf, dim=1), self.dbox_list
+
+
+def _head(inputs: int, outputs: int, batch_norm: bool) -> nn.Module:
+    """The convolution that predicts offsets or scores, with a norm behind it if asked for."""
+    block = ConvBlock(inputs, outputs, 3, padding=1, batch_norm=batch_norm)
+    return block if batch_norm else block.conv  # alone it has the names that all checkpoints know
 
 
 def _by_dbox(x: Tensor, values: int) -> Tensor:

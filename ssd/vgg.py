@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 CONV4_3_CHANNELS = 512
 FC_CHANNELS = 1024
+BATCH_NORMS = ("none", "backbone", "all")
 
 # Names and channels of VGG16's convolutions, a row a stage; a 2×2 pooling stands between the stages.
 VGG16_STAGES = (
@@ -43,25 +44,45 @@ class ConvBlock(nn.Sequential):
             self.norm = nn.BatchNorm2d(outputs)
 
 
+def is_normalised(batch_norm: str) -> bool:
+    """Whether batch normalisation stands behind the convolutions of the backbone.
+
+    Raises:
+        ValueError: it is none of `BATCH_NORMS`, whose meanings are told by `ssd.model.SSD300`.
+    """
+    if batch_norm not in BATCH_NORMS:
+        raise ValueError(f"batch_norm: expected {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
+    return batch_norm != "none"
+
+
 def conv_names() -> Iterator[str]:
     """The names of VGG16's 13 convolutions, in order."""
     return (name for stage in VGG16_STAGES for name, _ in stage)
 
 
 class VGG16(nn.Module):
-    """The backbone: images to the feature maps of conv4_3 (stride 8) and fc7 (stride 16)."""
+    """The backbone: images to the feature maps of conv4_3 (stride 8) and fc7 (stride 16).
 
-    def __init__(self, batch_norm: bool = False, width: float = 1.0) -> None:
+    Args:
+        batch_norm: batch normalisation behind each convolution: none in `none`, all in `backbone` and `all`.
+        width: factor on every number of channels.
+
+    Raises:
+        ValueError: `batch_norm` is another word.
+    """
+
+    def __init__(self, batch_norm: str = "none", width: float = 1.0) -> None:
         super().__init__()
+        self.is_normalised = is_normalised(batch_norm)
         inputs = 3
         for stage in VGG16_STAGES:
             for name, channels in stage:
                 outputs = scaled(channels, width)
-                self.add_module(name, ConvBlock(inputs, outputs, 3, padding=1, batch_norm=batch_norm))
+                self.add_module(name, ConvBlock(inputs, outputs, 3, padding=1, batch_norm=self.is_normalised))
                 inputs = outputs
         outputs = scaled(FC_CHANNELS, width)
-        self.fc6 = ConvBlock(inputs, outputs, 3, padding=6, dilation=6, batch_norm=batch_norm)
-        self.fc7 = ConvBlock(outputs, outputs, 1, batch_norm=batch_norm)
+        self.fc6 = ConvBlock(inputs, outputs, 3, padding=6, dilation=6, batch_norm=self.is_normalised)
+        self.fc7 = ConvBlock(outputs, outputs, 1, batch_norm=self.is_normalised)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.MaxPool2d(2)
         self.pool3 = nn.MaxPool2d(2, ceil_mode=True)  # 75 → 38, not 37

@@ -75,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> Path:
     """A checkpoint of a small network with made-up weights that find a good number of objects."""
     torch.manual_seed(0)
-    model = SSD300(len(CLASSES) + 1, batch_norm=True, width=0.1).train()
+    model = SSD300(len(CLASSES) + 1, batch_norm="backbone", width=0.1).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1  # takes a batch's statistics as they are
@@ -87,7 +87,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> P
             torch.nn.init.normal_(head.weight, std=0.01)
             head.bias.view(-1, model.num_classes)[:, 0] = 2  # most DBoxes are background
     path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
-    options = ModelConfig.model_validate({"pretrained": "none", "batch_norm": True, "width": 0.1})
+    options = ModelConfig.model_validate({"pretrained": "none", "batch_norm": "backbone", "width": 0.1})
     config = {"model": options.model_dump(mode="json")}
     save_checkpoint(path, TrainState(model.state_dict(), list(CLASSES), IMAGENET.to_plain(), config))
     return path

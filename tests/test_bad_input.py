@@ -365,7 +365,7 @@ class Malicious:
 
 def good_state(classes: tuple[str, ...] = ("cat", "dog"), width: float = 0.1, **changes: Any) -> TrainState:
     model = SSD300(len(classes) + 1, width=width)
-    options = {"model": {"dboxes": "voc", "width": width, "batch_norm": False}}
+    options = {"model": {"dboxes": "voc", "width": width, "batch_norm": "none"}}
     values = {
         "model": model.state_dict(), "classes": list(classes), "preparation": IMAGENET.to_plain(), "config": options,
         "run_id": "one",

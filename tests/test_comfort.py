@@ -14,7 +14,7 @@ from train import main
 
 def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root):
     train = {"batch_size": 4, "iterations": 50, "lr": 1e-12, "optimizer": "sgd"}
-    model = {"batch_norm": False}  # whose statistics would move without any learning
+    model = {"batch_norm": "none"}  # whose statistics would move without any learning
     evaluation = {"every": 2, "patience": 2, "batch_size": 8}
     config = write_config(tmp_path, shapes_root, train=train, eval=evaluation, model=model)
     done = run(config)
@@ -57,7 +57,7 @@ def test_a_fraction_of_the_photos(tmp_path, shapes_root):
 
 
 def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, capsys):
-    model, train = {"batch_norm": False}, {"iterations": 1, "batch_size": "auto"}
+    model, train = {"batch_norm": "none"}, {"iterations": 1, "batch_size": "auto"}
     alone = write_config(tmp_path / "alone", shapes_root, model=model, train={**train, "batch_size": 32})
     run(alone)
     config = write_config(tmp_path / "auto", shapes_root, model=model, train=train)

@@ -33,7 +33,7 @@ SMALL = {
     "train.py": (
         "model.width=0.05", "model.pretrained=none", "train.iterations=2", "train.warmup=1", "train.batch_size=4",
         # Statistics of two batches give scores of 1 everywhere, whose order is up to rounding: no export could be checked.
-        "model.batch_norm=false", "train.lr=1e-4", "train.precision=float32", "data.workers=0", "eval.batch_size=8",
+        "model.batch_norm=none", "train.lr=1e-4", "train.precision=float32", "data.workers=0", "eval.batch_size=8",
     ),
     "scripts/new_config.py": ("--scratch",),  # of any width, and without a download
     "scripts/make_shapes.py": ("--train=12", "--val=4"),

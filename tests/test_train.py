@@ -35,7 +35,7 @@ def write_config(folder: Path, shapes_root: Path, **changes: dict[str, Any]) -> 
             "val": [{"path": "shapes", "split": "val"}],
             "workers": 1,
         },
-        "model": {"pretrained": "none", "batch_norm": True, "width": 0.05},
+        "model": {"pretrained": "none", "batch_norm": "backbone", "width": 0.05},
         "train": {"batch_size": 4, "iterations": 9, "optimizer": "adamw", "lr": 1e-3, "warmup": 2, "precision": "float32"},
         "log_every": 2,
         "checkpoint": {"every": 4, "keep": 2},
@@ -171,7 +171,7 @@ def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, shapes_r
 
 def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_path, shapes_root):
     sgd = {"iterations": 20, "optimizer": "sgd", "lr": 1e-4}
-    options = {"model": {"batch_norm": False}, "train": sgd, "log_every": 1}
+    options = {"model": {"batch_norm": "none"}, "train": sgd, "log_every": 1}
     one = write_config(tmp_path / "one", shapes_root, **options)
     two = write_config(tmp_path / "two", shapes_root, **options)
     accumulated = write_config(tmp_path / "accumulated", shapes_root, **options)

@@ -114,7 +114,7 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
         if config.model.init_from:
             preparation, notes = init_from(model, Path(config.model.init_from), classes)
         else:
-            preparation, notes = load_pretrained(model, config.model.pretrained, config.model.batch_norm, classes)
+            preparation, notes = load_pretrained(model, config.model.pretrained, classes)
         for note in notes:
             run.say(note)
     else:
@@ -165,15 +165,20 @@ def build_schedule(run: Run, num_photos: int) -> Schedule:
 
 def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule) -> Step:
     config, train = run.config, run.config.train
-    if run.world.size > 1 and config.model.batch_norm:
-        if run.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces the norms within the model
-        else:
-            run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
+    synchronise_norms(run, model)
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     average = WeightAverage(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, average, train.clip_grad_norm)
     return Step(model, build_criterion(config), preparation, updater, run.dtype, run.world, train.compile)
+
+
+def synchronise_norms(run: Run, model: SSD300) -> None:
+    """Where several processes share a batch, batch normalisation uses the whole of it, if the device can."""
+    if run.world.size > 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        if run.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces the norms within the model
+        else:
+            run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
 
 
 def build_criterion(config: Config) -> MultiBoxLoss:

@@ -71,7 +71,7 @@ SLIM = Recipe(
     "slim",
     {
         "model.pretrained": Choice("slim"),
-        "model.batch_norm": Choice(True, "as these weights have it"),
+        "model.batch_norm": Choice("backbone", "as these weights have it"),
         "model.width": Choice(0.25, "as these weights have it: a sixteenth of the whole network's arithmetic"),
     },
     {**ADAMW, "train.lr": Choice(5e-4, "half of that from scratch: the weights know something already")},
@@ -81,7 +81,7 @@ SLIM = Recipe(
 )
 SCRATCH = Recipe(
     "scratch",
-    {"model.pretrained": Choice("none"), "model.batch_norm": Choice(True, "what makes training from scratch work")},
+    {"model.pretrained": Choice("none"), "model.batch_norm": Choice("backbone", "what makes training from scratch work")},
     {**ADAMW, "train.lr": Choice(1e-3, "AdamW's usual one")},
     300,
     cpu={"model.width": Choice(0.25, "a sixteenth of the arithmetic: a CPU has no time for more")},

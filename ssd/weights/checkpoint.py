@@ -59,8 +59,16 @@ def weights_alone(state: TrainState) -> TrainState:
     larger or smaller than float16 holds.
     """
     weights = {name: value.half() if value.ndim > 1 else value for name, value in state.weights.items()}
-    shape = {**state.config["model"], "pretrained": "none", "init_from": None, "freeze": None}
-    return TrainState(weights, state.classes, state.preparation, {"model": shape})
+    return TrainState(weights, state.classes, state.preparation, {"model": shape_of(state)})
+
+
+def shape_of(state: TrainState) -> dict[str, Any]:
+    """What section `model` of a state's configuration says of its network, and nothing of where its weights came from.
+
+    Raises:
+        KeyError: the configuration has no such section.
+    """
+    return {**state.config["model"], "pretrained": "none", "init_from": None, "freeze": None}
 
 
 def save_checkpoint(path: Path, state: TrainState) -> None:

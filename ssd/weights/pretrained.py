@@ -12,7 +12,7 @@ from ssd.dbox import DBOX_SPECS, make_dbox_list
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
 from ssd.vgg import conv_names
-from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors
+from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, shape_of
 from ssd.weights.class_names import same_class
 from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of
 from ssd.weights.sources import weights_file
@@ -35,7 +35,7 @@ def network_of(state: TrainState) -> SSD300:
         CheckpointError: weights and configuration do not fit each other.
     """
     try:
-        network = build_network(len(state.classes) + 1, ModelConfig.model_validate(state.config["model"]))
+        network = build_network(len(state.classes) + 1, ModelConfig.model_validate(shape_of(state)))
         network.load_state_dict(state.weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
@@ -44,15 +44,15 @@ def network_of(state: TrainState) -> SSD300:
     return network.eval()
 
 
-def load_pretrained(model: SSD300, source: str, batch_norm: bool, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
+def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
     """Loads pretrained weights into a model: of width 0.25 with batch normalisation for `slim`, of width 1 otherwise.
 
     Args:
-        model: the network, changed in place.
+        model: the network, changed in place. Where its backbone is normalised, only torchvision's VGG16 with batch
+            normalisation fits, of what has a backbone alone.
         source: `coco` (torchvision's SSD300: backbone, extra layers and heads, class scores by the classes' names), `imagenet`
             (torchvision's VGG16: the backbone), both downloaded once; `slim` (a slim SSD300 that comes with the project, taken
             as `coco` is); `none`; or a file: of one of these, or of the reduced-fc VGG16 that the known ports start from.
-        batch_norm: whether the backbone normalises; then only torchvision's VGG16 with batch normalisation fits.
         classes: names of the model's classes.
 
     Returns:
@@ -63,19 +63,20 @@ def load_pretrained(model: SSD300, source: str, batch_norm: bool, classes: Seque
     """
     if source == "none":
         return IMAGENET, []
-    path = weights_file(source, batch_norm)
+    path = weights_file(source, model.backbone.is_normalised)
     content = _read(path)
     if is_own(content) or format_of(content):
         return take_fitting(model, *state_of(content, path), path, classes, f"model.pretrained: {source}")
-    return load_backbone(model, content, source, batch_norm), []
+    return load_backbone(model, content, source), []
 
 
-def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str, batch_norm: bool) -> Preparation:
+def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Preparation:
     """Loads the weights of a VGG16 into the backbone of a model; `source` is how messages call them.
 
     Raises:
         CheckpointError: they are of another format.
     """
+    batch_norm = model.backbone.is_normalised
     if "features.0.weight" in state:
         converted, preparation = from_torchvision(state, batch_norm, source), IMAGENET
     elif "0.weight" in state and not batch_norm:
@@ -149,13 +150,27 @@ def take_fitting(
             f"warning: {entry}: the heads have learned sizes and positions relative to the {theirs} DBoxes, which are "
             f"others than this model's; set model.dboxes: {theirs} to use it as it is"
         )
+    if (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
+        notes.append(
+            f"warning: {entry}: the heads on conv4_3 have learned with conv4_3_norm: {theirs}, this model has {ours}; set "
+            f"model.conv4_3_norm: {theirs} to use them as they are"
+        )
     notes += [f"{entry}: learned from the start: class {', '.join(new)}"] * bool(new)
     notes += [f"{entry}: left: {', '.join(left)}"] * bool(left)
     return Preparation(**state.preparation), notes
 
 
+def conv4_3_norm_of(weights: Mapping[str, Tensor]) -> str:
+    """`model.conv4_3_norm` of a network, by the names of its weights."""
+    if "conv4_3_norm.running_mean" in weights:
+        return "batch"
+    return "l2" if "conv4_3_norm.weight" in weights else "none"
+
+
 def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_classes: Sequence[str]) -> Tensor | None:
-    """A class head's weight or bias with their values at the classes that both have; None where the DBoxes differ."""
+    """A tensor of a class head, by channels, with their values at the classes that both have; None where the DBoxes differ."""
+    if not theirs.ndim:  # the number of batches that a norm has seen
+        return theirs
     num_theirs, num_ours = len(their_classes) + 1, len(our_classes) + 1
     if len(theirs) // num_theirs != len(ours) // num_ours or theirs.shape[1:] != ours.shape[1:]:
         return None

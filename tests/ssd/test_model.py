@@ -1,9 +1,13 @@
+from math import sqrt
+
 import pytest
 import torch
 from torchvision.models.detection import ssd300_vgg16
 
 from ssd.model import SSD300, L2Norm
 from ssd.vgg import VGG16, VGG16_STAGES
+
+EXTRAS = [f"extras.conv{number}_{half}" for number in (6, 7, 8, 9) for half in (1, 2)]
 
 
 def test_parameters_and_shapes():
@@ -16,9 +20,12 @@ def test_parameters_and_shapes():
     assert dbox_list.shape == (8732, 4)
 
 
-@pytest.mark.parametrize(("batch_norm", "width"), [(False, 0.25), (True, 0.25), (True, 0.1)])
-def test_options_keep_the_form(batch_norm, width):
-    model = SSD300(4, batch_norm=batch_norm, width=width)
+@pytest.mark.parametrize(
+    ("batch_norm", "width", "conv4_3_norm"),
+    [("none", 0.25, "l2"), ("backbone", 0.25, "l2"), ("backbone", 0.1, "none"), ("all", 0.1, "none"), ("all", 0.1, "batch")],
+)
+def test_options_keep_the_form(batch_norm, width, conv4_3_norm):
+    model = SSD300(4, batch_norm=batch_norm, width=width, conv4_3_norm=conv4_3_norm)
     full = sum(parameter.numel() for parameter in SSD300(4).parameters())
     assert sum(parameter.numel() for parameter in model.parameters()) < full / 4
     loc, conf, _ = model(torch.randn(1, 3, 300, 300))  # a batch of one has to train as well
@@ -27,6 +34,57 @@ def test_options_keep_the_form(batch_norm, width):
     (loc.sum() + conf.sum()).backward()
     missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not missing
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "backbone", "all"])
+def test_where_batch_normalisation_stands(batch_norm):
+    """In front of a norm no convolution has a bias; what sees one cell has no norm."""
+    model = SSD300(3, batch_norm=batch_norm, width=0.05, conv4_3_norm="none")
+    features = [*(f"backbone.{name}" for name in VGG16.layer_names()), *EXTRAS[:-1]]
+    heads = [f"{head}.{number}" for head in ("loc", "conf") for number in range(5)]
+    expected = {"none": [], "backbone": features, "all": features + heads}[batch_norm]
+    norms = {name for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert norms == {f"{name}.norm" for name in expected}
+    without_bias = {name for name, module in model.named_modules() if getattr(module, "bias", 0) is None}
+    assert without_bias == {f"{name}.conv" for name in expected}
+    assert not any(name.startswith("conv4_3_norm") for name in model.state_dict())
+
+
+def test_normalised_heads_predict_what_the_same_convolutions_with_the_norm_folded_in_do():
+    torch.manual_seed(0)
+    model = SSD300(3, batch_norm="all", width=0.05, conv4_3_norm="none").eval()
+    state = model.state_dict()
+    for name in state:
+        if ".norm." in name and name.startswith(("loc", "conf")) and state[name].ndim:
+            torch.nn.init.uniform_(state[name], 0.5, 2.0)
+    folded = {name: value for name, value in state.items() if not name.startswith(("loc", "conf")) or ".5." in name}
+    for head in (f"{part}.{number}" for part in ("loc", "conf") for number in range(5)):
+        factor = state[f"{head}.norm.weight"] / (state[f"{head}.norm.running_var"] + 1e-5).sqrt()
+        folded[f"{head}.weight"] = state[f"{head}.conv.weight"] * factor[:, None, None, None]
+        folded[f"{head}.bias"] = state[f"{head}.norm.bias"] - factor * state[f"{head}.norm.running_mean"]
+    plain = SSD300(3, batch_norm="backbone", width=0.05, conv4_3_norm="none").eval()
+    plain.load_state_dict(folded)
+    images = torch.randn(2, 3, 300, 300)
+    with torch.no_grad():
+        for ours, expected in zip(model(images), plain(images), strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_at_the_start_by_hand():
+    """He's spread (the fan of the outputs) where a norm and a ReLU follow, Xavier's elsewhere."""
+    torch.manual_seed(0)
+    model = SSD300(21, batch_norm="all", width=0.5)
+    assert model.backbone.conv4_2.conv.weight.std().item() == pytest.approx(sqrt(2 / (256 * 9)), rel=0.02)
+    assert model.extras.conv7_2.conv.weight.std().item() == pytest.approx(sqrt(2 / (128 * 9)), rel=0.02)
+    for weight, inputs, outputs in (
+        (model.extras.conv9_2.conv.weight, 64, 128), (model.conf[1].conv.weight, 512, 126), (model.loc[5].weight, 128, 16),
+    ):  # fmt: skip
+        assert weight.shape[:2] == (outputs, inputs)
+        assert weight.std().item() == pytest.approx(sqrt(2 / (9 * (inputs + outputs))), rel=0.02)
+        assert weight.abs().max().item() <= sqrt(6 / (9 * (inputs + outputs)))  # uniform
+    plain = SSD300(3, width=0.25).backbone.conv4_2.conv
+    assert plain.weight.std().item() == pytest.approx(sqrt(2 / (9 * 256)), rel=0.02)
+    assert not plain.bias.any()
 
 
 def torchvision_name(name: str) -> str:
@@ -106,15 +164,23 @@ def test_relu_behind_the_pool_is_the_relu_before_it():
     assert torch.equal(late, early)
 
 
-@pytest.mark.parametrize("arguments", [{"num_classes": 1}, {"num_classes": 3, "width": 0.0}])
-def test_impossible_arguments_are_refused(arguments):
-    with pytest.raises(ValueError, match="expected"):
-        SSD300(**arguments)
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({"num_classes": 1}, "expected background and at least one class"),
+        ({"width": 0.0}, "width: expected a positive factor"),
+        ({"batch_norm": True}, "batch_norm: expected none or backbone or all, got True"),
+        ({"conv4_3_norm": "l1"}, "conv4_3_norm: expected l2 or batch or none, got 'l1'"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments, expected):
+    with pytest.raises(ValueError, match=expected):
+        SSD300(**{"num_classes": 3, **arguments})
 
 
 @pytest.mark.parametrize("last, behind", [("conv2_2", "conv3_1"), ("conv4_3", "conv5_1"), ("fc7", None)])
 def test_frozen_layers_keep_weights_and_statistics(last, behind):
-    model = SSD300(3, batch_norm=True, width=0.05)
+    model = SSD300(3, batch_norm="backbone", width=0.05)
     model.freeze(last)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()

@@ -1,6 +1,10 @@
 import pytest
 
-from ssd.training.build import schedule_warnings
+from ssd.config_file import parse_config
+from ssd.model import SSD300
+from ssd.system.distributed import World
+from ssd.training.build import schedule_warnings, synchronise_norms
+from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 
 
@@ -21,3 +25,17 @@ def test_what_has_no_effect_is_said(shape, named, warmup, said):
         milestones=named or (66, 83), log_every=1, eval_every=10, checkpoint_every=10, keep=1,
     )  # fmt: skip
     assert schedule_warnings(schedule, named) == said
+
+
+@pytest.mark.parametrize(
+    "network, said",
+    [({}, False), ({"batch_norm": "backbone"}, True), ({"conv4_3_norm": "batch"}, True), ({"conv4_3_norm": "none"}, False)],
+    ids=str,
+)
+def test_several_processes_on_cpus_are_told_of_their_own_statistics(network, said, capsys):
+    source = [{"path": "shapes"}]
+    options = {"pretrained": "none", "width": 0.05, **network}
+    run = Run.alone(parse_config({"data": {"train": source, "val": source}, "model": options}))
+    run.world = World(size=2)
+    synchronise_norms(run, SSD300(2, width=0.05, **network))
+    assert ("each process's share of the batch" in capsys.readouterr().out) is said

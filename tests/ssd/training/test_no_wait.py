@@ -76,7 +76,7 @@ def test_a_step_copies_nothing_but_its_batch(monkeypatch, kind, min_neg):
     monkeypatch.setattr(preparation, "_constants", cache(preparation._constants.__wrapped__))
     with made_up_gpu() as copies:
         with CUDA:
-            model = SSD300(4, batch_norm=True, width=0.05)
+            model = SSD300(4, batch_norm="backbone", width=0.05)
         optimizer = make_optimizer(model, kind, 0.1, 0.9, 0.01)
         updater = Updater(model, optimizer, SCHEDULE, torch.bfloat16, WeightAverage(model, 0.9), 10.0)
         step = Step(model, MultiBoxLoss(min_neg=min_neg), IMAGENET, updater, torch.bfloat16, World(), False)

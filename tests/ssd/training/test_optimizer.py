@@ -28,7 +28,7 @@ def test_cosine_falls_from_one_to_nearly_zero():
 
 
 def test_biases_are_doubled_and_undecayed():
-    model = SSD300(3, batch_norm=True, width=0.1)
+    model = SSD300(3, batch_norm="backbone", width=0.1)
     optimizer = make_optimizer(model, "sgd", lr=0.1, momentum=0.0, weight_decay=0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.1}
     set_lr(optimizer, 0.01)
@@ -101,7 +101,7 @@ def test_statistics_are_averaged_and_counts_are_taken():
 
 
 def test_the_backbone_learns_slower_and_frozen_layers_not_at_all():
-    model = SSD300(3, batch_norm=True, width=0.05)
+    model = SSD300(3, batch_norm="backbone", width=0.05)
     model.freeze("conv3_3")
     optimizer = make_optimizer(model, "sgd", 1e-2, 0.9, 5e-4, backbone_lr=0.1)
     set_lr(optimizer, 1e-2)

@@ -206,7 +206,7 @@ def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, rec
     refused = 0
     for content in wrong_files(path.read_bytes()):
         path.write_bytes(content)
-        for read in (load_checkpoint, load_any, lambda path: load_pretrained(model, str(path), False, ["a"])):
+        for read in (load_checkpoint, load_any, lambda path: load_pretrained(model, str(path), ["a"])):
             try:
                 found = read(path)
                 assert read is load_checkpoint or read is load_any

@@ -18,10 +18,10 @@ from ssd.weights.sources import downloaded
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("batch_norm", ["none", "backbone"])
 def test_torchvision_file(tmp_path, batch_norm):
     torch.manual_seed(0)
-    theirs = (vgg16_bn if batch_norm else vgg16)(weights=None).eval()
+    theirs = (vgg16_bn if batch_norm == "backbone" else vgg16)(weights=None).eval()
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -30,9 +30,9 @@ def test_torchvision_file(tmp_path, batch_norm):
             torch.nn.init.normal_(module.bias)
     torch.save(theirs.state_dict(), tmp_path / "vgg.pth")
     ours = SSD300(3, batch_norm=batch_norm).eval()
-    assert load_pretrained(ours, str(tmp_path / "vgg.pth"), batch_norm, ["a", "b"]) == (IMAGENET, [])
+    assert load_pretrained(ours, str(tmp_path / "vgg.pth"), ["a", "b"]) == (IMAGENET, [])
     images = torch.randn(1, 3, 300, 300)
-    last = 32 if batch_norm else 22  # conv4_3 and its activation
+    last = 32 if batch_norm == "backbone" else 22  # conv4_3 and its activation
     with torch.no_grad():
         # Their third pool floors where SSD's rounds up: compare on an image whose maps divide evenly.
         images = images[..., :256, :256]
@@ -54,13 +54,13 @@ def test_reduced_fc_file(tmp_path):
         state[f"{position}.bias"] = torch.randn_like(source.backbone.get_submodule(name).conv.bias)
     torch.save(state, tmp_path / "reduced.pth")
     model = SSD300(3)
-    assert load_pretrained(model, str(tmp_path / "reduced.pth"), False, ["a", "b"]) == (CAFFE, [])
+    assert load_pretrained(model, str(tmp_path / "reduced.pth"), ["a", "b"]) == (CAFFE, [])
     assert torch.equal(model.backbone.fc7.conv.bias, state["33.bias"])
     assert torch.equal(model.backbone.conv4_3.conv.weight, state["21.weight"])
     del state["31.weight"]
     torch.save(state, tmp_path / "reduced.pth")
     with pytest.raises(CheckpointError, match=r"31\.weight \(fc6\) is missing"):
-        load_pretrained(model, str(tmp_path / "reduced.pth"), False, ["a", "b"])
+        load_pretrained(model, str(tmp_path / "reduced.pth"), ["a", "b"])
 
 
 def test_files_that_do_not_fit(tmp_path):
@@ -77,7 +77,7 @@ def test_files_that_do_not_fit(tmp_path):
         ("none.pth", "no such file"),
     ]:
         with pytest.raises(CheckpointError, match=expected):
-            load_pretrained(model, str(tmp_path / name), False, ["a", "b"])
+            load_pretrained(model, str(tmp_path / name), ["a", "b"])
 
 
 @pytest.mark.parametrize("source, file", [("imagenet", "vgg16-397923af.pth"), ("coco", "ssd300_vgg16_coco-b556d3b4.pth")])
@@ -90,7 +90,7 @@ def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch, sou
 
     monkeypatch.setattr(download, "urlopen", fail)
     with pytest.raises(CheckpointError, match=rf"{file} cannot be downloaded .*no network.*put it into {tmp_path}/checkpoints"):
-        load_pretrained(SSD300(3, width=0.1), source, False, ["a", "b"])
+        load_pretrained(SSD300(3, width=0.1), source, ["a", "b"])
 
 
 def test_what_is_downloaded_is_checked(tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monke
     classes = ["Dog", "tvmonitor", "widget", "aeroplane"]
     ours = SSD300(5, spec=SSD300_COCO).eval()
     untouched = ours.conf[0].bias.view(-1, 5)[:, 3].clone()
-    preparation, notes = load_pretrained(ours, "coco", False, classes)
+    preparation, notes = load_pretrained(ours, "coco", classes)
     assert "learned from the start: class widget" in " ".join(notes)
     assert not any(note.startswith("warning") for note in notes)
     assert torch.equal(ours.conf[0].bias.view(-1, 5)[:, 3], untouched)
@@ -145,7 +145,7 @@ def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monke
 def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
     torch.save(torchvision_ssd.state_dict(), tmp_path / "mine.pth")
     ours = SSD300(3)  # with VOC's DBoxes
-    _, notes = load_pretrained(ours, str(tmp_path / "mine.pth"), False, ["dog", "cat"])
+    _, notes = load_pretrained(ours, str(tmp_path / "mine.pth"), ["dog", "cat"])
     assert any(note.startswith("warning: model.pretrained") and "set model.dboxes: coco" in note for note in notes)
     assert torch.equal(ours.backbone.conv1_1.conv.weight, torchvision_ssd.backbone.features[0].weight)
 
@@ -153,6 +153,10 @@ def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
 def checkpoint(path, classes, dboxes="voc", **options):
     model = SSD300(len(classes) + 1, spec=DBOX_SPECS[dboxes], **options)
     preparation, config = CAFFE.to_plain(), {"model": {"dboxes": dboxes}}
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
     save_checkpoint(path, TrainState(model=model.state_dict(), classes=classes, preparation=preparation, config=config))
     return model
 
@@ -168,9 +172,10 @@ def test_init_from_takes_everything_where_all_fits(tmp_path):
         assert torch.equal(ours, expected)
 
 
-def test_init_from_takes_class_scores_by_name(tmp_path):
-    theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog", "cow"], width=0.1)
-    model = SSD300(4, width=0.1)
+@pytest.mark.parametrize("batch_norm", ["none", "all"])
+def test_init_from_takes_class_scores_by_name(tmp_path, batch_norm):
+    theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog", "cow"], width=0.1, batch_norm=batch_norm).eval()
+    model = SSD300(4, width=0.1, batch_norm=batch_norm).eval()
     images = torch.randn(1, 3, 300, 300)
     before = model(images)[1]
     _, notes = init_from(model, tmp_path / "a.pt", ["horse", "cow", "cat"])
@@ -185,11 +190,21 @@ def test_init_from_takes_class_scores_by_name(tmp_path):
 
 def test_init_from_says_what_it_left(tmp_path):
     checkpoint(tmp_path / "a.pt", ["cat"], width=0.1)
-    model = SSD300(2, width=0.1, batch_norm=True)
+    model = SSD300(2, width=0.1, batch_norm="backbone")
     _, notes = init_from(model, tmp_path / "a.pt", ["cat"])
     assert any("left: backbone.conv1_1.conv.bias [8] (not in this model)" in note for note in notes)
     with pytest.raises(CheckpointError, match="nothing in it fits"):
         init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])
+
+
+@pytest.mark.parametrize("theirs, ours", [("l2", "none"), ("none", "l2"), ("batch", "none")])
+def test_init_from_says_that_conv4_3_was_scaled_otherwise(tmp_path, theirs, ours):
+    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, conv4_3_norm=theirs)
+    _, notes = init_from(SSD300(2, width=0.1, conv4_3_norm=ours), tmp_path / "a.pt", ["cat"])
+    (warning,) = [note for note in notes if note.startswith("warning: ")]
+    assert f"have learned with conv4_3_norm: {theirs}, this model has {ours}; set model.conv4_3_norm: {theirs}" in warning
+    _, notes = init_from(SSD300(2, width=0.1, conv4_3_norm=theirs), tmp_path / "a.pt", ["cat"])
+    assert len(notes) == 1  # all of it fits
 
 
 def test_init_from_says_that_the_heads_were_learned_for_other_dboxes(tmp_path):

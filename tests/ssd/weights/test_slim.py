@@ -17,13 +17,13 @@ from ssd.weights.pretrained import init_from, load_pretrained, network_of
 from tests.conftest import ROOT
 
 CLASSES = ["person", "bicycle", "tvmonitor"]
-SHAPE = {"pretrained": "none", "batch_norm": True, "width": 0.25, "dboxes": "voc", "init_from": "runs/a.pt"}
+SHAPE = {"pretrained": "none", "batch_norm": "backbone", "width": 0.25, "dboxes": "voc", "init_from": "runs/a.pt"}
 
 
 def trained_state(classes=CLASSES) -> TrainState:
     """A network as a run leaves it: with statistics, an average and an optimiser's state."""
     torch.manual_seed(0)
-    network = SSD300(len(classes) + 1, True, 0.25)
+    network = SSD300(len(classes) + 1, "backbone", 0.25)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -45,8 +45,8 @@ def slim(tmp_path, monkeypatch):
 
 
 def test_slim_is_taken_with_class_scores_by_name(slim):
-    ours = SSD300(4, True, 0.25)
-    preparation, notes = load_pretrained(ours, "slim", True, ["tv", "widget", "Person"])
+    ours = SSD300(4, "backbone", 0.25)
+    preparation, notes = load_pretrained(ours, "slim", ["tv", "widget", "Person"])
     assert preparation == IMAGENET
     assert "model.pretrained: slim: learned from the start: class widget" in notes
     assert not any(note.startswith("warning") or "left" in note for note in notes)
@@ -63,7 +63,22 @@ def test_slim_is_taken_with_class_scores_by_name(slim):
 def test_slim_says_where_it_would_be(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
     with pytest.raises(CheckpointError, match=r"slim\.pt is missing, .* set model\.pretrained: none"):
-        load_pretrained(SSD300(2, True, 0.25), "slim", True, ["a"])
+        load_pretrained(SSD300(2, "backbone", 0.25), "slim", ["a"])
+
+
+@pytest.mark.parametrize("before, now", [(True, "backbone"), (False, "none")])
+def test_checkpoints_of_before_batch_norm_had_words(tmp_path, before, now):
+    """As they are and as weights alone they give what the same weights in the network of the word give."""
+    torch.manual_seed(0)
+    network = SSD300(3, now, 0.05).eval()
+    shape = {"pretrained": "imagenet", "dboxes": "voc", "batch_norm": before, "width": 0.05}
+    state = TrainState(network.state_dict(), ["a", "b"], IMAGENET.to_plain(), {"model": shape})
+    images = torch.randn(1, 3, 300, 300)
+    for name, written, precision in (("whole", state, 0.0), ("alone", weights_alone(state), 5e-3)):
+        save_checkpoint(tmp_path / name, written)
+        with torch.no_grad():
+            for ours, expected in zip(network_of(load_checkpoint(tmp_path / name))(images), network(images), strict=True):
+                torch.testing.assert_close(ours, expected, rtol=0, atol=precision * float(expected.abs().max()))
 
 
 def test_weights_alone_are_small_and_give_the_same(tmp_path, capsys):
@@ -82,7 +97,7 @@ def test_weights_alone_are_small_and_give_the_same(tmp_path, capsys):
         assert read.weights[name].dtype == value.dtype
         torch.testing.assert_close(read.weights[name], value, rtol=2**-11, atol=1e-7)
     assert read.weights["backbone.conv1_1.norm.running_var"][0] == 1e6
-    _, notes = init_from(SSD300(4, True, 0.25), alone, CLASSES)
+    _, notes = init_from(SSD300(4, "backbone", 0.25), alone, CLASSES)
     assert len(notes) == 1  # all of it fits
 
 
@@ -108,7 +123,14 @@ def test_the_file_that_comes_with_the_project():
     state = load_checkpoint(sources.SLIM)
     assert set(state.classes) == set(VOC_CLASSES) - {"cat", "dog"}  # which are kept for trials on what it has never seen
     assert state.config["model"]["dboxes"] == SLIM.dboxes
-    model = SSD300(3, True, 0.25, DBOX_SPECS[state.config["model"]["dboxes"]])
-    _, notes = load_pretrained(model, "slim", True, ["person", "dog"])
+    spec = DBOX_SPECS[state.config["model"]["dboxes"]]
+    whole = SSD300(len(state.classes) + 1, "backbone", 0.25, spec).eval()
+    whole.load_state_dict(state.weights)
+    images = torch.randn(1, 3, 300, 300)
+    with torch.no_grad():
+        for ours, expected in zip(network_of(state)(images), whole(images), strict=True):
+            assert torch.equal(ours, expected)
+    model = SSD300(3, "backbone", 0.25, spec)
+    _, notes = load_pretrained(model, "slim", ["person", "dog"])
     assert any("learned from the start: class dog" in note for note in notes)
     assert not any("left" in note for note in notes)
