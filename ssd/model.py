@@ -112,6 +112,7 @@ class SSD300(nn.Module):
         if conv4_3_norm not in CONV4_3_NORMS:
             raise ValueError(f"conv4_3_norm: expected {' or '.join(CONV4_3_NORMS)}, got {conv4_3_norm!r}")
         self.num_classes = num_classes
+        self.width = width
         self.frozen: list[str] = []  # layers of the backbone
         fc7_channels = scaled(FC_CHANNELS, width)
         conv4_3_channels = scaled(CONV4_3_CHANNELS, width)

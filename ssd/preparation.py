@@ -39,16 +39,22 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def prepare(images: Tensor, preparation: Preparation, device: torch.device | None = None) -> Tensor:
+def prepare(
+    images: Tensor,
+    preparation: Preparation,
+    device: torch.device | None = None,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Tensor:
     """Pixels to network input, on the device: only bytes travel there.
 
     Args:
         images: `[B, H, W, 3]` uint8, RGB.
         preparation: what the weights expect.
         device: where the result shall be; by default where `images` are.
+        memory_format: of the result, which that of all activations follows. Pixels lie as channels_last has them.
 
     Returns:
-        `[B, 3, H, W]` float32, in channels_last memory format.
+        `[B, 3, H, W]` float32.
     """
     # Apple's GPUs would read memory that may be gone by then.
     is_cuda = device is not None and device.type == "cuda"
@@ -57,7 +63,8 @@ def prepare(images: Tensor, preparation: Preparation, device: torch.device | Non
     constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
     mean, scale = constants(preparation, pixels.device)
     prepared = (pixels - mean) * scale
-    return prepared.flip(1) if preparation.channel_order == "bgr" else prepared
+    ordered = prepared.flip(1) if preparation.channel_order == "bgr" else prepared
+    return ordered.contiguous(memory_format=memory_format)
 
 
 @cache

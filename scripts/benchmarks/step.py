@@ -10,17 +10,19 @@ from scripts.benchmarks.networks import our_network, torchvision_network, torchv
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
 from ssd.preparation import IMAGENET, prepare
+from ssd.system.device import choose_training_format
 from ssd.training.optimizer import make_optimizer
 
 
 def bench_step(setting: Setting, batch_size: int) -> list[Row]:
-    """Forward, loss, backward, optimiser; floor: the convolutions alone, forward and backward."""
+    """Forward, loss, backward, optimiser; floor: the convolutions alone, forward and backward, in the same memory format."""
     device, dtype = setting.device, setting.dtype
+    memory_format = choose_training_format(device, dtype, our_network().width)
     batch = real_batch(setting.photos, batch_size)
-    runs: Runs = {"floor: convolutions alone": convolutions(device, dtype, batch_size)}
-    runs[OURS] = our_step(setting, batch, compiled=False)
+    runs: Runs = {"floor: convolutions alone": convolutions(device, dtype, batch_size, memory_format)}
+    runs[OURS] = our_step(setting, batch, memory_format, compiled=False)
     if setting.compiled:
-        runs["ours, compiled"] = our_step(setting, batch, compiled=True)
+        runs["ours, compiled"] = our_step(setting, batch, memory_format, compiled=True)
     runs[f"{PEER} by default (float32)"] = torchvision_step(setting, batch, torch.float32, channels_last=False)
     short = str(dtype).removeprefix("torch.")
     runs[f"{PEER} at its best ({short}, channels_last)"] = torchvision_step(setting, batch, dtype, channels_last=True)
@@ -34,8 +36,8 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     return rows(f"step, batch {batch_size}", batch_size, "images/s", seconds)
 
 
-def our_step(setting: Setting, batch: Batch, compiled: bool) -> Callable[[], None]:
-    model = our_network().to(setting.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+def our_step(setting: Setting, batch: Batch, memory_format: torch.memory_format, compiled: bool) -> Callable[[], None]:
+    model = our_network().to(setting.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     criterion = MultiBoxLoss()
     optimizer = make_optimizer(model, "sgd", 1e-3, 0.9, 5e-4)
     network = torch.compile(model) if compiled else model
@@ -43,7 +45,7 @@ def our_step(setting: Setting, batch: Batch, compiled: bool) -> Callable[[], Non
     pinned = batch.images.pin_memory() if setting.device.type == "cuda" else batch.images
 
     def step() -> None:
-        images = prepare(pinned, IMAGENET, setting.device)
+        images = prepare(pinned, IMAGENET, setting.device, memory_format)
         with torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32):
             loc, conf, dbox_list = network(images)
         matched = criterion.match(batch.targets.to(setting.device), dbox_list)
@@ -73,7 +75,9 @@ def torchvision_step(setting: Setting, batch: Batch, dtype: torch.dtype, channel
     return step
 
 
-def convolutions(device: torch.device, dtype: torch.dtype, batch_size: int) -> Callable[[], None]:
+def convolutions(
+    device: torch.device, dtype: torch.dtype, batch_size: int, memory_format: torch.memory_format
+) -> Callable[[], None]:
     """Every convolution of SSD300 on an input of its shape, forward and backward, with nothing between them."""
     model = our_network()
     inputs: list[tuple[nn.Conv2d, Tensor]] = []
@@ -84,10 +88,10 @@ def convolutions(device: torch.device, dtype: torch.dtype, batch_size: int) -> C
         model(torch.zeros(1, 3, 300, 300))
     layers = []
     for place, (conv, example) in enumerate(inputs):
-        conv = conv.to(device, dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        conv = conv.to(device, dtype).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
         x = torch.randn(batch_size, *example.shape[1:], device=device, dtype=dtype)
         # The first layer's input is the photo, which needs no gradient.
-        layers.append((conv, x.to(memory_format=torch.channels_last).requires_grad_(place > 0)))
+        layers.append((conv, x.to(memory_format=memory_format).requires_grad_(place > 0)))
     gradients = [torch.randn_like(conv(x)) for conv, x in layers]
 
     def run() -> None:

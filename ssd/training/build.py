@@ -15,6 +15,7 @@ from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preparation import Preparation
+from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.training.datasets import Data, crowded_batch, load_photos, plain_samples, train_samples
@@ -137,10 +138,11 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
 
 
 def place(run: Run, model: SSD300, freeze: str | None) -> None:
-    """Puts a network on its device, with its layers up to `freeze` frozen."""
+    """Puts a network on its device, in the memory format of training there, with its layers up to `freeze` frozen."""
     if freeze:
         model.freeze(freeze)
-    model.to(run.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    memory_format = choose_training_format(run.device, run.dtype, model.width)
+    model.to(run.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
 def build_schedule(run: Run, num_photos: int) -> Schedule:

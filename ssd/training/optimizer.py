@@ -72,6 +72,18 @@ def begin_state(optimizer: torch.optim.Optimizer) -> None:
                 state.setdefault(name, torch.zeros_like(parameter))
 
 
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Gives an optimiser's state the memory format of its parameters: a checkpoint may be of a processor with another one.
+
+    The fused optimisers on a CPU go through both in the order of memory, and would take one weight's momentum for another's.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state[parameter].items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value)
+
+
 def lr_factor(iteration: int, iterations: int, warmup: int, schedule: str, milestones: Sequence[int]) -> float:
     """The factor on the base learning rate in one iteration, a function of its number alone, so that a resume cannot lose it.
 

@@ -11,6 +11,7 @@ from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
+from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.training.update import Updater
 
@@ -51,6 +52,7 @@ class Step:
         self.updater = updater
         self.device = model.dbox_list.device
         self.dtype = dtype
+        self.memory_format = choose_training_format(self.device, dtype, model.width)
         self.world = world
         network = model
         if world.size > 1:
@@ -74,7 +76,7 @@ class Step:
         num_positives = self.world.sum(torch.stack([self.criterion.num_positives(m) for m in matched]).sum())
         losses = torch.zeros(2, device=self.device)
         for number, (batch, targets) in enumerate(zip(micro_batches, matched, strict=True), start=1):
-            images = prepare(batch.images, self.preparation, self.device)
+            images = prepare(batch.images, self.preparation, self.device, self.memory_format)
             with self._gradients_shared(number == len(micro_batches)):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loc, conf, _ = self.network(images)

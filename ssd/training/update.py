@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssd.system.distributed import World
-from ssd.training.optimizer import WeightAverage, begin_state, set_lr
+from ssd.training.optimizer import WeightAverage, begin_state, lay_out_state, set_lr
 from ssd.training.schedule import Schedule
 from ssd.weights.checkpoint import TrainState
 
@@ -107,6 +107,7 @@ class Updater:
             reason = "is of another optimiser" if state.optimizer else "has no state of an optimiser"
             notes.append(f"the checkpoint {reason}: that of {type(self.optimizer).__name__} starts from nothing")
         begin_state(self.optimizer)
+        lay_out_state(self.optimizer)
         if state.iteration:  # what is saved before the next step is as the last one left it
             set_lr(self.optimizer, self.schedule.lr_at(state.iteration - 1))
         if state.scaler:

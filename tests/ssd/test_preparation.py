@@ -20,7 +20,12 @@ def test_channel_order_and_memory():
     turned = CAFFE._replace(channel_order="bgr")
     assert torch.equal(prepare(pixels, turned), prepare(pixels, CAFFE).flip(1))
     assert prepare(pixels, CAFFE).shape == (2, 3, 300, 300)
-    assert prepare(pixels, CAFFE).is_contiguous(memory_format=torch.channels_last)
+    for preparation in (CAFFE, turned):
+        plain = prepare(pixels, preparation)
+        assert plain.is_contiguous(memory_format=torch.channels_last)
+        other = prepare(pixels, preparation, memory_format=torch.contiguous_format)
+        assert other.is_contiguous()
+        assert torch.equal(other, plain)
 
 
 def test_survives_a_checkpoint():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ssd.config import ConfigError
-from ssd.system.device import choose_device, choose_precision
+from ssd.system.device import choose_device, choose_precision, choose_training_format
 
 CPU = torch.device("cpu")
 
@@ -32,6 +32,21 @@ def test_device_and_precision():
         assert choose_device("auto") == CPU
         with pytest.raises(ConfigError, match="sees no GPU"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT", "SVE256"])
+def test_training_is_in_channels_last_but_where_contiguous_memory_is_faster(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    cases = [
+        (torch.device(name), dtype, width)
+        for name in ("cpu", "cuda:0", "mps")
+        for dtype in (torch.float32, torch.bfloat16)
+        for width in (0.25, 0.5, 1.0)
+    ]
+    contiguous = [case for case in cases if choose_training_format(*case) == torch.contiguous_format]
+    others = [case for case in cases if choose_training_format(*case) == torch.channels_last]
+    assert contiguous == ([(CPU, torch.float32, 0.5), (CPU, torch.float32, 1.0)] if capability == "AVX2" else [])
+    assert len(contiguous) + len(others) == len(cases)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu\n"])

@@ -1,7 +1,9 @@
 """The update of the weights, in every precision, with gradients made up."""
 
+import copy
 import math
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
@@ -27,10 +29,12 @@ def _filled_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def updater_of(kind: str, dtype: torch.dtype, clip: float | None = None) -> Updater:
+def updater_of(
+    kind: str, dtype: torch.dtype, clip: float | None = None, memory_format: torch.memory_format = torch.contiguous_format
+) -> Updater:
     """The updates of a single convolution."""
     torch.manual_seed(0)
-    model = torch.nn.Conv2d(3, 4, 3)
+    model = torch.nn.Conv2d(3, 4, 3).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     return Updater(model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, dtype, WeightAverage(model, 0.9), clip)
 
 
@@ -183,3 +187,25 @@ def test_a_state_that_is_restored_and_saved_again_is_the_same(kind):
     saved = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
     assert after.restore(saved) == []
     assert digest(after.state()) == digest(before.state())
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("formats", list(permutations([torch.channels_last, torch.contiguous_format])))
+def test_a_state_resumes_in_another_memory_format(kind, formats):
+    """As on another processor: the same updates follow, of gradients that differ from place to place."""
+    before, after = (updater_of(kind, torch.float32, memory_format=memory_format) for memory_format in formats)
+
+    def three_updates(updater: Updater, first: int) -> None:
+        for iteration in range(first, first + 3):
+            generator = torch.Generator().manual_seed(iteration)
+            for parameter in updater.model.parameters():
+                parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+            updater.apply(torch.ones(2), iteration)
+
+    three_updates(before, 0)
+    state = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
+    assert after.restore(copy.deepcopy(state)) == []
+    for updater in (before, after):
+        three_updates(updater, 3)
+    torch.testing.assert_close(after.state(), before.state())
+    assert after.model.weight.is_contiguous(memory_format=formats[1])
