@@ -8,9 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
+from ssd.evaluation.figures import BOTTOM_NAMED, TOP, WIDTH, entitle, with_margins
+
 Records = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 
 MIN_RISES = 3  # of the validation loss, one after the other; two are as often chance
+# Inches.
+LEFT_OF_CURVES = 0.75  # for numbers as 0.00025
+PLOT = 1.45  # the height of one
+GAP = 0.4  # between them, for the title of the lower one
 TRAIN, VAL = "tab:blue", "tab:orange"
 
 
@@ -54,7 +60,9 @@ def curve_figures(records: Records, metric_name: str) -> list[Figure]:
 
 def draw_panels(panels: Sequence[Panel]) -> Figure:
     """Plots one below the other, over the same iterations."""
-    figure = Figure(figsize=(5.4, 0.6 + 1.8 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, TOP + len(panels) * PLOT + (len(panels) - 1) * GAP + BOTTOM_NAMED))
+    with_margins(figure, LEFT_OF_CURVES, BOTTOM_NAMED)
+    figure.subplots_adjust(hspace=GAP / PLOT)
     (column,) = figure.subplots(len(panels), sharex=True, squeeze=False).T
     for axes, panel in zip(column, panels, strict=True):
         draw_panel(axes, panel)
@@ -67,7 +75,7 @@ def draw_panels(panels: Sequence[Panel]) -> Figure:
 
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
-    axes.set_title(panel.title, fontsize=11)
+    entitle(axes, panel.title)
     train, val = panel.train, panel.val
     if train and panel.is_noisy:
         axes.plot(*train, color=TRAIN, alpha=0.25, linewidth=0.8)

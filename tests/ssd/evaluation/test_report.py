@@ -5,11 +5,14 @@ import subprocess
 from dataclasses import replace
 
 import cv2
+import matplotlib as mpl
 import numpy as np
 import pytest
 
+from ssd.evaluation.curves import curve_figures
 from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.evaluate import Evaluation
+from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, pr_figure, score_figure
 from ssd.evaluation.report import Subject, compare, pair, render, write_report
 from ssd.evaluation.voc_eval import voc_eval
 
@@ -128,6 +131,24 @@ def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
     for name in names:
         assert text.count(f">{html.escape(name)}<") == 5  # table, APs, legend, both axes of the confusion
     assert not [str(warning.message) for warning in recwarn]
+
+
+@pytest.mark.parametrize(
+    "names", [CLASSES, ("of twenty-eight letters each", "i"), tuple(f"a kind of number {i}" for i in range(30))]
+)
+def test_nothing_that_is_written_lies_outside_of_a_figure(subject, names):
+    detections = [found(boxes(A, FAR), [0, 0], [0.9, 0.6]), found(boxes(B), [1], [0.8])]
+    evaluation = evaluation_of(names, detections, list(subject.ground_truth))
+    confusion = compare(detections, subject.ground_truth, len(names), 0.5).confusion
+    records = [{**record, "lr": 0.001, "grad_norm": 0.00015 * record["iteration"]} for record in subject.records]
+    with mpl.rc_context(FIGURES):
+        figures = [ap_figure(evaluation), pr_figure(evaluation), score_figure(evaluation)]
+        figures += [confusion_figure(confusion, names), *curve_figures(records, "mAP")]
+        for figure in figures:
+            width, height = figure.get_size_inches()
+            written = figure.get_tightbbox()
+            assert 0 <= written.x0 < written.x1 <= width
+            assert 0 <= written.y0 < written.y1 <= height
 
 
 @pytest.mark.parametrize("width", [1200, 390])
