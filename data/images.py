@@ -9,10 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data.annotation import Damaged, DataError, PhotoSize, Unreachable
-from ssd.system.images import ImageError, decode, read_bytes
-
-# 134 megapixels, 400 MB once decoded: more than any camera takes, little enough for a few worker processes.
-MAX_PIXELS = 2**27
+from ssd.system.images import MAX_PIXELS, ImageError, decode, read_bytes
 
 Image.MAX_IMAGE_PIXELS = None  # the limit above answers, in our words
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

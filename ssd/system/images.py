@@ -14,6 +14,9 @@ from ssd.system.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+# 134 megapixels, 400 MB once decoded: more than any camera takes, little enough for a few processes at once.
+MAX_PIXELS = 2**27
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 # A file that cannot be read is reported once, in our words; OpenCV would warn of it besides.

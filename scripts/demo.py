@@ -1,0 +1,66 @@
+"""Shows in a browser what a network finds: python scripts/demo.py CHECKPOINT [PHOTO]
+
+    python scripts/demo.py runs/mine/checkpoints/best.pt
+
+Open the address that it prints. The page takes a photo that is dropped onto it, pasted or chosen, or the camera, draws the
+boxes, and hides those below the score that its slider is set to. It is served to this machine alone: nothing leaves it. Ctrl-C
+ends it.
+"""
+
+import argparse
+import socket
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssd.system.arguments import Parser, fraction, whole
+from ssd.system.command import command
+from ssd.system.errors import UsageError
+
+
+@command()
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    if options.photo and not options.photo.is_file():
+        raise UsageError(f"{options.photo}: no such file")
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    from ssd.deploy.demo import HOST, LEAST_SCORE, Demo
+    from ssd.deploy.predictor import Predictor
+
+    class Quiet(WSGIRequestHandler):
+        """Prints no line for each photo."""
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            pass
+
+    predictor = Predictor.from_checkpoint(options.checkpoint, options.device, score_thresh=LEAST_SCORE)
+    try:
+        listening = socket.create_server((HOST, options.port))
+    except OSError as error:
+        raise UsageError(f"--port {options.port}: cannot be used ({error.strerror}); choose another one") from None
+    with listening:
+        port = listening.getsockname()[1]
+        demo = Demo(predictor, options.score, options.photo, port)
+        server = make_server(HOST, port, demo, threaded=True, request_handler=Quiet, fd=listening.fileno())
+        print(f"open http://{HOST}:{port} in a browser; Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights")
+    parser.add_argument("photo", type=Path, nargs="?", metavar="PHOTO", help="that the page shows at first")
+    parser.add_argument("--port", type=whole(0, 65535), default=8000, metavar="N", help="of the address; 0: any (8000)")
+    parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="where the slider stands at first (0.5)")
+    parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
