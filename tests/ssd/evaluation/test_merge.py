@@ -1,0 +1,115 @@
+"""Merging what is found in tiles: against plain NMS where nothing is cut off, and by hand where something is."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import batched_nms
+
+from ssd.evaluation import merge as merging
+from ssd.evaluation.merge import merge
+from ssd.preparation import Tiles, tile_windows
+
+SIZE = np.array([1000, 700])
+TILES = Tiles(400, 0.2)
+
+
+def all_windows() -> np.ndarray:
+    return np.concatenate([[[0, 0, *SIZE]], tile_windows(SIZE[None], TILES)[1]])
+
+
+def entry(boxes, labels, scores) -> dict[str, torch.Tensor]:
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4), "labels": torch.tensor(labels, dtype=torch.int64),
+        "scores": torch.tensor(scores, dtype=torch.float32),
+    }  # fmt: skip
+
+
+def seen(window: np.ndarray, boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:
+    """What a perfect network finds of boxes in the photo's pixels in one window: what is inside, relative to it."""
+    x1, y1, x2, y2 = window.tolist()
+    inside = np.clip(np.array(boxes, float).reshape(-1, 4), [x1, y1, x1, y1], [x2, y2, x2, y2])
+    there = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    relative = (inside - [x1, y1, x1, y1]) / np.tile([x2 - x1, y2 - y1], 2)
+    return entry(relative[there], np.array(labels)[there], np.array(scores)[there])
+
+
+@pytest.mark.parametrize("count, top_k", [(6, 200), (60, 200), (300, 20), (300, 5000)])
+def test_it_is_plain_nms_where_no_box_is_cut_off(count, top_k):
+    windows = all_windows()
+    rng = np.random.default_rng(count + top_k)
+    found, boxes = [], []
+    for window in windows:
+        low = rng.uniform(0.02, 0.7, (count, 2))
+        relative = np.concatenate([low, low + rng.uniform(0.02, 0.25, (count, 2))], axis=1).astype(np.float32)
+        scores = np.sort(rng.permutation(10**6)[:count])[::-1] / 10**6
+        found.append(entry(relative, rng.integers(0, 3, count), scores.copy()))
+        boxes.append(relative * np.tile(window[2:] - window[:2], 2) + np.tile(window[:2], 2))
+    together = torch.from_numpy(np.concatenate(boxes).astype(np.float32))
+    labels, scores = (torch.cat([each[name] for each in found]) for name in ("labels", "scores"))
+    kept = batched_nms(together.double(), scores.double(), labels, 0.45)[:top_k]
+    merged = merge(found, windows, SIZE, 0.45, top_k)
+    np.testing.assert_allclose(merged["boxes"], together[kept].numpy(), atol=1e-3)
+    assert merged["labels"].tolist() == labels[kept].tolist()
+    assert merged["scores"].tolist() == scores[kept].tolist()
+
+
+@pytest.mark.parametrize("cut_scores_more", [False, True])
+def test_an_object_on_an_edge_is_found_once(cut_scores_more):
+    """By every tile that sees a part of it, which may be surer of the part than another is of the whole."""
+    windows = all_windows()
+    edges = np.unique(windows[1:, 2])[:-1]  # right edges of tiles within the photo
+    for x in edges:
+        box = [x - 40.0, 100.0, x + 12.0, 150.0]
+        found = []
+        for window in windows:
+            is_whole = window[0] < box[0] and box[2] < window[2]
+            found.append(seen(window, [box], [1], [0.6 if is_whole or not cut_scores_more else 0.9]))
+        assert sum(len(each["scores"]) for each in found) > 2
+        merged = merge(found, windows, SIZE, 0.45, 200)
+        np.testing.assert_allclose(merged["boxes"], [box], atol=1e-3)
+        assert merged["labels"].tolist() == [1]
+
+
+def test_what_is_cut_off_gives_way_to_its_own_class_alone_and_not_to_what_is_hardly_possible():
+    windows = all_windows()[:2]
+    _, _, right, _ = windows[1].tolist()
+    whole, part = [right - 40.0, 100.0, right + 20.0, 150.0], [right - 40.0, 100.0, float(right), 150.0]
+
+    def remaining(label: int, score: float) -> list[list[float]]:
+        found = [seen(windows[0], [whole], [label], [score]), seen(windows[1], [part], [1], [0.8])]
+        return merge(found, windows, SIZE, 0.7, 200)["boxes"].round().tolist()
+
+    assert remaining(1, 0.5) == [whole]
+    assert remaining(0, 0.5) == [part, whole]
+    assert remaining(1, 0.3) == [part, whole]  # their overlap is 2/3
+
+
+def test_the_photo_s_own_edge_cuts_nothing_off():
+    windows = all_windows()[:2]
+    at_the_corner = [[0.0, 0.0, 60.0, 60.0], [0.0, 0.0, 20.0, 60.0]]  # the second lies in the first
+    found = [seen(windows[0], at_the_corner[:1], [0], [0.9]), seen(windows[1], at_the_corner[1:], [0], [0.5])]
+    np.testing.assert_allclose(merge(found, windows, SIZE, 0.45, 200)["boxes"], at_the_corner, atol=1e-3)
+
+
+def test_one_window_is_left_as_it_is():
+    boxes = torch.rand(50, 4).sort(dim=1).values
+    scores = torch.rand(50).sort(descending=True).values
+    merged = merge([entry(boxes.tolist(), [0] * 50, scores.tolist())], np.array([[0, 0, 640, 480]]), SIZE, 0.45, 10)
+    assert merged["boxes"].tolist() == (boxes * torch.tensor([640.0, 480.0]).repeat(2)).tolist()
+
+
+def test_nothing_is_found():
+    windows = all_windows()
+    merged = merge([entry([], [], [])] * len(windows), windows, SIZE, 0.45, 200)
+    assert [merged[name].shape for name in ("boxes", "labels", "scores")] == [(0, 4), (0,), (0,)]
+
+
+def test_no_table_of_overlaps_is_larger_than_its_bound(monkeypatch):
+    windows = all_windows()
+    box = [[300.0, 100.0, 360.0, 150.0]]
+    found = [seen(window, box * 40, [1] * 40, np.linspace(0.9, 0.1, 40).tolist()) for window in windows]
+    expected = merge(found, windows, SIZE, 0.45, 200)
+    monkeypatch.setattr(merging, "TABLE", 50)
+    assert [value.tolist() for value in merge(found, windows, SIZE, 0.45, 200).values()] == [
+        value.tolist() for value in expected.values()
+    ]
