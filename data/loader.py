@@ -11,6 +11,7 @@ from data.image_cache import ImageCache
 from data.images import read_image
 from data.photos import Photos
 from data.render import render
+from data.tiles import Windows
 from data.workers import WatchedLoader, worker_options
 from ssd.batch import PADDING, Batch, Targets
 from ssd.config import ConfigError
@@ -22,7 +23,7 @@ Key = tuple[int, int]  # epoch, index
 
 
 class Samples(Dataset[Batch]):
-    """Photos as samples. What a sample looks like depends on (seed, epoch, index) alone.
+    """Photos, and tiles of large ones, as samples. What a sample looks like depends on (seed, epoch, index) alone.
 
     Args:
         photos: the data set.
@@ -31,7 +32,8 @@ class Samples(Dataset[Batch]):
         seed: of the run.
         switches: the augmentation; None for none.
         keep_difficult: keep objects marked difficult as targets.
-        cache: decoded photos kept in memory, if any.
+        cache: decoded windows kept in memory, if any.
+        windows: what of the photos the samples show; None for each photo as a whole.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Samples(Dataset[Batch]):
         switches: Switches | None = None,
         keep_difficult: bool = True,
         cache: ImageCache | None = None,
+        windows: Windows | None = None,
     ) -> None:
         self.photos = photos
         self.size = size
@@ -51,9 +54,12 @@ class Samples(Dataset[Batch]):
         self.switches = switches
         self.keep_difficult = keep_difficult
         self.cache = cache
+        self.windows = windows or Windows.whole(photos)
+        self.sizes = self.windows.sizes
+        self.decoded: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.windows)
 
     def __getitem__(self, key: Key) -> Batch:
         return self.__getitems__([key])
@@ -66,18 +72,18 @@ class Samples(Dataset[Batch]):
         drawn = [self._draw(epoch, index) for epoch, index in keys]
         for (_, index), (plan, _), out in zip(keys, drawn, images.numpy(), strict=True):
             image = self._pixels(index)
-            width, height = self.photos.sizes[index].tolist()
+            width, height = self.sizes[index].tolist()
             render(image, reduced_plan(plan, width, height, image), self.fill, out)
         targets = _pad([(plan.boxes, labels) for plan, labels in drawn])
         return Batch(images, targets, torch.tensor([index for _, index in keys]))
 
     def _draw(self, epoch: int, index: int) -> tuple[Plan, np.ndarray]:
         """What one sample is to look like, and the labels `[m]` of its boxes."""
-        width, height = self.photos.sizes[index].tolist()
-        rows = self.photos.objects(index)
-        boxes, labels = self.photos.boxes[rows], self.photos.labels[rows]
+        width, height = self.sizes[index].tolist()
+        rows = self.windows.objects(index)
+        boxes, labels = self.windows.boxes[rows], self.windows.labels[rows]
         if not self.keep_difficult:
-            easy = ~self.photos.difficult[rows]
+            easy = ~self.windows.difficult[rows]
             boxes, labels = boxes[easy], labels[easy]
         if self.switches is None:
             plan = plain_plan(width, height, boxes)
@@ -86,17 +92,35 @@ class Samples(Dataset[Batch]):
             plan = draw_plan(rng, width, height, boxes, self.switches)
         return plan, labels[plan.kept]
 
-    def image(self, index: int) -> np.ndarray:
+    def path(self, index: int) -> str:
+        """The file of the photo that a sample shows."""
+        return self.photos.path(self.windows.photos[index])
+
+    def image(self, photo: int) -> np.ndarray:
         """One photo as it is, `[H, W, 3]` uint8 RGB."""
-        return self._read(index)
+        width, height = self.photos.sizes[photo].tolist()
+        return read_image(self.photos.path(photo), (width, height))
 
     def _pixels(self, index: int) -> np.ndarray:
-        """One photo as samples are made of it: from the cache, where a large one is reduced."""
-        return self.cache.get(index, self._read) if self.cache is not None else self._read(index)
+        """What one sample is made of: from the cache, where a large photo is reduced."""
+        if self.cache is None:
+            return self._read(index)
+        if not self.cache.filled[index]:  # the photo is decoded once for all windows of it
+            for each in self.windows.of_photo(int(self.windows.photos[index]), len(self.photos)):
+                self.cache.get(each, self._read)
+            self.decoded = None
+        return self.cache.get(index, self._read)
 
     def _read(self, index: int) -> np.ndarray:
-        width, height = self.photos.sizes[index].tolist()
-        return read_image(self.photos.path(index), (width, height))
+        """The pixels of a sample's window. Of photos with tiles the last one is kept, for the windows that come next."""
+        photo = int(self.windows.photos[index])
+        if len(self.windows) == len(self.photos):
+            return self.image(photo)
+        if self.decoded is None or self.decoded[0] != photo:
+            self.decoded = None  # two at once would take twice the memory
+            self.decoded = photo, self.image(photo)
+        x1, y1, x2, y2 = self.windows.edges[index].tolist()
+        return self.decoded[1][y1:y2, x1:x2]
 
 
 def _pad(samples: list[tuple[np.ndarray, np.ndarray]]) -> Targets:
@@ -113,7 +137,7 @@ def _pad(samples: list[tuple[np.ndarray, np.ndarray]]) -> Targets:
 class TrainOrder(Sampler[list[Key]]):
     """The micro-batches of one process, from any iteration on: an endless stream of shuffled epochs, cut into batches.
 
-    A batch may begin in one epoch and end in the next, so every photo is used once an epoch, none is dropped, and a data
+    A batch may begin in one epoch and end in the next, so every sample is used once an epoch, none is dropped, and a data
     set smaller than a batch works. Batch number i, and its share for each process and accumulation step, depend on the
     seed and i alone.
 
@@ -123,7 +147,7 @@ class TrainOrder(Sampler[list[Key]]):
 
     def __init__(
         self,
-        num_photos: int,
+        num_samples: int,
         batch_size: int,
         iterations: int,
         seed: int,
@@ -138,7 +162,7 @@ class TrainOrder(Sampler[list[Key]]):
                 f"train.batch_size {batch_size} cannot be shared out evenly: it must be a multiple of "
                 f"train.accumulate {accumulate} × {self.world.size} processes"
             )
-        self.num_photos = num_photos
+        self.num_samples = num_samples
         self.batch_size = batch_size
         self.iterations = iterations
         self.seed = seed
@@ -153,21 +177,28 @@ class TrainOrder(Sampler[list[Key]]):
         for iteration in range(self.first_iteration, self.iterations):
             keys = []
             for place in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
-                if place // self.num_photos != epoch:
-                    epoch = place // self.num_photos
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_photos)
-                keys.append((epoch, int(order[place % self.num_photos])))
+                if place // self.num_samples != epoch:
+                    epoch = place // self.num_samples
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
+                keys.append((epoch, int(order[place % self.num_samples])))
             for step in range(self.accumulate):
                 start = (step * self.world.size + self.world.rank) * self.micro_batch
                 yield keys[start : start + self.micro_batch]
 
 
 class EvalOrder(Sampler[list[Key]]):
-    """The photos in order, each once, shared out over the processes."""
+    """The photos in order, each with all its tiles and once, shared out over the processes.
 
-    def __init__(self, num_photos: int, batch_size: int, world: World | None = None) -> None:
+    Args:
+        photos: the photo that each sample shows `[m]`, as `data.tiles.Windows` has them.
+        batch_size: samples of a batch.
+        world: the processes.
+    """
+
+    def __init__(self, photos: np.ndarray, batch_size: int, world: World | None = None) -> None:
         world = world or World()
-        self.indices = range(world.rank, num_photos, world.size)
+        order = photos.argsort(kind="stable")
+        self.indices = order[photos[order] % world.size == world.rank].tolist()
         self.batch_size = batch_size
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_entries import Entry, child, is_section, resolved, values_of, whole
+from ssd.config_entries import Entry, child, is_section, resolved, section_in, values_of, whole
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 
@@ -58,6 +58,11 @@ def section(name: str, entry: Entry) -> Iterator[str]:
         assert source
         yield "\n`data.train` and `data.val` are lists of folders, each with\n"
         yield from table({f"data.train.N.{key}": below for key, below in source["properties"].items()})
+    for key, below in entry["properties"].items():
+        optional = section_in(below)
+        if optional:
+            yield f"\n`{name}.{key}`: {' '.join(optional['description'].split())}\n"
+            yield from table({f"{name}.{key}.{each}": entry for each, entry in optional["properties"].items()})
 
 
 def table(entries: dict[str, Entry]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ssd.config import LEAST_TILE
 from ssd.system.arguments import Parser, fraction, names_of, whole
 from ssd.system.command import command
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     inputs = find_inputs(options.inputs)
     predictor = Predictor.from_checkpoint(
-        options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms
+        options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles
     )
     output = output_folder(options.output, options.overwrite)
     with Results(output, options.formats, predictor.classes) as results, sigterm_as_interrupt():
@@ -64,16 +65,29 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photo, folder, pattern in quotes, video, or camera:N")
     parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="least score of a detection (0.5)")
     parser.add_argument("--nms", type=fraction, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
+    parser.add_argument(
+        "--tiles", type=tiles, default="trained", metavar="SIZE",
+        help="cut photos with longer sides into tiles of so many pixels, or none (by default as in training)",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default runs/detect, or runs/detect-2 and so on")
     parser.add_argument("--overwrite", action="store_true", help="write into an --output folder that is not empty")
     parser.add_argument("--formats", type=names_of(FORMATS), default=["json"], metavar="F,...", help=", ".join(FORMATS))
     parser.add_argument("--no-pictures", action="store_true", help="write no pictures and no videos")
     parser.add_argument("--frames", type=whole(1), metavar="N", help="end a video or a camera after so many frames")
     parser.add_argument(
-        "--batch-size", type=whole(1), default=16, metavar="N", help="photos that go through the network at once (16)"
+        "--batch-size", type=whole(1), default=16, metavar="N", help="photos or tiles that go through the network at once (16)"
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_args(arguments)
+
+
+def tiles(text: str) -> str | int:
+    """What `Predictor` takes as its tiles."""
+    if text in ("trained", "none"):
+        return text
+    if not text.isdecimal() or int(text) < LEAST_TILE:
+        raise argparse.ArgumentTypeError(f"expected none, or a whole number from {LEAST_TILE} on, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

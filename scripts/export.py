@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
     state = load_checkpoint(options.checkpoint)
-    predictor = Predictor.from_checkpoint(state, options.device, "float32", **thresholds)
+    predictor = Predictor.from_checkpoint(state, options.device, "float32", tiles="none", **thresholds)
     if options.int8:
         return write_int8(output, state, predictor, MAX_LOSS if options.max_loss is None else options.max_loss)
     photos = [read_photo(path) for path in find_photos(state, options.photos)]

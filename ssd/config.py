@@ -26,6 +26,8 @@ def _as_tuple(value: object) -> object:
 # The paper's, and the one that the learning rates of the recipes are made for.
 DEFAULT_BATCH_SIZE = 32
 
+LEAST_TILE = 32  # pixels of a photo: a ninth of what the network sees of any
+
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # by example
 DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
@@ -54,6 +56,21 @@ def _as_word(value: object) -> object:
     return ("backbone" if value else "none") if isinstance(value, bool) else value
 
 
+class TilesConfig(_Section):
+    """Tiles that photos are cut into where a side is longer than one, beside the whole photo: small objects become larger for
+    the network. Detections of all tiles and of the whole photo are merged; mAP is of whole photos."""
+
+    size: Annotated[int, Field(ge=LEAST_TILE, le=65_536)] = 600
+    """pixels of the photo a side; half of it shows objects twice as large to the network"""
+    overlap: Annotated[float, Field(ge=0, le=0.8)] = 0.2
+    """least share of their side that neighbours have in common; what is larger may be seen in parts alone"""
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """least share of an object's area that lies in a tile for the object to be trained on there, clipped to the tile; the
+    pixels of one with less are background"""
+    background: Fraction = 0.1
+    """share of the tiles without objects that is trained on, the same ones each time"""
+
+
 Sources = Annotated[tuple[SourceConfig, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
@@ -79,9 +96,11 @@ class DataConfig(_Section):
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """loader processes; auto: one on a CPU, this process's share of the cores on a GPU"""
     cache: Literal["none", "ram"] = "none"
-    """ram: decoded training photos stay in memory if they fit, at a half where the shorter side has 2830 pixels or more"""
+    """ram: decoded training photos and tiles stay in memory if they fit; smaller where the shorter side has 2830 pixels"""
     damaged: Literal["refuse", "skip"] = "refuse"
     """photos that cannot be decoded, and annotation files that cannot be read; skip: left out of training and evaluation"""
+    tiles: TilesConfig | None = None
+    """cut large photos into tiles, in training, evaluation and use; null: none"""
 
     @field_validator("classes")
     @classmethod

@@ -49,6 +49,11 @@ def is_section(entry: Entry | None) -> bool:
     return "properties" in (entry or {})
 
 
+def section_in(entry: Entry | None) -> Entry | None:
+    """The section that an entry is, or may be."""
+    return next((each for each in alternatives(entry or {}) if is_section(each)), None)
+
+
 def is_text(entry: Entry | None) -> bool:
     """Whether an entry may be any text, such as a path or a name."""
     return any(each.get("type") == "string" and not {"const", "enum"} & set(each) for each in alternatives(entry or {}))
@@ -63,8 +68,8 @@ def _keys(section: Entry, prefix: str) -> Iterator[str]:
     for name, entry in section["properties"].items():
         yield prefix + name
         below = resolved(entry)
-        below = resolved(below.get("items", below))
-        if is_section(below):
+        below = section_in(resolved(below.get("items", below)))
+        if below:
             yield from _keys(below, f"{prefix}{name}.")
 
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from ssd.config import Config, ConfigError
-from ssd.config_entries import Entry, child, is_section, is_text, nearest, values_of, whole
+from ssd.config_entries import Entry, child, is_text, nearest, section_in, values_of, whole
 from ssd.config_yaml import is_plain_text, parse_yaml
 
 LENGTHS = {"iterations": "epochs", "epochs": "iterations"}  # of a run: one or the other
@@ -124,7 +124,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Entry | None]:
     names: list[str] = []
     entry: Entry | None = whole()
     for part in loc:
-        if is_section(entry) or (isinstance(part, int) and child(entry, part)):
+        if section_in(entry) or (isinstance(part, int) and child(entry, part)):
             text = str(part)
             names.append(text if text.isprintable() else repr(text))
             entry = child(entry, part)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ssd.config_entries import Entry, child, is_section, is_text
+from ssd.config_entries import Entry, child, is_section, is_text, section_in
 
 MAX_DEPTH = 50  # lists and mappings within each other: far more than the schema has
 MAX_VALUES = 100_000  # in one file: more than any run needs, less than aliases of aliases come to
@@ -85,7 +85,8 @@ class _Loader(yaml.SafeLoader):
             names = is_text(of_items)  # where every word is a name, also `null`
             return [each.value if names and _is_word(each) else self.plain(each, of_items, above) for each in node.value]
         if isinstance(node, yaml.ScalarNode):
-            if node.tag == NULL and is_section(entry):  # all that stood below is commented out
+            may_be_section = section_in(entry) and not node.value  # null is no section
+            if node.tag == NULL and (is_section(entry) or may_be_section):  # all that stood below is commented out
                 return {}
             return _scalar(node, is_text(entry))
         raise _at(node, f"tags such as {node.tag} are not used here")

@@ -55,7 +55,7 @@ class Job:
         predictor: finds the objects.
         results: what is found goes there at once.
         output: the folder of pictures and videos.
-        batch_size: photos or frames that go through the network at once.
+        batch_size: photos or frames, or their tiles, that go through the network at once.
         frames: after which a video ends, if it is to.
         pictures: whether pictures and videos are written.
     """
@@ -75,26 +75,29 @@ class Job:
 
     def detect_photos(self, photos: list[Input]) -> None:
         """Photos batch by batch; an error of one is printed, and does not stop the others."""
-        size = self.batch_size
+        images: dict[str, np.ndarray] = {}
         with tqdm(total=len(photos), unit="photo", disable=None if photos else True) as bar:
-            for start in range(0, len(photos), size):
-                batch = photos[start : start + size]
-                images = {}
-                for photo in batch:
-                    with self.errors_printed():
-                        images[photo.name] = read_photo(photo.path)
-                found = self.predictor.detect(list(images.values()))
-                if self.pictures:
-                    for (name, image), detections in zip(images.items(), found, strict=True):
-                        with self.errors_printed():
-                            write_picture(self.output / "pictures" / name, self.drawn(image, detections))
-                self.results.add(
-                    [
-                        Found(name, None, image.shape[1], image.shape[0], detections)
-                        for (name, image), detections in zip(images.items(), found, strict=True)
-                    ]
-                )
-                bar.update(len(batch))
+            for number, photo in enumerate(photos, start=1):
+                with self.errors_printed():
+                    images[photo.name] = read_photo(photo.path)
+                if number == len(photos) or self.predictor.fills(list(images.values()), self.batch_size):
+                    self._detect(images)
+                    images = {}
+                    bar.update(number - bar.n)
+
+    def _detect(self, images: dict[str, np.ndarray]) -> None:
+        """Photos by the names of their results."""
+        found = self.predictor.detect(list(images.values()), self.batch_size)
+        if self.pictures:
+            for (name, image), detections in zip(images.items(), found, strict=True):
+                with self.errors_printed():
+                    write_picture(self.output / "pictures" / name, self.drawn(image, detections))
+        self.results.add(
+            [
+                Found(name, None, image.shape[1], image.shape[0], detections)
+                for (name, image), detections in zip(images.items(), found, strict=True)
+            ]
+        )
 
     def detect_video(self, source: Input) -> None:
         """The frames of a video or camera, which are written as a video again; Ctrl-C is the way to end a camera."""
@@ -119,7 +122,7 @@ class Job:
             bar = stack.enter_context(tqdm(total=total, unit="frame", desc=name, disable=None))
             writer = None
             while batch := list(islice(stream, 1 if video.is_camera else self.batch_size)):
-                found = self.predictor.detect(batch)
+                found = self.predictor.detect(batch, self.batch_size)
                 if writer is None and self.pictures:
                     path = self.output / "videos" / output_name(name, ".mp4", self.video_names)
                     writer = stack.enter_context(VideoFile(path, video.rate, batch[0].shape[1], batch[0].shape[0]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -10,9 +10,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ssd.config import TilesConfig
 from ssd.evaluation.evaluate import Thresholds, predict
+from ssd.evaluation.merge import merge
 from ssd.model import SSD300
-from ssd.preparation import Preparation, fit
+from ssd.preparation import Preparation, Tiles, fit, tile_windows
 from ssd.system.device import choose_device, choose_precision
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import TrainState, load_checkpoint
@@ -40,6 +42,7 @@ class Predictor:
         device: where it runs.
         dtype: of its activations.
         limits: thresholds of the detections.
+        tiles: that photos are cut into where a side is longer than one; None: they are seen as a whole alone.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Predictor:
         device: torch.device,
         dtype: torch.dtype,
         limits: Thresholds,
+        tiles: Tiles | None = None,
     ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
         self.classes = tuple(classes)
@@ -57,6 +61,7 @@ class Predictor:
         self.device = device
         self.dtype = dtype
         self.limits = limits
+        self.tiles = tiles
 
     @classmethod
     def from_checkpoint(
@@ -67,6 +72,7 @@ class Predictor:
         score_thresh: float = 0.5,
         nms_thresh: float = 0.45,
         top_k: int = 200,
+        tiles: Literal["trained", "none"] | int | Tiles = "trained",
     ) -> Self:
         """A predictor with the weights, classes and image preparation of a checkpoint.
 
@@ -77,6 +83,7 @@ class Predictor:
             score_thresh: least score of a detection.
             nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
             top_k: most detections in a photo.
+            tiles: that photos are cut into where a side is longer than one: those of training, none, or their size in pixels.
 
         Raises:
             CheckpointError: the file is missing, damaged, or no checkpoint of this application.
@@ -86,7 +93,8 @@ class Predictor:
         where = choose_device(device)
         dtype = choose_precision(precision, where)
         limits = Thresholds(score_thresh, nms_thresh, top_k)
-        return cls(network_of(state), state.classes, Preparation(**state.preparation), where, dtype, limits)
+        chosen = choose_tiles(tiles, state)
+        return cls(network_of(state), state.classes, Preparation(**state.preparation), where, dtype, limits, chosen)
 
     def __call__(self, images: Photo | Sequence[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
         """Detections in photos of any sizes.
@@ -96,7 +104,7 @@ class Predictor:
                 image; a tensor `[3, H, W]`, uint8 or floats in 0..1, RGB. Files and PIL images are turned
                 upright as their EXIF says, and boxes are those of the upright photo.
             bgr: arrays have their channels in OpenCV's order; otherwise RGB.
-            batch_size: photos that go through the network at once.
+            batch_size: photos and tiles that go through the network at once.
 
         Returns:
             An entry a photo, in their order; also for a single photo.
@@ -107,23 +115,58 @@ class Predictor:
         alone = isinstance(images, str | Path | np.ndarray | Image.Image) or (isinstance(images, Tensor) and images.ndim == 3)
         photos: Sequence[Photo] = [images] if alone else images  # pyright: ignore[reportAssignmentType]
         found: list[Detections] = []
-        for start in range(0, len(photos), batch_size):
-            batch = photos[start : start + batch_size]
-            found += self.detect([to_pixels(photo, number, bgr) for number, photo in enumerate(batch, start)])
+        batch: list[np.ndarray] = []
+        for number, photo in enumerate(photos):
+            batch.append(to_pixels(photo, number, bgr))
+            if self.fills(batch, batch_size) or number + 1 == len(photos):
+                found += self.detect(batch, batch_size)
+                batch = []
         return found
 
-    def detect(self, pixels: Sequence[np.ndarray]) -> list[Detections]:
-        """Detections in one batch of photos, `[H, W, 3]` uint8 RGB each."""
-        if not pixels:
-            return []
-        images = torch.from_numpy(np.stack([fit(image, self.preparation.size) for image in pixels]))
-        found = predict(self.model, images, self.preparation, self.device, self.dtype, self.limits)
-        return [self._in_pixels(entry, image) for entry, image in zip(found, pixels, strict=True)]
+    def fills(self, pixels: Sequence[np.ndarray], batch_size: int) -> bool:
+        """Whether photos, with their tiles, are as many as go through the network at once."""
+        return sum(len(self._windows(image)) for image in pixels) >= batch_size
 
-    def _in_pixels(self, found: dict[str, Tensor], image: np.ndarray) -> Detections:
-        boxes, labels, scores = (found[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
-        size = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
-        return Detections(boxes * size, labels, scores, [self.classes[label] for label in labels])
+    def detect(self, pixels: Sequence[np.ndarray], batch_size: int = 16) -> list[Detections]:
+        """Detections in photos, `[H, W, 3]` uint8 RGB each, `batch_size` of them or of their tiles at a time."""
+        windows = [self._windows(image) for image in pixels]
+        parts = [(image, window) for image, own in zip(pixels, windows, strict=True) for window in own.tolist()]
+        found: list[dict[str, Tensor]] = []
+        for start in range(0, len(parts), batch_size):
+            batch = parts[start : start + batch_size]
+            images = np.stack([fit(image[y1:y2, x1:x2], self.preparation.size) for image, (x1, y1, x2, y2) in batch])
+            found += predict(self.model, torch.from_numpy(images), self.preparation, self.device, self.dtype, self.limits)
+        ends = np.cumsum([len(own) for own in windows])
+        return [self._merged(found[end - len(own) : end], own) for own, end in zip(windows, ends.tolist(), strict=True)]
+
+    def _windows(self, image: np.ndarray) -> np.ndarray:
+        """What the network is shown of a photo: the whole, and tiles, `[m, 4]` edges in its pixels."""
+        size = np.array([[image.shape[1], image.shape[0]]])
+        whole = np.concatenate([np.zeros_like(size), size], axis=1)
+        return np.concatenate([whole, tile_windows(size, self.tiles)[1]]) if self.tiles else whole
+
+    def _merged(self, found: Sequence[dict[str, Tensor]], windows: np.ndarray) -> Detections:
+        merged = merge(found, windows, windows[0, 2:], self.limits.nms_thresh, self.limits.top_k)
+        return Detections(**merged, names=[self.classes[label] for label in merged["labels"]])
+
+
+def choose_tiles(tiles: Literal["trained", "none"] | int | Tiles, state: TrainState) -> Tiles | None:
+    """The tiles that a word or a size means for a checkpoint, as of `Predictor.from_checkpoint`.
+
+    Raises:
+        ValueError: it means none.
+    """
+    if isinstance(tiles, Tiles):
+        return tiles
+    if tiles == "none":
+        return None
+    theirs = state.config.get("data", {}).get("tiles")  # older checkpoints, and converted weights, have no such entry
+    trained = Tiles(theirs["size"], theirs["overlap"]) if theirs else None
+    if tiles == "trained":
+        return trained
+    if not isinstance(tiles, int) or tiles < 1:
+        raise ValueError(f"tiles: expected 'trained', 'none', a number of pixels or Tiles, got {tiles!r}")
+    return Tiles(tiles, trained.overlap if trained else TilesConfig().overlap)
 
 
 def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:

@@ -16,6 +16,7 @@ from ssd.detect import detect
 from ssd.evaluation.coco_eval import METRIC as COCO_METRIC
 from ssd.evaluation.coco_eval import coco_eval
 from ssd.evaluation.error_kinds import Errors, error_kinds
+from ssd.evaluation.merge import Merging, Parts
 from ssd.evaluation.voc_eval import VOCResult, voc_eval
 from ssd.loss import MultiBoxLoss
 from ssd.preparation import Preparation, prepare
@@ -143,12 +144,13 @@ def evaluate(
     metric: str,
     world: World,
     stop: StopRequest | None = None,
+    parts: Parts | None = None,
 ) -> Evaluation:
     """Evaluates a network; under several processes each predicts its share, and all return the same.
 
     Args:
         model: the network; left in evaluation mode.
-        batches: this process's share of the data set, each photo in exactly one process; not augmented.
+        batches: this process's share of the data set, each photo with all its tiles in exactly one process; not augmented.
         sizes: `[n, 2]` width and height of every photo of the data set, pixels.
         ground_truth: an entry a photo, as `voc_eval` takes it.
         classes: names, without background.
@@ -160,13 +162,16 @@ def evaluate(
         metric: voc07 (11-point AP), voc10 (the area), or coco.
         world: the processes that share the work.
         stop: whether the run is asked to stop, which any of the processes may be.
+        parts: what the samples show; None: each photo as a whole.
 
     Raises:
         Stopped: it is; by all processes alike.
     """
     start = time.perf_counter()
     model.eval()
-    found: dict[int, tuple[dict[str, np.ndarray], np.ndarray]] = {}  # detections, and the photo's share of the loss [3]
+    parts = parts or Parts.whole(sizes)
+    merging = Merging(parts, sizes, limits.nms_thresh, limits.top_k)
+    losses: dict[int, np.ndarray] = {}  # each sample's share [3]
     # On CPUs each process has its own statistics of batch normalisation; a checkpoint has the main one's.
     world.equalise(model.buffers())
     stop = stop or StopRequest()
@@ -177,13 +182,17 @@ def evaluate(
             outputs = _outputs(model, batch.images, preparation, device, dtype)
             sums = criterion.sums(outputs, batch.targets).numpy()
             for index, detection, row in zip(batch.indices.tolist(), _detect(outputs, limits), sums, strict=True):
-                found[index] = _in_pixels(detection, sizes[index]), row
+                losses[index] = row
+                merging.add(index, detection)
     if stop.agree(world):
         raise Stopped(stop.signal)
-    together = {index: of_photo for share in world.gather(found) for index, of_photo in share.items()}
-    in_order = [together[index][0] for index in range(len(sizes))]
-    # In the order of the photos, so that the sums do not depend on who had which.
-    loss_l, loss_c, num_positives = np.sum([together[index][1] for index in range(len(sizes))], axis=0).tolist()
+    every = world.gather((merging.found, losses))
+    in_photos = {photo: found for share, _ in every for photo, found in share.items()}
+    in_order = [{**in_photos[i], "boxes": edges_to_voc(in_photos[i]["boxes"])} for i in range(len(sizes))]
+    of_samples = {index: row for _, share in every for index, row in share.items()}
+    # In the order of the samples, so that the sums do not depend on who had which.
+    in_loss = np.flatnonzero(parts.in_loss).tolist()
+    loss_l, loss_c, num_positives = np.sum([of_samples[index] for index in in_loss], axis=0).tolist()
     divisor = max(num_positives, 1)
     result = measured(in_order, ground_truth, len(classes), metric)
     errors = error_kinds(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
@@ -202,10 +211,3 @@ def measured(
 def figure_name(result: VOCResult) -> str:
     """What the mean is called wherever it is shown."""
     return f"mAP@{'0.5:0.95' if result.metric == COCO_METRIC else '0.5'} ({result.metric})"
-
-
-def _in_pixels(detection: dict[str, Tensor], size: np.ndarray) -> dict[str, np.ndarray]:
-    """Corners relative to a photo → inclusive pixels counted from 1, as VOC has them."""
-    arrays = {name: value.cpu().numpy() for name, value in detection.items()}
-    arrays["boxes"] = edges_to_voc(arrays["boxes"] * np.tile(size, 2).astype(np.float32))
-    return arrays

@@ -1,19 +1,63 @@
 """What is found in a photo and in its tiles, merged into the detections of the photo: for evaluation and use alike."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-# Share of a tile's side: a box that comes so near to an edge within the photo is cut off by it. 3 of the network's 300 pixels.
+# Share of a tile's side, 3 of the network's pixels: a box that comes so near to an edge within the photo is cut off by it.
 EDGE = 0.01
-# A box that an edge cuts off gives way to a whole one that has more than this share of its score. What the network is sure of is
-# not lost for what it merely deems possible.
+# A box that an edge cuts off gives way to a whole one that has more than this share of its score: what the network is sure of
+# is not lost for what it merely deems possible.
 CUT_RANK = 0.5
 FIRST = 5  # times `top_k`: boxes that are looked at first; where too few of them remain, four times as many, and so on
 TABLE = 2**22  # entries of a table of overlaps that are worked out at once
+
+
+class Parts(NamedTuple):
+    """What the m samples of a data set show of its n photos."""
+
+    photos: np.ndarray  # [m] int64
+    windows: np.ndarray  # [m, 4] edges (x1, y1, x2, y2) in the photo's pixels, counted from 0: of the whole photo, or a tile
+    in_loss: np.ndarray  # [m] bool: whether the loss counts them, as that of training does
+
+    @classmethod
+    def whole(cls, sizes: np.ndarray) -> Self:
+        """Every photo as a whole, by width and height `[n, 2]`."""
+        return cls(np.arange(len(sizes)), np.concatenate([np.zeros_like(sizes), sizes], axis=1), np.ones(len(sizes), bool))
+
+
+class Merging:
+    """The detections of a data set, merged photo by photo as soon as all windows of one are there.
+
+    Args:
+        parts: what the samples show.
+        sizes: `[n, 2]` width and height of every photo, pixels.
+        nms_thresh: as of `merge`.
+        top_k: likewise.
+    """
+
+    def __init__(self, parts: Parts, sizes: np.ndarray, nms_thresh: float, top_k: int) -> None:
+        self.parts = parts
+        self.sizes = sizes
+        self.nms_thresh = nms_thresh
+        self.top_k = top_k
+        self.counts = np.bincount(parts.photos, minlength=len(sizes))  # [n] windows of each photo
+        self.waiting: defaultdict[int, dict[int, dict[str, Tensor]]] = defaultdict(dict)
+        self.found: dict[int, dict[str, np.ndarray]] = {}  # in each photo, as `merge` gives it
+
+    def add(self, index: int, detections: dict[str, Tensor]) -> None:
+        """What is in sample number `index`, as `merge` takes it."""
+        photo = int(self.parts.photos[index])
+        self.waiting[photo][index] = detections
+        if len(self.waiting[photo]) == self.counts[photo]:
+            every = self.waiting.pop(photo)
+            windows = self.parts.windows[list(every)]
+            self.found[photo] = merge(list(every.values()), windows, self.sizes[photo], self.nms_thresh, self.top_k)
 
 
 def merge(
@@ -28,7 +72,7 @@ def merge(
 
     Args:
         found: what is in each window, as `ssd.detect.detect` gives it: boxes relative to the window.
-        windows: `[m, 4]` edges (x1, y1, x2, y2) in the photo's pixels, counted from 0; a single one is not merged with anything.
+        windows: `[m, 4]` edges (x1, y1, x2, y2) in the photo's pixels, counted from 0; where there is one, nothing is merged.
         size: `[2]` width and height of the photo, pixels.
         nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
         top_k: most detections in the photo.

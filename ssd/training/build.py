@@ -18,7 +18,7 @@ from ssd.preparation import Preparation
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
-from ssd.training.datasets import Data, crowded_batch, load_photos, plain_samples, train_samples
+from ssd.training.datasets import Data, crowded_batch, load_photos, plain_samples, tiles_notes, train_samples
 from ssd.training.folder import run_id_of
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
@@ -63,7 +63,7 @@ def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, stat
     photos, val_photos, damaged = data
     samples, val_samples = train_samples(run, photos, preparation), plain_samples(run, val_photos, preparation)
     settle_batch_size(run, model, preparation, samples, state)
-    schedule = build_schedule(run, len(photos))
+    schedule = build_schedule(run, len(samples))
     step = build_step(run, model, preparation, schedule)
     for note in step.updater.restore(state) if state else ():
         run.say(note)
@@ -91,7 +91,7 @@ def first_state(run: Run, preparation: Preparation, state: TrainState | None, cl
     first = replace(
         state, config=config, num_processes=run.world.size, run_id=state.run_id if is_there else secrets.token_hex(8)
     )
-    changed = [name for name in ("eval.metric", "data.val") if _entry(state.config, name) not in (None, _entry(config, name))]
+    changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
     if state.best_map < 0 or (best.exists() and not clear and not changed):
         return first
     reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run"
@@ -99,10 +99,10 @@ def first_state(run: Run, preparation: Preparation, state: TrainState | None, cl
     return replace(first, best_map=-1.0, not_improved=0)
 
 
-def _entry(config: dict[str, Any], name: str) -> Any:
-    """An entry of a configuration as a checkpoint has it; None where it has none, as that of converted weights."""
+def _differs(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:
+    """Whether an entry of a checkpoint's configuration is another now; not where it has none, as that of converted weights."""
     section, key = name.split(".")
-    return config.get(section, {}).get(key)
+    return key in theirs.get(section, {}) and theirs[section][key] != ours[section][key]
 
 
 def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
@@ -145,12 +145,12 @@ def place(run: Run, model: SSD300, freeze: str | None) -> None:
     model.to(run.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
-def build_schedule(run: Run, num_photos: int) -> Schedule:
+def build_schedule(run: Run, num_samples: int) -> Schedule:
     config, train = run.config, run.config.train
-    iterations = train.iterations or -(-(train.epochs or 0) * num_photos // run.batch_size)
+    iterations = train.iterations or -(-(train.epochs or 0) * num_samples // run.batch_size)
     return Schedule(
         iterations=iterations,
-        num_photos=num_photos,
+        num_samples=num_samples,
         batch_size=run.batch_size,
         accumulate=train.accumulate,
         lr=train.lr,
@@ -246,12 +246,15 @@ def describe(run: Run, parts: Parts, iteration: int) -> None:
     """What is about to happen, in a few lines."""
     config, schedule = run.config, parts.schedule
     photos, val_photos = parts.samples.photos, parts.val_samples.photos
+    what = "photos and tiles" if config.data.tiles else "photos"
     parameters = sum(parameter.numel() for parameter in parts.model.parameters())
-    epochs = schedule.iterations * schedule.batch_size / len(photos)
+    epochs = schedule.iterations * schedule.batch_size / len(parts.samples)
     run.say(f"data: {len(photos)} photos with {len(photos.labels)} objects to train on, {len(val_photos)} to evaluate on")
+    for note in tiles_notes(config, parts.samples, parts.val_samples):
+        run.say(note)
     run.say(f"model: SSD300, {parameters:,} parameters, {len(config.data.class_names)} classes and background")
     run.say(
-        f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} photos, {epochs:.1f} epochs in all"
+        f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} {what}, {epochs:.1f} epochs in all"
     )
     run.say(
         f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}"

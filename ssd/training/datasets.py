@@ -15,8 +15,10 @@ from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, mak
 from data.photos import Loaded, Photos
 from data.photos import load_photos as read_photos
 from data.source_cache import FolderDigest
+from data.tiles import Windows, cut
 from data.workers import WatchedLoader
 from ssd.batch import Batch
+from ssd.config import Config
 from ssd.preparation import Preparation
 from ssd.system.machine import num_cores
 from ssd.system.memory import USED, free_memory
@@ -146,21 +148,22 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
 
 
 def train_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:
-    """The photos as augmented samples."""
+    """The photos, and tiles of large ones, as augmented samples."""
     config = run.config
+    windows = cut(photos, config.data.tiles, config.seed).of_training()
     return Samples(
         photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
-        config.data.keep_difficult, _cache(run, photos, preparation.size),
+        config.data.keep_difficult, _cache(run, windows, preparation.size), windows,
     )  # fmt: skip
 
 
-def _cache(run: Run, photos: Photos, output: int) -> ImageCache | None:
-    """Where decoded photos are kept, if that is wanted and has room."""
+def _cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
+    """Where decoded photos and tiles are kept, if that is wanted and has room."""
     if run.config.data.cache == "none":
         return None
-    size = cache_bytes(photos.sizes, output)
+    size = cache_bytes(windows.sizes, output)
     if all(run.world.gather(fits(size, run.world.local_size))):
-        return ImageCache(photos.sizes, output)
+        return ImageCache(windows.sizes, output)
     copies = f" for each of {run.world.local_size} processes" if run.world.local_size > 1 else ""
     run.say(
         f"warning: data.cache: ram would take {size / 2**30:.1f} GiB{copies}, more than {USED:.0%} of the "
@@ -170,8 +173,27 @@ def _cache(run: Run, photos: Photos, output: int) -> ImageCache | None:
 
 
 def plain_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:
-    """The photos as they are, as evaluation takes them; with the objects that the loss of training counts."""
-    return Samples(photos, preparation.size, preparation.fill, keep_difficult=run.config.data.keep_difficult)
+    """The photos as they are, and all tiles of large ones, as evaluation takes them; with the objects that the loss of
+    training counts."""
+    data = run.config.data
+    windows = cut(photos, data.tiles, run.config.seed)
+    return Samples(photos, preparation.size, preparation.fill, keep_difficult=data.keep_difficult, windows=windows)
+
+
+def tiles_notes(config: Config, samples: Samples, val_samples: Samples) -> list[str]:
+    """What there is to say of a run's tiles, a line each."""
+    if not config.data.tiles:
+        return []
+    size = config.data.tiles.size
+    train, val = (each.windows for each in (samples, val_samples))
+    num_train, num_val = len(train) - len(samples.photos), len(val) - len(val_samples.photos)
+    if not num_train + num_val:
+        return [f"warning: data.tiles.size {size}: no photo is larger, so there are no tiles"]
+    num_empty = int((np.diff(train.starts)[len(samples.photos) :] == 0).sum())
+    lines = [f"tiles of {size} pixels: {num_train} to train on, {num_empty} of them without objects; {num_val} to evaluate on"]
+    if num_empty and not config.loss.min_neg:
+        lines.append("warning: loss.min_neg 0: tiles without objects teach nothing; set it to 3, or data.tiles.background to 0")
+    return lines
 
 
 def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> WatchedLoader[Batch]:
@@ -187,8 +209,8 @@ def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: 
 
 
 def val_batches(run: Run, samples: Samples) -> WatchedLoader[Batch]:
-    """This process's share of the photos, in order."""
-    return _loader(run, samples, EvalOrder(len(samples), run.config.eval.batch_size, run.world), run.stop)
+    """This process's share of the photos, in order, each with all its tiles."""
+    return _loader(run, samples, EvalOrder(samples.windows.photos, run.config.eval.batch_size, run.world), run.stop)
 
 
 def _loader(run: Run, samples: Samples, order: Sampler[list[Key]], stop: StopRequest | None) -> WatchedLoader[Batch]:
@@ -196,6 +218,6 @@ def _loader(run: Run, samples: Samples, order: Sampler[list[Key]], stop: StopReq
 
 
 def crowded_batch(samples: Samples, count: int) -> Batch:
-    """The photos with most objects, which take most memory; some of them more than once where there are fewer."""
-    order = np.argsort(-np.diff(samples.photos.starts), kind="stable")
+    """The samples with most objects, which take most memory; some of them more than once where there are fewer."""
+    order = np.argsort(-np.diff(samples.windows.starts), kind="stable")
     return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])

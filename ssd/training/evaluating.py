@@ -6,6 +6,7 @@ from torch import nn
 
 from data.loader import Samples
 from ssd.evaluation.evaluate import Evaluation, Thresholds, evaluate
+from ssd.evaluation.merge import Parts
 from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.training.build import build_criterion, build_model, use_batch_size_of
@@ -23,7 +24,7 @@ def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model:
     Raises:
         Stopped: the run is asked to stop.
     """
-    config, photos = run.config, samples.photos
+    config, photos, windows = run.config, samples.photos, samples.windows
     return evaluate(
         model,
         val_batches(run, samples),
@@ -38,6 +39,7 @@ def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model:
         metric=config.eval.metric,
         world=run.world,
         stop=run.stop,
+        parts=Parts(windows.photos, windows.edges, windows.trained),
     )
 
 

@@ -60,7 +60,7 @@ def some_samples(config: Config, preparation: Preparation, augmented: bool, coun
     else:
         samples = plain_samples(run, load_val_photos(run), preparation)
     indices = spread(len(samples), count)
-    names = [printable(Path(samples.photos.path(index)).name) for index in indices]
+    names = [printable(Path(samples.path(index)).name) for index in indices]
     return samples.__getitems__([(0, index) for index in indices]), names
 
 

@@ -105,7 +105,7 @@ def _keep(run: Run, samples: Samples, preparation: Preparation, model: SSD300, i
     """Writes the iteration's batch and the weights; what to tell the user of it."""
     size = run.batch_size
     (keys,) = TrainOrder(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
-    paths = [samples.photos.path(index) for _, index in keys]
+    paths = [samples.path(index) for _, index in keys]
     last = run.folder / "checkpoints" / "last.pt"
     if run.world.is_main:
         save_step(run.folder, NonFiniteStep(iteration, samples.__getitems__(keys), paths, preparation, model.state_dict()))

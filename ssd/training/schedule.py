@@ -10,7 +10,7 @@ class Schedule:
     """What happens when; in iterations, if nothing else is said."""
 
     iterations: int
-    num_photos: int  # an epoch
+    num_samples: int  # an epoch: photos, and their tiles
     batch_size: int  # of all processes and accumulation steps
     accumulate: int
     lr: float
@@ -25,7 +25,7 @@ class Schedule:
 
     def epoch(self, iteration: int) -> int:
         """The epoch, counted from 1, in which an iteration (counted from 1) begins."""
-        return max(0, iteration - 1) * self.batch_size // self.num_photos + 1
+        return max(0, iteration - 1) * self.batch_size // self.num_samples + 1
 
     def lr_at(self, iteration: int) -> float:
         """The learning rate of an iteration counted from 0."""

@@ -53,13 +53,14 @@ class TrainState:
 
 def weights_alone(state: TrainState) -> TrainState:
     """What using the network takes, and nothing to resume with: its weights in half precision, what they want of images, its
-    classes and its shape.
+    classes, its shape, and the tiles that it was trained on.
 
     Vectors (biases, scales and statistics of batch normalisation) stay as they are: they take little, and a variance may be
     larger or smaller than float16 holds.
     """
     weights = {name: value.half() if value.ndim > 1 else value for name, value in state.weights.items()}
-    return TrainState(weights, state.classes, state.preparation, {"model": shape_of(state)})
+    tiles = state.config.get("data", {}).get("tiles")
+    return TrainState(weights, state.classes, state.preparation, {"model": shape_of(state), "data": {"tiles": tiles}})
 
 
 def shape_of(state: TrainState) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_evaluation_takes_each_photo_once(processes):
-    keys = [key for rank in range(processes) for batch in EvalOrder(5, 2, World(rank, processes)) for key in batch]
+    keys = [key for rank in range(processes) for batch in EvalOrder(np.arange(5), 2, World(rank, processes)) for key in batch]
     assert Counter(keys) == Counter({(0, i): 1 for i in range(5)})
 
 

@@ -226,13 +226,13 @@ def test_what_was_found_before_the_end_is_kept(checkpoint, photos, tmp_path, mon
     detect_batch, batches = Predictor.detect, []
     handler = signal.getsignal(signal.SIGTERM)  # an earlier test's, perhaps
 
-    def detect_and_end(self, pixels):
+    def detect_and_end(self, pixels, batch_size):
         batches.append(len(pixels))
         if len(batches) == 3:
             if end == "SIGTERM":
                 signal.raise_signal(signal.SIGTERM)
             raise KeyboardInterrupt
-        return detect_batch(self, pixels)
+        return detect_batch(self, pixels, batch_size)
 
     monkeypatch.setattr(Predictor, "detect", detect_and_end)
     clip(tmp_path / "clip.avi", photos / "a.jpg")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ssd.config import Config, ConfigError
+from ssd.config import Config, ConfigError, TilesConfig
 from ssd.config_entries import child, known_keys, whole
 from ssd.config_file import load_config, parse_config
 from ssd.config_yaml import dump_yaml
@@ -121,6 +121,17 @@ def test_a_section_whose_entries_are_commented_out_has_its_defaults(tmp_path):
     assert load_config(write(tmp_path, LEAST + "train:\n  # lr: 1\nmodel: ~\n")) == load_config(write(tmp_path, LEAST))
 
 
+def test_a_section_that_may_be_null(tmp_path):
+    data = LEAST.strip()[:-1]
+    for text in ("{}", "{size: 600}", "{overlap: 0.2, keep: 0.5, background: 0.1}"):
+        assert load_config(write(tmp_path, f"{data}, tiles: {text}}}")).data.tiles == TilesConfig()
+    assert load_config(write(tmp_path, LEAST), ["data.tiles.keep=1"]).data.tiles == TilesConfig(keep=1)
+    assert load_config(write(tmp_path, f"{data}, tiles: {{size: 99}}}}"), ["data.tiles=null"]).data.tiles is None
+    commented = "data:\n  train: [{path: a}]\n  val: [{path: b}]\n  tiles:\n    # size: 99\n"
+    assert load_config(write(tmp_path, commented)).data.tiles == TilesConfig()
+    assert load_config(write(tmp_path, commented.replace("tiles:", "tiles: null"))).data.tiles is None
+
+
 def test_files_as_editors_write_them(tmp_path):
     expected = load_config(write(tmp_path, LEAST + "seed: 3\n"))
     assert load_config(write(tmp_path, "\ufeff" + LEAST + "seed: 3")) == expected
@@ -166,6 +177,13 @@ def test_aliases_of_aliases_are_refused_at_once(tmp_path, link):
         (LEAST + "no: 3", [], "no: unknown key (value 3)"),
         (LEAST + '"a\\nb": 3', [], "'a\\nb': unknown key (value 3)"),
         (LEAST + "? [a]\n: 3", [], "a key is a name, not a list or a mapping (line 2, column 3)"),
+        (LEAST, ["data.tiles=600"], "data.tiles: expected a mapping of keys to values or null, got 600"),
+        (LEAST, ["data.tiles.size=31"], "data.tiles.size: expected an integer ≥ 32 and ≤ 65536, got 31"),
+        (LEAST, ["data.tiles.size=600.5"], "data.tiles.size: expected an integer ≥ 32 and ≤ 65536, got 600.5"),
+        (LEAST, ["data.tiles.overlap=0.9"], "data.tiles.overlap: expected a number ≥ 0 and ≤ 0.8, got 0.9"),
+        (LEAST, ["data.tiles.keep=0"], "data.tiles.keep: expected a number > 0 and ≤ 1, got 0"),
+        (LEAST, ["data.tiles.background=all"], "data.tiles.background: expected a number ≥ 0 and ≤ 1, got 'all'"),
+        (LEAST, ["data.tiles.sise=600"], "data.tiles.sise: unknown key (value 600); did you mean data.tiles.size?"),
         (LEAST, ["train.batch_size=big"], "train.batch_size: expected 'auto' or an integer > 0, got 'big'"),
         (LEAST, ["train.batch_size=0"], "train.batch_size: expected 'auto' or an integer > 0, got 0"),
         (LEAST, ["train.batch_size=8.5"], "train.batch_size: expected 'auto' or an integer > 0, got 8.5"),

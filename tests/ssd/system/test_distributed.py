@@ -62,7 +62,9 @@ with open_run(config, StopRequest()) as run:
     samples = plain_samples(run, photos, preparation)
     norm = model.backbone.conv1_1.norm
     norm.running_mean.fill_(run.world.rank)
-    found["validation loss"] = evaluate_photos(run, samples, preparation, model).loss
+    evaluation = evaluate_photos(run, samples, preparation, model)
+    found["validation loss"] = evaluation.loss
+    found["detections"] = [len(detections["scores"]) for detections in evaluation.detections]
     found["statistics"] = norm.running_mean.unique().tolist()
     run.config = run.config.model_copy(
         update={"data": run.config.data.model_copy(update={"root": "/nowhere"})} if second else {}
@@ -81,7 +83,7 @@ with open_run(config, StopRequest()) as run:
 
 
 def test_two_processes_agree(tmp_path, shapes_root):
-    config = write_config(tmp_path, shapes_root, data={"workers": 0}, model={"width": 0.05})
+    config = write_config(tmp_path, shapes_root, data={"workers": 0, "tiles": {"size": 300}}, model={"width": 0.05})
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -99,6 +101,7 @@ def test_two_processes_agree(tmp_path, shapes_root):
         assert each["statistics"] == [0.0]  # the main one's, whose checkpoint it is
         assert each["no data"].startswith("process 1: /nowhere/shapes: no such folder")
         assert each["stopped"] == 143
+        assert each["detections"] == [len(detections["scores"]) for detections in alone.detections]
         assert each["validation loss"] == pytest.approx(alone.loss, rel=1e-6)
     assert found[0]["validation loss"] == found[1]["validation loss"]
 

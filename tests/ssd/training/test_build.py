@@ -21,7 +21,7 @@ from ssd.training.schedule import Schedule
 )
 def test_what_has_no_effect_is_said(shape, named, warmup, said):
     schedule = Schedule(
-        iterations=100, num_photos=8, batch_size=4, accumulate=1, lr=0.1, warmup=warmup, shape=shape,
+        iterations=100, num_samples=8, batch_size=4, accumulate=1, lr=0.1, warmup=warmup, shape=shape,
         milestones=named or (66, 83), log_every=1, eval_every=10, checkpoint_every=10, keep=1,
     )  # fmt: skip
     assert schedule_warnings(schedule, named) == said

@@ -1,6 +1,7 @@
 """A run's data: what is left out, and what is kept in memory."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -11,7 +12,7 @@ from ssd.config_file import load_config
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
 from ssd.training import datasets
-from ssd.training.datasets import load_photos, train_samples
+from ssd.training.datasets import load_photos, plain_samples, tiles_notes, train_samples
 from ssd.training.run import Run
 from tests.test_train import write_config
 
@@ -97,3 +98,19 @@ def test_a_folder_of_both_parts_is_looked_at_once(shapes_root, tmp_path, monkeyp
     listed.clear()
     load_photos(alone(tmp_path, shapes_root))
     assert len(listed) == len(set(listed)) >= 3
+
+
+def notes(run: Run) -> list[str]:
+    train, val, _ = load_photos(run)
+    return tiles_notes(run.config, train_samples(run, train, IMAGENET), plain_samples(run, val, IMAGENET))
+
+
+def test_tiles_that_change_nothing_are_told(shapes_root, tmp_path):
+    assert notes(alone(tmp_path, shapes_root)) == []
+    said = notes(alone(tmp_path, shapes_root, tiles={}))
+    assert said == ["warning: data.tiles.size 600: no photo is larger, so there are no tiles"]
+    counts, warning = notes(alone(tmp_path, shapes_root, tiles={"size": 150, "background": 1.0}))
+    assert re.fullmatch(r"tiles of 150 pixels: \d+ to train on, [1-9]\d* of them without objects; \d+ to evaluate on", counts)
+    assert warning.startswith("warning: loss.min_neg 0: tiles without objects teach nothing; set it to 3")
+    (counts,) = notes(alone(tmp_path, shapes_root, tiles={"size": 150, "background": 0.0}))
+    assert " 0 of them without objects" in counts

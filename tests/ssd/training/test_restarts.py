@@ -1,6 +1,7 @@
 """What a run hands out, and what a restart takes up: by the command itself, in this process."""
 
 import json
+import re
 import signal
 import threading
 from dataclasses import replace
@@ -14,8 +15,9 @@ from PIL import Image
 import train
 from data.shapes import CLASSES
 from ssd.evaluation import evaluate as evaluation
+from ssd.training import outcome
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
-from tests.test_train import records, write_config
+from tests.test_train import assert_same_weights, records, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -246,3 +248,27 @@ def test_a_run_in_float16_begins_with_a_scale_of_its_own(tmp_path, shapes_root):
     run.dtype = torch.float16
     parts = build_parts(run, load_checkpoint(tmp_path / "run/checkpoints/last.pt"))
     assert parts.step.updater.scaler.get_scale() == 2**16
+
+
+def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys, monkeypatch):
+    """Its samples are photos and tiles: an epoch counts both, and so does where a run resumes."""
+    monkeypatch.setattr(outcome, "write_report", lambda *_: None)  # to draw it takes longer than to train
+    changes: dict[str, dict] = {
+        "data": {"tiles": {"size": 250, "background": 0.5}, "cache": "ram"},
+        "loss": {"min_neg": 3},
+        "train": {"iterations": 4, "batch_size": 4},
+        "eval": {"every": 100},
+        "checkpoint": {"every": 2, "keep": 3},
+    }
+    whole, parts = (small(tmp_path / name, shapes_root, **changes) for name in ("whole", "parts"))
+    assert train.main(["--config", str(whole)]) == 0
+    shown = capsys.readouterr().out
+    counts = re.search(r"tiles of 250 pixels: (\d+) to train on, (\d+) of them without objects; (\d+) to evaluate on", shown)
+    assert counts is not None
+    assert all(int(count) > 0 for count in counts.groups())
+    assert f"of 4 photos and tiles, {4 * 4 / (24 + int(counts[1])):.1f} epochs in all" in shown
+    assert "\n8 photos in " in shown
+    middle = tmp_path / "whole/run/checkpoints/iteration_00000002.pt"
+    assert train.main(["--config", str(parts), "--resume", str(middle)]) == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert records(tmp_path / "whole", "eval")[-1]["map"] == records(tmp_path / "parts", "eval")[-1]["map"]

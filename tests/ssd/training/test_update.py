@@ -16,7 +16,7 @@ from ssd.training.update import Updater
 from ssd.weights.checkpoint import TrainState, digest
 
 SCHEDULE = Schedule(
-    iterations=100, num_photos=8, batch_size=4, accumulate=1, lr=0.1, warmup=0, shape="milestones", milestones=(),
+    iterations=100, num_samples=8, batch_size=4, accumulate=1, lr=0.1, warmup=0, shape="milestones", milestones=(),
     log_every=10, eval_every=100, checkpoint_every=100, keep=0,
 )  # fmt: skip
 
