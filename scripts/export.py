@@ -99,19 +99,19 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", max_lo
     with photos_needed("--int8 takes both the run's training photos and its validation photos"):
         photos = load_photos(run)
     train, val = (plain_samples(run, part, predictor.preparation) for part in (photos.train, photos.val))
-    evaluation = run.config.eval
+    evaluation, num_val = run.config.eval, len(photos.val)
     limits = Thresholds(evaluation.score_thresh, evaluation.nms_thresh, evaluation.top_k)
-    ground_truth = [photos.val.ground_truth(index) for index in range(len(val))]
+    ground_truth = [photos.val.ground_truth(index) for index in range(num_val)]
 
     def graded(network: "ModelProto", kind: str) -> "VOCResult":
         program = with_detection(network, state.classes, limits)
-        found = detections_of(program, map(val.image, tqdm(range(len(val)), kind, unit="photo", disable=None, leave=False)))
+        found = detections_of(program, map(val.image, tqdm(range(num_val), kind, unit="photo", disable=None, leave=False)))
         result = measured(found, ground_truth, len(state.classes), evaluation.metric)
-        print(f"{kind}: {figure_name(result)} {result.mean_ap:.4f} on {len(val)} validation photos", flush=True)
+        print(f"{kind}: {figure_name(result)} {result.mean_ap:.4f} on {num_val} validation photos", flush=True)
         return result
 
     def quantised(with_heads: bool) -> "ModelProto":
-        some = tqdm(spread(len(train), NUM_CALIBRATION), "calibrating", unit="photo", disable=None, leave=False)
+        some = tqdm(spread(len(photos.train), NUM_CALIBRATION), "calibrating", unit="photo", disable=None, leave=False)
         return quantise(network, map(train.image, some), with_heads)
 
     network = network_graph(predictor.model, predictor.preparation)
@@ -126,7 +126,7 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", max_lo
     loss = before.mean_ap - results[best].mean_ap
     if not loss <= max_loss:
         raise Failure(f"int8 costs {100 * loss:.1f} points of mAP, more than {100 * max_loss:g}: not written; see --max-loss")
-    told = {"metric": figure_name(before), "float32": before.mean_ap, "int8": results[best].mean_ap, "photos": len(val)}
+    told = {"metric": figure_name(before), "float32": before.mean_ap, "int8": results[best].mean_ap, "photos": num_val}
     with naming(output):
         save_onnx(output, with_detection(tried[best], state.classes, predictor.limits, {"int8": json.dumps(told)}))
     print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB ({best}); classes: {', '.join(state.classes)}")
