@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data.loader import Samples
-from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError
+from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preparation import Preparation
@@ -25,7 +25,7 @@ from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 from ssd.training.step import Step
 from ssd.training.update import Updater
-from ssd.weights.checkpoint import CheckpointError, TrainState
+from ssd.weights.checkpoint import CheckpointError, TrainState, shape_of
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
 
 
@@ -131,8 +131,13 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
         try:
             model.load_state_dict(state.weights)
         except RuntimeError:
-            theirs, ours = state.config["model"], config.model.model_dump()
-            raise CheckpointError(f"the checkpoint is of another model: {theirs}, not {ours}") from None
+            theirs, ours = ModelConfig(**shape_of(state.config["model"])), ModelConfig(**shape_of(config.model.model_dump()))
+            differing = [f"model.{key}: {value}" for key, value in theirs if value != getattr(ours, key)]
+            raise CheckpointError(
+                f"the checkpoint is of another model: set {', '.join(differing)}, or start from it by model.init_from"
+                if differing
+                else "the checkpoint's weights do not fit its own configuration"
+            ) from None
     place(run, model, config.model.freeze)
     return model, preparation
 

@@ -60,16 +60,13 @@ def weights_alone(state: TrainState) -> TrainState:
     """
     weights = {name: value.half() if value.ndim > 1 else value for name, value in state.weights.items()}
     tiles = state.config.get("data", {}).get("tiles")
-    return TrainState(weights, state.classes, state.preparation, {"model": shape_of(state), "data": {"tiles": tiles}})
+    shape = shape_of(state.config["model"])
+    return TrainState(weights, state.classes, state.preparation, {"model": shape, "data": {"tiles": tiles}})
 
 
-def shape_of(state: TrainState) -> dict[str, Any]:
-    """What section `model` of a state's configuration says of its network, and nothing of where its weights came from.
-
-    Raises:
-        KeyError: the configuration has no such section.
-    """
-    return {**state.config["model"], "pretrained": "none", "init_from": None, "freeze": None}
+def shape_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What section `model` of a configuration says of the network, and nothing of where its weights came from."""
+    return {**options, "pretrained": "none", "init_from": None, "freeze": None}
 
 
 def save_checkpoint(path: Path, state: TrainState) -> None:

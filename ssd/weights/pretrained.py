@@ -35,7 +35,7 @@ def network_of(state: TrainState) -> SSD300:
         CheckpointError: weights and configuration do not fit each other.
     """
     try:
-        network = build_network(len(state.classes) + 1, ModelConfig.model_validate(shape_of(state)))
+        network = build_network(len(state.classes) + 1, ModelConfig.model_validate(shape_of(state.config["model"])))
         network.load_state_dict(state.weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(

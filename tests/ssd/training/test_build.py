@@ -2,10 +2,12 @@ import pytest
 
 from ssd.config_file import parse_config
 from ssd.model import SSD300
+from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
-from ssd.training.build import schedule_warnings, synchronise_norms
+from ssd.training.build import build_model, schedule_warnings, synchronise_norms
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
+from ssd.weights.checkpoint import CheckpointError, TrainState
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,21 @@ def test_several_processes_on_cpus_are_told_of_their_own_statistics(network, sai
     run.world = World(size=2)
     synchronise_norms(run, SSD300(2, width=0.05, **network))
     assert ("each process's share of the batch" in capsys.readouterr().out) is said
+
+
+@pytest.mark.parametrize(
+    "network, said",
+    [
+        ({"batch_norm": "all"}, "set model.batch_norm: backbone, or start"),
+        ({"conv4_3_norm": "none", "width": 0.1}, "set model.width: 0.05, model.conv4_3_norm: l2, or start"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_model_is_told_by_what_differs(network, said):
+    source, shape = [{"path": "shapes"}], {"pretrained": "none", "batch_norm": True, "width": 0.05, "dboxes": "voc"}
+    weights = SSD300(2, "backbone", 0.05).state_dict()
+    state = TrainState(weights, ["cat"], IMAGENET.to_plain(), {"model": {**shape, "pretrained": "slim"}})
+    data = {"train": source, "val": source, "classes": ["cat"]}
+    run = Run.alone(parse_config({"data": data, "model": {**shape, **network}}))
+    with pytest.raises(CheckpointError, match=said):
+        build_model(run, state)
