@@ -92,7 +92,8 @@ def test_weights_alone_are_small_and_give_the_same(tmp_path, capsys):
     read = load_checkpoint(alone)
     assert (read.classes, read.preparation) == (state.classes, state.preparation)
     assert (read.optimizer, read.average, read.iteration) == ({}, None, 0)
-    assert read.config == {"model": {**SHAPE, "init_from": None, "freeze": None}}  # no path of the machine it was made on
+    shape = {**SHAPE, "init_from": None, "freeze": None}  # no path of the machine it was made on
+    assert read.config == {"model": shape, "data": {"tiles": None}}
     for name, value in state.weights.items():
         assert read.weights[name].dtype == value.dtype
         torch.testing.assert_close(read.weights[name], value, rtol=2**-11, atol=1e-7)
