@@ -7,6 +7,7 @@ import torch
 
 from data.annotation import similar_classes
 from data.photos import Photos
+from data.tiles import Windows
 from ssd.boxes import iou, to_corners
 from ssd.preparation import IMAGENET
 
@@ -14,15 +15,15 @@ EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
 CHUNK = 1024  # objects compared with all DBoxes at once
 
 
-def best_overlaps(photos: Photos, dbox_list: torch.Tensor) -> np.ndarray:
+def best_overlaps(photos: Photos | Windows, dbox_list: torch.Tensor) -> np.ndarray:
     """The largest overlap of each object with any DBox `[N]`."""
     corners = to_corners(dbox_list)
     chunks = torch.from_numpy(relative_boxes(photos)).split(CHUNK)
     return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
 
 
-def relative_boxes(photos: Photos) -> np.ndarray:
-    """All objects `[N, 4]` as corners relative to their photo."""
+def relative_boxes(photos: Photos | Windows) -> np.ndarray:
+    """All objects `[N, 4]` as corners relative to their photo or tile."""
     sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
     return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
 
@@ -45,6 +46,11 @@ def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes:
         of_class = photos.labels == label
         difficult = int(photos.difficult[of_class].sum())
         print(f"  {name:{width}}  {int(of_class.sum()):7d}  {difficult:9d}  {len(np.unique(owners[of_class])):6d}")
+    show_sizes(photos, overlaps, thresh, dboxes)
+
+
+def show_sizes(photos: Photos | Windows, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+    """Prints how large the network sees the objects, and how many of them the DBoxes cover."""
     boxes = relative_boxes(photos) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     print(f"  side in the {IMAGENET.size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")

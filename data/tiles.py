@@ -47,20 +47,24 @@ class Windows:
         first, end = np.searchsorted(self.photos[num_photos:], [photo, photo + 1]) + num_photos
         return [photo, *range(first, end)]
 
-    def of_training(self) -> Self:
-        """Those that are trained on, in their order."""
+    def select(self, wanted: np.ndarray) -> Self:
+        """Those of them that are wanted `[m]` bool, in their order."""
         counts = np.diff(self.starts)
-        shown = np.repeat(self.trained, counts)
+        shown = np.repeat(wanted, counts)
         return replace(
             self,
-            photos=self.photos[self.trained],
-            edges=self.edges[self.trained],
-            starts=np.concatenate([[0], counts[self.trained]]).cumsum(),
+            photos=self.photos[wanted],
+            edges=self.edges[wanted],
+            starts=np.concatenate([[0], counts[wanted]]).cumsum(),
             boxes=self.boxes[shown],
             labels=self.labels[shown],
             difficult=self.difficult[shown],
-            trained=self.trained[self.trained],
+            trained=self.trained[wanted],
         )
+
+    def of_training(self) -> Self:
+        """Those that are trained on."""
+        return self.select(self.trained)
 
 
 def cut(photos: Photos, options: TilesConfig | None, seed: int) -> Windows:

@@ -2,7 +2,7 @@
 
 Every annotation and photo is read, and all faults are listed. Without any: objects of each class, their sizes, and how well
 the default boxes cover them. An object that no DBox overlaps by `loss.jaccard_thresh` is trained on by a single DBox only;
-where many are like that, other sizes (`model.dboxes: coco`) or larger photos help more than longer training.
+where many are like that, other sizes (`model.dboxes: coco`) or tiles (`data.tiles`) help more than longer training.
 """
 
 import sys
@@ -27,8 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     stop = StopRequest()
     stop.listen()
 
+    import numpy as np
+
     from data.annotation import DataError
-    from data.coverage import best_overlaps, show
+    from data.coverage import best_overlaps, show, show_sizes
+    from data.tiles import cut
     from ssd.dbox import DBOX_SPECS, make_dbox_list
     from ssd.training.datasets import load_photos
     from ssd.training.run import Run
@@ -42,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"left out: {line}")
     for name, photos in (("train", train_photos), ("val", val_photos)):
         show(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, config.model.dboxes)
+    if config.data.tiles:
+        windows = cut(train_photos, config.data.tiles, config.seed)
+        tiles = windows.select(windows.trained & (np.arange(len(windows)) >= len(train_photos)))
+        print(f"\ntiles of data.train: {len(tiles)}, {int((np.diff(tiles.starts) == 0).sum())} of them without objects")
+        if len(tiles.labels):
+            show_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, config.model.dboxes)
     print(f"\nno faults, but {len(damaged)} that data.damaged: skip leaves out" if damaged else "\nno faults")
     return 0
 

@@ -15,7 +15,7 @@ EDGE = 0.01
 # is not lost for what it merely deems possible.
 CUT_RANK = 0.5
 FIRST = 5  # times `top_k`: boxes that are looked at first; where too few of them remain, four times as many, and so on
-TABLE = 2**22  # entries of a table of overlaps that are worked out at once
+TABLE = 2**20  # entries of a table of overlaps that are worked out at once
 
 
 class Parts(NamedTuple):

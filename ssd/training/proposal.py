@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.annotation import DataError, similar_classes
-from data.coverage import best_overlaps
+from data.coverage import best_overlaps, relative_boxes
 from data.image_cache import cache_bytes
 from data.inspection import Watch
 from data.layouts.find import find_layout, shortage
@@ -18,7 +18,7 @@ from data.layouts.tree import list_tree
 from data.photos import Loaded, Photos, load_photos
 from data.source_cache import FolderDigest
 from data.splits import choose
-from ssd.config import SourceConfig
+from ssd.config import SourceConfig, TilesConfig
 from ssd.config_entries import whole
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
@@ -34,6 +34,7 @@ from ssd.training.starts import Start, Wish, choose_start, more_time
 from ssd.training.timing import Costs
 from ssd.training.trial import try_out
 
+MANY_SMALL = 0.25  # share of the objects, from which on it is told that tiles would help
 MEMORY_SHARE = 0.25  # of the free memory, that decoded photos may take
 WIDTH = 128  # columns of a line of YAML
 
@@ -90,8 +91,8 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     choices = {**found, **run_choices(chosen, wish.device, len(train), len(val), shares)}
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     said = dict.fromkeys(note for part in loaded for note in part.notes)
-    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts))]
     dboxes = choices["model.dboxes"].value
+    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, DBOX_SPECS[dboxes]))]
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
@@ -158,6 +159,21 @@ def dbox_shares(photos: Photos) -> dict[str, float]:
         return float((np.bincount(photos.labels, covered)[present] / counts[present]).mean())
 
     return {name: share(spec) for name, spec in DBOX_SPECS.items()}
+
+
+def tiles_note(photos: Photos, spec: DBoxSpec) -> list[str]:
+    """A line where many objects of large photos are smaller than every DBox."""
+    smallest, size = spec.maps[0].min_size, TilesConfig().size
+    boxes = relative_boxes(photos) * spec.image_size
+    is_small = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) < smallest**2
+    is_large = np.repeat((photos.sizes > size).any(axis=1), np.diff(photos.starts))
+    share = float((is_small & is_large).mean())
+    told = (
+        f"{share:.0%} of the objects are smaller than the smallest DBox ({smallest:g} of {spec.image_size} pixels), in photos "
+    )
+    return (
+        [f"{told}of more than {size}; data.tiles would show them larger, see docs/own_data.md"] if share >= MANY_SMALL else []
+    )
 
 
 def cache_choice(photos: Photos) -> dict[str, Choice]:

@@ -1,3 +1,5 @@
+import re
+
 from scripts.check_data import main
 from tests.conftest import ROOT
 
@@ -22,3 +24,12 @@ def test_shared_photos_are_told(capsys, shapes_root):
     train = "data.train=[{path: shapes, split: train}]"
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", train, val]) == 0
     assert "24 photos are in data.train and in data.val" in capsys.readouterr().out
+
+
+def test_tiles_show_objects_larger(capsys, shapes_root):
+    arguments = [str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", "data.tiles={size: 150, background: 0}"]
+    assert main(arguments) == 0
+    _, of_photos, of_tiles = re.split(r"^(?:data\.train|tiles of data\.train).*$", capsys.readouterr().out, flags=re.M)
+    least = [int(re.findall(r"^ +(\d+) to \d+ ", text, re.M)[0]) for text in (of_photos, of_tiles)]
+    assert least[0] < least[1]
+    assert "no faults" in of_tiles

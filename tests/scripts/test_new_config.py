@@ -20,6 +20,7 @@ from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.config_file import load_config
+from ssd.dbox import SSD300_VOC
 from ssd.system.machine import num_cores
 from ssd.training import proposal
 from ssd.training.trial import try_out
@@ -186,6 +187,20 @@ def test_dboxes_fit_the_sizes_of_the_objects():
     assert f"coco {small['coco']:.1%}" in proposal.choose_dboxes(small, None).reason
     assert proposal.choose_dboxes({"voc": 0.99, "coco": 0.95}, "coco").value == "coco"  # which its weights have learned
     assert proposal.choose_dboxes({"voc": 0.54, "coco": 0.98}, "voc").value == "coco"
+
+
+@pytest.mark.parametrize("side, photo, told", [(29, 3000, True), (31, 3000, False), (20, 600, False)])
+def test_small_objects_in_large_photos_are_told_of_tiles(side, photo, told):
+    """By their side at the network's 300 pixels; a quarter of the objects is enough."""
+    sizes = np.array([[photo, photo], [photo, photo]], np.int32)
+    sides = np.array([side, 100, 100, 100]) * photo / 300
+    boxes = np.stack([np.zeros(4), np.zeros(4), sides, sides], axis=1).astype(np.float32)
+    rest = np.zeros(4, bool), np.zeros(4, np.int8)
+    photos = Photos(("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest)
+    notes = proposal.tiles_note(photos, SSD300_VOC)
+    assert [note.split(";")[0] for note in notes] == told * [
+        "25% of the objects are smaller than the smallest DBox (30 of 300 pixels), in photos of more than 600"
+    ]
 
 
 def test_photos_are_kept_in_memory_only_where_they_fit(monkeypatch):
