@@ -12,6 +12,7 @@ videos with labelled boxes go to the output folder, and beside them what was fou
     voc     Annotations/NAME.xml, as training takes it (photos only)
     coco    coco.json: images, categories and annotations with their scores
 
+Photos larger than the tiles that training used (data.tiles) are looked at as a whole and tile by tile; --tiles chooses others.
 Results are written as they are found. What cannot be read is named and left out; the exit code is 2 then. Inputs of one name
 get the names of their folders before it; in names that are not UTF-8 the bytes are written as \\xe9.
 """

@@ -268,7 +268,7 @@ class EvalConfig(_Section):
     top_k: Positive = 200
     """most detections a photo"""
     batch_size: Positive = 16
-    """photos that go through the network at once, in each process"""
+    """photos and tiles that go through the network at once, in each process"""
 
 
 class Config(_Section):

@@ -11,8 +11,8 @@ PICTURED = 8  # photos of one picture
 
 
 def samples_picture(samples: Samples) -> np.ndarray:
-    """Training samples as the network gets them, with their boxes."""
-    batch = samples.__getitems__([(0, index) for index in range(min(PICTURED, len(samples)))])
+    """Training samples, spread over photos and tiles, as the network gets them, with their boxes."""
+    batch = samples.__getitems__([(0, index) for index in spread(len(samples), PICTURED)])
     cells = []
     for image, boxes, labels in zip(batch.images.numpy(), *(part.numpy() for part in batch.targets[:2]), strict=True):
         real = labels >= 0
