@@ -194,7 +194,7 @@ def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:
     """
     from ssd.evaluation.pictures import spread
     from ssd.system.images import SUFFIXES
-    from ssd.training.datasets import load_val_photos
+    from ssd.training.datasets import load_part
 
     if folder is not None:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -202,7 +202,7 @@ def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:
             raise UsageError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
     else:
         with photos_needed("name a folder with --photos"):
-            photos = load_val_photos(run_of(state))
+            photos = load_part(run_of(state), "val")
         paths = [Path(photos.path(index)) for index in range(len(photos))]
     return [paths[i] for i in spread(len(paths), NUM_PHOTOS)]
 

@@ -25,6 +25,7 @@ class Errors:
     objects: Flat
     kind: np.ndarray  # [n] int8: a number in KINDS, HIT or IGNORED
     object: np.ndarray  # [n] int64: that a hit claims, or that an error of place or class is about; else -1
+    overlap: np.ndarray  # [n] the largest with an object of its class or, of an error that is about another one, with that
     costs: dict[str, float]  # of each kind: the mAP that would be gained without its errors
 
     def counts(self, score_thresh: float) -> dict[str, int]:
@@ -71,16 +72,18 @@ def error_kinds(
     other, other_overlap = nearest(
         found.boxes[false], found.image[false], objects.boxes, objects.image, (found.labels[false], objects.labels)
     )
-    own, overlap = own[false], overlap[false]
-    is_localisation = (overlap >= BACKGROUND) & (overlap <= FOREGROUND)
+    own, own_overlap = own[false], overlap[false]
+    is_localisation = (own_overlap >= BACKGROUND) & (own_overlap <= FOREGROUND)
     is_classification = ~is_localisation & (other_overlap > FOREGROUND)
     kind[false] = np.select(
-        [is_localisation, is_classification, overlap > FOREGROUND, np.maximum(overlap, other_overlap) < BACKGROUND],
+        [is_localisation, is_classification, own_overlap > FOREGROUND, np.maximum(own_overlap, other_overlap) < BACKGROUND],
         [LOCALISATION, CLASSIFICATION, DUPLICATE, NO_OBJECT],
         BOTH,
     )
     of_object[false] = np.select([is_localisation, is_classification], [own, other], -1)
-    return Errors(found, objects, kind, of_object, _costs(found, objects, kind, of_object, num_classes, use_07_metric))
+    overlap[false] = np.where(is_localisation, own_overlap, np.maximum(own_overlap, other_overlap))
+    costs = _costs(found, objects, kind, of_object, num_classes, use_07_metric)
+    return Errors(found, objects, kind, of_object, overlap, costs)
 
 
 def _missed(objects: Flat, taken: np.ndarray) -> np.ndarray:

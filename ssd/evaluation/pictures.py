@@ -1,5 +1,6 @@
 """Pictures of photos with boxes."""
 
+import base64
 from collections.abc import Sequence
 
 import cv2
@@ -90,3 +91,9 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, size: int = 36
         left = i % columns * size + (size - width) // 2
         sheet[top : top + height, left : left + width] = small
     return sheet
+
+
+def jpeg(image: np.ndarray) -> str:
+    """A picture `[H, W, 3]` uint8 RGB as a data address."""
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

@@ -1,6 +1,5 @@
 """The report of a run: one HTML file with all figures and pictures in it, which opens without a network."""
 
-import base64
 import html
 import platform
 import warnings
@@ -19,14 +18,18 @@ from ssd.boxes import voc_to_edges
 from ssd.config_yaml import dump_yaml
 from ssd.evaluation.curves import curve_figures, over_fitting, series
 from ssd.evaluation.evaluate import Evaluation
+from ssd.evaluation.failures import faults_pictures, groups_tables, kinds_table
 from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, grid, pr_figure, score_figure
+from ssd.evaluation.label_faults import Faults
 from ssd.evaluation.overlap import pixel_iou
-from ssd.evaluation.pictures import TRUTH, draw_boxes, scaled_into, spread
+from ssd.evaluation.pictures import TRUTH, draw_boxes, jpeg, scaled_into, spread
+from ssd.preparation import IMAGENET
 from ssd.system.files import write_whole
 
 IOU_THRESH = 0.5
 NUM_HARDEST = 6
 NUM_PICTURED = 6
+NUM_FAULTS = 12
 PICTURE_WIDTH, PICTURE_HEIGHT = 420, 840  # pixels, at most
 
 STYLE = """
@@ -41,6 +44,8 @@ svg, img { max-width: 100%; height: auto; display: block; } svg { overflow: visi
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; } figure { margin: 0; } figcaption { color: #57606a; font-size: .85rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin-bottom: 16px; } table { border-collapse: collapse; } td, th { padding: 3px 8px; text-align: right; border-bottom: 1px solid #e5e9ed; }
 td:first-child, th:first-child { text-align: left; } pre { background: #f3f5f7; padding: 12px; overflow-x: auto; font-size: .85rem; }
+.bar { min-width: 120px; } .bar i { display: block; height: .8em; background: #4a7fb5; border-radius: 2px; } td.text { text-align: left; color: #57606a; min-width: 17em; }
+.small { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); gap: 12px; margin-bottom: 16px; }
 """  # noqa: E501
 
 
@@ -56,6 +61,9 @@ class Subject:
     records: Sequence[Mapping[str, Any]]  # of metrics.jsonl
     config: Mapping[str, Any]
     facts: Mapping[str, str]  # shown beside the environment
+    sizes: np.ndarray  # [n, 2] width and height of the photos, in pixels
+    edges: Sequence[int]  # of the groups of objects by their size in the network's input, in pixels
+    faults: Faults  # likely ones, of the labels
 
 
 @dataclass(frozen=True)
@@ -104,16 +112,36 @@ def render(subject: Subject) -> str:
         "<h2>Classes</h2>", class_table(evaluation), classes,
         f"<h2>Errors</h2><p class=note>Detections from score {best:.2f} on, where F1 is best, here and in the pictures below; "
         f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", errors,
+        *why_it_fails(subject, best),
         "<h2>Hardest photos</h2><p class=note>Those with most missed objects and false detections. Ground truth on the left, "
         "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
         "<h2>Examples</h2>", pictures(subject, spread(len(subject.names), NUM_PICTURED), outcome),
         "<h2>Environment</h2>", facts_table({**subject.facts, **environment()}),
         "<h2>Configuration</h2>", f"<pre>{html.escape(config)}</pre>",
     ]  # fmt: skip
+    return page(subject.title, parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A page of HTML with nothing outside of it."""
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
-    return (
-        f"<!doctype html><html lang=en><title>{html.escape(subject.title)}</title>{head}<body>{''.join(parts)}</body></html>\n"
-    )
+    return f"<!doctype html><html lang=en><title>{html.escape(title)}</title>{head}<body>{''.join(parts)}</body></html>\n"
+
+
+def why_it_fails(subject: Subject, score_thresh: float) -> list[str]:
+    """Sections on the kinds of error, the objects that are found badly, and the labels that may be wrong."""
+    evaluation = subject.evaluation
+    errors, classes = evaluation.errors, evaluation.classes
+    cost = "the mAP that would be gained without the errors of that kind alone (TIDE)"
+    by_group = "AP counts all false detections for each group, as if it were as large as its class (Hoiem et al.)"
+    return [
+        f"<h2>Why it fails</h2><p class=note>Cost: {cost}, at overlap {IOU_THRESH:g}. {by_group}. Errors, and the share "
+        f"of the objects that is found: from score {score_thresh:.2f} on.</p>", kinds_table(errors, score_thresh),
+        groups_tables(evaluation, subject.ground_truth, subject.sizes, IMAGENET.size, subject.edges, score_thresh),
+        "<h2>Labels that may be wrong</h2><p class=note>The likeliest of each kind in turn; more of them are in "
+        "labels/coco.json. Labels in white, what was found in colour.</p>",
+        faults_pictures(errors, subject.faults, classes, subject.names, subject.image, NUM_FAULTS),
+    ]  # fmt: skip
 
 
 def curves(records: Sequence[Mapping[str, Any]], metric_name: str) -> str:
@@ -212,9 +240,3 @@ def pictures(subject: Subject, indices: Sequence[int], outcome: Outcome) -> str:
         caption = f"{html.escape(subject.names[index])}: {outcome.missed[index]} missed, {outcome.false[index]} false"
         cells.append(f"<figure><div class=pair>{images}</div><figcaption>{caption}</figcaption></figure>")
     return f"<div class=grid>{''.join(cells)}</div>"
-
-
-def jpeg(image: np.ndarray) -> str:
-    """A picture `[H, W, 3]` uint8 RGB as a data address."""
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

@@ -9,6 +9,7 @@ import numpy as np
 from ssd.evaluation.overlap import nearest
 
 Arrays = Mapping[str, Any]  # of tensors or arrays
+VOC07, VOC10 = "VOC07 11-point", "VOC10 area"  # the metrics, as they are named wherever a figure is printed
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class VOCResult:
     precision: list[np.ndarray]
     scores: list[np.ndarray]  # the detection's score, at which recall and precision stand
     counts: list[np.ndarray]  # detections from that score on; those of difficult objects aside
-    metric: str  # "VOC07 11-point" or "VOC10 area"
+    metric: str  # VOC07 or VOC10
 
     def at(self, label: int, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Recall, precision and the number of detections of one class, from each of the score thresholds on.
@@ -56,7 +57,7 @@ class Claims(NamedTuple):
 
 def metric_name(use_07_metric: bool) -> str:
     """How a figure is named wherever it is printed."""
-    return "VOC07 11-point" if use_07_metric else "VOC10 area"
+    return VOC07 if use_07_metric else VOC10
 
 
 def voc_eval(

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -53,13 +53,13 @@ def load_photos(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
     return Data(train, val, list(damaged))
 
 
-def load_val_photos(run: Run) -> Photos:
-    """The validation photos alone.
+def load_part(run: Run, part: Literal["train", "val"]) -> Photos:
+    """The photos of one part alone.
 
     Raises:
         DataError: with the first faults in them.
     """
-    return _load(run, ("val",), MAX_FAULTS)["val"].photos
+    return _load(run, (part,), MAX_FAULTS)[part].photos
 
 
 def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, Loaded]:

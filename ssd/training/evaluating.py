@@ -11,7 +11,7 @@ from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.training.build import build_criterion, build_model, use_batch_size_of
 from ssd.training.checkpoints import checkpoint_at, checkpoint_to_evaluate
-from ssd.training.datasets import load_val_photos, plain_samples, val_batches
+from ssd.training.datasets import load_part, plain_samples, val_batches
 from ssd.training.outcome import finish
 from ssd.training.run import Run
 from ssd.training.trainer import Best
@@ -54,7 +54,7 @@ def eval_only(run: Run, resume: str | None) -> None:
     path, state = checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else Path(resume))
     model, preparation = build_model(run, state)
     use_batch_size_of(run, state)
-    samples = plain_samples(run, load_val_photos(run), preparation)
+    samples = plain_samples(run, load_part(run, "val"), preparation)
     finish(run, samples, path, _evaluate(run, path, state, samples, preparation, model))
 
 

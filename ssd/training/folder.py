@@ -26,6 +26,7 @@ OWN_FILES = (
     "detections.png",
     "damaged.txt",
     "report.html",
+    "labels/coco.json",
     "non_finite/*.pt",
 )
 

@@ -20,7 +20,7 @@ from ssd.match import match
 from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.images import printable
-from ssd.training.datasets import load_photos, load_val_photos, plain_samples, train_samples
+from ssd.training.datasets import load_part, load_photos, plain_samples, train_samples
 from ssd.training.run import Run
 from ssd.weights.checkpoint import load_checkpoint
 from ssd.weights.pretrained import network_of
@@ -58,7 +58,7 @@ def some_samples(config: Config, preparation: Preparation, augmented: bool, coun
     if augmented:
         samples = train_samples(run, load_photos(run).train, preparation)
     else:
-        samples = plain_samples(run, load_val_photos(run), preparation)
+        samples = plain_samples(run, load_part(run, "val"), preparation)
     indices = spread(len(samples), count)
     names = [printable(Path(samples.path(index)).name) for index in indices]
     return samples.__getitems__([(0, index) for index in indices]), names

@@ -5,12 +5,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.coverage import EDGES
 from data.loader import Samples
 from ssd.evaluation.evaluate import Evaluation
+from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import Subject, write_report
 from ssd.system.errors import optional
 from ssd.system.files import write_whole
 from ssd.system.images import printable
+from ssd.training.label_files import write_faults
 from ssd.training.pictures import detections_picture
 from ssd.training.records import read_records
 from ssd.training.run import Run
@@ -29,14 +32,18 @@ def finish(run: Run, samples: Samples, path: Path, best: Best) -> None:
     if not run.world.is_main:
         return
     evaluation = best.evaluation
-    picture, report = run.folder / "detections.png", run.folder / "report.html"
+    picture, report, labels = run.folder / "detections.png", run.folder / "report.html", run.folder / "labels"
     with optional(picture):
         run.folder.mkdir(parents=True, exist_ok=True)
         _, encoded = cv2.imencode(".png", cv2.cvtColor(detections_picture(samples, evaluation), cv2.COLOR_RGB2BGR))
         write_whole(picture, lambda file: file.write(encoded.tobytes()))
         run.say(f"picture: {picture}")
     with optional(report):
-        write_report(report, report_subject(run, samples, evaluation, f"{path.name}, iteration {best.iteration}"))
+        subject = report_subject(run, samples, evaluation, f"{path.name}, iteration {best.iteration}")
+        with optional(labels):
+            count = write_faults(labels, ["coco"], evaluation, subject.faults, subject.names, samples.photos.sizes)
+            run.say(f"the {count} labels that are likeliest to be wrong: {labels / 'coco.json'}")
+        write_report(report, subject)
         run.say(f"report: {report}")
     score, f1 = evaluation.best_score()
     run.say(f"best F1 {f1:.3f}, with scores from {score:.2f} on: what to give scripts/detect.py as --score")
@@ -70,4 +77,7 @@ def report_subject(run: Run, samples: Samples, evaluation: Evaluation, checkpoin
         records=records,
         config=run.config.model_dump(mode="json"),
         facts=facts,
+        sizes=photos.sizes,
+        edges=EDGES,
+        faults=label_faults(evaluation.errors, len(evaluation.classes)),
     )

@@ -13,10 +13,12 @@ from ssd.evaluation.curves import curve_figures
 from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, pr_figure, score_figure
+from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import Subject, compare, pair, render, write_report
 from ssd.evaluation.voc_eval import voc_eval
 
 CLASSES = ("cat", "dog")
+EDGES = (0, 16, 32, 64, 301)
 
 
 def boxes(*rows: tuple) -> np.ndarray:
@@ -75,7 +77,20 @@ def subject():
     evaluation = evaluation_of(CLASSES, detections, objects)
     names = ["a<b>.jpg", "b.jpg"]
     image = np.full((80, 100, 3), 90, np.uint8)
-    return Subject("SSD300: mine & yours", evaluation, objects, names, lambda _: image, records, {"seed": 0}, {"run": "runs/x"})
+    facts, sizes = {"run": "runs/x"}, np.array([[100, 80]] * 2)
+    return Subject(
+        "SSD300: mine & yours",
+        evaluation,
+        objects,
+        names,
+        lambda _: image,
+        records,
+        {"seed": 0},
+        facts,
+        sizes,
+        EDGES,
+        label_faults(evaluation.errors, 2),
+    )
 
 
 def test_precision_and_recall_by_score(subject):
@@ -101,6 +116,9 @@ def test_it_stands_alone(subject):
     assert "b.jpg: 1 missed, 0 false" in text
     assert text.count("<svg") == 6
     assert "mAP@0.5 (VOC10 area)" in text
+    assert "<tr><td>missed<td>0.250<td" in text  # a dog of two
+    assert "<tr><td>32 to 64<td>3<td>67%<td>0.750" in text  # 10 pixels of 100 × 80 are 33.5 of the network's
+    assert "<figcaption>1. b.jpg: dog: nothing there?" in text
 
 
 def test_over_fitting_stands_beside_the_curves(subject):
@@ -113,9 +131,8 @@ def test_over_fitting_stands_beside_the_curves(subject):
 
 def test_nothing_found_and_nothing_recorded(subject):
     empty = [found(boxes(), [], [])] * 2
-    bare = Subject(
-        "none", evaluation_of(CLASSES, empty, subject.ground_truth), subject.ground_truth, ["a", "b"], subject.image, [], {}, {}
-    )
+    evaluation = evaluation_of(CLASSES, empty, subject.ground_truth)
+    bare = replace(subject, evaluation=evaluation, faults=label_faults(evaluation.errors, 2), records=[])
     text = render(bare)
     assert "0.000 at score 0.50" in text
     assert "No records." in text
@@ -127,7 +144,7 @@ def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
     detections = [found(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2], [0.9, 0.6]) for i in range(2)]
     objects = [truth(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2]) for i in range(2)]
     evaluation = evaluation_of(names, detections, objects)
-    text = render(Subject("odd", evaluation, objects, ["a", "b"], photos.__getitem__, subject.records, {}, {}))
+    text = render(replace(subject, evaluation=evaluation, ground_truth=objects, names=["a", "b"], image=photos.__getitem__))
     for name in names:
         assert text.count(f">{html.escape(name)}<") == 5  # table, APs, legend, both axes of the confusion
     assert not [str(warning.message) for warning in recwarn]

@@ -18,7 +18,7 @@ from ssd.preparation import IMAGENET
 from ssd.system.distributed import World, is_lost_peer, process_group
 from ssd.system.errors import UsageError
 from ssd.training import build
-from ssd.training.datasets import load_val_photos, plain_samples
+from ssd.training.datasets import load_part, plain_samples
 from ssd.training.evaluating import evaluate_photos
 from ssd.training.run import Run
 from ssd.weights.checkpoint import TrainState
@@ -93,7 +93,7 @@ def test_two_processes_agree(tmp_path, shapes_root):
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     run = Run.alone(load_config(config, []))
     model, preparation = build.build_model(run, None)
-    alone = evaluate_photos(run, plain_samples(run, load_val_photos(run), preparation), preparation, model)
+    alone = evaluate_photos(run, plain_samples(run, load_part(run, "val"), preparation), preparation, model)
     for each in found:
         assert each["ranks"] == [0, 1]
         assert sorted(each["same text"]) == [False, True]

@@ -1,0 +1,163 @@
+"""Labels that are likely to be wrong, by what a detector finds: one list of all of them, the likeliest first.
+
+Where a detector that is usually right contradicts a label, the label is suspect; Tkachenko, Thyagarajan and Mueller (ObjectLab,
+2023) look for the same faults. How often the detector is right is measured on the data set itself.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torchvision.ops import nms
+
+from ssd.evaluation.error_kinds import (
+    BOTH,
+    CLASSIFICATION,
+    DUPLICATE,
+    FOREGROUND,
+    HIT,
+    IGNORED,
+    LOCALISATION,
+    NO_OBJECT,
+    Errors,
+)
+
+# What may be wrong: an object has no label; or its label has another class, a box beside the object, or nothing in it.
+FAULTS = ("missing", "wrong class", "wrong box", "nothing there")
+MISSING, WRONG_CLASS, WRONG_BOX, NOTHING_THERE = range(len(FAULTS))
+
+BINS = 20  # of scores 0 to 1, in each of which it is counted how many detections are right
+PULL = 5  # detections of all classes, at that score, that are counted to those of a class, which may be few
+ALIKE = 40  # objects of a class that are next to one in size
+LEAST = 0.2  # suspicion from which on a detection contradicts
+
+
+class Faults(NamedTuple):
+    """Likely faults of a data set's labels, the likeliest first: one for each object that is not difficult, and one for each
+    place where an object may be missing."""
+
+    kind: np.ndarray  # [f] a number in FAULTS
+    suspicion: np.ndarray  # [f] 0..1, which compares within a kind
+    image: np.ndarray  # [f]
+    object: np.ndarray  # [f] number of the object among all of the data set; -1: it is missing
+    detection: np.ndarray  # [f] number of the detection that contradicts, in falling score; -1: none does
+
+
+def label_faults(errors: Errors, num_classes: int) -> Faults:
+    """Ranks the labels of a data set by how surely a detector contradicts them.
+
+    With p the share of right ones among the detections of a class and score, and b that of the detection that finds an object
+    (0 where none does), the suspicion is
+
+    - of a missing label: p of a detection that is no duplicate, less the more it overlaps an object,
+    - of a wrong class: p of a detection of another class that overlaps the object by more than 0.5, times 1 - b,
+    - of a wrong box: p of a detection of its class, times how far their overlap is below what is usual,
+    - of nothing there: the share of objects of its class and of similar size that are found more surely, times 1 - b;
+
+    an object has the first of the last three that is 0.2 or more, or else the last. Chances of different kinds do not compare,
+    since nobody knows how often people make which mistake: the list has the likeliest of each kind in turn.
+
+    Args:
+        errors: of a data set.
+        num_classes: without background.
+    """
+    found, objects = errors.found, errors.objects
+    num_objects = len(objects.labels)
+    right, is_hit = share_right(errors, num_classes), errors.kind == HIT
+    support = np.zeros(num_objects)
+    support[errors.object[is_hit]] = right[is_hit]
+    doubt = 1 - np.append(support, 0)[errors.object]  # in the label that a detection is about
+    contradicted = (
+        _strongest(right * doubt * (errors.kind == CLASSIFICATION), errors.object, num_objects),
+        _strongest(right * _displaced(errors, doubt), errors.object, num_objects),
+    )
+    unseen = found_share(errors, support) * (1 - support), np.full(num_objects, -1)
+    suspicion, detection = (np.stack(parts) for parts in zip(*contradicted, unseen, strict=True))  # [3, m]
+    counting = np.flatnonzero(objects.values == 0)
+    place = np.where(suspicion[0] >= LEAST, 0, np.where(suspicion[1] >= LEAST, 1, 2))[counting]
+    missing, missing_suspicion = _missing(errors, right * np.where(errors.kind == LOCALISATION, 1 - doubt, 1))
+    every = Faults(
+        np.concatenate([place + WRONG_CLASS, np.full(len(missing), MISSING)]),
+        np.concatenate([suspicion[place, counting], missing_suspicion]),
+        np.concatenate([objects.image[counting], found.image[missing]]),
+        np.concatenate([counting, np.full(len(missing), -1)]),
+        np.concatenate([detection[place, counting], missing]),
+    )
+    order = _in_turn(every)
+    return Faults(*(part[order] for part in every))
+
+
+def share_right(errors: Errors, num_classes: int) -> np.ndarray:
+    """For each detection the share of right ones among those of its class and about its score `[n]`; duplicates, and what
+    claims a difficult object, are neither right nor wrong."""
+    judged = (errors.kind != DUPLICATE) & (errors.kind != IGNORED)
+    scores, labels, hit = errors.found.values[judged], errors.found.labels[judged], errors.kind[judged] == HIT
+    place = labels * BINS + np.minimum((scores * BINS).astype(int), BINS - 1)
+    total, hits = (
+        np.bincount(place, weights, minlength=num_classes * BINS).reshape(num_classes, BINS) for weights in (None, hit)
+    )
+    overall = hits.sum(axis=0) / np.maximum(total.sum(axis=0), 1)
+    share = (hits + PULL * overall) / (total + PULL)
+    position = np.clip(errors.found.values * BINS - 0.5, 0, BINS - 1)  # between the middles of the bins it is interpolated
+    low = np.minimum(position.astype(int), BINS - 2)
+    weight, labels = position - low, errors.found.labels
+    return (1 - weight) * share[labels, low] + weight * share[labels, low + 1]
+
+
+def found_share(errors: Errors, support: np.ndarray) -> np.ndarray:
+    """The share of the objects of its class, and next to it in size, that are found more surely than each object `[m]`.
+
+    Args:
+        errors: of a data set.
+        support: `[m]` how surely each object is found.
+    """
+    objects = errors.objects
+    area = np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2] + 1, axis=1)
+    order = np.lexsort([area, objects.labels])
+    labels, ours = objects.labels[order], support[order]
+    first, end = np.searchsorted(labels, labels, "left"), np.searchsorted(labels, labels, "right")
+    begin = np.clip(np.arange(len(order)) - ALIKE // 2, first, np.maximum(end - ALIKE - 1, first))
+    place = begin[:, None] + np.arange(ALIKE + 1)  # [m, ALIKE + 1]
+    is_alike = place < end[:, None]
+    more = (ours[np.minimum(place, len(order) - 1)] > ours[:, None]) & is_alike
+    share = np.zeros(len(order))
+    share[order] = more.sum(axis=1) / (is_alike.sum(axis=1) + 1)
+    return share
+
+
+def _displaced(errors: Errors, doubt: np.ndarray) -> np.ndarray:
+    """How far the overlap of each detection with an object of its class is below what is usual `[n]`, 0 to 1."""
+    is_hit = errors.kind == HIT
+    usual = np.median(errors.overlap[is_hit]) if is_hit.any() else FOREGROUND
+    distance = np.clip(1 - errors.overlap / usual, 0, 1)
+    return np.where(is_hit, distance, np.where(errors.kind == LOCALISATION, distance * doubt, 0))
+
+
+def _strongest(suspicion: np.ndarray, of_object: np.ndarray, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest suspicion of each object `[m]`, and the detection that it comes from `[m]`, -1: none."""
+    largest, source = np.zeros(num_objects), np.full(num_objects, -1)
+    rows = np.flatnonzero(suspicion > 0)
+    rows = rows[np.argsort(suspicion[rows], kind="stable")]  # of several at one object the last one stays
+    largest[of_object[rows]], source[of_object[rows]] = suspicion[rows], rows
+    return largest, source
+
+
+def _missing(errors: Errors, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The detections where a label may be missing, one at a place, and how suspect that is; `chance` is theirs to be right."""
+    is_beside = errors.kind == LOCALISATION
+    near = np.where(is_beside, FOREGROUND, 1)  # what overlaps an object of its own class is rather a part of it
+    suspicion = chance * (1 - errors.overlap / near) * (is_beside | np.isin(errors.kind, (NO_OBJECT, BOTH)))
+    rows = np.flatnonzero(suspicion >= LEAST)
+    boxes = errors.found.boxes[rows]
+    apart = boxes + (boxes.max(initial=0) + 1) * errors.found.image[rows, None]  # photos lie side by side
+    kept = nms(torch.from_numpy(apart), torch.from_numpy(suspicion[rows]), FOREGROUND).numpy()
+    return rows[kept], suspicion[rows[kept]]
+
+
+def _in_turn(faults: Faults) -> np.ndarray:
+    """The order that has the likeliest of each kind, then the second of each kind, and so on."""
+    by_kind = np.lexsort([-faults.suspicion, faults.kind])
+    kinds = faults.kind[by_kind]
+    rank = np.zeros(len(kinds), np.int64)
+    rank[by_kind] = np.arange(len(kinds)) - np.searchsorted(kinds, kinds)
+    return np.lexsort([-faults.suspicion, rank])
