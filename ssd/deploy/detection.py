@@ -3,8 +3,10 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,10 @@ from ssd.deploy.video import Video, VideoFile
 from ssd.evaluation.pictures import draw_boxes
 from ssd.system.errors import UsageError
 from ssd.system.images import ImageError, printable, read_photo, write_picture
+from ssd.system.machine import num_cores
+
+MOST_THREADS = 4  # that read, and as many that write
+READ_AHEAD = 8  # photos: of 12 megapixels, 300 MB
 
 
 def output_folder(wanted: Path | None, overwrite: bool) -> Path:
@@ -48,6 +54,32 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Some threads. What they have not begun when the block ends is not done."""
+    pool = ThreadPoolExecutor(min(MOST_THREADS, num_cores()))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(paths: Sequence[str]) -> Generator[Callable[[], np.ndarray]]:
+    """Photos in their order, which threads read a few of in advance.
+
+    Yields:
+        for each path a function that gives the photo, `[H, W, 3]` uint8 RGB, or raises ImageError.
+    """
+    with threads() as pool:
+        waiting: deque[Future[np.ndarray]] = deque()
+        for path in paths:
+            waiting.append(pool.submit(read_photo, path))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result
+        for photo in waiting:
+            yield photo.result
+
+
 class Job:
     """The detection of all inputs, one after the other.
 
@@ -74,30 +106,46 @@ class Job:
         self.video_names: set[str] = set()
 
     def detect_photos(self, photos: list[Input]) -> None:
-        """Photos batch by batch; an error of one is printed, and does not stop the others."""
+        """Photos batch by batch; an error of one is printed, and does not stop the others.
+
+        While the network looks at some of them, threads read the next and write the pictures of the last.
+        """
         images: dict[str, np.ndarray] = {}
-        with tqdm(total=len(photos), unit="photo", disable=None if photos else True) as bar:
-            for number, photo in enumerate(photos, start=1):
+        with (
+            tqdm(total=len(photos), unit="photo", disable=None if photos else True) as bar,
+            closing(read_ahead([photo.path for photo in photos])) as read,
+            threads() as writers,
+        ):
+            written: dict[str, Future[None]] = {}
+            for number, (photo, image) in enumerate(zip(photos, read, strict=True), start=1):
                 with self.errors_printed():
-                    images[photo.name] = read_photo(photo.path)
+                    images[photo.name] = image()
                 if number == len(photos) or self.predictor.fills(list(images.values()), self.batch_size):
-                    self._detect(images)
+                    found = self.predictor.detect(list(images.values()), self.batch_size)
+                    self._finish(written)  # no more than two batches are in memory
+                    written = self._write(writers, images, found)
                     images = {}
                     bar.update(number - bar.n)
+            self._finish(written)
 
-    def _detect(self, images: dict[str, np.ndarray]) -> None:
-        """Photos by the names of their results."""
-        found = self.predictor.detect(list(images.values()), self.batch_size)
-        if self.pictures:
-            for (name, image), detections in zip(images.items(), found, strict=True):
-                with self.errors_printed():
-                    write_picture(self.output / "pictures" / name, self.drawn(image, detections))
-        self.results.add(
-            [
-                Found(name, None, image.shape[1], image.shape[0], detections)
-                for (name, image), detections in zip(images.items(), found, strict=True)
-            ]
-        )
+    def _write(
+        self, writers: ThreadPoolExecutor, images: dict[str, np.ndarray], found: list[Detections]
+    ) -> dict[str, Future[None]]:
+        """Writes results, and begins to write pictures, of photos by the names of their results."""
+        pairs = list(zip(images.items(), found, strict=True))
+        self.results.add([Found(name, None, image.shape[1], image.shape[0], detections) for (name, image), detections in pairs])
+        if not self.pictures:
+            return {}
+        return {name: writers.submit(self._write_picture, name, image, detections) for (name, image), detections in pairs}
+
+    def _write_picture(self, name: str, image: np.ndarray, detections: Detections) -> None:
+        write_picture(self.output / "pictures" / name, self.drawn(image, detections))
+
+    def _finish(self, written: dict[str, Future[None]]) -> None:
+        """Waits for pictures."""
+        for picture in written.values():
+            with self.errors_printed():
+                picture.result()
 
     def detect_video(self, source: Input) -> None:
         """The frames of a video or camera, which are written as a video again; Ctrl-C is the way to end a camera."""

@@ -1,5 +1,6 @@
 """Using a trained network: photos in, detections out."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -8,7 +9,8 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssd.config import TilesConfig
 from ssd.evaluation.evaluate import Thresholds, predict
@@ -17,6 +19,7 @@ from ssd.model import SSD300
 from ssd.preparation import Preparation, Tiles, fit, tile_windows
 from ssd.system.device import choose_device, choose_precision
 from ssd.system.images import ImageError, read_photo
+from ssd.vgg import ConvBlock
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
 
@@ -36,7 +39,7 @@ class Predictor:
     """A network with all that it expects of its images.
 
     Args:
-        model: the network.
+        model: the network; a copy of it is used.
         classes: names, without background.
         preparation: what the weights expect of images.
         device: where it runs.
@@ -55,7 +58,7 @@ class Predictor:
         limits: Thresholds,
         tiles: Tiles | None = None,
     ) -> None:
-        self.model = model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+        self.model = for_inference(model.eval().to(device), dtype)
         self.classes = tuple(classes)
         self.preparation = preparation
         self.device = device
@@ -167,6 +170,27 @@ def choose_tiles(tiles: Literal["trained", "none"] | int | Tiles, state: TrainSt
     if not isinstance(tiles, int) or tiles < 1:
         raise ValueError(f"tiles: expected 'trained', 'none', a number of pixels or Tiles, got {tiles!r}")
     return Tiles(tiles, trained.overlap if trained else TilesConfig().overlap)
+
+
+def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
+    """A copy of a network with less to do, and the same outputs to rounding.
+
+    Batch normalisation is folded into the weights of its convolution; convolutions have their weights in the precision of the
+    activations, which autocast would convert anew for every batch.
+
+    Args:
+        model: in evaluation mode; left as it is.
+        dtype: of the activations.
+    """
+    network = copy.deepcopy(model)
+    for block in list(network.modules()):
+        if isinstance(block, ConvBlock) and hasattr(block, "norm"):
+            block.conv = fuse_conv_bn_eval(block.conv, block.norm)
+            del block.norm
+    for conv in network.modules():
+        if isinstance(conv, nn.Conv2d):
+            conv.to(dtype)
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:

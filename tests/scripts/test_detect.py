@@ -12,9 +12,9 @@ import pytest
 from data.layouts.voc_annotation import parse_annotation
 from data.shapes import CLASSES
 from scripts import detect
-from ssd.deploy import results
+from ssd.deploy import detection, results
 from ssd.deploy.predictor import Predictor
-from ssd.system.images import read_photo
+from ssd.system.images import ImageError, read_photo
 
 LABELS = {name: label for label, name in enumerate(CLASSES)}
 
@@ -247,6 +247,45 @@ def test_what_was_found_before_the_end_is_kept(checkpoint, photos, tmp_path, mon
 def test_a_checkpoint_of_something_else(tmp_path, photos, capsys):
     assert run(photos / "a.jpg", photos) == 2
     assert "it was not loaded" in capsys.readouterr().err
+
+
+def test_few_photos_are_read_in_advance_and_all_in_order(photos, monkeypatch):
+    begun = []
+
+    def read(path):
+        begun.append(path)
+        if path.startswith("bad"):
+            raise ImageError(f"{path}: no photo")
+        return np.full((1, 1, 3), int(path), np.uint8)
+
+    monkeypatch.setattr(detection, "read_photo", read)
+    paths = ["bad 0" if number == 5 else str(number) for number in range(50)]
+    stream = detection.read_ahead(paths)
+    for number, photo in zip(range(20), stream, strict=False):
+        assert len(begun) <= number + 1 + detection.READ_AHEAD + 1
+        if number == 5:
+            with pytest.raises(ImageError, match="bad 0: no photo"):
+                photo()
+        else:
+            assert photo()[0, 0, 0] == number
+    stream.close()
+    assert len(begun) < 32  # those that were waiting are not read any more
+    assert [photo() for photo in detection.read_ahead([])] == []
+
+
+def test_pictures_that_cannot_be_written_are_told(checkpoint, photos, tmp_path, monkeypatch, capsys):
+    real = detection.write_picture
+
+    def write(path, image):
+        if path.name == "b.jpg":
+            raise ImageError("b.jpg: cannot be written")
+        real(path, image)
+
+    monkeypatch.setattr(detection, "write_picture", write)
+    assert run(checkpoint, photos, "--output", tmp_path / "out", "--device", "cpu") == 2
+    assert "error: b.jpg: cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "out/pictures/a.jpg").exists()
+    assert len(json.loads((tmp_path / "out/detections.json").read_text())) == 3
 
 
 def test_the_command_knows_every_format():

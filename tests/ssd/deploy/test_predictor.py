@@ -7,8 +7,9 @@ from PIL import Image
 from data.loader import Samples
 from data.photos import load_photos
 from ssd.config import SourceConfig
-from ssd.deploy.predictor import Predictor, to_pixels
+from ssd.deploy.predictor import Predictor, for_inference, to_pixels
 from ssd.evaluation.evaluate import Thresholds, predict
+from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
@@ -104,3 +105,37 @@ def test_grey_photos_and_none_at_all(predictor):
     assert to_pixels(np.full((4, 5), 7, np.uint8)).tolist() == np.full((4, 5, 3), 7).tolist()
     assert predictor([]) == []
     assert len(predictor(np.zeros((1, 1, 3), np.uint8))) == 1
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "backbone", "all"])
+def test_a_network_for_inference_gives_the_same(batch_norm):
+    torch.manual_seed(0)
+    model = SSD300(4, batch_norm=batch_norm, width=0.05).eval()
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(norm.bias)
+            torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 300, 300)
+    network = for_inference(model, torch.float32)
+    assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for expected, found in zip(model(images), network(images), strict=True):
+            scale = expected.abs().max().item()
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * scale)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert len(model.state_dict()) == len(before)
+
+
+def test_weights_in_bfloat16_are_those_that_autocast_would_make():
+    torch.manual_seed(0)
+    model = SSD300(4, width=0.05).eval()
+    network = for_inference(model, torch.bfloat16)
+    assert network.backbone.conv1_1.conv.weight.dtype == torch.bfloat16
+    assert network.dbox_list.dtype == torch.float32
+    images = torch.randn(1, 3, 300, 300).to(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for expected, found in zip(model.to(memory_format=torch.channels_last)(images), network(images), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
