@@ -55,7 +55,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     """Trains to the end of the schedule, from the start or from a checkpoint, and evaluates."""
     from ssd.training.build import build_parts, describe, first_state
     from ssd.training.checkpoints import Checkpoints
-    from ssd.training.datasets import train_batches
+    from ssd.training.datasets import train_batches, val_batches
     from ssd.training.evaluating import evaluate_checkpoint, evaluate_photos
     from ssd.training.folder import find_state, list_damaged, make_folder
     from ssd.training.outcome import finish
@@ -74,7 +74,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     checkpoints = Checkpoints(run.folder / "checkpoints", schedule.keep)
     evaluate = partial(evaluate_photos, run, val_samples, preparation)
     with RunLog(run.folder, schedule.iterations, state, val_samples, run.world.is_main) as log:
-        trainer = Trainer(parts.step, schedule, state, checkpoints, log, evaluate, run.stop)
+        trainer = Trainer(parts.step, schedule, state, checkpoints, log, val_batches(run, val_samples), evaluate, run.stop)
         if state.iteration == 0:
             log.picture_samples(samples)
         with explain_non_finite(run, samples, preparation, parts.model):

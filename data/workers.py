@@ -91,10 +91,10 @@ class WatchedLoader(Generic[T]):
         return len(self.loader)
 
     def __iter__(self) -> Iterator[T]:
-        """The batches.
+        """The batches. The workers start at once, and make the first ones before anybody waits for them.
 
         Raises:
-            WorkerError: a worker is lost, or cannot hand over its batch.
+            WorkerError: the workers cannot be started; or later, in a wait: one is lost, or cannot hand over its batch.
             Stopped: the run is asked to stop; raised while a batch is waited for.
         """
         others = multiprocessing.active_children()
@@ -106,6 +106,9 @@ class WatchedLoader(Generic[T]):
             raise WorkerError(what, NO_FILES if _is_short_of_files(error) else NO_MEMORY) from None
         workers = _children_beside(others)
         _on_child_exit(signal.SIG_DFL)  # in place of PyTorch's handler
+        return self._watched(stream, workers)
+
+    def _watched(self, stream: Iterator[Any], workers: Sequence[BaseProcess]) -> Iterator[T]:
         while True:
             try:
                 with self.stop.ends_wait() if self.stop else nullcontext(), _ends_reported(workers):

@@ -1,10 +1,12 @@
 """Evaluation of a run's network on its validation photos."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
 
 from data.loader import Samples
+from ssd.batch import Batch
 from ssd.evaluation.evaluate import Evaluation, Thresholds, evaluate
 from ssd.evaluation.merge import Parts
 from ssd.model import SSD300
@@ -18,8 +20,17 @@ from ssd.training.trainer import Best
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 
 
-def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model: nn.Module) -> Evaluation:
+def evaluate_photos(
+    run: Run, samples: Samples, preparation: Preparation, model: nn.Module, batches: Iterable[Batch] | None = None
+) -> Evaluation:
     """Evaluates a network on the validation photos.
+
+    Args:
+        run: the run.
+        samples: the photos.
+        preparation: what the weights expect of images.
+        model: the network.
+        batches: this process's share of the photos, where its workers have begun with them.
 
     Raises:
         Stopped: the run is asked to stop.
@@ -27,7 +38,7 @@ def evaluate_photos(run: Run, samples: Samples, preparation: Preparation, model:
     config, photos, windows = run.config, samples.photos, samples.windows
     return evaluate(
         model,
-        val_batches(run, samples),
+        batches or val_batches(run, samples),
         photos.sizes,
         [photos.ground_truth(i) for i in range(len(photos))],
         photos.classes,

@@ -34,3 +34,7 @@ class Schedule:
     def evaluates_at(self, iteration: int) -> bool:
         """Whether an evaluation follows iteration number `iteration`, counted from 1."""
         return iteration > 0 and (iteration % self.eval_every == 0 or iteration == self.iterations)
+
+    def next_evaluation(self, iteration: int) -> int:
+        """After which iteration, counted from 1, the next evaluation is made when `iteration` of them are done."""
+        return min((iteration // self.eval_every + 1) * self.eval_every, self.iterations)

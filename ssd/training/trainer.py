@@ -19,6 +19,9 @@ from ssd.training.schedule import Schedule
 from ssd.training.step import Step, Taken
 from ssd.weights.checkpoint import TrainState
 
+# So many steps before an evaluation its workers start, and decode the first photos while the network still trains.
+AHEAD = 10
+
 
 class NonFiniteError(Failure):
     """A loss or gradient was NaN or infinite; the weights were not touched by it.
@@ -49,7 +52,8 @@ class Trainer:
         state: where the run begins; the step has its weights and optimiser already.
         checkpoints: where states are kept.
         log: is told what happens.
-        evaluate: evaluates a network, and raises Stopped when the run is asked to stop meanwhile.
+        val_batches: of the photos that the network is evaluated on.
+        evaluate: evaluates a network on those batches, and raises Stopped when the run is asked to stop meanwhile.
         stop: whether the run is asked to stop.
     """
 
@@ -60,7 +64,8 @@ class Trainer:
         state: TrainState,
         checkpoints: Checkpoints,
         log: RunLog,
-        evaluate: Callable[[nn.Module], Evaluation],
+        val_batches: Iterable[Batch],
+        evaluate: Callable[[nn.Module, Iterable[Batch]], Evaluation],
         stop: StopRequest,
     ) -> None:
         self.step = step
@@ -68,6 +73,8 @@ class Trainer:
         self.schedule = schedule
         self.checkpoints = checkpoints
         self.log = log
+        self.val_batches = val_batches
+        self.val_stream: Iterator[Batch] | None = None  # of the next evaluation, once its workers have started
         self.evaluate = evaluate
         self.stop = stop
         # Plain values alone.
@@ -107,6 +114,8 @@ class Trainer:
         clock = Clock()
         now, schedule = self.now, self.schedule
         while now.iteration < schedule.iterations and not self._is_patience_over():
+            if schedule.next_evaluation(now.iteration) - now.iteration <= AHEAD:
+                self._begin_evaluation()
             with clock.waiting():
                 micro_batches = self._next_batches(stream)
             self._count(self.step(micro_batches, now.iteration))
@@ -191,6 +200,11 @@ class Trainer:
             return False
         return self.stop.agree(self.world)
 
+    def _begin_evaluation(self) -> Iterator[Batch]:
+        """Starts the workers of the next evaluation, if they have not started."""
+        self.val_stream = self.val_stream or iter(self.val_batches)
+        return self.val_stream
+
     def _evaluate_if_due(self) -> None:
         now = self.now
         if not self.schedule.evaluates_at(now.iteration) or now.evaluated_at == now.iteration:
@@ -198,8 +212,9 @@ class Trainer:
         self.save()
         epoch, average, model = self.schedule.epoch(now.iteration), self.step.updater.average, self.step.model
         self.log.say(f"evaluation after iteration {now.iteration}, epoch {epoch}")
+        batches, self.val_stream = self._begin_evaluation(), None
         with average.applied_to(model) if average else nullcontext():
-            evaluation = self.evaluate(model)
+            evaluation = self.evaluate(model, batches)
         now.evaluated_at = now.iteration
         improved = evaluation.mean_ap > now.best_map  # never with NaN
         now.best_map = evaluation.mean_ap if improved else now.best_map

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from data import workers
 from data.workers import Parcel, WatchedLoader, WorkerError, worker_options
 from ssd.system.stop import Stopped, StopRequest
+from tests.test_survival import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +70,27 @@ def descriptors(spare: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in taken:
             os.close(descriptor)
+
+
+class Noted(Numbers):
+    """What its workers make is noted in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        with self.path.open("a") as file:
+            file.write(f"{indices[0]}\n")
+        return super().__getitems__(indices)
+
+
+def test_the_first_batches_are_made_before_anybody_waits_for_them(tmp_path):
+    loader = watched(Noted(tmp_path / "made"))
+    batches = iter(loader)
+    wait_until(lambda: (tmp_path / "made").exists() and len((tmp_path / "made").read_text().split()) == 4)
+    assert [batch["small"].item() for batch in batches] == list(range(0, 40, 4))
+    iter(loader)  # that nobody waits for, which ends with the last one who knows it
+    wait_until(lambda: not multiprocessing.active_children())
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
