@@ -1,5 +1,6 @@
 """Figures of a data set: objects of each class, their sizes, and how well the default boxes cover them."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -60,3 +61,30 @@ def show_sizes(photos: Photos | Windows, overlaps: np.ndarray, thresh: float, db
             label = f"{low} to {min(high, IMAGENET.size)}"
             print(f"  {label:>27}  {int(inside.sum()):7d}  {(overlaps[inside] >= thresh).mean():7.1%}")
     print(f"  {'all':>27}  {len(sides):7d}  {(overlaps >= thresh).mean():7.1%}")
+
+
+def show_change(classes: Sequence[str], windows: Windows, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
+    """Prints how many objects of each class and size two kinds of DBoxes cover.
+
+    Args:
+        classes: names.
+        windows: the objects.
+        before: the largest overlap of each with a DBox of the one kind `[N]`.
+        after: likewise of the other.
+        thresh: overlap from which on an object is covered.
+    """
+    boxes = relative_boxes(windows) * IMAGENET.size
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    by_class = {name: windows.labels == label for label, name in enumerate(classes)}
+    by_size = {f"{low} to {min(high, IMAGENET.size)}": (sides >= low) & (sides < high) for low, high in pairwise(EDGES)}
+    width = max(len("mean over classes"), *map(len, classes))
+    shares = []
+    for title, groups in (("class", by_class), (f"side, of {IMAGENET.size}", by_size)):
+        print(f"  {title:{width}}  objects  covered now  fitted")
+        for name, rows in groups.items():
+            if rows.any():
+                share = [(overlaps[rows] >= thresh).mean() for overlaps in (before, after)]
+                shares += [share] if groups is by_class else []
+                print(f"  {name:{width}}  {int(rows.sum()):7d}  {share[0]:11.1%}  {share[1]:6.1%}")
+    now, fitted = np.mean(shares, axis=0)
+    print(f"  {'mean over classes':{width}}  {len(sides):7d}  {now:11.1%}  {fitted:6.1%}")

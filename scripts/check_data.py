@@ -2,7 +2,8 @@
 
 Every annotation and photo is read, and all faults are listed. Without any: objects of each class, their sizes, and how well
 the default boxes cover them. An object that no DBox overlaps by `loss.jaccard_thresh` is trained on by a single DBox only;
-where many are like that, other sizes (`model.dboxes: coco`) or tiles (`data.tiles`) help more than longer training.
+where many are like that, other sizes (`model.dboxes: coco`, or those that
+`scripts/fit_dboxes.py` finds) or tiles (`data.tiles`) help more than longer training.
 """
 
 import sys
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     from data.annotation import DataError
     from data.coverage import best_overlaps, show, show_sizes
     from data.tiles import cut
-    from ssd.dbox import DBOX_SPECS, make_dbox_list
+    from ssd.dbox import make_dbox_list, spec_of
     from ssd.training.datasets import load_photos
     from ssd.training.run import Run
 
@@ -40,17 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
         train_photos, val_photos, damaged = load_photos(Run.alone(config, stop), max_faults=None)
     except DataError as error:
         raise UserError(f"{error}\n{len(str(error).splitlines())} faults") from None
-    dbox_list = make_dbox_list(DBOX_SPECS[config.model.dboxes])
+    dbox_list = make_dbox_list(spec_of(config.model.dboxes))
+    named = config.model.dboxes if isinstance(config.model.dboxes, str) else "model.dboxes"
     for line in damaged:
         print(f"left out: {line}")
     for name, photos in (("train", train_photos), ("val", val_photos)):
-        show(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, config.model.dboxes)
+        show(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, named)
     if config.data.tiles:
         windows = cut(train_photos, config.data.tiles, config.seed)
         tiles = windows.select(windows.trained & (np.arange(len(windows)) >= len(train_photos)))
         print(f"\ntiles of data.train: {len(tiles)}, {int((np.diff(tiles.starts) == 0).sum())} of them without objects")
         if len(tiles.labels):
-            show_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, config.model.dboxes)
+            show_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, named)
     print(f"\nno faults, but {len(damaged)} that data.damaged: skip leaves out" if damaged else "\nno faults")
     return 0
 

@@ -13,7 +13,7 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config import ModelConfig
+from ssd.config import DBoxNames
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.errors import UsageError
@@ -27,8 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--classes", metavar="A,B,...", help="names in the file's order, without background; by default VOC or COCO"
     )
-    kinds = get_args(ModelConfig.model_fields["dboxes"].annotation)
-    parser.add_argument("--dboxes", choices=kinds, help="sizes of its DBoxes; by default coco for COCO's classes, or voc")
+    parser.add_argument(
+        "--dboxes", choices=get_args(DBoxNames), help="sizes of its DBoxes; by default coco for COCO's classes, or voc"
+    )
     options = parser.parse_args(arguments)
     output = options.output or options.file.with_suffix(".converted.pt")
     if output.exists():

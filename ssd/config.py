@@ -118,6 +118,33 @@ class DataConfig(_Section):
         return VOC_CLASSES if self.classes == "voc" else tuple(self.classes)
 
 
+Size = Annotated[float, Field(ge=1, le=600)]
+Ratio = Annotated[float, Field(gt=1, le=20)]
+Ratios = Annotated[tuple[Ratio, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+RATIOS = (1, 2, 2, 2, 1, 1)  # of each feature map: what the heads have outputs for
+
+
+class DBoxesConfig(_Section):
+    """DBoxes of one's own, as many as SSD300 has; `scripts/fit_dboxes.py` finds those that fit a data set."""
+
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+    """seven, rising: the smallest of each feature map and the largest of the last, pixels of 300"""
+    ratios: Annotated[tuple[Ratios, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+    """aspect ratios of each feature map, six lists: one, two, two, two, one and one; each is for wide and for tall boxes"""
+
+    @model_validator(mode="after")
+    def _of_ssd300(self) -> Self:
+        if len(self.sizes) != len(RATIOS) + 1 or list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"sizes {list(self.sizes)} must be {len(RATIOS) + 1} that rise")
+        counts = [len(row) for row in self.ratios]
+        if counts != list(RATIOS):
+            raise ValueError(f"ratios have {counts} in the lists, expected {list(RATIOS)}")
+        return self
+
+
+DBoxNames = Literal["voc", "coco"]
+
+
 class ModelConfig(_Section):
     """The network, and the weights it starts from."""
 
@@ -128,8 +155,8 @@ class ModelConfig(_Section):
     """checkpoint to start from, also of other classes or another project: what fits is taken; in place of `pretrained`"""
     freeze: Literal["conv2_2", "conv3_3", "conv4_3", "fc7"] | None = None
     """last layer of the backbone that keeps its weights, like all before it: faster, safer on few photos; null: none"""
-    dboxes: Literal["voc", "coco"] = "voc"
-    """smallest DBoxes: voc: 30 pixels of 300; coco: 21, for small objects"""
+    dboxes: DBoxNames | DBoxesConfig = "voc"
+    """smallest DBoxes: voc: 30 pixels of 300; coco: 21, for small objects; or sizes and ratios, see below"""
     batch_norm: Annotated[Literal["none", "backbone", "all"], BeforeValidator(_as_word)] = "none"
     """batch normalisation, the way to train without pretrained weights: backbone: of VGG16 and extra layers; all: of the heads
     too; true and false are read as backbone and none"""

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from ssd.config import Config, ConfigError
-from ssd.config_entries import Entry, child, is_text, nearest, section_in, values_of, whole
+from ssd.config_entries import Entry, alternatives, child, is_text, nearest, section_in, values_of, whole
 from ssd.config_yaml import is_plain_text, parse_yaml
 
 LENGTHS = {"iterations": "epochs", "epochs": "iterations"}  # of a run: one or the other
@@ -47,7 +47,8 @@ def parse_config(values: object, origin: str = "config") -> Config:
     for fault in faults:
         names, entry = _place(fault["loc"])
         name = ".".join(names)
-        lines.setdefault(names, f"{origin}: {name}{': ' if name else ''}{_describe(fault, name, entry)}")
+        if names not in lines or _own_words(fault):
+            lines[names] = f"{origin}: {name}{': ' if name else ''}{_describe(fault, name, entry)}"
     told_below = {names[:depth] for names in lines for depth in range(len(names))}
     raise ConfigError("\n".join(line for names, line in lines.items() if names not in told_below))
 
@@ -119,24 +120,26 @@ def _override_value(text: str, entry: Entry | None, override: str) -> Any:
 def _place(loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Entry | None]:
     """The names that lead to a fault's place, and the entry there.
 
-    Of an entry with alternatives, pydantic also names the one that it tried: no key, as the schema has no section there.
+    Of an entry with several alternatives, beside null, pydantic also names the one that it tried, which is no key.
     """
     names: list[str] = []
     entry: Entry | None = whole()
+    is_tried_named = False
     for part in loc:
-        if section_in(entry) or (isinstance(part, int) and child(entry, part)):
+        if not is_tried_named and sum(each.get("type") != "null" for each in alternatives(entry or {})) > 1:
+            is_tried_named = True
+        elif section_in(entry) or (isinstance(part, int) and child(entry, part)):
             text = str(part)
             names.append(text if text.isprintable() else repr(text))
-            entry = child(entry, part)
+            entry, is_tried_named = child(entry, part), False
     return tuple(names), entry
 
 
 def _describe(fault: Any, name: str, entry: Entry | None) -> str:
     """What is wrong in one place."""
     given = _shown(fault["input"])
-    own = fault.get("ctx", {}).get("error")
-    if isinstance(own, ValueError):  # a validator of the schema's
-        return str(own)
+    if _own_words(fault):
+        return _own_words(fault)
     if fault["type"] == "missing":
         return "is missing and has no default"
     if entry is None:
@@ -149,6 +152,12 @@ def _describe(fault: Any, name: str, entry: Entry | None) -> str:
     if is_text(entry) and isinstance(fault["input"], bool | None):
         hint = "; where a word is meant, put it in quotes"
     return f"expected {values_of(entry)}, got {given}{hint}"
+
+
+def _own_words(fault: Any) -> str:
+    """What a validator of the schema's says; nothing where it is none of them that found the fault."""
+    own = fault.get("ctx", {}).get("error")
+    return str(own) if isinstance(own, ValueError) else ""
 
 
 def _shown(value: object) -> str:

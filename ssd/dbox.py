@@ -4,9 +4,11 @@ A `DBoxSpec` holds one `FeatureMap` row for each feature map of the network; eve
 DBoxes (boxes a cell, channels of the heads, their total number P) is derived from it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -67,7 +69,31 @@ SSD300_COCO = DBoxSpec(
 DBOX_SPECS = {"voc": SSD300_VOC, "coco": SSD300_COCO}
 
 
-def _sizes(row: FeatureMap) -> list[tuple[float, float]]:
+class DBoxSizes(Protocol):
+    """Sizes and ratios of one's own, in the rows of SSD300: as many DBoxes in each cell, so that heads keep their shape."""
+
+    @property
+    def sizes(self) -> Sequence[float]:
+        """Seven, rising: the smallest of each feature map, and the largest of the last; pixels of the network's input."""
+        ...
+
+    @property
+    def ratios(self) -> Sequence[Sequence[float]]:
+        """The aspect ratios of each feature map."""
+        ...
+
+
+def spec_of(dboxes: str | DBoxSizes) -> DBoxSpec:
+    """The DBoxes of a name in DBOX_SPECS, or of sizes and ratios."""
+    if isinstance(dboxes, str):
+        return DBOX_SPECS[dboxes]
+    rows = zip(SSD300_VOC.maps, pairwise(dboxes.sizes), dboxes.ratios, strict=True)
+    return DBoxSpec(
+        tuple(row._replace(min_size=low, max_size=high, aspect_ratios=tuple(ratios)) for row, (low, high), ratios in rows)
+    )
+
+
+def cell_sizes(row: FeatureMap) -> list[tuple[float, float]]:
     """Width and height, in pixels, of the DBoxes in each cell, in the order of the head's channels."""
     large = sqrt(row.min_size * row.max_size)
     sizes = [(row.min_size, row.min_size), (large, large)]
@@ -88,7 +114,7 @@ def make_dbox_list(spec: DBoxSpec = SSD300_VOC) -> Tensor:
     for row in spec.maps:
         centers = (torch.arange(row.cells, dtype=torch.float64) + 0.5) * row.step
         cells = torch.cartesian_prod(centers, centers).flip(1)  # (cx, cy), row by row
-        sizes = torch.tensor(_sizes(row), dtype=torch.float64)
+        sizes = torch.tensor(cell_sizes(row), dtype=torch.float64)
         pairs = cells[:, None].expand(-1, len(sizes), 2), sizes.expand(len(cells), -1, 2)
         maps.append(torch.cat(pairs, dim=2).flatten(0, 1))  # [cells² · DBoxes a cell, 4]
     dbox_list = torch.cat(maps) / spec.image_size

@@ -126,8 +126,9 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
             )
         preparation = Preparation(**state.preparation)
         theirs = state.config["model"]["dboxes"]
-        if theirs != config.model.dboxes:
-            raise CheckpointError(f"the checkpoint's model.dboxes are {theirs}, the configuration's {config.model.dboxes}")
+        ours = config.model.model_dump(mode="json")["dboxes"]
+        if theirs != ours:
+            raise CheckpointError(f"the checkpoint's model.dboxes are {theirs}, the configuration's {ours}")
         try:
             model.load_state_dict(state.weights)
         except RuntimeError:

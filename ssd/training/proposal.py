@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data.annotation import DataError, similar_classes
 from data.coverage import best_overlaps, relative_boxes
+from data.dbox_fit import Sizes, coverage, fit, objects_of
 from data.image_cache import cache_bytes
 from data.inspection import Watch
 from data.layouts.find import find_layout, shortage
@@ -22,14 +23,14 @@ from ssd.config import SourceConfig, TilesConfig
 from ssd.config_entries import whole
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
-from ssd.dbox import DBOX_SPECS, DBoxSpec, make_dbox_list
+from ssd.dbox import DBOX_SPECS, DBoxSpec, make_dbox_list, spec_of
 from ssd.preparation import IMAGENET
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
 from ssd.system.memory import free_memory
 from ssd.training.datasets import MAX_FAULTS, Data, first_faults
 from ssd.training.progress import duration
-from ssd.training.recipes import Choice, Length, Recipe, batch_size, choose_dboxes, network, training
+from ssd.training.recipes import FITTED, OWN_DBOXES, Choice, Length, Recipe, batch_size, choose_dboxes, network, training
 from ssd.training.starts import Start, Wish, choose_start, more_time
 from ssd.training.timing import Costs
 from ssd.training.trial import try_out
@@ -72,6 +73,9 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     train.require_objects("photos to train on", with_difficult=True)
     val.require_objects("photos to evaluate on", with_difficult=False)
     shares = dbox_shares(train)
+    fitted = fitted_dboxes(train, shares)
+    if fitted:
+        shares[FITTED] = coverage(fitted, objects_of(relative_boxes(train), train.labels))
     found = {
         "output_dir": Choice(f"runs/{name}"),
         "data.classes": Choice(list(counts)),
@@ -89,10 +93,14 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
 
     chosen = choose_start(wish, len(train), measured)
     choices = {**found, **run_choices(chosen, wish.device, len(train), len(val), shares)}
+    dboxes, why = choices["model.dboxes"]
+    spec = DBOX_SPECS.get(dboxes)
+    if fitted and dboxes == FITTED:
+        spec, choices["model.dboxes"] = spec_of(fitted), Choice(fitted.to_plain(), why)
+    assert spec
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     said = dict.fromkeys(note for part in loaded for note in part.notes)
-    dboxes = choices["model.dboxes"].value
-    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, DBOX_SPECS[dboxes]))]
+    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, spec))]
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
@@ -159,6 +167,13 @@ def dbox_shares(photos: Photos) -> dict[str, float]:
         return float((np.bincount(photos.labels, covered)[present] / counts[present]).mean())
 
     return {name: share(spec) for name, spec in DBOX_SPECS.items()}
+
+
+def fitted_dboxes(photos: Photos, shares: dict[str, float]) -> Sizes | None:
+    """DBoxes that are made for the objects; None where those with names leave too little to gain."""
+    if max(shares.values()) + OWN_DBOXES >= 1:
+        return None
+    return fit(objects_of(relative_boxes(photos), photos.labels))
 
 
 def tiles_note(photos: Photos, spec: DBoxSpec) -> list[str]:

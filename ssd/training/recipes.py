@@ -34,6 +34,7 @@ PATIENCE = 5  # evaluations: half of a run's
 JUDGES = 20  # validation photos: with fewer, mAP moves too much to end a run by it
 WARM_UP_SHARE, MOST_WARM_UP = 0.05, 100  # of the iterations; at most, iterations
 EMA_SHARE = 3  # the average of the weights reaches back a third of the run
+FITTED = "fitted"  # the name of DBoxes whose sizes and ratios are made for the data
 OWN_DBOXES = 0.05  # share of objects that other DBoxes must cover beyond the weights' own: the heads know their own
 
 
@@ -172,14 +173,19 @@ def training(recipe: Recipe, planned: Length, device: str, num_photos: int, num_
 
 
 def choose_dboxes(shares: dict[str, float], own: str | None) -> Choice:
-    """The DBoxes that cover the objects best; where it matters little, those that the weights have learned, or the paper's.
+    """The name of the DBoxes that cover the objects best; where it matters little, those that the weights have learned, or the
+    paper's.
 
     Args:
-        shares: of the objects, that each kind of DBoxes covers at overlap 0.5; the mean over the classes.
+        shares: of the objects, that each kind of DBoxes covers at overlap 0.5; the mean over the classes. Those that are
+            `fitted` to the objects have to cover as many more as others than the weights' own.
         own: the kind that the weights have learned, if any.
     """
-    best = max(shares, key=lambda name: (round(shares[name], 2), name == "voc"))
+    named = [name for name in shares if name != FITTED]
+    best = max(named, key=lambda name: (round(shares[name], 2), name == "voc"))
     if own and shares[best] < shares[own] + OWN_DBOXES:
         best = own
+    if shares.get(FITTED, 0) > max(shares[name] for name in named) + OWN_DBOXES:
+        best = FITTED
     covered = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
     return Choice(best, f"objects covered at overlap 0.5: {covered}{'; the weights have learned these' if best == own else ''}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssd.config import ModelConfig
-from ssd.dbox import DBOX_SPECS, make_dbox_list
+from ssd.dbox import make_dbox_list, spec_of
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
 from ssd.vgg import conv_names
@@ -24,7 +24,7 @@ BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 
 def build_network(num_classes: int, options: ModelConfig) -> SSD300:
     """The network that a configuration describes, with weights drawn at random; `num_classes` counts the background."""
-    spec = DBOX_SPECS[options.dboxes]
+    spec = spec_of(options.dboxes)
     return SSD300(num_classes, options.batch_norm, options.width, spec, options.conv4_3_norm)
 
 
@@ -144,12 +144,16 @@ def take_fitting(
     new = [name for name in classes if same_class(name, state.classes) is None]
     origin = "" if project == "here" else f", which has the format of {project}"
     notes = [f"{entry}: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
-    theirs = str(state.config.get("model", {}).get("dboxes"))
-    if theirs in DBOX_SPECS and not torch.equal(make_dbox_list(DBOX_SPECS[theirs]), model.dbox_list.cpu()):
-        notes.append(
-            f"warning: {entry}: the heads have learned sizes and positions relative to the {theirs} DBoxes, which are "
-            f"others than this model's; set model.dboxes: {theirs} to use it as it is"
-        )
+    theirs = state.config.get("model", {}).get("dboxes")
+    if theirs is not None:
+        known = ModelConfig.model_validate({"dboxes": theirs}).dboxes
+        if not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
+            named = theirs if isinstance(theirs, str) else f"{{sizes: {theirs['sizes']}, ratios: {theirs['ratios']}}}"
+            which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
+            notes.append(
+                f"warning: {entry}: the heads have learned sizes and positions relative to {which}, which are others than "
+                f"this model's, and have to learn them anew; set model.dboxes: {named} to use them as they are"
+            )
     if (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
         notes.append(
             f"warning: {entry}: the heads on conv4_3 have learned with conv4_3_norm: {theirs}, this model has {ours}; set "

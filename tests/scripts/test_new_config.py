@@ -19,10 +19,12 @@ from data.layouts.find import find_layout
 from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from scripts import new_config
+from ssd.config import ModelConfig
 from ssd.config_file import load_config
-from ssd.dbox import SSD300_VOC
+from ssd.dbox import SSD300_VOC, spec_of
 from ssd.system.machine import num_cores
 from ssd.training import proposal
+from ssd.training.recipes import Choice
 from ssd.training.trial import try_out
 from ssd.weights import sources
 from ssd.weights.checkpoint import TrainState, save_checkpoint
@@ -187,6 +189,17 @@ def test_dboxes_fit_the_sizes_of_the_objects():
     assert f"coco {small['coco']:.1%}" in proposal.choose_dboxes(small, None).reason
     assert proposal.choose_dboxes({"voc": 0.99, "coco": 0.95}, "coco").value == "coco"  # which its weights have learned
     assert proposal.choose_dboxes({"voc": 0.54, "coco": 0.98}, "voc").value == "coco"
+    assert proposal.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.64}, None).value == "coco"
+    assert proposal.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.66}, "coco").value == "fitted"
+
+
+def test_dboxes_are_fitted_where_there_is_much_to_gain():
+    assert proposal.fitted_dboxes(objects_of(150), {"voc": 0.96, "coco": 0.9}) is None
+    small = objects_of(10)
+    fitted = proposal.fitted_dboxes(small, proposal.dbox_shares(small))
+    assert fitted
+    text = proposal.render({"model.pretrained": Choice("none"), "model.dboxes": Choice(fitted.to_plain(), "why")})
+    assert spec_of(ModelConfig.model_validate(yaml.safe_load(text)["model"]).dboxes) == spec_of(fitted)
 
 
 @pytest.mark.parametrize("side, photo, told", [(29, 3000, True), (31, 3000, False), (20, 600, False)])

@@ -52,6 +52,27 @@ def test_numbers_as_people_write_them(tmp_path):
     assert "got '1:30'" in refusal(path, ["train.max_hours=1:30"])[0]  # not 90
 
 
+def test_dboxes_of_ones_own(tmp_path):
+    sizes, ratios = "sizes: [10, 20, 40, 80, 160, 240, 300]", "ratios: [[4], [2, 5], [2, 3], [2, 3], [2], [1.5]]"
+    path = write(tmp_path, LEAST + f"model:\n  dboxes:\n    {sizes}\n    {ratios}\n")
+    dboxes = load_config(path).model.dboxes
+    assert not isinstance(dboxes, str)
+    assert (dboxes.sizes[1], dboxes.ratios[1]) == (20, (2, 5))
+    assert parse_config(load_config(path).model_dump(mode="json")) == load_config(path)
+    assert load_config(path, ["model.dboxes=coco"]).model.dboxes == "coco"
+    for override, said in (
+        ("model.dboxes.sizes=[10, 20]", "model.dboxes: sizes [10.0, 20.0] must be 7 that rise"),
+        ("model.dboxes.sizes=[20, 10, 40, 80, 160, 240, 300]", "model.dboxes: sizes [20.0, 10.0, "),
+        ("model.dboxes.ratios=[[2]]", "model.dboxes: ratios have [1] in the lists, expected [1, 2, 2, 2, 1, 1]"),
+        ("model.dboxes.ratio=3", "model.dboxes.ratio: unknown key (value 3); did you mean model.dboxes.ratios?"),
+        ("model.dboxes.sizes=10", "model.dboxes.sizes: expected a list of one or more, each a number ≥ 1 and ≤ 600, got 10"),
+        ("model.dboxes=small", "model.dboxes: expected 'voc', 'coco' or a mapping of keys to values, got 'small'"),
+        ("model.dboxes={sizes: [1]}", "model.dboxes.ratios: is missing and has no default"),
+    ):
+        (line,) = refusal(path, [override])
+        assert line.startswith(f"{path}: {said}")
+
+
 def test_switches_as_people_write_them(tmp_path):
     config = load_config(write(tmp_path, LEAST + "augment: {crop: no, expand: Off, mirror: on, photometric: True}\n"))
     assert (config.augment.crop, config.augment.expand, config.augment.mirror, config.augment.photometric) == (

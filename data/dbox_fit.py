@@ -1,0 +1,157 @@
+"""DBoxes that fit a data set: sizes and aspect ratios that cover most of its objects, in the rows of SSD300."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxSpec, FeatureMap, cell_sizes, spec_of
+
+COVERED = 0.5  # overlap from which on an object is covered
+SOFTNESS = 0.05  # overlap, over which it goes from not covered to covered while searching
+MOST_OBJECTS = 10_000  # that are looked at; of more, some are drawn
+STEPS = (1.3, 1.12, 1.05, 1.02)  # factors on a size or a ratio that are tried, one after the other
+LEAST_SIZE, MOST_SIZE, MOST_RATIO = 4.0, 400.0, 8.0  # pixels of the network's input
+KMEANS_ROUNDS = 30
+ROWS = SSD300_VOC.maps
+IMAGE_SIZE = SSD300_VOC.image_size
+
+
+class Sizes(NamedTuple):
+    """What a configuration's `model.dboxes` has."""
+
+    sizes: tuple[float, ...]  # 7
+    ratios: tuple[tuple[float, ...], ...]  # 6
+
+    def to_plain(self) -> dict[str, list[object]]:
+        return {"sizes": list(self.sizes), "ratios": [list(row) for row in self.ratios]}
+
+
+class Objects(NamedTuple):
+    """Objects of a data set, and how much each counts."""
+
+    boxes: np.ndarray  # [N, 4] corners in pixels of the network's input
+    weights: np.ndarray  # [N], together 1: each class counts the same, as in mAP
+
+
+def objects_of(boxes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Objects:
+    """The objects that are looked at.
+
+    Args:
+        boxes: `[N, 4]` corners, relative to the photo.
+        labels: `[N]`.
+        seed: of the choice, where there are too many.
+    """
+    if len(labels) > MOST_OBJECTS:
+        chosen = np.random.default_rng(seed).permutation(len(labels))[:MOST_OBJECTS]
+        boxes, labels = boxes[chosen], labels[chosen]
+    counts = np.bincount(labels)
+    return Objects(boxes.astype(np.float64) * IMAGE_SIZE, 1 / counts[labels] / np.count_nonzero(counts))
+
+
+def fit(objects: Objects) -> Sizes:
+    """Sizes and ratios that cover most of the objects: the best of searches from voc, coco and from k-means on overlap.
+
+    Each search tries larger and smaller values of one number at a time, in finer and finer steps, and keeps what is better. The
+    number of DBoxes in each cell, and so their total, stays that of SSD300.
+    """
+    starts = [_sizes_of(SSD300_VOC), _sizes_of(SSD300_COCO), kmeans_start(objects)]
+    best = max([*starts[:2], *(_search(start, objects) for start in starts)], key=lambda sizes: coverage(sizes, objects))
+    return Sizes(tuple(round(size, 1) for size in best.sizes), tuple(tuple(round(r, 2) for r in row) for row in best.ratios))
+
+
+def coverage(sizes: Sizes, objects: Objects) -> float:
+    """The share of the objects that a DBox overlaps by 0.5 or more; the mean over the classes."""
+    overlap = np.max([map_overlap(row, objects.boxes) for row in spec_of(sizes).maps], axis=0)
+    return float(objects.weights @ (overlap >= COVERED))
+
+
+def map_overlap(row: FeatureMap, boxes: np.ndarray) -> np.ndarray:
+    """The largest overlap of each object with a DBox of one feature map `[N]`.
+
+    Of boxes of one size the one whose centre is nearest overlaps most, so that one cell is looked at for each object.
+
+    Args:
+        row: of the DBoxes.
+        boxes: `[N, 4]` corners in pixels.
+    """
+    center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    places = np.minimum((np.arange(row.cells) + 0.5) * row.step, IMAGE_SIZE)
+    nearest = places[np.searchsorted((places[1:] + places[:-1]) / 2, center)]
+    apart = np.abs(center - nearest)[:, None]  # [N, 1, 2]
+    dbox = np.minimum(np.array(cell_sizes(row)), IMAGE_SIZE)  # [DBoxes a cell, 2]
+    common = np.clip((dbox + size[:, None]) / 2 - apart, 0, np.minimum(dbox, size[:, None]))
+    intersection = common.prod(axis=2)
+    return (intersection / (dbox.prod(axis=1) + size.prod(axis=1)[:, None] - intersection)).max(axis=1)
+
+
+def kmeans_start(objects: Objects) -> Sizes:
+    """Sizes by the clusters of k-means on overlap, as many as there are feature maps (YOLOv2, section 2); SSD300's ratios."""
+    size = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    order = np.argsort(size.prod(axis=1))
+    parts = np.array_split(order, len(ROWS))
+    centers = np.array([np.median(size[part] if len(part) else size, axis=0) for part in parts])
+    for _ in range(KMEANS_ROUNDS):
+        intersection = np.minimum(size[:, None], centers).prod(axis=2)
+        overlap = intersection / (size.prod(axis=1)[:, None] + centers.prod(axis=1) - intersection)
+        nearest = overlap.argmax(axis=1)
+        total = np.maximum(np.bincount(nearest, objects.weights, len(centers)), 1e-12)
+        sums = [np.bincount(nearest, objects.weights * side, len(centers)) for side in size.T]
+        is_used = np.bincount(nearest, minlength=len(centers)) > 0
+        centers = np.where(is_used[:, None], np.stack(sums, axis=1) / total[:, None], centers)
+    sides = np.sort(np.sqrt(centers.prod(axis=1)))
+    sizes = np.clip(np.append(sides, sides[-1] * 1.2), LEAST_SIZE, MOST_SIZE)
+    return Sizes(tuple(np.maximum.accumulate(sizes + 0.1 * np.arange(len(sizes))).tolist()), _sizes_of(SSD300_VOC).ratios)
+
+
+def _sizes_of(spec: DBoxSpec) -> Sizes:
+    sizes = (*(row.min_size for row in spec.maps), spec.maps[-1].max_size)
+    return Sizes(sizes, tuple(tuple(map(float, row.aspect_ratios)) for row in spec.maps))
+
+
+def _search(start: Sizes, objects: Objects) -> Sizes:
+    """The best that is found from one start."""
+    places = [(0, i, 0) for i in range(len(start.sizes))]
+    places += [(1, i, j) for i, row in enumerate(start.ratios) for j in range(len(row))]
+    best = start
+    overlaps = np.stack([map_overlap(row, objects.boxes) for row in spec_of(best).maps])  # [6, N]
+    score = _goodness(overlaps, objects)
+    for step in STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for place in places:
+                for factor in (step, 1 / step):
+                    tried = _changed(best, place, factor)
+                    if tried is None:
+                        continue
+                    old, new = spec_of(best).maps, spec_of(tried).maps
+                    others = overlaps.copy()
+                    for i in range(len(new)):
+                        if new[i] != old[i]:
+                            others[i] = map_overlap(new[i], objects.boxes)
+                    value = _goodness(others, objects)
+                    if value > score + 1e-6:
+                        best, overlaps, score, improved = tried, others, value, True
+    return best
+
+
+def _goodness(overlaps: np.ndarray, objects: Objects) -> float:
+    """The coverage, smooth so that a search sees where it grows."""
+    return float(objects.weights @ (1 / (1 + np.exp((COVERED - overlaps.max(axis=0)) / SOFTNESS))))
+
+
+def _changed(sizes: Sizes, place: tuple[int, int, int], factor: float) -> Sizes | None:
+    """The same with one size or ratio times a factor; None where it would be none of SSD's any more."""
+    kind, i, j = place
+    if kind == 0:
+        values = list(sizes.sizes)
+        values[i] *= factor
+        is_rising = all(low < high for low, high in pairwise(values))
+        fits = is_rising and values[0] >= LEAST_SIZE and values[-1] <= MOST_SIZE
+        return sizes._replace(sizes=tuple(values)) if fits else None
+    row = list(sizes.ratios[i])
+    row[j] *= factor
+    if not 1 < row[j] <= MOST_RATIO:
+        return None
+    return sizes._replace(ratios=(*sizes.ratios[:i], tuple(row), *sizes.ratios[i + 1 :]))

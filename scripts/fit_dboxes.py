@@ -1,0 +1,51 @@
+"""Finds DBoxes that fit the training photos of a configuration: python scripts/fit_dboxes.py CONFIG
+
+    python scripts/fit_dboxes.py configs/mine.yaml
+    python scripts/fit_dboxes.py configs/mine.yaml data.fraction=0.1
+
+Prints how many of the objects the configuration's DBoxes cover, and how many those with the sizes and ratios that were found,
+by class and by size; then the lines to put into the configuration. The number of DBoxes stays the same, so that pretrained
+heads keep their shape; but what these have learned is relative to their own DBoxes: a gain of a few points is not worth it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssd.config_file import load_config
+from ssd.system.arguments import Parser
+from ssd.system.command import command
+from ssd.system.stop import StopRequest
+
+
+@command()
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
+    options = parser.parse_intermixed_args(arguments)
+    config = load_config(options.config, options.overrides)
+    stop = StopRequest()
+    stop.listen()
+
+    from data.coverage import best_overlaps, relative_boxes, show_change
+    from data.dbox_fit import COVERED, fit, objects_of
+    from data.tiles import cut
+    from ssd.config_yaml import dump_yaml
+    from ssd.dbox import make_dbox_list, spec_of
+    from ssd.training.datasets import load_part
+    from ssd.training.run import Run
+
+    photos = load_part(Run.alone(config, stop), "train")
+    photos.require_objects("data.train", with_difficult=True)
+    windows = cut(photos, config.data.tiles, config.seed).of_training()
+    found = fit(objects_of(relative_boxes(windows), windows.labels, config.seed))
+    before, after = (best_overlaps(windows, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
+    show_change(photos.classes, windows, before, after, COVERED)
+    print(f"\nmodel:\n  dboxes: {dump_yaml(found.to_plain(), in_line=True)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
