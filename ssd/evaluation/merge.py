@@ -11,9 +11,12 @@ from torchvision.ops import nms
 
 # Share of a tile's side, 3 of the network's pixels: a box that comes so near to an edge within the photo is cut off by it.
 EDGE = 0.01
-# A box that an edge cuts off gives way to a whole one that has more than this share of its score: what the network is sure of
-# is not lost for what it merely deems possible.
-CUT_RANK = 0.5
+# A doubtful box gives way to one that has more than this share of its score: what the network is sure of is not lost for what
+# it merely deems possible.
+DOUBT = 0.5
+# Share of a doubtful box's own area that lies in one it gives way to. Of what has a few of the network's pixels in the whole
+# photo, the box is off by about one: a third of its side.
+COVERED = 0.25
 FIRST = 5  # times `top_k`: boxes that are looked at first; where too few of them remain, four times as many, and so on
 TABLE = 2**20  # entries of a table of overlaps that are worked out at once
 
@@ -65,10 +68,10 @@ def merge(
 ) -> dict[str, np.ndarray]:
     """Detections of one photo.
 
-    Non-maximum suppression by class over all windows. An object on the edge of a tile is seen in part there and, tiles
-    overlapping, whole in the next tile or in the whole photo. So a box that is cut off by an edge within the photo ranks lower,
-    and goes where a higher one of its class covers more than `nms_thresh` of its own area, however small a part of the whole
-    object it is.
+    Non-maximum suppression by class over all windows, in which two kinds of boxes are doubtful, since another window shows the
+    object better: those that are cut off by an edge of a tile within the photo, and those of the whole photo that lie within a
+    tile, which shows them larger. A doubtful box ranks lower, and gives way to a higher one of its class that covers a part of
+    it, however small a part of the object it is. That one takes over its score, where it is the higher.
 
     Args:
         found: what is in each window, as `ssd.detect.detect` gives it: boxes relative to the window.
@@ -83,9 +86,9 @@ def merge(
     boxes = torch.cat([_placed(entry["boxes"].cpu(), window) for entry, window in zip(found, windows, strict=True)])
     labels, scores = (torch.cat([entry[name] for entry in found]).cpu() for name in ("labels", "scores"))
     if len(found) > 1:
-        cut = torch.cat([_cut(entry["boxes"].cpu(), window, size) for entry, window in zip(found, windows, strict=True)])
-        kept = _suppress(boxes, labels, scores, cut, nms_thresh, top_k)
-        boxes, labels, scores = boxes[kept], labels[kept], scores[kept]
+        own = torch.arange(len(found)).repeat_interleave(torch.tensor([len(entry["scores"]) for entry in found]))
+        kept, scores = _suppress(boxes, labels, scores, _doubtful(boxes, own, windows, size), nms_thresh, top_k)
+        boxes, labels = boxes[kept], labels[kept]
     return {"boxes": boxes.numpy(), "labels": labels.numpy(), "scores": scores.numpy()}
 
 
@@ -95,40 +98,57 @@ def _placed(boxes: Tensor, window: np.ndarray) -> Tensor:
     return boxes * (far - corner).repeat(2) + corner.repeat(2)
 
 
-def _cut(boxes: Tensor, window: np.ndarray, size: np.ndarray) -> Tensor:
-    """Which of the boxes relative to a window `[n, 4]` are cut off by an edge of it that is not the photo's `[n]` bool."""
-    x1, y1, x2, y2 = window.tolist()
-    within = torch.tensor([x1 > 0, y1 > 0, x2 < size[0], y2 < size[1]])
-    return (torch.cat([boxes[:, :2] <= EDGE, boxes[:, 2:] >= 1 - EDGE], dim=1) & within).any(dim=1)
+def _doubtful(boxes: Tensor, own: Tensor, windows: np.ndarray, size: np.ndarray) -> Tensor:
+    """Which boxes `[n, 4]`, each found in window number `own` `[n]`, another window shows better `[n]` bool."""
+    edges = torch.from_numpy(windows.astype(np.float32))
+    side = (edges[:, 2:] - edges[:, :2]).repeat(1, 2)
+    inwards = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    is_photos = edges == torch.tensor([0.0, 0.0, *size.tolist()])
+    limits = torch.where(is_photos, -torch.inf * inwards, edges + EDGE * side * inwards)  # of what a window shows whole
+    is_whole = is_photos.all(dim=1)
+    doubtful = ~_within(boxes, limits[own])
+    of_photo = is_whole[own].nonzero().flatten()
+    doubtful[of_photo] = _within(boxes[of_photo, None], limits[~is_whole]).any(dim=1)
+    return doubtful
 
 
-def _suppress(boxes: Tensor, labels: Tensor, scores: Tensor, cut: Tensor, nms_thresh: float, top_k: int) -> Tensor:
-    """The boxes that remain, at most `top_k`, by falling score `[n]` int64."""
-    rank = torch.where(cut, scores * CUT_RANK, scores)
-    order = rank.argsort(descending=True, stable=True)
+def _within(boxes: Tensor, limits: Tensor) -> Tensor:
+    return ((boxes[..., :2] > limits[..., :2]) & (boxes[..., 2:] < limits[..., 2:])).all(dim=-1)
+
+
+def _suppress(
+    boxes: Tensor, labels: Tensor, scores: Tensor, doubtful: Tensor, nms_thresh: float, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """The boxes that remain, at most `top_k` `[n]` int64, and their scores `[n]`, falling."""
+    order = torch.where(doubtful, DOUBT * scores, scores).argsort(descending=True, stable=True)
     # As in `ssd.detect`: classes are laid side by side, and what ranks lower than `top_k` that remain needs no look. It also
     # bounds the time, which grows with the number of boxes times the number of those that remain.
     apart = boxes.double() + labels[:, None] * 2.0 * float(boxes.max() if len(boxes) else 0)
     count = 0
-    kept = order[:0]
+    kept, remaining = order[:0], scores[:0]
     while len(kept) < top_k and count < len(order):
         count = min(max(4 * count, FIRST * top_k), len(order))
         first = order[:count]
-        first = first[~_covered(apart[first], cut[first], nms_thresh)]
-        kept = first[nms(apart[first], rank[first].double(), nms_thresh)]
-    kept = kept[:top_k]
-    return kept[scores[kept].argsort(descending=True, stable=True)]
+        better = _better(apart[first], doubtful[first])
+        gone = better >= 0
+        raised = scores[first].scatter_reduce(0, better[gone], scores[first][gone], "amax")
+        first, raised = first[~gone], raised[~gone]
+        place = nms(apart[first], torch.where(doubtful[first], DOUBT * raised, raised).double(), nms_thresh)[:top_k]
+        kept, remaining = first[place], raised[place]
+    by_score = remaining.argsort(descending=True, stable=True)
+    return kept[by_score], remaining[by_score]
 
 
-def _covered(boxes: Tensor, cut: Tensor, thresh: float) -> Tensor:
-    """Which of the boxes `[n, 4]`, by falling rank, are cut off and have more than that share of their area in a higher one
-    `[n]` bool."""
-    covered = torch.zeros(len(boxes), dtype=torch.bool)
+def _better(boxes: Tensor, doubtful: Tensor) -> Tensor:
+    """What each doubtful one of the boxes `[n, 4]`, by falling rank, gives way to `[n]` int64: of the higher ones that which
+    covers most of it; -1 for none."""
+    better = torch.full((len(boxes),), -1)
     place = torch.arange(len(boxes))
-    for rows in cut.nonzero().flatten().split(max(TABLE // max(len(boxes), 1), 1)):
+    for rows in doubtful.nonzero().flatten().split(max(TABLE // max(len(boxes), 1), 1)):
         own = boxes[rows, None]  # [r, 1, 4]
         inside = torch.minimum(own[..., 2:], boxes[:, 2:]) - torch.maximum(own[..., :2], boxes[:, :2])  # [r, n, 2]
         area = (own[..., 2:] - own[..., :2]).prod(dim=2)  # [r, 1]
-        covers = inside.clamp_(min=0).prod(dim=2) > thresh * area  # [r, n]
-        covered[rows] = (covers & (place < rows[:, None])).any(dim=1)
-    return covered
+        share = inside.clamp_(min=0).prod(dim=2).div_(area.clamp(min=1e-9))  # [r, n]
+        most, which = share.masked_fill_(place >= rows[:, None], 0).max(dim=1)
+        better[rows] = which.where(most > COVERED, -1)
+    return better

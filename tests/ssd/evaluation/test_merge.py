@@ -34,13 +34,15 @@ def seen(window: np.ndarray, boxes: list[list[float]], labels: list[int], scores
 
 
 @pytest.mark.parametrize("count, top_k", [(6, 200), (60, 200), (300, 20), (300, 5000)])
-def test_it_is_plain_nms_where_no_box_is_cut_off(count, top_k):
+def test_it_is_plain_nms_where_no_box_is_doubtful(count, top_k):
     windows = all_windows()
     rng = np.random.default_rng(count + top_k)
     found, boxes = [], []
-    for window in windows:
-        low = rng.uniform(0.02, 0.7, (count, 2))
-        relative = np.concatenate([low, low + rng.uniform(0.02, 0.25, (count, 2))], axis=1).astype(np.float32)
+    for number, window in enumerate(windows):
+        # In the whole photo, what is larger than a tile.
+        least, most = (0.5, 0.6) if number == 0 else (0.02, 0.25)
+        low = rng.uniform(0.02, 0.98 - most, (count, 2))
+        relative = np.concatenate([low, low + rng.uniform(least, most, (count, 2))], axis=1).astype(np.float32)
         scores = np.sort(rng.permutation(10**6)[:count])[::-1] / 10**6
         found.append(entry(relative, rng.integers(0, 3, count), scores.copy()))
         boxes.append(relative * np.tile(window[2:] - window[:2], 2) + np.tile(window[:2], 2))
@@ -71,23 +73,38 @@ def test_an_object_on_an_edge_is_found_once(cut_scores_more):
 
 
 def test_what_is_cut_off_gives_way_to_its_own_class_alone_and_not_to_what_is_hardly_possible():
-    windows = all_windows()[:2]
-    _, _, right, _ = windows[1].tolist()
-    whole, part = [right - 40.0, 100.0, right + 20.0, 150.0], [right - 40.0, 100.0, float(right), 150.0]
+    windows = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [320, 0, 720, 400]])
+    whole, part = [330.0, 100.0, 420.0, 150.0], [330.0, 100.0, 400.0, 150.0]
+    nothing = entry([], [], [])
 
-    def remaining(label: int, score: float) -> list[list[float]]:
-        found = [seen(windows[0], [whole], [label], [score]), seen(windows[1], [part], [1], [0.8])]
-        return merge(found, windows, SIZE, 0.7, 200)["boxes"].round().tolist()
+    def remaining(label: int, score: float, thresh: float = 0.45) -> list[tuple[list[float], float]]:
+        found = [nothing, seen(windows[1], [part], [1], [0.8]), seen(windows[2], [whole], [label], [score])]
+        merged = merge(found, windows, SIZE, thresh, 200)
+        return list(zip(merged["boxes"].round().tolist(), merged["scores"].astype(float).round(2).tolist(), strict=True))
 
-    assert remaining(1, 0.5) == [whole]
-    assert remaining(0, 0.5) == [part, whole]
-    assert remaining(1, 0.3) == [part, whole]  # their overlap is 2/3
+    assert remaining(1, 0.9) == [(whole, 0.9)]
+    assert remaining(1, 0.5) == [(whole, 0.8)]  # it takes over the score
+    assert remaining(0, 0.5) == [(part, 0.8), (whole, 0.5)]
+    assert remaining(1, 0.3) == [(part, 0.8)]  # their overlap is 7/9
+    assert remaining(1, 0.3, thresh=0.8) == [(part, 0.8), (whole, 0.3)]
+
+
+def test_a_box_of_the_whole_photo_gives_way_to_that_of_a_tile_which_shows_the_object_larger():
+    windows = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [300, 0, 700, 400]])
+    fine, coarse = [100.0, 100.0, 112.0, 112.0], [104.0, 105.0, 116.0, 117.0]  # their overlap is 0.24
+    alone = [500.0, 500.0, 520.0, 520.0]  # in no tile
+    missed = [650.0, 100.0, 670.0, 120.0]  # the tile does not find it
+    of_photo = seen(windows[0], [coarse, alone, missed], [1] * 3, [0.9, 0.8, 0.7])
+    found = [of_photo, seen(windows[1], [fine], [1], [0.6]), entry([], [], [])]
+    merged = merge(found, windows, SIZE, 0.45, 200)
+    assert merged["boxes"].round().tolist() == [fine, alone, missed]
+    np.testing.assert_allclose(merged["scores"], [0.9, 0.8, 0.7], atol=1e-6)
 
 
 def test_the_photo_s_own_edge_cuts_nothing_off():
     windows = all_windows()[:2]
     at_the_corner = [[0.0, 0.0, 60.0, 60.0], [0.0, 0.0, 20.0, 60.0]]  # the second lies in the first
-    found = [seen(windows[0], at_the_corner[:1], [0], [0.9]), seen(windows[1], at_the_corner[1:], [0], [0.5])]
+    found = [entry([], [], []), seen(windows[1], at_the_corner, [0, 0], [0.9, 0.5])]
     np.testing.assert_allclose(merge(found, windows, SIZE, 0.45, 200)["boxes"], at_the_corner, atol=1e-3)
 
 
