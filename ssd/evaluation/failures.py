@@ -57,7 +57,7 @@ def groups_tables(
     """
     errors, use_07_metric = evaluation.errors, evaluation.result.metric == VOC07
     tables = {
-        f"side, of {side} pixels": by_size(errors, sizes, side, edges, score_thresh, use_07_metric),
+        "side": by_size(errors, sizes, side, edges, score_thresh, use_07_metric),
         "crowding": by_crowding(errors, score_thresh, use_07_metric),
         "truncation": by_truncation(errors, ground_truth, score_thresh, use_07_metric),
     }

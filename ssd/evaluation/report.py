@@ -44,7 +44,7 @@ svg, img { max-width: 100%; height: auto; display: block; } svg { overflow: visi
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; } figure { margin: 0; } figcaption { color: #57606a; font-size: .85rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin-bottom: 16px; } table { border-collapse: collapse; } td, th { padding: 3px 8px; text-align: right; border-bottom: 1px solid #e5e9ed; }
 td:first-child, th:first-child { text-align: left; } pre { background: #f3f5f7; padding: 12px; overflow-x: auto; font-size: .85rem; }
-.bar { min-width: 120px; } .bar i { display: block; height: .8em; background: #4a7fb5; border-radius: 2px; } td.text { text-align: left; color: #57606a; min-width: 17em; }
+.bar { min-width: min(120px, 12vw); } .bar i { display: block; height: .8em; background: #4a7fb5; border-radius: 2px; } td.text { text-align: left; color: #57606a; min-width: 17em; }
 .small { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); gap: 12px; margin-bottom: 16px; }
 """  # noqa: E501
 
@@ -135,8 +135,9 @@ def why_it_fails(subject: Subject, score_thresh: float) -> list[str]:
     cost = "the mAP that would be gained without the errors of that kind alone (TIDE)"
     by_group = "AP counts all false detections for each group, as if it were as large as its class (Hoiem et al.)"
     return [
-        f"<h2>Why it fails</h2><p class=note>Cost: {cost}, at overlap {IOU_THRESH:g}. {by_group}. Errors, and the share "
-        f"of the objects that is found: from score {score_thresh:.2f} on.</p>", kinds_table(errors, score_thresh),
+        f"<h2>Why it fails</h2><p class=note>Cost: {cost}, at overlap {IOU_THRESH:g}. {by_group}. Errors, and the share of the "
+        f"objects that is found: from score {score_thresh:.2f} on. Side: the root of the area, in pixels of the network's "
+        f"{IMAGENET.size}.</p>", kinds_table(errors, score_thresh),
         groups_tables(evaluation, subject.ground_truth, subject.sizes, IMAGENET.size, subject.edges, score_thresh),
         "<h2>Labels that may be wrong</h2><p class=note>The likeliest of each kind in turn; more of them are in "
         "labels/coco.json. Labels in white, what was found in colour.</p>",

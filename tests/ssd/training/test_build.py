@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from ssd.config_file import parse_config
 from ssd.model import SSD300
@@ -59,3 +60,19 @@ def test_a_checkpoint_of_another_model_is_told_by_what_differs(network, said):
     run = Run.alone(parse_config({"data": data, "model": {**shape, **network}}))
     with pytest.raises(CheckpointError, match=said):
         build_model(run, state)
+
+
+def test_a_run_with_dboxes_of_its_own_is_resumed_with_the_same_ones_alone():
+    source = [{"path": "shapes"}]
+    data = {"train": source, "val": source, "classes": ["cat"]}
+    sizes, ratios = [10, 20, 40, 80, 160, 240, 300], [[4], [2, 5], [2, 3], [2, 3], [2], [1.5]]
+    shape = {"pretrained": "none", "width": 0.05, "dboxes": {"sizes": sizes, "ratios": ratios}}
+    run = Run.alone(parse_config({"data": data, "model": shape}))
+    model, preparation = build_model(run, None)
+    state = TrainState(model.state_dict(), ["cat"], preparation.to_plain(), run.config.model_dump(mode="json"))
+    again, _ = build_model(run, state)
+    assert torch.equal(again.dbox_list, model.dbox_list)
+    for other in ("voc", {"sizes": [11, *sizes[1:]], "ratios": ratios}):
+        run = Run.alone(parse_config({"data": data, "model": {**shape, "dboxes": other}}))
+        with pytest.raises(CheckpointError, match=r"the checkpoint's model.dboxes are {'sizes': \[10.0, "):
+            build_model(run, state)
