@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -266,10 +267,17 @@ def _init_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Finalize(None, _leave_if_orphaned, exitpriority=100)  # before the queue's own, which waits
     gc.freeze()  # what the parent made: a search for garbage in it would write to it, and so copy all of it into this process
+    sys.excepthook = _report
     Queue._on_queue_feeder_error = staticmethod(_give_up)  # pyright: ignore[reportAttributeAccessIssue]
     give_back_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What a thread of a worker dies of, unless it is that the main process, asked to stop, fetches nothing any more."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _give_up(error: Exception, _: object) -> None:

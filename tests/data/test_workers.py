@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_sharer
+from multiprocessing.connection import Client
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -259,6 +261,27 @@ class Frozen(Dataset[dict[str, Tensor]]):
 
     def __getitems__(self, _: list[int]) -> dict[str, Tensor]:
         return {"frozen": torch.tensor(gc.get_freeze_count())}
+
+
+def offer_a_file(pipe) -> None:
+    """What a worker does that hands over a tensor in shared memory."""
+    workers._init_worker(0)
+    pipe.send(resource_sharer.DupFd(0)._id)
+    pipe.recv()
+
+
+def test_a_batch_that_nobody_fetches_any_more_is_no_error(capfd):
+    pipe, theirs = multiprocessing.Pipe()
+    worker = multiprocessing.get_context("fork").Process(target=offer_a_file, args=(theirs,))
+    worker.start()
+    address, _ = pipe.recv()
+    # Asked to stop, the main process may leave in the middle of it.
+    Client(address, authkey=multiprocessing.current_process().authkey).close()
+    time.sleep(0.2)
+    pipe.send(None)
+    worker.join(timeout=20)
+    assert worker.exitcode == 0
+    assert not capfd.readouterr().err
 
 
 def test_what_the_parent_made_is_not_searched_for_garbage():
