@@ -23,7 +23,7 @@ from ssd.system.images import ImageError, printable, read_photo, write_picture
 from ssd.system.machine import num_cores
 
 MOST_THREADS = 4  # that read, and as many that write
-READ_AHEAD = 8  # photos: of 12 megapixels, 300 MB
+READ_AHEAD = 4  # photos: of 12 megapixels, 150 MB
 
 
 def output_folder(wanted: Path | None, overwrite: bool) -> Path:

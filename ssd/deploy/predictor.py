@@ -18,7 +18,7 @@ from ssd.evaluation.merge import merge
 from ssd.model import SSD300
 from ssd.preparation import Preparation, Tiles, fit, tile_windows
 from ssd.system.device import choose_device, choose_precision
-from ssd.system.images import ImageError, read_photo
+from ssd.system.images import MAX_PIXELS, ImageError, read_photo
 from ssd.vgg import ConvBlock
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
@@ -127,8 +127,9 @@ class Predictor:
         return found
 
     def fills(self, pixels: Sequence[np.ndarray], batch_size: int) -> bool:
-        """Whether photos, with their tiles, are as many as go through the network at once."""
-        return sum(len(self._windows(image)) for image in pixels) >= batch_size
+        """Whether photos, with their tiles, are as many as go through the network at once, or as large as a photo may be."""
+        is_large = sum(image.shape[0] * image.shape[1] for image in pixels) >= MAX_PIXELS
+        return is_large or sum(len(self._windows(image)) for image in pixels) >= batch_size
 
     def detect(self, pixels: Sequence[np.ndarray], batch_size: int = 16) -> list[Detections]:
         """Detections in photos, `[H, W, 3]` uint8 RGB each, `batch_size` of them or of their tiles at a time."""

@@ -139,3 +139,11 @@ def test_weights_in_bfloat16_are_those_that_autocast_would_make():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for expected, found in zip(model.to(memory_format=torch.channels_last)(images), network(images), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_large_photos_go_through_the_network_before_they_fill_the_memory(predictor):
+    large = np.broadcast_to(np.uint8(0), (8_000, 12_000, 3))  # 96 megapixels
+    assert not predictor.fills([large], 16)
+    assert predictor.fills([large, large], 16)
+    assert not predictor.fills([large[:300, :300]] * 15, 16)
+    assert predictor.fills([large[:300, :300]] * 16, 16)
