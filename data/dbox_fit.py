@@ -12,6 +12,7 @@ SOFTNESS = 0.05  # overlap, over which it goes from not covered to covered while
 MOST_OBJECTS = 10_000  # that are looked at; of more, some are drawn
 STEPS = (1.3, 1.12, 1.05, 1.02)  # factors on a size or a ratio that are tried, one after the other
 LEAST_SIZE, MOST_SIZE, MOST_RATIO = 4.0, 400.0, 8.0  # pixels of the network's input
+SIZE_DIGITS, RATIO_DIGITS = 1, 2  # behind the decimal point
 KMEANS_ROUNDS = 30
 ROWS = SSD300_VOC.maps
 IMAGE_SIZE = SSD300_VOC.image_size
@@ -56,8 +57,7 @@ def fit(objects: Objects) -> Sizes:
     number of DBoxes in each cell, and so their total, stays that of SSD300.
     """
     starts = [_sizes_of(SSD300_VOC), _sizes_of(SSD300_COCO), kmeans_start(objects)]
-    best = max([*starts[:2], *(_search(start, objects) for start in starts)], key=lambda sizes: coverage(sizes, objects))
-    return Sizes(tuple(round(size, 1) for size in best.sizes), tuple(tuple(round(r, 2) for r in row) for row in best.ratios))
+    return max([*starts[:2], *(_search(start, objects) for start in starts)], key=lambda sizes: coverage(sizes, objects))
 
 
 def coverage(sizes: Sizes, objects: Objects) -> float:
@@ -101,7 +101,8 @@ def kmeans_start(objects: Objects) -> Sizes:
         centers = np.where(is_used[:, None], np.stack(sums, axis=1) / total[:, None], centers)
     sides = np.sort(np.sqrt(centers.prod(axis=1)))
     sizes = np.clip(np.append(sides, sides[-1] * 1.2), LEAST_SIZE, MOST_SIZE)
-    return Sizes(tuple(np.maximum.accumulate(sizes + 0.1 * np.arange(len(sizes))).tolist()), _sizes_of(SSD300_VOC).ratios)
+    rising = sizes.round(SIZE_DIGITS) + 0.1 * np.arange(len(sizes))
+    return Sizes(tuple(rising.round(SIZE_DIGITS).tolist()), _sizes_of(SSD300_VOC).ratios)
 
 
 def _sizes_of(spec: DBoxSpec) -> Sizes:
@@ -146,12 +147,12 @@ def _changed(sizes: Sizes, place: tuple[int, int, int], factor: float) -> Sizes 
     kind, i, j = place
     if kind == 0:
         values = list(sizes.sizes)
-        values[i] *= factor
+        values[i] = round(values[i] * factor, SIZE_DIGITS)
         is_rising = all(low < high for low, high in pairwise(values))
         fits = is_rising and values[0] >= LEAST_SIZE and values[-1] <= MOST_SIZE
         return sizes._replace(sizes=tuple(values)) if fits else None
     row = list(sizes.ratios[i])
-    row[j] *= factor
+    row[j] = round(row[j] * factor, RATIO_DIGITS)
     if not 1 < row[j] <= MOST_RATIO:
         return None
     return sizes._replace(ratios=(*sizes.ratios[:i], tuple(row), *sizes.ratios[i + 1 :]))

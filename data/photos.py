@@ -17,6 +17,7 @@ from data.source_cache import Content, FolderDigest, SourceCache
 from data.splits import draw
 from ssd.boxes import edges_to_voc
 from ssd.config import SourceConfig
+from ssd.system.images import printable
 
 MAX_DAMAGED = 0.05  # share of the photos that data.damaged: skip may leave out
 
@@ -39,6 +40,16 @@ class Photos:
 
     def path(self, index: int) -> str:
         return os.fsdecode(self.paths[index])
+
+    def names(self) -> list[str]:
+        """A name for each photo, in printable letters: that of its file or, where several have the same, its path within the
+        folder that holds all photos."""
+        names = [os.path.basename(self.path(index)) for index in range(len(self))]
+        if len(set(names)) < len(names):
+            paths = [os.path.abspath(self.path(index)) for index in range(len(self))]
+            folder = os.path.commonpath(paths)
+            names = [os.path.relpath(path, folder) for path in paths]
+        return [printable(name) for name in names]
 
     def objects(self, index: int) -> slice:
         """Where the objects of one photo are in `boxes`, `labels`, `difficult` and `truncated`."""

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     from data.dbox_fit import COVERED, fit, objects_of
     from data.tiles import cut
     from ssd.config_yaml import dump_yaml
-    from ssd.dbox import make_dbox_list, spec_of
+    from ssd.dbox import DBOX_SPECS, make_dbox_list, spec_of
     from ssd.training.datasets import load_part
     from ssd.training.run import Run
 
@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     found = fit(objects_of(relative_boxes(windows), windows.labels, config.seed))
     before, after = (best_overlaps(windows, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
     show_change(photos.classes, windows, before, after, COVERED)
-    print(f"\nmodel:\n  dboxes: {dump_yaml(found.to_plain(), in_line=True)}")
+    named = next((name for name, spec in DBOX_SPECS.items() if spec == spec_of(found)), None)
+    print(f"\nmodel:\n  dboxes: {dump_yaml(named or found.to_plain(), in_line=True)}")
     return 0
 
 

@@ -135,10 +135,11 @@ class DBoxesConfig(_Section):
     @model_validator(mode="after")
     def _of_ssd300(self) -> Self:
         if len(self.sizes) != len(RATIOS) + 1 or list(self.sizes) != sorted(set(self.sizes)):
-            raise ValueError(f"sizes {list(self.sizes)} must be {len(RATIOS) + 1} that rise")
-        counts = [len(row) for row in self.ratios]
-        if counts != list(RATIOS):
-            raise ValueError(f"ratios have {counts} in the lists, expected {list(RATIOS)}")
+            raise ValueError(f"expected {len(RATIOS) + 1} sizes, each larger than the one before, got {list(self.sizes)}")
+        counts = tuple(len(row) for row in self.ratios)
+        if counts != RATIOS:
+            expected, given = (", ".join(map(str, numbers)) for numbers in (RATIOS, counts))
+            raise ValueError(f"expected {len(RATIOS)} lists of {expected} ratios, got lists of {given}")
         return self
 
 

@@ -29,6 +29,7 @@ from ssd.system.images import MAX_PIXELS, ImageError, decode
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
 
 HOST = "127.0.0.1"
+HTTP_PORT = 80  # which browsers leave out of an address
 PAGE = Path(__file__).with_name("demo.html")
 MAX_BYTES = 64 * 2**20  # of a photo's file
 LEAST_SCORE = 0.05  # of what the page gets; its slider hides the rest
@@ -75,7 +76,8 @@ class Demo:
         }
         self.photo = photo
         # A page of another site can ask for any address on this machine, but not choose what it is called by.
-        self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+        ends = (f":{port}", "") if port == HTTP_PORT else (f":{port}",)
+        self.hosts = {f"{name}{end}" for name in (HOST, "localhost") for end in ends}
         self.turn = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

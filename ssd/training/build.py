@@ -12,6 +12,8 @@ from torch import nn
 
 from data.loader import Samples
 from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
+from ssd.config_yaml import dump_yaml
+from ssd.dbox import spec_of
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preparation import Preparation
@@ -125,20 +127,25 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
                 "other classes, name it in model.init_from"
             )
         preparation = Preparation(**state.preparation)
-        theirs = state.config["model"]["dboxes"]
-        ours = config.model.model_dump(mode="json")["dboxes"]
-        if theirs != ours:
-            raise CheckpointError(f"the checkpoint's model.dboxes are {theirs}, the configuration's {ours}")
+        theirs, ours = (
+            ModelConfig.model_validate(shape_of(each)) for each in (state.config["model"], config.model.model_dump(mode="json"))
+        )
         try:
             model.load_state_dict(state.weights)
+            fits = spec_of(theirs.dboxes) == spec_of(ours.dboxes)  # which no weight tells
         except RuntimeError:
-            theirs, ours = ModelConfig(**shape_of(state.config["model"])), ModelConfig(**shape_of(config.model.model_dump()))
-            differing = [f"model.{key}: {value}" for key, value in theirs if value != getattr(ours, key)]
+            fits = False
+        if not fits:
+            differing = [
+                f"model.{key}: {dump_yaml(value, in_line=True)}"
+                for key, value in theirs.model_dump(mode="json").items()
+                if value != ours.model_dump(mode="json")[key]
+            ]
             raise CheckpointError(
                 f"the checkpoint is of another model: set {', '.join(differing)}, or start from it by model.init_from"
                 if differing
                 else "the checkpoint's weights do not fit its own configuration"
-            ) from None
+            )
     place(run, model, config.model.freeze)
     return model, preparation
 

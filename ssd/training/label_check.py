@@ -9,6 +9,7 @@ from ssd.evaluation.failures import faults_pictures
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import page
 from ssd.preparation import Preparation
+from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
 from ssd.system.images import printable
 from ssd.system.stop import StopRequest
@@ -37,9 +38,12 @@ def check_labels(
         The folder, and how many faults are in the files.
 
     Raises:
+        UsageError: `output` is a file.
         CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.
         Stopped: on request.
     """
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"--output {printable(output)}: is a file; name a folder")
     state = load_checkpoint(checkpoint)
     config = parse_config(state.config, str(checkpoint))
     model, preparation = network_of(state), Preparation(**state.preparation)
@@ -52,7 +56,7 @@ def check_labels(
     photos = samples.photos
     folder = output or run.folder / f"labels_{part}"
     faults = label_faults(evaluation.errors, len(evaluation.classes))
-    names = [printable(Path(photos.path(i)).name) for i in range(len(photos))]
+    names = photos.names()
     count = write_faults(folder, formats, evaluation, faults, names, photos.sizes)
     title = f"Labels of data.{part} that may be wrong"
     note = (

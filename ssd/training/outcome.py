@@ -12,7 +12,6 @@ from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import Subject, write_report
 from ssd.system.errors import optional
 from ssd.system.files import write_whole
-from ssd.system.images import printable
 from ssd.training.label_files import write_faults
 from ssd.training.pictures import detections_picture
 from ssd.training.records import read_records
@@ -72,7 +71,7 @@ def report_subject(run: Run, samples: Samples, evaluation: Evaluation, checkpoin
         title=f"SSD300: {run.folder.name}",
         evaluation=evaluation,
         ground_truth=[photos.ground_truth(i) for i in range(len(photos))],
-        names=[printable(Path(photos.path(i)).name) for i in range(len(photos))],
+        names=photos.names(),
         image=samples.image,
         records=records,
         config=run.config.model_dump(mode="json"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssd.config import ModelConfig
+from ssd.config_yaml import dump_yaml
 from ssd.dbox import make_dbox_list, spec_of
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, Preparation
@@ -148,11 +149,10 @@ def take_fitting(
     if theirs is not None:
         known = ModelConfig.model_validate({"dboxes": theirs}).dboxes
         if not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
-            named = theirs if isinstance(theirs, str) else f"{{sizes: {theirs['sizes']}, ratios: {theirs['ratios']}}}"
             which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
             notes.append(
                 f"warning: {entry}: the heads have learned sizes and positions relative to {which}, which are others than "
-                f"this model's, and have to learn them anew; set model.dboxes: {named} to use them as they are"
+                f"this model's, and have to learn them anew; set model.dboxes: {dump_yaml(theirs, in_line=True)} to use them as they are"
             )
     if (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
         notes.append(

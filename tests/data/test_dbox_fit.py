@@ -4,6 +4,7 @@ import torch
 
 from data.dbox_fit import Objects, Sizes, coverage, fit, kmeans_start, map_overlap, objects_of
 from ssd.boxes import iou, to_corners
+from ssd.config import ModelConfig
 from ssd.dbox import DBOX_SPECS, SSD300_VOC, make_dbox_list, spec_of
 
 VOC = Sizes((30, 60, 111, 162, 213, 264, 315), ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)))
@@ -72,6 +73,16 @@ def test_clusters_of_sizes():
 
 def test_a_single_object():
     assert coverage(fit(objects := objects_of(boxes_of(7, 7, 1), np.zeros(1, int))), objects) in (0, 1)
+
+
+def test_what_it_finds_can_be_configured():
+    """Sizes still rise in the digits that they are written with, where all objects are nearly the same size."""
+    rng = np.random.default_rng(20)
+    count = int(rng.integers(1, 5))
+    size = rng.uniform(4, 60, (1, 2)) * rng.uniform(0.98, 1.02, (count, 2))
+    corner = rng.uniform(0, 300 - size)
+    found = fit(objects_of(np.concatenate([corner, corner + size], axis=1) / 300, np.zeros(count, int)))
+    assert spec_of(ModelConfig.model_validate({"dboxes": found.to_plain()}).dboxes) == spec_of(found)
 
 
 def test_specs_by_name_and_by_sizes():

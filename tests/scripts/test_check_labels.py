@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -62,3 +63,26 @@ def test_other_photos_and_a_checkpoint_without_a_run(trained, checkpoint, tmp_pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"coco.json", "labels.html"}
     assert main([str(checkpoint)]) == 2
     assert capsys.readouterr().err == f"error: {checkpoint}: data: is missing and has no default\n"
+
+
+def test_photos_of_one_name_are_told_apart_by_their_folders(trained, shapes_root, tmp_path):
+    first = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:2]
+    for folder in ("a", "b"):
+        for path in first:
+            for part in (path, shapes_root / "shapes/Annotations" / f"{path.stem}.xml"):
+                (tmp_path / folder / part.parent.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(part, tmp_path / folder / part.parent.name)
+    state = load_checkpoint(trained)
+    state.config["data"].update(root=str(tmp_path), train=[{"path": "a"}, {"path": "b"}])
+    save_checkpoint(trained, state)
+    assert main([str(trained), "--formats", "coco,voc"]) == 0
+    names = {f"{folder}/JPEGImages/{path.name}" for folder in ("a", "b") for path in first}
+    folder = tmp_path / "run/labels_train"
+    assert {image["file_name"] for image in json.loads((folder / "coco.json").read_text())["images"]} == names
+    assert all((folder / "Annotations" / name).with_suffix(".xml").is_file() for name in names)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_at_once(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path / "any.pt"), "--output", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err == f"error: --output {tmp_path / 'file'}: is a file; name a folder\n"

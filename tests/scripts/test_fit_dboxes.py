@@ -29,7 +29,9 @@ def test_a_configuration_that_has_them_is_where_it_starts(capsys, shapes_root, m
     monkeypatch.setattr("data.dbox_fit.STEPS", ())
     dboxes = "{sizes: [301, 302, 303, 304, 305, 306, 307], ratios: [[2], [2, 3], [2, 3], [2, 3], [2], [2]]}"
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", f"model.dboxes={dboxes}"]) == 0
-    assert re.search(r"mean over classes +\d+ +0\.0%", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"mean over classes +\d+ +0\.0%", shown)
+    assert shown.endswith("\nmodel:\n  dboxes: voc\n")  # a name where the best have one
 
 
 def test_they_travel_with_a_checkpoint(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from werkzeug.serving import make_server
-from werkzeug.test import Client
+from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from scripts import demo as script
 from ssd.deploy import demo
@@ -106,6 +106,15 @@ def test_other_sites_are_refused(client, photo):
     assert client.get("/detect", base_url=ADDRESS).status_code == 405
     assert client.get("/../train.py", base_url=ADDRESS).status_code == 404
     assert client.get("/photo", base_url=ADDRESS).status_code == 404
+
+
+def test_browsers_leave_port_80_out(predictor, photo):
+    application = demo.Demo(predictor, 0.5, None, 80)
+    for address in ("http://127.0.0.1", "http://localhost", "http://127.0.0.1:80"):
+        environ = EnvironBuilder("/detect", data=photo.read_bytes(), method="POST", headers={"Origin": address}).get_environ()
+        environ["HTTP_HOST"] = address.partition("://")[2]
+        assert run_wsgi_app(application, environ)[1] == "200 OK"
+    assert Client(application).get("/", base_url="http://elsewhere.example").status_code == 400
 
 
 def test_names_of_classes_cannot_end_the_script(predictor):

@@ -49,6 +49,7 @@ def test_several_processes_on_cpus_are_told_of_their_own_statistics(network, sai
     [
         ({"batch_norm": "all"}, "set model.batch_norm: backbone, or start"),
         ({"conv4_3_norm": "none", "width": 0.1}, "set model.width: 0.05, model.conv4_3_norm: l2, or start"),
+        ({"dboxes": "coco"}, "set model.dboxes: voc, or start"),
     ],
     ids=str,
 )
@@ -60,6 +61,8 @@ def test_a_checkpoint_of_another_model_is_told_by_what_differs(network, said):
     run = Run.alone(parse_config({"data": data, "model": {**shape, **network}}))
     with pytest.raises(CheckpointError, match=said):
         build_model(run, state)
+    same = {"sizes": [30, 60, 111, 162, 213, 264, 315], "ratios": [[2], [2, 3], [2, 3], [2, 3], [2], [2]]}
+    build_model(Run.alone(parse_config({"data": data, "model": {**shape, "dboxes": same}})), state)
 
 
 def test_a_run_with_dboxes_of_its_own_is_resumed_with_the_same_ones_alone():
@@ -74,5 +77,5 @@ def test_a_run_with_dboxes_of_its_own_is_resumed_with_the_same_ones_alone():
     assert torch.equal(again.dbox_list, model.dbox_list)
     for other in ("voc", {"sizes": [11, *sizes[1:]], "ratios": ratios}):
         run = Run.alone(parse_config({"data": data, "model": {**shape, "dboxes": other}}))
-        with pytest.raises(CheckpointError, match=r"the checkpoint's model.dboxes are {'sizes': \[10.0, "):
+        with pytest.raises(CheckpointError, match=r"set model.dboxes: {sizes: \[10.0, 20.0, "):
             build_model(run, state)
