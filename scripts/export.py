@@ -95,8 +95,8 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", max_lo
     from ssd.evaluation.pictures import spread
     from ssd.training.datasets import load_photos, plain_samples
 
-    run = run_of(state)
     with photos_needed("--int8 takes both the run's training photos and its validation photos"):
+        run = run_of(state)
         photos = load_photos(run)
     train, val = (plain_samples(run, part, predictor.preparation) for part in (photos.train, photos.val))
     evaluation, num_val = run.config.eval, len(photos.val)
@@ -208,12 +208,15 @@ def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:
 
 
 def run_of(state: "TrainState") -> "Run":
-    """The run that a checkpoint is of, to look at its photos."""
+    """The run that a checkpoint is of, to look at its photos.
+
+    Raises:
+        ConfigError: it is of none, being weights alone, or the run does not fit this machine.
+    """
     from ssd.config_file import parse_config
     from ssd.training.run import Run
 
-    with photos_needed("the checkpoint names none"):
-        return Run.alone(parse_config(state.config))
+    return Run.alone(parse_config(state.config))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ssd.training.datasets import load_part, plain_samples
 from ssd.training.evaluating import evaluate_photos
 from ssd.training.label_files import write_faults
 from ssd.training.run import open_run
-from ssd.weights.checkpoint import load_checkpoint
+from ssd.weights.checkpoint import CheckpointError, load_checkpoint
 from ssd.weights.pretrained import network_of
 
 
@@ -45,6 +45,8 @@ def check_labels(
     if output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"--output {printable(output)}: is a file; name a folder")
     state = load_checkpoint(checkpoint)
+    if not state.config.get("data", {}).get(part):
+        raise CheckpointError(f"{checkpoint}: names no photos, being weights alone; take checkpoints/best.pt of their run")
     config = parse_config(state.config, str(checkpoint))
     model, preparation = network_of(state), Preparation(**state.preparation)
     stop = StopRequest()

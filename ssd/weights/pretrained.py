@@ -152,7 +152,8 @@ def take_fitting(
             which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
             notes.append(
                 f"warning: {entry}: the heads have learned sizes and positions relative to {which}, which are others than "
-                f"this model's, and have to learn them anew; set model.dboxes: {dump_yaml(theirs, in_line=True)} to use them as they are"
+                f"this model's, and have to learn them anew; set model.dboxes: {dump_yaml(theirs, in_line=True)} to use them "
+                "as they are"
             )
     if (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
         notes.append(

@@ -62,7 +62,8 @@ def test_other_photos_and_a_checkpoint_without_a_run(trained, checkpoint, tmp_pa
     assert main([str(trained), "--split", "val", "--output", str(tmp_path / "out"), "--pictures", "0"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"coco.json", "labels.html"}
     assert main([str(checkpoint)]) == 2
-    assert capsys.readouterr().err == f"error: {checkpoint}: data: is missing and has no default\n"
+    said = "names no photos, being weights alone; take checkpoints/best.pt of their run"
+    assert capsys.readouterr().err == f"error: {checkpoint}: {said}\n"
 
 
 def test_photos_of_one_name_are_told_apart_by_their_folders(trained, shapes_root, tmp_path):

@@ -241,7 +241,11 @@ def test_eight_bits_need_the_runs_photos(checkpoint, capsys):
     assert export.main([str(checkpoint), "--max-loss", "0.1"]) == 2
     assert "--max-loss is for --int8" in capsys.readouterr().err
     assert export.main([str(checkpoint), "--int8"]) == 2
-    assert "the run's photos cannot be read" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "the run's photos cannot be read" in shown
+    assert "--int8 takes both" in shown
+    assert export.main([str(checkpoint)]) == 2
+    assert "name a folder with --photos" in capsys.readouterr().err
 
 
 def test_a_check_on_nothing_fails(checkpoint, network, shapes_root, tmp_path, capsys):
