@@ -23,7 +23,7 @@ from ssd.system.errors import UsageError
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.photo and not options.photo.is_file():
-        raise UsageError(f"{options.photo}: no such file")
+        raise UsageError(f"{options.photo}: {'is no file; name a photo' if options.photo.exists() else 'no such file'}")
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     from ssd.deploy.demo import HOST, LEAST_SCORE, Demo

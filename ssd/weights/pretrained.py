@@ -21,6 +21,7 @@ from ssd.weights.sources import weights_file
 # Positions of the 13 convolutions in torchvision's `features`.
 CONV_POSITIONS = REDUCED_POSITIONS[:13]
 BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+MOST_NAMED = 6  # tensors that are left, in one message
 
 
 def build_network(num_classes: int, options: ModelConfig) -> SSD300:
@@ -155,14 +156,28 @@ def take_fitting(
                 f"this model's, and have to learn them anew; set model.dboxes: {dump_yaml(theirs, in_line=True)} to use them "
                 "as they are"
             )
+    if (theirs := batch_norm_of(state.weights)) != (ours := batch_norm_of(own)):
+        notes.append(
+            f"warning: {entry}: the weights have learned with batch_norm: {theirs}, this model has {ours}; set "
+            f"model.batch_norm: {theirs} to use them as they are"
+        )
     if (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
         notes.append(
             f"warning: {entry}: the heads on conv4_3 have learned with conv4_3_norm: {theirs}, this model has {ours}; set "
             f"model.conv4_3_norm: {theirs} to use them as they are"
         )
     notes += [f"{entry}: learned from the start: class {', '.join(new)}"] * bool(new)
-    notes += [f"{entry}: left: {', '.join(left)}"] * bool(left)
+    more = f", and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
+    notes += [f"{entry}: left: {', '.join(left[:MOST_NAMED])}{more}"] * bool(left)
     return Preparation(**state.preparation), notes
+
+
+def batch_norm_of(weights: Mapping[str, Tensor]) -> str:
+    """`model.batch_norm` of a network, by the names of its weights."""
+    normalised = {name.partition(".")[0] for name in weights if name.endswith(".norm.weight")}
+    if normalised & {"loc", "conf"}:
+        return "all"
+    return "backbone" if normalised else "none"
 
 
 def conv4_3_norm_of(weights: Mapping[str, Tensor]) -> str:

@@ -159,3 +159,5 @@ def test_a_port_in_use_is_answered_in_one_line(checkpoint, capsys):
     assert capsys.readouterr().err.startswith(f"error: --port {port}: cannot be used (")
     assert script.main([str(checkpoint), "nowhere.jpg"]) == 2
     assert "nowhere.jpg: no such file" in capsys.readouterr().err
+    assert script.main([str(checkpoint), str(checkpoint.parent)]) == 2
+    assert f"{checkpoint.parent}: is no file; name a photo" in capsys.readouterr().err

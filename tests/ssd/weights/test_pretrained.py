@@ -192,9 +192,19 @@ def test_init_from_says_what_it_left(tmp_path):
     checkpoint(tmp_path / "a.pt", ["cat"], width=0.1)
     model = SSD300(2, width=0.1, batch_norm="backbone")
     _, notes = init_from(model, tmp_path / "a.pt", ["cat"])
-    assert any("left: backbone.conv1_1.conv.bias [8] (not in this model)" in note for note in notes)
+    (left,) = [note for note in notes if "left: backbone.conv1_1.conv.bias [8] (not in this model), " in note]
+    assert left.endswith(", and 16 more")  # biases of 15 convolutions of VGG16, and of 7 extra ones
+    assert len(left) < 500
     with pytest.raises(CheckpointError, match="nothing in it fits"):
         init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])
+
+
+@pytest.mark.parametrize("theirs, ours", [("none", "backbone"), ("all", "backbone"), ("backbone", "none")])
+def test_init_from_says_that_the_weights_were_normalised_otherwise(tmp_path, theirs, ours):
+    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, batch_norm=theirs)
+    _, notes = init_from(SSD300(2, width=0.1, batch_norm=ours), tmp_path / "a.pt", ["cat"])
+    (warning,) = [note for note in notes if note.startswith("warning: ")]
+    assert f"have learned with batch_norm: {theirs}, this model has {ours}; set model.batch_norm: {theirs} to use" in warning
 
 
 @pytest.mark.parametrize("theirs, ours", [("l2", "none"), ("none", "l2"), ("batch", "none")])
