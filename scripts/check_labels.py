@@ -4,7 +4,8 @@
     python scripts/check_labels.py runs/mine/checkpoints/best.pt --split val --formats voc
 
 What the network finds surely and nobody has labelled; what is labelled and not found, though objects of that class and size
-are; other classes, other boxes. The first of the list are shown in labels.html; a tenth of it is written for a labelling tool:
+are; other classes, other boxes. The first of the list are shown in labels.html; a tenth of it, at least 100, is written for a
+labelling tool:
 
     coco    coco.json: open it beside the photos; the score falls from 1, the first of the list, to 0
     voc     Annotations/NAME.xml, a file a photo
@@ -30,17 +31,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoints/best.pt of a run")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="photos of data.train (default) or data.val")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="by default labels_train or labels_val in the run's folder"
+        "--output", type=Path, metavar="FOLDER", help="by default labels_train, labels_train-2 and so on in the run's folder"
     )
+    parser.add_argument("--overwrite", action="store_true", help="write into an --output folder that is not empty")
     parser.add_argument("--formats", type=names_of(FORMATS), default=["coco"], metavar="F,...", help=", ".join(FORMATS))
     parser.add_argument("--pictures", type=whole(0), default=60, metavar="N", help="how many are shown (60)")
     options = parser.parse_args(arguments)
 
     from ssd.training.label_check import check_labels
 
-    folder, count = check_labels(options.checkpoint, options.split, options.output, options.formats, options.pictures)
+    folder, count = check_labels(
+        options.checkpoint, options.split, options.output, options.formats, options.pictures, options.overwrite
+    )
     print(f"{count} labels to look at, the likeliest first: {folder}")
-    print(f"the first of them in pictures: {folder / 'labels.html'}")
+    if options.pictures:
+        print(f"the first of them in pictures: {folder / 'labels.html'}")
     return 0
 
 

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     predictor = Predictor.from_checkpoint(
         options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles
     )
-    output = output_folder(options.output, options.overwrite)
+    output = output_folder(options.output, options.overwrite, Path("runs/detect"))
     with Results(output, options.formats, predictor.classes) as results, sigterm_as_interrupt():
         job = Job(predictor, results, output, options.batch_size, options.frames, not options.no_pictures)
         try:

@@ -4,8 +4,9 @@
     python scripts/fit_dboxes.py configs/mine.yaml data.fraction=0.1
 
 Prints how many of the objects the configuration's DBoxes cover, and how many those with the sizes and ratios that were found,
-by class and by size; then the lines to put into the configuration. The number of DBoxes stays the same, so that pretrained
-heads keep their shape; but what these have learned is relative to their own DBoxes: a gain of a few points is not worth it.
+by class and by size; then the lines to put into the configuration, which name voc or coco where no others cover more. The
+number of DBoxes stays the same, so that pretrained heads keep their shape; but what these have learned is relative to their own
+DBoxes: a gain of a few points is not worth it.
 """
 
 import sys

@@ -26,13 +26,14 @@ MOST_THREADS = 4  # that read, and as many that write
 READ_AHEAD = 4  # photos: of 12 megapixels, 150 MB
 
 
-def output_folder(wanted: Path | None, overwrite: bool) -> Path:
-    """The folder to write to, made; never one with other results in it, unless it is to be overwritten."""
-    folder = wanted or Path("runs/detect")
+def output_folder(wanted: Path | None, overwrite: bool, usual: Path) -> Path:
+    """The folder to write to, made: the one that is wanted or the usual one, with a number behind it where that is taken; never
+    one with anything else in it, unless it is to be overwritten."""
+    folder = wanted or usual
     number = 1
     while wanted is None and folder.exists():
         number += 1
-        folder = Path(f"runs/detect-{number}")
+        folder = usual.with_name(f"{usual.name}-{number}")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {printable(folder)}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:

@@ -27,7 +27,7 @@ PICTURE = 300  # pixels a side, at most
 
 
 def kinds_table(errors: Errors, score_thresh: float) -> str:
-    """What each kind of error costs, the dearest first."""
+    """What each kind of error costs, the most costly first."""
     counts, largest = errors.counts(score_thresh), max(np.nan_to_num([*errors.costs.values()]).max(), 1e-9)
     rows = "".join(
         f"<tr><td>{kind}<td>{cost:.3f}<td class=bar>{bar(cost / largest)}<td>{counts[kind]:,}<td class=text>{MEANINGS[kind]}"

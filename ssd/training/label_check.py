@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from ssd.config_file import parse_config
+from ssd.deploy.detection import output_folder
 from ssd.evaluation.failures import faults_pictures
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import page
 from ssd.preparation import Preparation
-from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
-from ssd.system.images import printable
 from ssd.system.stop import StopRequest
 from ssd.training.build import place
 from ssd.training.datasets import load_part, plain_samples
@@ -23,7 +22,12 @@ from ssd.weights.pretrained import network_of
 
 
 def check_labels(
-    checkpoint: Path, part: Literal["train", "val"], output: Path | None, formats: Collection[str], num_pictured: int
+    checkpoint: Path,
+    part: Literal["train", "val"],
+    output: Path | None,
+    formats: Collection[str],
+    num_pictured: int,
+    overwrite: bool = False,
 ) -> tuple[Path, int]:
     """Looks for faults in the labels that a checkpoint's run was trained or evaluated on.
 
@@ -33,17 +37,16 @@ def check_labels(
         output: folder to write to; by default labels_train or labels_val in that of the run.
         formats: of the files for labelling tools.
         num_pictured: faults on the page.
+        overwrite: write into a folder that is not empty.
 
     Returns:
         The folder, and how many faults are in the files.
 
     Raises:
-        UsageError: `output` is a file.
+        UsageError: `output` is a file, or not empty.
         CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.
         Stopped: on request.
     """
-    if output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"--output {printable(output)}: is a file; name a folder")
     state = load_checkpoint(checkpoint)
     if not state.config.get("data", {}).get(part):
         raise CheckpointError(f"{checkpoint}: names no photos, being weights alone; take checkpoints/best.pt of their run")
@@ -52,11 +55,11 @@ def check_labels(
     stop = StopRequest()
     stop.listen()
     with open_run(config, stop) as run:
+        folder = output_folder(output, overwrite, run.folder / f"labels_{part}")
         samples = plain_samples(run, load_part(run, part), preparation)
         place(run, model, None)
         evaluation = evaluate_photos(run, samples, preparation, model)
     photos = samples.photos
-    folder = output or run.folder / f"labels_{part}"
     faults = label_faults(evaluation.errors, len(evaluation.classes))
     names = photos.names()
     count = write_faults(folder, formats, evaluation, faults, names, photos.sizes)

@@ -83,7 +83,11 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(trained, shapes_root
     assert all((folder / "Annotations" / name).with_suffix(".xml").is_file() for name in names)
 
 
-def test_a_file_in_the_place_of_the_folder_is_told_at_once(tmp_path, capsys):
+def test_nothing_that_is_there_is_overwritten_by_surprise(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ssd.training.label_check.evaluate_photos", None)  # it is told before that
     (tmp_path / "file").touch()
-    assert main([str(tmp_path / "any.pt"), "--output", str(tmp_path / "file")]) == 2
+    assert main([str(trained), "--output", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err == f"error: --output {tmp_path / 'file'}: is a file; name a folder\n"
+    (tmp_path / "set/Annotations").mkdir(parents=True)
+    assert main([str(trained), "--output", str(tmp_path / "set"), "--formats", "voc"]) == 2
+    assert f"{tmp_path / 'set'}: is not empty; choose another --output, or --overwrite" in capsys.readouterr().err
