@@ -24,7 +24,7 @@ from werkzeug.wrappers import Request, Response
 
 from ssd.deploy.predictor import Predictor
 from ssd.evaluation.pictures import class_colour
-from ssd.system.images import MAX_PIXELS, ImageError, decode
+from ssd.system.images import MAX_PIXELS, ImageError, decode, printable
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
 
@@ -116,7 +116,10 @@ class Demo:
     def first_photo(self, request: Request) -> Response:
         if self.photo is None:
             raise NotFound("the command was given no photo")
-        return Response(self.photo.read_bytes(), content_type="application/octet-stream")
+        try:
+            return Response(self.photo.read_bytes(), content_type="application/octet-stream")
+        except OSError as error:  # it was there when the command started
+            raise NotFound(f"{printable(self.photo)}: {error.strerror}") from None
 
     def detect(self, request: Request) -> Response:
         """The objects in the photo that was sent: the bytes of its file, and nothing around them."""

@@ -117,6 +117,11 @@ def test_browsers_leave_port_80_out(predictor, photo):
     assert Client(application).get("/", base_url="http://elsewhere.example").status_code == 400
 
 
+def test_a_photo_that_is_gone_is_answered_in_one_line(predictor, tmp_path):
+    response = Client(demo.Demo(predictor, 0.5, tmp_path / "a.jpg", 8000)).get("/photo", base_url=ADDRESS)
+    assert (response.status_code, response.text) == (404, f"{tmp_path / 'a.jpg'}: No such file or directory\n")
+
+
 def test_names_of_classes_cannot_end_the_script(predictor):
     names = ["</script><b>", *predictor.classes[1:]]
     odd = Predictor(predictor.model, names, predictor.preparation, predictor.device, predictor.dtype, predictor.limits)
