@@ -197,7 +197,7 @@ def test_nothing_to_look_at_costs_the_figure(tmp_path, shapes_root, capsys):
     assert train.main(["--config", str(config), "--eval-only", "--resume", checkpoint, nowhere]) == 0
     shown = capsys.readouterr()
     assert shown.out.splitlines()[-1] == figure
-    assert [line.split(":")[0] for line in shown.err.splitlines()] == ["warning"] * 2
+    assert [line.split(":")[0] for line in shown.err.splitlines()] == ["warning"] * 3
 
 
 def test_a_photo_of_two_rows_is_pictured(tmp_path, shapes_root, capsys):
