@@ -11,7 +11,7 @@ from PIL import Image
 from data.annotation import Damaged, DataError, PhotoSize, Unreachable
 from ssd.system.images import MAX_PIXELS, ImageError, decode, read_bytes
 
-Image.MAX_IMAGE_PIXELS = None  # the limit above answers, in our words
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112  # the EXIF tag
 REMEDY = "replace it, or take it out of the split"

@@ -2,8 +2,8 @@
 
 Every annotation and photo is read, and all faults are listed. Without any: objects of each class, their sizes, and how well
 the default boxes cover them. An object that no DBox overlaps by `loss.jaccard_thresh` is trained on by a single DBox only;
-where many are like that, other sizes (`model.dboxes: coco`, or those that
-`scripts/fit_dboxes.py` finds) or tiles (`data.tiles`) help more than longer training.
+where many are like that, other sizes (`model.dboxes: coco`, or those that `scripts/fit_dboxes.py` finds) or tiles
+(`data.tiles`) help more than longer training.
 """
 
 import sys
@@ -11,8 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_file import load_config
-from ssd.system.arguments import Parser
+from ssd.system.arguments import config_named
 from ssd.system.command import command
 from ssd.system.errors import UserError
 from ssd.system.stop import StopRequest
@@ -20,11 +19,7 @@ from ssd.system.stop import StopRequest
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
-    options = parser.parse_intermixed_args(arguments)
-    config = load_config(options.config, options.overrides)
+    config = config_named(__doc__, arguments)
     stop = StopRequest()
     stop.listen()
 

@@ -14,19 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_file import load_config
-from ssd.system.arguments import Parser
+from ssd.system.arguments import config_named
 from ssd.system.command import command
 from ssd.system.stop import StopRequest
 
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
-    options = parser.parse_intermixed_args(arguments)
-    config = load_config(options.config, options.overrides)
+    config = config_named(__doc__, arguments)
     stop = StopRequest()
     stop.listen()
 

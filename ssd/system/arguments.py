@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable, Collection
 from typing import NoReturn, TypeVar
 
+from ssd.config import Config
+
 T = TypeVar("T")
 
 
@@ -15,6 +17,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see --help\n")
+
+
+def config_named(description: str | None, arguments: list[str] | None) -> Config:
+    """The configuration that a command is given, with the entries that are changed behind it, where it takes nothing else.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    from ssd.config_file import load_config  # which most commands do without
+
+    parser = Parser(description)
+    parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
+    options = parser.parse_intermixed_args(arguments)
+    return load_config(options.config, options.overrides)
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -94,13 +94,12 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     chosen = choose_start(wish, len(train), measured)
     choices = {**found, **run_choices(chosen, wish.device, len(train), len(val), shares)}
     dboxes, why = choices["model.dboxes"]
-    spec = DBOX_SPECS.get(dboxes)
-    if fitted and dboxes == FITTED:
-        spec, choices["model.dboxes"] = spec_of(fitted), Choice(fitted.to_plain(), why)
-    assert spec
+    taken = fitted if fitted and dboxes == FITTED else dboxes
+    if isinstance(taken, Sizes):
+        choices["model.dboxes"] = Choice(taken.to_plain(), why)
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     said = dict.fromkeys(note for part in loaded for note in part.notes)
-    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, spec))]
+    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, spec_of(taken)))]
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
@@ -183,12 +182,12 @@ def tiles_note(photos: Photos, spec: DBoxSpec) -> list[str]:
     is_small = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) < smallest**2
     is_large = np.repeat((photos.sizes > size).any(axis=1), np.diff(photos.starts))
     share = float((is_small & is_large).mean())
-    told = (
+    if share < MANY_SMALL:
+        return []
+    return [
         f"{share:.0%} of the objects are smaller than the smallest DBox ({smallest:g} of {spec.image_size} pixels), in photos "
-    )
-    return (
-        [f"{told}of more than {size}; data.tiles would show them larger, see docs/own_data.md"] if share >= MANY_SMALL else []
-    )
+        f"of more than {size}; data.tiles would show them larger, see docs/own_data.md"
+    ]
 
 
 def cache_choice(photos: Photos) -> dict[str, Choice]:

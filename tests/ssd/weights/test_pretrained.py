@@ -199,21 +199,19 @@ def test_init_from_says_what_it_left(tmp_path):
         init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])
 
 
-@pytest.mark.parametrize("theirs, ours", [("none", "backbone"), ("all", "backbone"), ("backbone", "none")])
-def test_init_from_says_that_the_weights_were_normalised_otherwise(tmp_path, theirs, ours):
-    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, batch_norm=theirs)
-    _, notes = init_from(SSD300(2, width=0.1, batch_norm=ours), tmp_path / "a.pt", ["cat"])
+@pytest.mark.parametrize(
+    "entry, theirs, ours",
+    [
+        ("batch_norm", "none", "backbone"), ("batch_norm", "all", "backbone"), ("batch_norm", "backbone", "none"),
+        ("conv4_3_norm", "l2", "none"), ("conv4_3_norm", "none", "l2"), ("conv4_3_norm", "batch", "none"),
+    ],
+)  # fmt: skip
+def test_init_from_says_that_the_weights_were_normalised_otherwise(tmp_path, entry, theirs, ours):
+    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, **{entry: theirs})
+    _, notes = init_from(SSD300(2, width=0.1, **{entry: ours}), tmp_path / "a.pt", ["cat"])
     (warning,) = [note for note in notes if note.startswith("warning: ")]
-    assert f"have learned with batch_norm: {theirs}, this model has {ours}; set model.batch_norm: {theirs} to use" in warning
-
-
-@pytest.mark.parametrize("theirs, ours", [("l2", "none"), ("none", "l2"), ("batch", "none")])
-def test_init_from_says_that_conv4_3_was_scaled_otherwise(tmp_path, theirs, ours):
-    checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, conv4_3_norm=theirs)
-    _, notes = init_from(SSD300(2, width=0.1, conv4_3_norm=ours), tmp_path / "a.pt", ["cat"])
-    (warning,) = [note for note in notes if note.startswith("warning: ")]
-    assert f"have learned with conv4_3_norm: {theirs}, this model has {ours}; set model.conv4_3_norm: {theirs}" in warning
-    _, notes = init_from(SSD300(2, width=0.1, conv4_3_norm=theirs), tmp_path / "a.pt", ["cat"])
+    assert f"have learned with {entry}: {theirs}, this model has {ours}; set model.{entry}: {theirs} to use" in warning
+    _, notes = init_from(SSD300(2, width=0.1, **{entry: theirs}), tmp_path / "a.pt", ["cat"])
     assert len(notes) == 1  # all of it fits
 
 
