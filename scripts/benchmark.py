@@ -4,8 +4,10 @@
     python scripts/benchmark.py --device cuda --only step,train --batch-size 32,128,256 --compile
 
 The variants of a case run in one process, in alternation; each figure is the median over the rounds. What counts is the ratio,
-which a busy machine changes far less than the times. torchvision runs with the default memory allocator, ours and the floor
-with one that keeps freed memory, as `train.py` sets it; with --same-allocator torchvision uses it too.
+which a busy machine changes far less than the times. torchvision runs in float32 and in the precision that suits the machine,
+in both memory formats: its fastest counts. It has the default memory allocator, ours and the floor one that keeps freed memory,
+as `train.py` sets it; with --same-allocator torchvision uses that too. The first line names what this processor has for fast
+products: figures of different processors do not compare.
 """
 
 import argparse
@@ -19,7 +21,10 @@ from ssd.config_file import load_config
 from ssd.system.arguments import Parser, names_of, several, whole
 from ssd.system.command import command
 
-BATCH_SIZES = {"data": 32, "step": 8, "loss": 32, "detect": 8, "eval": 1, "train": 8, "start": 1}  # of each case
+# Of each case.
+BATCH_SIZES = {
+    "data": [32], "step": [8], "loss": [32], "predict": [1, 16], "detect": [8], "eval": [1], "train": [8], "start": [1],
+}  # fmt: skip
 
 
 @command()
@@ -31,12 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     from scripts.benchmarks.cases import CASES, make_setting
     from scripts.benchmarks.measuring import Row, show
+    from ssd.system.device import processor_features
 
     setting = make_setting(config, options)
-    print(f"torch {torch.__version__}, {setting.device}, {setting.dtype}, {torch.get_num_threads()} threads", flush=True)
+    where = f"{setting.device} ({', '.join(processor_features())})"
+    print(f"torch {torch.__version__}, {where}, {setting.dtype}, {torch.get_num_threads()} threads", flush=True)
     measured: list[Row] = []
     for name in options.only:
-        for batch_size in options.batch_size or [BATCH_SIZES[name]]:
+        for batch_size in options.batch_size or BATCH_SIZES[name]:
             new = CASES[name](setting, batch_size)
             show(new)
             measured += new

@@ -41,8 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     inputs = find_inputs(options.inputs)
     predictor = Predictor.from_checkpoint(
-        options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles
-    )
+        options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles,
+        compile=options.compile,
+    )  # fmt: skip
     output = output_folder(options.output, options.overwrite, Path("runs/detect"))
     with Results(output, options.formats, predictor.classes) as results, sigterm_as_interrupt():
         job = Job(predictor, results, output, options.batch_size, options.frames, not options.no_pictures)
@@ -78,6 +79,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--batch-size", type=whole(1), default=16, metavar="N", help="photos or tiles that go through the network at once (16)"
     )
+    parser.add_argument("--compile", action="store_true", help="fuse the network's layers first, which takes some seconds")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_args(arguments)
 

@@ -25,8 +25,6 @@ cost. mAP before and after is printed and stands in the file's metadata; a file 
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +38,7 @@ from ssd.system.arguments import Parser, fraction, whole
 from ssd.system.command import command
 from ssd.system.errors import Failure, UsageError
 from ssd.system.files import naming
+from ssd.system.machine import has_cpp_compiler
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -182,7 +181,7 @@ def check_usage(options: argparse.Namespace, output: Path) -> None:
         raise UsageError("--device is for torch and aoti files; an ONNX file runs on any device, and so do weights")
     if options.format == "weights" and output.resolve() == options.checkpoint.resolve():
         raise UsageError(f"--output {output}: is the checkpoint itself, which a resume needs; name another file")
-    if options.format == "aoti" and not shutil.which(os.environ.get("CXX", "g++")):
+    if options.format == "aoti" and not has_cpp_compiler():
         raise UsageError("--format aoti needs a C++ compiler; install g++, or name another one in CXX")
 
 

@@ -12,6 +12,7 @@ from scripts.benchmarks.detection import bench_detect
 from scripts.benchmarks.loss import bench_loss
 from scripts.benchmarks.measuring import Row, Setting
 from scripts.benchmarks.metric import bench_eval
+from scripts.benchmarks.predict import bench_predict
 from scripts.benchmarks.step import bench_step
 from ssd.config import Config
 from ssd.system.device import choose_device, choose_precision
@@ -20,6 +21,7 @@ CASES: dict[str, Callable[[Setting, int], list[Row]]] = {
     "data": bench_data,
     "step": bench_step,
     "loss": bench_loss,
+    "predict": bench_predict,
     "detect": bench_detect,
     "eval": bench_eval,
     "train": bench_train,

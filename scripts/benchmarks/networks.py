@@ -1,19 +1,60 @@
 """The two networks that are compared, as they are built, and what torchvision's takes."""
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
+from scripts.benchmarks.measuring import PEER
 from ssd.batch import Batch
 from ssd.model import SSD300
 
 NUM_CLASSES = 20
 
 
+class Variant(NamedTuple):
+    """A way to run torchvision's network."""
+
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+
+    @property
+    def name(self) -> str:
+        words = [str(part).removeprefix("torch.").removesuffix("_format") for part in self]
+        return f"{PEER}, {', '.join(words)}"
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def peer_variants(dtype: torch.dtype) -> list[Variant]:
+    """float32 and the precision that suits the machine, which may be the same, in both memory formats; torchvision's defaults
+    first."""
+    precisions = dict.fromkeys((torch.float32, dtype))
+    return [Variant(precision, form) for precision in precisions for form in (torch.contiguous_format, torch.channels_last)]
+
+
 def our_network() -> SSD300:
     return SSD300(NUM_CLASSES + 1)
+
+
+def conv_inputs(model: SSD300) -> list[tuple[nn.Conv2d, torch.Size]]:
+    """Every convolution of a network in float32 or any other precision, and the shape `[C, H, W]` of its input."""
+    inputs: list[tuple[nn.Conv2d, torch.Size]] = []
+    handles = [
+        module.register_forward_pre_hook(lambda conv, args: inputs.append((conv, args[0].shape[1:])))  # pyright: ignore[reportArgumentType]
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    dtype = next(model.parameters()).dtype
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        model(torch.zeros(1, 3, 300, 300))
+    for handle in handles:
+        handle.remove()
+    return inputs
 
 
 def torchvision_network() -> SSD:

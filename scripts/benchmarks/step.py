@@ -3,10 +3,16 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
-from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, real_batch, rows
-from scripts.benchmarks.networks import our_network, torchvision_network, torchvision_targets
+from scripts.benchmarks.measuring import OURS, Row, Runs, Setting, measure, real_batch, rows
+from scripts.benchmarks.networks import (
+    Variant,
+    conv_inputs,
+    our_network,
+    peer_variants,
+    torchvision_network,
+    torchvision_targets,
+)
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
 from ssd.preparation import IMAGENET, prepare
@@ -15,7 +21,8 @@ from ssd.training.optimizer import make_optimizer
 
 
 def bench_step(setting: Setting, batch_size: int) -> list[Row]:
-    """Forward, loss, backward, optimiser; floor: the convolutions alone, forward and backward, in the same memory format."""
+    """Forward, loss, backward, optimiser; floor: the convolutions alone, forward and backward, in the same memory format.
+    torchvision's step in each precision and memory format."""
     device, dtype = setting.device, setting.dtype
     memory_format = choose_training_format(device, dtype, our_network().width)
     batch = real_batch(setting.photos, batch_size)
@@ -23,9 +30,8 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     runs[OURS] = our_step(setting, batch, memory_format, compiled=False)
     if setting.compiled:
         runs["ours, compiled"] = our_step(setting, batch, memory_format, compiled=True)
-    runs[f"{PEER} by default (float32)"] = torchvision_step(setting, batch, torch.float32, channels_last=False)
-    short = str(dtype).removeprefix("torch.")
-    runs[f"{PEER} at its best ({short}, channels_last)"] = torchvision_step(setting, batch, dtype, channels_last=True)
+    for variant in peer_variants(dtype):
+        runs[variant.name] = torchvision_step(setting, batch, variant)
     if setting.profiled:
         profile(runs[OURS], device)
     seconds = measure(runs, setting)
@@ -57,16 +63,15 @@ def our_step(setting: Setting, batch: Batch, memory_format: torch.memory_format,
     return step
 
 
-def torchvision_step(setting: Setting, batch: Batch, dtype: torch.dtype, channels_last: bool) -> Callable[[], None]:
+def torchvision_step(setting: Setting, batch: Batch, variant: Variant) -> Callable[[], None]:
     model = torchvision_network().to(setting.device).train()
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model.to(memory_format=memory_format)
+    model.to(memory_format=variant.memory_format)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     images = list(batch.images.permute(0, 3, 1, 2).float().div(255).to(setting.device))
     targets = torchvision_targets(batch, setting.device)
 
     def step() -> None:
-        with torch.autocast(setting.device.type, dtype, enabled=dtype != torch.float32):
+        with variant.autocast(setting.device):
             losses = model(images, targets)
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
@@ -79,17 +84,10 @@ def convolutions(
     device: torch.device, dtype: torch.dtype, batch_size: int, memory_format: torch.memory_format
 ) -> Callable[[], None]:
     """Every convolution of SSD300 on an input of its shape, forward and backward, with nothing between them."""
-    model = our_network()
-    inputs: list[tuple[nn.Conv2d, Tensor]] = []
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(lambda conv, args: inputs.append((conv, args[0])))  # pyright: ignore[reportArgumentType]
-    with torch.no_grad():
-        model(torch.zeros(1, 3, 300, 300))
     layers = []
-    for place, (conv, example) in enumerate(inputs):
+    for place, (conv, shape) in enumerate(conv_inputs(our_network())):
         conv = conv.to(device, dtype).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-        x = torch.randn(batch_size, *example.shape[1:], device=device, dtype=dtype)
+        x = torch.randn(batch_size, *shape, device=device, dtype=dtype)
         # The first layer's input is the photo, which needs no gradient.
         layers.append((conv, x.to(memory_format=memory_format).requires_grad_(place > 0)))
     gradients = [torch.randn_like(conv(x)) for conv, x in layers]

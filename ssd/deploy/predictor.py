@@ -17,7 +17,7 @@ from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.evaluation.merge import merge
 from ssd.model import SSD300
 from ssd.preparation import Preparation, Tiles, fit, tile_windows
-from ssd.system.device import choose_device, choose_precision
+from ssd.system.device import choose_device, choose_precision, require_compiler
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo
 from ssd.vgg import ConvBlock
 from ssd.weights.checkpoint import TrainState, load_checkpoint
@@ -46,6 +46,11 @@ class Predictor:
         dtype: of its activations.
         limits: thresholds of the detections.
         tiles: that photos are cut into where a side is longer than one; None: they are seen as a whole alone.
+        compile: run the network through torch.compile, which takes some seconds at the first batch and again at the first
+            single photo. Batches of other sizes are filled up.
+
+    Raises:
+        ConfigError: `compile` on a processor without a C++ compiler.
     """
 
     def __init__(
@@ -57,8 +62,11 @@ class Predictor:
         dtype: torch.dtype,
         limits: Thresholds,
         tiles: Tiles | None = None,
+        compile: bool = False,
     ) -> None:
         self.model = for_inference(model.eval().to(device), dtype)
+        self.network = compiled(self.model, device) if compile else self.model
+        self.is_compiled = compile
         self.classes = tuple(classes)
         self.preparation = preparation
         self.device = device
@@ -76,6 +84,7 @@ class Predictor:
         nms_thresh: float = 0.45,
         top_k: int = 200,
         tiles: Literal["trained", "none"] | int | Tiles = "trained",
+        compile: bool = False,
     ) -> Self:
         """A predictor with the weights, classes and image preparation of a checkpoint.
 
@@ -87,17 +96,18 @@ class Predictor:
             nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
             top_k: most detections in a photo.
             tiles: that photos are cut into where a side is longer than one: those of training, none, or their size in pixels.
+            compile: run the network through torch.compile, as above.
 
         Raises:
             CheckpointError: the file is missing, damaged, or no checkpoint of this application.
-            ConfigError: this machine does not have the device or the precision.
+            ConfigError: this machine does not have the device, the precision, or a compiler.
         """
         state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(Path(checkpoint))
         where = choose_device(device)
         dtype = choose_precision(precision, where)
         limits = Thresholds(score_thresh, nms_thresh, top_k)
         chosen = choose_tiles(tiles, state)
-        return cls(network_of(state), state.classes, Preparation(**state.preparation), where, dtype, limits, chosen)
+        return cls(network_of(state), state.classes, Preparation(**state.preparation), where, dtype, limits, chosen, compile)
 
     def __call__(self, images: Photo | Sequence[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
         """Detections in photos of any sizes.
@@ -139,7 +149,10 @@ class Predictor:
         for start in range(0, len(parts), batch_size):
             batch = parts[start : start + batch_size]
             images = np.stack([fit(image[y1:y2, x1:x2], self.preparation.size) for image, (x1, y1, x2, y2) in batch])
-            found += predict(self.model, torch.from_numpy(images), self.preparation, self.device, self.dtype, self.limits)
+            if self.is_compiled and 1 < len(batch) < batch_size:  # each size of batch would be compiled anew
+                images = np.pad(images, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            tensor = torch.from_numpy(images)
+            found += predict(self.network, tensor, self.preparation, self.device, self.dtype, self.limits)[: len(batch)]
         ends = np.cumsum([len(own) for own in windows])
         return [self._merged(found[end - len(own) : end], own) for own, end in zip(windows, ends.tolist(), strict=True)]
 
@@ -192,6 +205,17 @@ def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
         if isinstance(conv, nn.Conv2d):
             conv.to(dtype)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def compiled(network: SSD300, device: torch.device) -> nn.Module:
+    """A network whose layers are fused by torch.compile, for one size of batch at a time.
+
+    Raises:
+        ConfigError: the device is a processor, and there is no C++ compiler.
+    """
+    require_compiler("compile", device)
+    # "freezing" makes constants of the weights, laid out as the layers want them.
+    return torch.compile(network, dynamic=False, options={"freezing": True})  # pyright: ignore[reportReturnType]
 
 
 def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:

@@ -8,6 +8,7 @@ import sys
 import torch
 
 from ssd.config import DEVICE_PATTERN, DEVICES, ConfigError
+from ssd.system.machine import has_cpp_compiler
 
 WIDE = 0.4  # least width of a network that counts as wide
 
@@ -80,6 +81,17 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def processor_features() -> list[str]:
+    """What decides how fast this machine's processor multiplies: its widest vectors, and instructions for products of bfloat16
+    and of 8 bits."""
+    questions = {
+        "AMX": torch.cpu._is_amx_tile_supported,
+        "AVX512-BF16": torch.cpu._is_avx512_bf16_supported,
+        "VNNI": torch.cpu._is_vnni_supported,
+    }
+    return [torch.backends.cpu.get_cpu_capability(), *(name for name, is_there in questions.items() if is_there())]
+
+
 def choose_training_format(device: torch.device, dtype: torch.dtype, width: float) -> torch.memory_format:
     """The memory format of weights and activations in training: channels_last, but contiguous for a wide network in float32 on
     a processor whose vectors end at AVX2. Inference is in channels_last everywhere.
@@ -97,6 +109,20 @@ def choose_training_format(device: torch.device, dtype: torch.dtype, width: floa
     # On one core, float32, AVX2, batch 8: 0.88 at width 0.5, 1.05 at width 0.35; the same at about 0.4.
     is_avx2 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     return torch.contiguous_format if is_avx2 and dtype == torch.float32 and width >= WIDE else torch.channels_last
+
+
+def require_compiler(entry: str, device: torch.device) -> None:
+    """Looks for what torch.compile needs on a processor.
+
+    Args:
+        entry: that asks for it, for the message.
+        device: of the network.
+
+    Raises:
+        ConfigError: there is no C++ compiler.
+    """
+    if device.type == "cpu" and not has_cpp_compiler():
+        raise ConfigError(f"{entry}: needs a C++ compiler; install g++, or name another one in CXX")
 
 
 def keep_freed_memory(keep: bool = True) -> None:

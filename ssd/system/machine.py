@@ -1,6 +1,8 @@
 """What the machine has to give, asked so that every system can answer."""
 
 import os
+import shutil
+import sys
 
 import psutil
 
@@ -11,6 +13,11 @@ def num_cores() -> int:
     if hasattr(process, "cpu_affinity"):  # not on macOS
         return len(process.cpu_affinity() or ()) or 1
     return os.cpu_count() or 1
+
+
+def has_cpp_compiler() -> bool:
+    """Whether there is the C++ compiler that torch.compile uses for a processor: what CXX names, or the system's usual one."""
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
 
 
 def memory_in_use() -> int:

@@ -3,6 +3,7 @@ import subprocess
 from functools import partial
 
 import pytest
+import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from scripts import benchmark
@@ -31,15 +32,32 @@ def command(monkeypatch, shapes_root, tmp_path):
     return run
 
 
-def test_every_case_measures_ours_against_the_others(command, capsys):
-    measured = command("--only", "data,step,loss,detect", "--batch-size", "2")
+@pytest.mark.parametrize("precision, ways", [(torch.float32, 2), (torch.bfloat16, 4)])
+def test_every_case_measures_ours_against_the_others(command, precision, ways, monkeypatch, capsys):
+    monkeypatch.setattr(cases, "choose_precision", lambda *_: precision)
+    measured = command("--only", "data,step,loss,predict,detect", "--batch-size", "2")
     variants: dict[str, list[str]] = {}
     for row in measured:
         variants.setdefault(row["case"].split(",")[0], []).append(row["variant"])
         assert row["rate"] * row["seconds"] == pytest.approx(16 if row["case"] == "data" else 2)
         assert row["ratio"] == pytest.approx(row["seconds"] / ours(measured, row["case"]))
-    assert {case: len(names) for case, names in variants.items()} == {"data": 3, "step": 4, "loss": 3, "detect": 4}
-    assert "torchvision" in capsys.readouterr().out
+    counts = {"data": 3, "step": 2 + ways, "loss": 3, "predict": 3 + ways + (precision != torch.float32), "detect": 4}
+    assert {case: len(names) for case, names in variants.items()} == counts
+    for case in ("step", "predict"):
+        assert sum("torchvision" in name for name in variants[case]) == ways
+        assert best(measured, case) == min(seconds_of(measured, case, "torchvision").values())
+    first = capsys.readouterr().out.splitlines()[0]
+    assert torch.backends.cpu.get_cpu_capability() in first
+
+
+def seconds_of(measured: list[dict], case: str, start: str) -> dict[str, float]:
+    rows = [row for row in measured if row["case"].startswith(case) and row["variant"].startswith(start)]
+    return {row["variant"]: row["seconds"] for row in rows}
+
+
+def best(measured: list[dict], case: str) -> float:
+    (seconds,) = (value for name, value in seconds_of(measured, case, "torchvision").items() if name.endswith("its best"))
+    return seconds
 
 
 def ours(measured: list[dict], case: str) -> float:

@@ -6,12 +6,13 @@ from PIL import Image
 
 from data.loader import Samples
 from data.photos import load_photos
-from ssd.config import SourceConfig
-from ssd.deploy.predictor import Predictor, for_inference, to_pixels
+from ssd.config import ConfigError, SourceConfig
+from ssd.deploy.predictor import Detections, Predictor, for_inference, to_pixels
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.model import SSD300
 from ssd.preparation import Preparation
 from ssd.system.images import ImageError, read_photo
+from ssd.system.machine import has_cpp_compiler
 from ssd.weights.checkpoint import load_checkpoint
 
 
@@ -41,10 +42,7 @@ def test_every_kind_of_photo_gives_the_same(predictor, paths):
     found["alone"] = [predictor(path)[0] for path in paths]
     assert sum(len(entry.labels) for entry in found["path"]) > 5
     for entries in found.values():
-        for entry, expected in zip(entries, found["path"], strict=True):
-            assert entry.names == expected.names
-            np.testing.assert_allclose(entry.boxes, expected.boxes, atol=0.01)
-            np.testing.assert_allclose(entry.scores, expected.scores, atol=1e-5)
+        assert_alike(entries, found["path"])
 
 
 def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_root):
@@ -147,3 +145,32 @@ def test_large_photos_go_through_the_network_before_they_fill_the_memory(predict
     assert predictor.fills([large, large], 16)
     assert not predictor.fills([large[:300, :300]] * 15, 16)
     assert predictor.fills([large[:300, :300]] * 16, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler here")
+def test_a_compiled_network_finds_the_same(checkpoint, predictor, paths):
+    fused = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35, compile=True)
+    assert_alike(fused(paths, batch_size=3), predictor(paths))
+
+
+def test_a_compiled_network_sees_two_sizes_of_batch(checkpoint, predictor, paths, monkeypatch):
+    sizes: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda network, **_: lambda images: sizes.append(len(images)) or network(images))
+    fused = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35, compile=True)
+    for photos in (paths, paths[:2], paths[:1]):
+        assert_alike(fused(photos, batch_size=3), predictor(photos))
+    assert sizes == [3, 3, 3, 1]  # each size would be compiled by itself
+
+
+def assert_alike(found: list[Detections], expected: list[Detections]) -> None:
+    for entry, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(entry.boxes, wanted.boxes, atol=0.01)
+        np.testing.assert_allclose(entry.scores, wanted.scores, atol=1e-5)
+        assert entry.names == wanted.names
+
+
+def test_a_compiled_network_needs_a_compiler(checkpoint, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="compile: needs a C\\+\\+ compiler; install g\\+\\+, or name another one in CXX"):
+        Predictor.from_checkpoint(checkpoint, "cpu", compile=True)
