@@ -22,6 +22,8 @@ STALL = 30.0  # seconds without a byte, after which a connection is given up
 ATTEMPTS = 5  # in a row without progress, over all addresses
 PAUSE = 2.0  # seconds before another attempt, twice as long each time
 
+NETWORK_ERRORS = (URLError, http.client.HTTPException, TimeoutError, ConnectionError)
+
 
 class DownloadError(Failure):
     """A file cannot be downloaded; the message gives the address and the reason."""
@@ -75,8 +77,8 @@ def fetch(
         try:
             is_whole = _transfer(url, part, stall, space)
             reason = "the connection was closed early"
-        except (URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            is_whole, reason = False, str(getattr(error, "reason", None) or error or type(error).__name__)
+        except NETWORK_ERRORS as error:
+            is_whole, reason = False, _reason(error)
         if is_whole and digest.fits(part):
             os.replace(part, path)
             return path
@@ -89,6 +91,33 @@ def fetch(
             print(f"{reasons[-1]}; trying again", file=sys.stderr)
             time.sleep(PAUSE * 2**failures if failures else 0)
     raise DownloadError(reasons[-1])
+
+
+def ask(url: str, *, attempts: int, stall: float) -> None:
+    """Asks a server about a file, without taking it: whether there is a network.
+
+    Args:
+        url: of the file.
+        attempts: how many may fail.
+        stall: seconds without an answer, after which an attempt has failed.
+
+    Raises:
+        DownloadError: no server answers.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            with urlopen(Request(url, method="HEAD"), timeout=stall):
+                return
+        except HTTPError:  # an answer, too: servers may refuse to be asked
+            return
+        except NETWORK_ERRORS as error:
+            if attempt == attempts:
+                raise DownloadError(f"{url}: {_reason(error)}") from None
+            time.sleep(PAUSE)
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "reason", None) or error or type(error).__name__)
 
 
 def _size(path: Path) -> int:

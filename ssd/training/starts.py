@@ -75,9 +75,16 @@ def choose_start(wish: Wish, num_photos: int, measured: Measured) -> Start:
 
 def _whole_network(wish: Wish, num_photos: int, measured: Measured, notes: list[str]) -> Start | Obstacle:
     """A start with the whole network, or what stands against it."""
-    candidates = [recipe for recipe in (COCO, IMAGENET) if _is_there(recipe) or (recipe is COCO and wish.download)]
+    candidates = [recipe for recipe in (COCO, IMAGENET) if _is_there(recipe)]
+    if wish.download and COCO not in candidates:
+        reason = _missing(COCO, sources.asked)  # before the whole network is timed, which may take minutes
+        if reason is None:
+            candidates.insert(0, COCO)
+        else:
+            notes.append(f"note: {reason}")
     if not candidates:
-        return Obstacle(f"COCO weights are not in {sources.hub_file(sources.torchvision_url('coco')).parent}")
+        folder = sources.hub_file(sources.torchvision_url("coco")).parent
+        return Obstacle("COCO weights cannot be had" if wish.download else f"COCO weights are not in {folder}")
     try:
         costs = measured(COCO)  # as long as with any weights
     except RuntimeError as error:
@@ -95,7 +102,7 @@ def _whole_network(wish: Wish, num_photos: int, measured: Measured, notes: list[
         seen = f"{samples:,} photos in {wish.minutes:g} minutes"
         return Obstacle(f"the whole network would see {seen} here and needs {LEAST_SAMPLES:,}", needed)
     for recipe in candidates:
-        reason = _missing(recipe)
+        reason = _missing(recipe, sources.fetched)
         if reason is None:
             why = start.why if recipe is COCO else "COCO weights cannot be had"
             return _start(recipe, wish, num_photos, costs, why, notes)
@@ -112,11 +119,11 @@ def _is_there(recipe: Recipe) -> bool:
     return sources.hub_file(sources.torchvision_url(recipe.name)).exists()
 
 
-def _missing(recipe: Recipe) -> str | None:
-    """Why torchvision's weights cannot be had; None where they are there, downloaded now if need be."""
+def _missing(recipe: Recipe, get: Callable[[str], object]) -> str | None:
+    """Why torchvision's weights cannot be had; None where `get` finds or brings them."""
     url = sources.torchvision_url(recipe.name)
     try:
-        sources.fetched(url)
+        get(url)
     except (DownloadError, OSError) as error:
         path = sources.hub_file(url)
         return f"{path.name} cannot be downloaded ({error}); for a better start put it from {url} into {path.parent}"

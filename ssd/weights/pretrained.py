@@ -152,9 +152,8 @@ def take_fitting(
         if not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
             which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
             notes.append(
-                f"warning: {entry}: the heads have learned sizes and positions relative to {which}, which are others than "
-                f"this model's, and have to learn them anew; set model.dboxes: {dump_yaml(theirs, in_line=True)} to use them "
-                "as they are"
+                f"{entry}: the heads were trained with {which} and adapt to this model's in training; model.dboxes: "
+                f"{dump_yaml(theirs, in_line=True)} would use them as they are"
             )
     if (theirs := batch_norm_of(state.weights)) != (ours := batch_norm_of(own)):
         notes.append(

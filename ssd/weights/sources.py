@@ -7,7 +7,7 @@ from filelock import FileLock
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from ssd.system.download import Digest, DownloadError, fetch
+from ssd.system.download import Digest, DownloadError, ask, fetch
 from ssd.weights.checkpoint import CheckpointError
 
 SLIM = Path(__file__).with_name("slim.pt")  # a network of width 0.25, as scripts/export.py --format weights writes it
@@ -63,6 +63,15 @@ def downloaded(source: str, url: str) -> Path:
             f"model.pretrained: {source}: {path.name} cannot be downloaded ({error}); download {url} elsewhere and put it into "
             f"{path.parent}, or name the file in model.pretrained, or set model.pretrained: none"
         ) from None
+
+
+def asked(url: str) -> None:
+    """Finds out in seconds whether a file can be downloaded.
+
+    Raises:
+        DownloadError: its server does not answer.
+    """
+    ask(url, attempts=ATTEMPTS, stall=STALL)
 
 
 def fetched(url: str) -> Path:

@@ -146,7 +146,7 @@ def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
     torch.save(torchvision_ssd.state_dict(), tmp_path / "mine.pth")
     ours = SSD300(3)  # with VOC's DBoxes
     _, notes = load_pretrained(ours, str(tmp_path / "mine.pth"), ["dog", "cat"])
-    assert any(note.startswith("warning: model.pretrained") and "set model.dboxes: coco" in note for note in notes)
+    assert any("trained with the coco DBoxes" in note and "model.dboxes: coco would use them" in note for note in notes)
     assert torch.equal(ours.backbone.conv1_1.conv.weight, torchvision_ssd.backbone.features[0].weight)
 
 
