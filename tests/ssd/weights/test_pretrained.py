@@ -218,8 +218,8 @@ def test_init_from_says_that_the_weights_were_normalised_otherwise(tmp_path, ent
 def test_init_from_says_that_the_heads_were_learned_for_other_dboxes(tmp_path):
     checkpoint(tmp_path / "a.pt", ["cat"], dboxes="coco", width=0.1)
     _, notes = init_from(SSD300(2, width=0.1), tmp_path / "a.pt", ["cat"])
-    (warning,) = [note for note in notes if note.startswith("warning: ")]
-    assert "relative to the coco DBoxes" in warning
-    assert "set model.dboxes: coco" in warning
+    (told,) = [note for note in notes if "DBoxes" in note]
+    assert "the heads were trained with the coco DBoxes and adapt" in told
+    assert "model.dboxes: coco would use them as they are" in told
     _, notes = init_from(SSD300(2, width=0.1, spec=DBOX_SPECS["coco"]), tmp_path / "a.pt", ["cat"])
     assert not any("DBoxes" in note for note in notes)
