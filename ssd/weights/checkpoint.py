@@ -18,6 +18,7 @@ from ssd.system.files import aside_of, naming, sync_folder, write_whole
 
 FORMAT = 2
 KIND = "ssd300-train-state"
+EXPORTED = (".onnx", ".pt2")  # ends of the names of files that scripts/export.py writes
 
 
 class CheckpointError(UserError):
@@ -116,6 +117,8 @@ def read_tensors(path: Path) -> Any:
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; name a checkpoint in it, such as checkpoints/last.pt")
+    if path.suffix.lower() in EXPORTED and path.exists():
+        raise CheckpointError(f"{path}: is an exported file, not a checkpoint; name the checkpoint that it was made from")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TorchScript; the error that follows says the same

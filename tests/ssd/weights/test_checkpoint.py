@@ -223,3 +223,11 @@ def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, rec
 def test_a_folder_is_not_called_damaged(tmp_path):
     with pytest.raises(CheckpointError, match=r"is a folder; name a checkpoint in it"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["best.onnx", "best.pt2", "best.aoti.pt2"])
+def test_an_exported_file_is_not_called_damaged(tmp_path, name):
+    (tmp_path / name).write_bytes(b"a program")
+    for read in (load_checkpoint, load_any):
+        with pytest.raises(CheckpointError, match="is an exported file, not a checkpoint; name the checkpoint"):
+            read(tmp_path / name)
