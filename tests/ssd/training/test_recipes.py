@@ -147,7 +147,8 @@ def test_what_more_time_or_a_faster_machine_would_bring_is_said(place):
     assert "note: the whole network would be taken with --minutes 48, or on a machine 1.7 times as fast" in shown
     assert shown.endswith("in all; with --minutes 48: the whole network")
     chosen, _ = start(Wish("cpu", 10), 200, SLOW)
-    assert told(chosen, Wish("cpu", 10), 200).endswith("; with --minutes 40: 150 epochs")
+    assert told(chosen, Wish("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # 40 would bring no more
+    assert start(Wish("cpu", 29), 200, SLOW)[0].length.epochs == 150
     chosen, _ = start(Wish("cpu", 60), 200, FAST)
     assert told(chosen, Wish("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
     chosen, asked = start(Wish("cpu", 60), 200, SLOW)
