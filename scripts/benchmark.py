@@ -1,4 +1,4 @@
-"""How fast each part is, against torchvision's SSD300 and against a floor that no implementation can go below.
+"""How fast each part is, against torchvision's SSD300 and against a floor, the part of the work that nobody can leave out.
 
     python scripts/benchmark.py --config configs/voc07s.yaml
     python scripts/benchmark.py --device cuda --only step,train --batch-size 32,128,256 --compile
@@ -6,8 +6,8 @@
 The variants of a case run in one process, in alternation; each figure is the median over the rounds. What counts is the ratio,
 which a busy machine changes far less than the times. torchvision runs in float32 and in the precision that suits the machine,
 in both memory formats: its fastest counts. It has the default memory allocator, ours and the floor one that keeps freed memory,
-as `train.py` sets it; with --same-allocator torchvision uses that too. The first line names what this processor has for fast
-products: figures of different processors do not compare.
+as `train.py` sets it; with --same-allocator torchvision uses that too. The first line names the processor's vector and matrix
+instructions: figures of different processors do not compare.
 """
 
 import argparse
@@ -39,8 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.system.device import processor_features
 
     setting = make_setting(config, options)
-    where = f"{setting.device} ({', '.join(processor_features())})"
-    print(f"torch {torch.__version__}, {where}, {setting.dtype}, {torch.get_num_threads()} threads", flush=True)
+    where = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else setting.device
+    processor = f"processor with {', '.join(processor_features())}, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {where}, {setting.dtype}; {processor}", flush=True)
     measured: list[Row] = []
     for name in options.only:
         for batch_size in options.batch_size or BATCH_SIZES[name]:

@@ -79,7 +79,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--batch-size", type=whole(1), default=16, metavar="N", help="photos or tiles that go through the network at once (16)"
     )
-    parser.add_argument("--compile", action="store_true", help="fuse the network's layers first, which takes some seconds")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile: fuse the network's layers first, 10 to 20 seconds"
+    )
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_args(arguments)
 

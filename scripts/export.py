@@ -182,7 +182,7 @@ def check_usage(options: argparse.Namespace, output: Path) -> None:
     if options.format == "weights" and output.resolve() == options.checkpoint.resolve():
         raise UsageError(f"--output {output}: is the checkpoint itself, which a resume needs; name another file")
     if options.format == "aoti" and not has_cpp_compiler():
-        raise UsageError("--format aoti needs a C++ compiler; install g++, or name another one in CXX")
+        raise UsageError("--format aoti needs a C++ compiler; install one, or name it in CXX")
 
 
 def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:

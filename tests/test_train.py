@@ -252,7 +252,7 @@ def test_what_a_user_can_get_wrong_is_answered_in_one_line(tmp_path, shapes_root
 def test_compiling_needs_a_compiler(tmp_path, shapes_root, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     done = run(write_config(tmp_path, shapes_root, train={"compile": True}), code=2)
-    assert done.stderr.splitlines() == ["error: train.compile: needs a C++ compiler; install g++, or name another one in CXX"]
+    assert done.stderr.splitlines() == ["error: train.compile: needs a C++ compiler; install one, or name it in CXX"]
 
 
 def test_absent_classes_are_left_out_of_the_mean_and_named(tmp_path, shapes_root):

@@ -15,7 +15,7 @@ from scripts.benchmarks.metric import bench_eval
 from scripts.benchmarks.predict import bench_predict
 from scripts.benchmarks.step import bench_step
 from ssd.config import Config
-from ssd.system.device import choose_device, choose_precision
+from ssd.system.device import choose_device, choose_precision, require_compiler
 
 CASES: dict[str, Callable[[Setting, int], list[Row]]] = {
     "data": bench_data,
@@ -33,10 +33,12 @@ def make_setting(config: Config, options: argparse.Namespace) -> Setting:
     """What the cases share, as the command asks for it.
 
     Raises:
-        ConfigError: the device is not there.
+        ConfigError: the device, or a compiler, is not there.
         DataError: something in the photos cannot be used.
     """
     device = choose_device(options.device)
+    if options.compile:
+        require_compiler("--compile", device)
     data = config.data
     photos = load_photos(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
     cv2.setNumThreads(0)

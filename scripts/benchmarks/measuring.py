@@ -41,6 +41,7 @@ class Row(NamedTuple):
     rate: float
     unit: str
     ratio: float  # our rate ÷ this one's
+    is_best: bool  # of torchvision's, where it ran in several ways
 
 
 def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str, float]:
@@ -65,12 +66,11 @@ def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str
 
 
 def rows(case: str, amount: int, unit: str, seconds: dict[str, float]) -> list[Row]:
-    """A row for each; where torchvision ran in several ways, its fastest is named so."""
+    """A row for each; where torchvision ran in several ways, its fastest is marked."""
     peers = [name for name in seconds if name.startswith(PEER)]
     best = min(peers, key=seconds.__getitem__) if len(peers) > 1 else None
     return [
-        Row(case, f"{name}: its best" if name == best else name, value, amount / value, unit, value / seconds[OURS])
-        for name, value in seconds.items()
+        Row(case, name, value, amount / value, unit, value / seconds[OURS], name == best) for name, value in seconds.items()
     ]
 
 
@@ -79,7 +79,7 @@ def show(measured: list[Row]) -> None:
         if previous is None or previous.case != row.case:
             print(f"\n{row.case}")
         figures = f"{row.seconds * 1e3:10.1f} ms  {row.rate:9.1f} {row.unit:13}  ours is ×{row.ratio:.2f}"
-        print(f"  {row.variant:46}  {figures}", flush=True)
+        print(f"  {row.variant:46}  {figures}{', its best' if row.is_best else ''}", flush=True)
 
 
 def real_batch(photos: Photos, batch_size: int) -> Batch:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssd.config import TilesConfig
+from ssd.deploy.compiled import Compiled
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.evaluation.merge import merge
 from ssd.model import SSD300
 from ssd.preparation import Preparation, Tiles, fit, tile_windows
-from ssd.system.device import choose_device, choose_precision, require_compiler
+from ssd.system.device import choose_device, choose_precision
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo
 from ssd.vgg import ConvBlock
 from ssd.weights.checkpoint import TrainState, load_checkpoint
@@ -46,8 +47,8 @@ class Predictor:
         dtype: of its activations.
         limits: thresholds of the detections.
         tiles: that photos are cut into where a side is longer than one; None: they are seen as a whole alone.
-        compile: run the network through torch.compile, which takes some seconds at the first batch and again at the first
-            single photo. Batches of other sizes are filled up.
+        compile: run the network through torch.compile: a little faster after ten to twenty seconds at the first batch, and
+            again for each new size of batch.
 
     Raises:
         ConfigError: `compile` on a processor without a C++ compiler.
@@ -64,9 +65,8 @@ class Predictor:
         tiles: Tiles | None = None,
         compile: bool = False,
     ) -> None:
-        self.model = for_inference(model.eval().to(device), dtype)
-        self.network = compiled(self.model, device) if compile else self.model
-        self.is_compiled = compile
+        self.model = for_inference(model, dtype).to(device)
+        self.network = Compiled(self.model, device) if compile else self.model
         self.classes = tuple(classes)
         self.preparation = preparation
         self.device = device
@@ -149,10 +149,7 @@ class Predictor:
         for start in range(0, len(parts), batch_size):
             batch = parts[start : start + batch_size]
             images = np.stack([fit(image[y1:y2, x1:x2], self.preparation.size) for image, (x1, y1, x2, y2) in batch])
-            if self.is_compiled and 1 < len(batch) < batch_size:  # each size of batch would be compiled anew
-                images = np.pad(images, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
-            tensor = torch.from_numpy(images)
-            found += predict(self.network, tensor, self.preparation, self.device, self.dtype, self.limits)[: len(batch)]
+            found += predict(self.network, torch.from_numpy(images), self.preparation, self.device, self.dtype, self.limits)
         ends = np.cumsum([len(own) for own in windows])
         return [self._merged(found[end - len(own) : end], own) for own, end in zip(windows, ends.tolist(), strict=True)]
 
@@ -187,16 +184,16 @@ def choose_tiles(tiles: Literal["trained", "none"] | int | Tiles, state: TrainSt
 
 
 def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
-    """A copy of a network with less to do, and the same outputs to rounding.
+    """A copy of a network in evaluation mode with less to do, and the same outputs to rounding.
 
     Batch normalisation is folded into the weights of its convolution; convolutions have their weights in the precision of the
     activations, which autocast would convert anew for every batch.
 
     Args:
-        model: in evaluation mode; left as it is.
+        model: left as it is.
         dtype: of the activations.
     """
-    network = copy.deepcopy(model)
+    network = copy.deepcopy(model).eval()
     for block in list(network.modules()):
         if isinstance(block, ConvBlock) and hasattr(block, "norm"):
             block.conv = fuse_conv_bn_eval(block.conv, block.norm)
@@ -205,17 +202,6 @@ def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
         if isinstance(conv, nn.Conv2d):
             conv.to(dtype)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-def compiled(network: SSD300, device: torch.device) -> nn.Module:
-    """A network whose layers are fused by torch.compile, for one size of batch at a time.
-
-    Raises:
-        ConfigError: the device is a processor, and there is no C++ compiler.
-    """
-    require_compiler("compile", device)
-    # "freezing" makes constants of the weights, laid out as the layers want them.
-    return torch.compile(network, dynamic=False, options={"freezing": True})  # pyright: ignore[reportReturnType]
 
 
 def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:

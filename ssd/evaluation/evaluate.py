@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -22,6 +22,8 @@ from ssd.loss import MultiBoxLoss
 from ssd.preparation import Preparation, prepare
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
+
+Network = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # images → offsets, class scores, DBoxes, as of SSD300
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _plain(value: float) -> float | None:
 
 
 def predict(
-    model: nn.Module, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype, limits: Thresholds
+    model: Network, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype, limits: Thresholds
 ) -> list[dict[str, Tensor]]:
     """Detections in a batch of pixels `[B, 300, 300, 3]` uint8 RGB; the model has to be in evaluation mode."""
     return _detect(_outputs(model, images, preparation, device, dtype), limits)
@@ -119,7 +121,7 @@ def predict(
 
 @torch.no_grad()
 def _outputs(
-    model: nn.Module, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype
+    model: Network, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         return model(prepare(images, preparation, device))

@@ -93,6 +93,9 @@ def _of_pytorch(error: RuntimeError) -> str | None:
     if is_out_of_memory(error):
         advice = "try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
         return f"{text.removesuffix('.')}; {advice}"
+    compiling = sys.modules.get("torch._dynamo.exc")  # loaded where anything was compiled
+    if compiling and isinstance(error, compiling.TorchDynamoException):
+        return f"torch.compile failed ({text}); do without it"
     if is_lost_peer(error, world):
         return f"process {world.rank} of {world.size}: another process of this run has ended; its own message says why"
     return None

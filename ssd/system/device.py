@@ -122,7 +122,7 @@ def require_compiler(entry: str, device: torch.device) -> None:
         ConfigError: there is no C++ compiler.
     """
     if device.type == "cpu" and not has_cpp_compiler():
-        raise ConfigError(f"{entry}: needs a C++ compiler; install g++, or name another one in CXX")
+        raise ConfigError(f"{entry}: needs a C++ compiler; install one, or name it in CXX")
 
 
 def keep_freed_memory(keep: bool = True) -> None:

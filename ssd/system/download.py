@@ -6,9 +6,11 @@ import http.client
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -93,27 +95,32 @@ def fetch(
     raise DownloadError(reasons[-1])
 
 
-def ask(url: str, *, attempts: int, stall: float) -> None:
-    """Asks a server about a file, without taking it: whether there is a network.
+def ask(url: str, seconds: float) -> None:
+    """Asks a server for the first byte of a file: whether it could be downloaded.
 
     Args:
         url: of the file.
-        attempts: how many may fail.
-        stall: seconds without an answer, after which an attempt has failed.
+        seconds: to wait for the answer, over all addresses of the server, of which a firewall may swallow what is sent to each.
 
     Raises:
-        DownloadError: no server answers.
+        DownloadError: the server does not answer, or does not have the file.
     """
-    for attempt in range(1, attempts + 1):
+    answers: SimpleQueue[str | None] = SimpleQueue()
+
+    def wait() -> None:
         try:
-            with urlopen(Request(url, method="HEAD"), timeout=stall):
-                return
-        except HTTPError:  # an answer, too: servers may refuse to be asked
-            return
+            with urlopen(Request(url, headers={"Range": "bytes=0-0"}), timeout=seconds):
+                answers.put(None)
         except NETWORK_ERRORS as error:
-            if attempt == attempts:
-                raise DownloadError(f"{url}: {_reason(error)}") from None
-            time.sleep(PAUSE)
+            answers.put(_reason(error))
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        reason = answers.get(timeout=seconds)
+    except Empty:
+        reason = f"no answer within {seconds:g} seconds"
+    if reason is not None:
+        raise DownloadError(f"{url}: {reason}")
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """What the machine has to give, asked so that every system can answer."""
 
 import os
+import shlex
 import shutil
 import sys
 
@@ -17,7 +18,9 @@ def num_cores() -> int:
 
 def has_cpp_compiler() -> bool:
     """Whether there is the C++ compiler that torch.compile uses for a processor: what CXX names, or the system's usual one."""
-    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    words = shlex.split(os.environ.get("CXX", usual))  # as in CXX="ccache g++"
+    return bool(words) and shutil.which(words[0]) is not None
 
 
 def memory_in_use() -> int:

@@ -17,7 +17,7 @@ from ssd.dbox import spec_of
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preparation import Preparation
-from ssd.system.device import choose_training_format, require_compiler
+from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.training.datasets import Data, crowded_batch, load_photos, plain_samples, tiles_notes, train_samples
@@ -180,8 +180,6 @@ def build_schedule(run: Run, num_samples: int) -> Schedule:
 
 def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule) -> Step:
     config, train = run.config, run.config.train
-    if train.compile:
-        require_compiler("train.compile", run.device)
     synchronise_norms(run, model)
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     average = WeightAverage(model, train.ema) if train.ema else None

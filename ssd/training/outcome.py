@@ -41,7 +41,7 @@ def finish(run: Run, samples: Samples, path: Path, best: Best) -> None:
         subject = report_subject(run, samples, evaluation, f"{path.name}, iteration {best.iteration}")
         with optional(labels):
             count = write_faults(labels, ["coco"], evaluation, subject.faults, subject.names, samples.photos.sizes)
-            run.say(f"{count} labels to look at, the likeliest to be wrong first: {labels / 'coco.json'}")
+            run.say(f"labels to look at ({count}): {labels / 'coco.json'}")
         write_report(report, subject)
         run.say(f"report: {report}")
     score, f1 = evaluation.best_score()

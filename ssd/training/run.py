@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from ssd.config import Config
-from ssd.system.device import choose_device, choose_precision, keep_freed_memory
+from ssd.system.device import choose_device, choose_precision, keep_freed_memory, require_compiler
 from ssd.system.distributed import World, process_group, world_from_environment
 from ssd.system.stop import StopRequest
 
@@ -50,11 +50,13 @@ def open_run(config: Config, stop: StopRequest) -> Iterator[Run]:
     """The run of this process, connected with the others for the time of the block.
 
     Raises:
-        ConfigError: this machine does not have the device or the precision.
+        ConfigError: this machine does not have the device, the precision or a compiler.
     """
     world = world_from_environment()
     device = choose_device(config.device, world.local_rank, world.local_size)
     dtype = choose_precision(config.train.precision, device)
+    if config.train.compile:
+        require_compiler("train.compile", device)
     keep_freed_memory()
     with process_group(world, device):
         yield Run(config, world, device, dtype, Path(config.output_dir), stop)

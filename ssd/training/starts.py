@@ -140,5 +140,5 @@ def more_time(start: Start, wish: Wish, num_photos: int) -> str:
         return f"more than {start.length.epochs} epochs would bring little"
     longer = length(start.recipe, start.costs, num_photos, size, minutes)
     if longer.epochs >= enough_epochs(start.recipe, num_photos):  # which may take less
-        minutes = minutes_for(start.recipe, start.costs, num_photos, size, longer.samples)
+        minutes = min(minutes, minutes_for(start.recipe, start.costs, num_photos, size, longer.samples))
     return f"with --minutes {minutes:g}: {longer.epochs} epochs" if longer.epochs else f"--minutes {minutes:g} reach no epoch"

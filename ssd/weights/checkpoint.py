@@ -18,7 +18,7 @@ from ssd.system.files import aside_of, naming, sync_folder, write_whole
 
 FORMAT = 2
 KIND = "ssd300-train-state"
-EXPORTED = (".onnx", ".pt2")  # ends of the names of files that scripts/export.py writes
+EXPORTED = (".onnx", ".pt2")  # ends of the names of programs that scripts/export.py writes
 
 
 class CheckpointError(UserError):

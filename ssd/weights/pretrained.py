@@ -149,7 +149,8 @@ def take_fitting(
     theirs = state.config.get("model", {}).get("dboxes")
     if theirs is not None:
         known = ModelConfig.model_validate({"dboxes": theirs}).dboxes
-        if not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
+        has_heads = any(name.startswith(("loc.", "conf.")) for name in taken)
+        if has_heads and not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
             which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
             notes.append(
                 f"{entry}: the heads were trained with {which} and adapt to this model's in training; model.dboxes: "

@@ -66,12 +66,12 @@ def downloaded(source: str, url: str) -> Path:
 
 
 def asked(url: str) -> None:
-    """Finds out in seconds whether a file can be downloaded.
+    """Finds out in seconds whether a file could be downloaded.
 
     Raises:
-        DownloadError: its server does not answer.
+        DownloadError: its server does not answer, or does not have it.
     """
-    ask(url, attempts=ATTEMPTS, stall=STALL)
+    ask(url, STALL)
 
 
 def fetched(url: str) -> Path:

@@ -6,13 +6,12 @@ from PIL import Image
 
 from data.loader import Samples
 from data.photos import load_photos
-from ssd.config import ConfigError, SourceConfig
+from ssd.config import SourceConfig
 from ssd.deploy.predictor import Detections, Predictor, for_inference, to_pixels
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.model import SSD300
-from ssd.preparation import Preparation
+from ssd.preparation import IMAGENET, Preparation
 from ssd.system.images import ImageError, read_photo
-from ssd.system.machine import has_cpp_compiler
 from ssd.weights.checkpoint import load_checkpoint
 
 
@@ -147,22 +146,6 @@ def test_large_photos_go_through_the_network_before_they_fill_the_memory(predict
     assert predictor.fills([large[:300, :300]] * 16, 16)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler here")
-def test_a_compiled_network_finds_the_same(checkpoint, predictor, paths):
-    fused = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35, compile=True)
-    assert_alike(fused(paths, batch_size=3), predictor(paths))
-
-
-def test_a_compiled_network_sees_two_sizes_of_batch(checkpoint, predictor, paths, monkeypatch):
-    sizes: list[int] = []
-    monkeypatch.setattr(torch, "compile", lambda network, **_: lambda images: sizes.append(len(images)) or network(images))
-    fused = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35, compile=True)
-    for photos in (paths, paths[:2], paths[:1]):
-        assert_alike(fused(photos, batch_size=3), predictor(photos))
-    assert sizes == [3, 3, 3, 1]  # each size would be compiled by itself
-
-
 def assert_alike(found: list[Detections], expected: list[Detections]) -> None:
     for entry, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(entry.boxes, wanted.boxes, atol=0.01)
@@ -170,7 +153,10 @@ def assert_alike(found: list[Detections], expected: list[Detections]) -> None:
         assert entry.names == wanted.names
 
 
-def test_a_compiled_network_needs_a_compiler(checkpoint, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match="compile: needs a C\\+\\+ compiler; install g\\+\\+, or name another one in CXX"):
-        Predictor.from_checkpoint(checkpoint, "cpu", compile=True)
+def test_the_network_that_is_given_stays_as_it_is(checkpoint):
+    model = SSD300(4, width=0.05, batch_norm="backbone").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    predictor = Predictor(model, "abc", IMAGENET, torch.device("cpu"), torch.bfloat16, Thresholds())
+    predictor(np.zeros((40, 50, 3), np.uint8))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

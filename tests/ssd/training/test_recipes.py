@@ -220,7 +220,7 @@ def test_a_network_that_is_not_there_costs_seconds(place, address, monkeypatch, 
 def test_weights_are_downloaded_where_there_is_a_network(place, address, tmp_path, monkeypatch):
     place("slim")
     monkeypatch.setattr(sources, "fetch", download.fetch)
-    monkeypatch.setattr(sources, "ask", download.ask)  # whose question this server refuses, as some do
+    monkeypatch.setattr(sources, "ask", download.ask)
     import hashlib
 
     digest = hashlib.sha256(b"weights").hexdigest()[:8]
