@@ -49,6 +49,7 @@ def test_they_travel_with_a_checkpoint(tmp_path):
     assert model.dbox_list[0, 2:].tolist() == [torch.tensor(10 / 300).item()] * 2
     usual = build_network(2, ModelConfig.model_validate({"pretrained": "none", "width": 0.05}))
     _, notes = init_from(usual, tmp_path / "a.pt", ["cat"])
-    (warning,) = (note for note in notes if note.startswith("warning"))
-    assert "set model.dboxes: {sizes: [10.0, 20.0," in warning
-    assert not [note for note in init_from(again, tmp_path / "a.pt", ["cat"])[1] if note.startswith("warning")]
+    (told,) = (note for note in notes if "DBoxes" in note)
+    assert "trained with DBoxes of their own" in told
+    assert "model.dboxes: {sizes: [10.0, 20.0," in told
+    assert not any("DBoxes" in note for note in init_from(again, tmp_path / "a.pt", ["cat"])[1])
