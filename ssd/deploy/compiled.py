@@ -33,10 +33,10 @@ class Compiled:
         from torch._inductor import config
 
         count = len(images)
-        missing = self._size(count) - count
-        filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])]).contiguous(memory_format=torch.channels_last)
+        if missing := self._size(count) - count:
+            images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
         with config.patch(freezing=True):  # weights become constants, in the layout that is fastest for each layer
-            loc, conf, dbox_list = self.network(filled)
+            loc, conf, dbox_list = self.network(images.contiguous(memory_format=torch.channels_last))
         return loc[:count], conf[:count], dbox_list
 
     def _size(self, count: int) -> int:
