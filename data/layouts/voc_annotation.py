@@ -27,8 +27,9 @@ NO_XML = (ElementTree.ParseError, ValueError, LookupError)  # raised of it; the 
 def is_annotation(path: Path) -> bool:
     """Whether an XML file is a VOC annotation, by its outermost element."""
     try:
-        for _, element in ElementTree.iterparse(path, ("start",)):
-            return element.tag == "annotation"
+        with path.open("rb") as file:
+            for _, element in ElementTree.iterparse(file, ("start",)):
+                return element.tag == "annotation"
     except (OSError, *NO_XML):
         pass
     return False

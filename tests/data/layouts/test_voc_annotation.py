@@ -1,9 +1,11 @@
+import gc
+import io
 from pathlib import Path
 
 import pytest
 
 from data.annotation import DataError
-from data.layouts.voc_annotation import parse_annotation
+from data.layouts.voc_annotation import is_annotation, parse_annotation
 
 CLASSES = {"cat": 0, "dog": 1}
 
@@ -97,3 +99,19 @@ def test_faults_name_file_and_object(tmp_path, text, expected):
 
 def test_other_classes_can_be_ignored(tmp_path):
     assert parse(tmp_path, xml(item("zebra"), item(" dog ")), ignore_others=True).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(xml(item()), True), ("<html></html>", False), ("<annotation", False), ("", False)]
+)
+def test_an_annotation_is_told_by_its_outermost_element(tmp_path, text, expected):
+    """And its file is closed at once, not when the garbage collector comes by."""
+    path = tmp_path / "a.xml"
+    path.write_text(text, encoding="utf-8")
+    gc.disable()
+    try:
+        assert is_annotation(path) is expected
+        files = [item for item in gc.get_objects() if type(item) is io.BufferedReader and not item.closed]
+        assert [file.name for file in files if str(file.name) == str(path)] == []
+    finally:
+        gc.enable()
