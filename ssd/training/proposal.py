@@ -99,7 +99,9 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
         choices["model.dboxes"] = Choice(taken.to_plain(), why)
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     said = dict.fromkeys(note for part in loaded for note in part.notes)
-    notes = [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, spec_of(taken)))]
+    faults = dict.fromkeys(fault for part in loaded for fault in part.damaged)
+    notes = [f"{line}\n" for line in first_faults(list(faults), MAX_FAULTS).splitlines()]
+    notes += [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, spec_of(taken)))]
     summary = (
         f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"

@@ -21,6 +21,7 @@ from ssd.training.recipes import (
 from ssd.training.timing import Costs
 from ssd.weights import sources
 
+NO_COCO = "COCO weights cannot be had"
 MORE_TIME = 4  # times the minutes: what is told of a longer run
 
 
@@ -84,7 +85,7 @@ def _whole_network(wish: Wish, num_photos: int, measured: Measured, notes: list[
             notes.append(f"note: {reason}")
     if not candidates:
         folder = sources.hub_file(sources.torchvision_url("coco")).parent
-        return Obstacle("COCO weights cannot be had" if wish.download else f"COCO weights are not in {folder}")
+        return Obstacle(NO_COCO if wish.download else f"COCO weights are not in {folder}")
     try:
         costs = measured(COCO)  # as long as with any weights
     except RuntimeError as error:
@@ -104,10 +105,10 @@ def _whole_network(wish: Wish, num_photos: int, measured: Measured, notes: list[
     for recipe in candidates:
         reason = _missing(recipe, sources.fetched)
         if reason is None:
-            why = start.why if recipe is COCO else "COCO weights cannot be had"
+            why = start.why if recipe is COCO else NO_COCO
             return _start(recipe, wish, num_photos, costs, why, notes)
         notes.append(f"note: {reason}")
-    return Obstacle("COCO weights cannot be had")
+    return Obstacle(NO_COCO)
 
 
 def _start(recipe: Recipe, wish: Wish, num_photos: int, costs: Costs, why: str, notes: list[str]) -> Start:
