@@ -37,8 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.deploy.inputs import find_inputs
     from ssd.deploy.predictor import Predictor
     from ssd.deploy.results import Results
+    from ssd.system.device import keep_freed_memory
     from ssd.system.images import printable
 
+    keep_freed_memory()
     inputs = find_inputs(options.inputs)
     predictor = Predictor.from_checkpoint(
         options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles,

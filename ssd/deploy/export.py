@@ -59,7 +59,7 @@ class PixelsToBoxes(nn.Module):
 def resize(images: Tensor, size: int) -> Tensor:
     """OpenCV's linear resize of 8-bit pixels, step for step in its fixed-point numbers, in operations that ONNX has.
 
-    An ordinary linear resize differs by one grey level at every eighth pixel, which moves scores by up to a hundredth. The whole
+    An ordinary linear resize differs by one grey level at every eighth pixel, which moves scores by up to a hundredth. Whole
     numbers are kept in float32, which holds those below 2**24 and divides them fastest.
 
     Args:
@@ -81,14 +81,14 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def _product(values: Tensor, weights: Tensor) -> Tensor:
-    """The whole part of values · weights / 2**16. The product itself may need 26 bits, those of the weights' two halves do not."""
+    """The whole part of values · weights / 2**16. The product may need 26 bits, those of the weights' two halves do not."""
     high = (weights * 2**-6).floor()
     low = weights - high * 2**6
     return ((values * high + (values * low * 2**-6).floor()) * 2**-10).floor()
 
 
 def _samples(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two pixels of a row that each of `size` new pixels lies between, and their weights in float32, which sum up to 2048."""
+    """The two pixels of a row that each of `size` new pixels lies between, and their weights, float32 that sum up to 2048."""
     # In whole numbers as far as possible: ONNX would divide two lengths in single precision.
     place = ((2 * torch.arange(size, device=device) + 1) * length).double() / (2 * size) - 0.5
     first = place.float().floor()
