@@ -83,7 +83,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
         "data.train": Choice([{"path": path, **sources[0]}]),
         "data.val": Choice([{"path": path, **sources[1]}]),
         **cache_choice(train),
-        **damaged_choice(loaded),
+        **damaged_choice(*loaded),
     }
 
     def measured(recipe: Recipe) -> Costs:
@@ -98,19 +98,32 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     if isinstance(taken, Sizes):
         choices["model.dboxes"] = Choice(taken.to_plain(), why)
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
-    said = dict.fromkeys(note for part in loaded for note in part.notes)
-    faults = dict.fromkeys(fault for part in loaded for fault in part.damaged)
-    notes = [f"{line}\n" for line in first_faults(list(faults), MAX_FAULTS).splitlines()]
-    notes += [f"note: {note}\n" for note in (*said, *similar_classes(counts), *tiles_note(train, spec_of(taken)))]
-    summary = (
-        f"{''.join(notes)}{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on\n"
-        f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}\n"
-        f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects, as a mean over the classes\n"
-        f"{told(chosen, wish, len(train))}"
-    )
+    notes = (*notes_of(loaded), *similar_classes(counts), *tiles_note(train, spec_of(taken)))
+    summary = [
+        *faults_of(loaded),
+        *(f"note: {note}" for note in notes),
+        f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",
+        f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}",
+        f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects, as a mean over the classes",
+        told(chosen, wish, len(train)),
+    ]
     return Proposal(
-        f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", summary
+        f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", "\n".join(summary)
     )
+
+
+def faults_of(loaded: list[Loaded]) -> list[str]:
+    """Why photos were left out, each fault once."""
+    return first_faults(list(dict.fromkeys(fault for part in loaded for fault in part.damaged)), MAX_FAULTS).splitlines()
+
+
+def notes_of(loaded: list[Loaded]) -> list[str]:
+    """What was mended or left out, each note once, with the splits that it is true of."""
+    parts: dict[str, list[str]] = {}
+    for name, part in zip(("data.train", "data.val"), loaded, strict=True):
+        for note in part.notes:
+            parts.setdefault(note, []).append(name)
+    return [f"{' and '.join(names)}: {note}" for note, names in parts.items()]
 
 
 def told(start: Start, wish: Wish, num_photos: int) -> str:
@@ -200,10 +213,11 @@ def cache_choice(photos: Photos) -> dict[str, Choice]:
     return {"data.cache": Choice("ram", f"decoded once; all of them take {size / 2**30:.1f} GiB")}
 
 
-def damaged_choice(loaded: list[Loaded]) -> dict[str, Choice]:
+def damaged_choice(train: Loaded, val: Loaded) -> dict[str, Choice]:
     """Whether damaged photos are left out."""
-    number = sum(part.num_damaged for part in loaded)
-    return {"data.damaged": Choice("skip", f"{number} cannot be read")} if number else {}
+    if not train.num_damaged + val.num_damaged:
+        return {}
+    return {"data.damaged": Choice("skip", f"{train.num_damaged} to train on, {val.num_damaged} to evaluate on cannot be read")}
 
 
 def run_choices(start: Start, device: str, num_photos: int, num_val_photos: int, shares: dict[str, float]) -> dict[str, Choice]:

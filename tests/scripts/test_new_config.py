@@ -108,14 +108,21 @@ def test_a_train_split_alone_is_divided(shapes_root, tmp_path):
     assert not names[0] & names[1]
 
 
-def test_a_few_damaged_photos_are_left_out_and_told(folders, capsys):
-    (folders / "voc/JPEGImages/000000.jpg").write_bytes(b"x")
-    assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
-    assert re.match(
-        r".*000000\.jpg: is no image.*\nnote: 1 of \d+ photos cannot be read and were left out", capsys.readouterr().out
-    )
-    assert load_config(folders / "a.yaml").data.damaged == "skip"
-    assert re.search(r"damaged: skip +# 1 cannot be read\n", (folders / "a.yaml").read_text())
+def test_a_few_damaged_photos_are_left_out_and_told(shapes_root, tmp_path, capsys):
+    """By name, and once where both splits hold the photo."""
+    folder = tmp_path / "mine"
+    shutil.copytree(shapes_root / "shapes", folder)
+    train_list, val_list = (folder / f"ImageSets/Main/{split}.txt" for split in ("train", "val"))
+    name = train_list.read_text().split()[0]
+    val_list.write_text(val_list.read_text() + train_list.read_text())
+    (folder / f"JPEGImages/{name}.jpg").write_bytes(b"x")
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert out.count(f"{name}.jpg: is no image") == 1
+    for split in ("train", "val"):
+        assert re.search(rf"^note: data.{split}: 1 of \d+ photos cannot be read and were left out", out, re.MULTILINE)
+    assert load_config(tmp_path / "a.yaml").data.damaged == "skip"
+    assert re.search(r"damaged: skip +# 1 to train on, 1 to evaluate on cannot be read\n", (tmp_path / "a.yaml").read_text())
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
