@@ -39,8 +39,8 @@ class Detections(NamedTuple):
 class Predictor:
     """A network with all that it expects of its images.
 
-    On a CPU a batch takes a quarter less time after `ssd.system.device.keep_freed_memory()`, which `scripts/detect.py` calls.
-    That is left to the caller, since it holds for the whole process.
+    On a CPU the network takes a quarter less time for a batch of 16 after `ssd.system.device.keep_freed_memory()`, which
+    `scripts/detect.py` calls. That is left to the caller, since it holds for the whole process.
 
     Args:
         model: the network; a copy of it is used.

@@ -5,6 +5,7 @@ import platform
 import resource
 import signal
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
@@ -296,7 +297,14 @@ def test_the_command_knows_every_format():
     assert tuple(results.FORMATS) == detect.FORMATS
 
 
+def has_huge_pages() -> bool:
+    """Whether large buffers are made of pages of 2 MiB, of which few are touched."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.exists() and "[always]" in setting.read_text()
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
+@pytest.mark.skipif(has_huge_pages(), reason="page faults are few with huge pages")
 def test_large_tensors_are_not_cleared_by_the_kernel_again_and_again(checkpoint, photos, tmp_path):
     """Which took a quarter of the time of a batch on a CPU."""
     keep_freed_memory(False)

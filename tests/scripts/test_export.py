@@ -19,7 +19,7 @@ from data.shapes import CLASSES
 from scripts import detect, export
 from ssd.deploy import export as export_module
 from ssd.deploy import program, quantise
-from ssd.deploy.export import export_onnx, metadata_of, resize
+from ssd.deploy.export import EXAMPLE, FREE, OPSET, _product, export_onnx, metadata_of, resize
 from ssd.deploy.predictor import Predictor
 from ssd.evaluation.evaluate import Thresholds
 from ssd.system.images import read_photo
@@ -86,10 +86,37 @@ def test_names_and_thresholds_travel_with_it(exported):
     assert json.loads(metadata["thresholds"]) == {"score_thresh": 0.35, "nms_thresh": 0.45, "top_k": 200}
 
 
-@pytest.mark.parametrize("height, width", [(300, 300), (241, 517), (1200, 900), (40, 30), (1, 1)])
-def test_resize_is_opencvs(height, width):
-    photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resize(torch.from_numpy(photo)[None], 300)[0].numpy(), cv2.resize(photo, (300, 300)))
+@pytest.fixture(scope="module")
+def resize_in_onnx(tmp_path_factory):
+    """The resize alone, as ONNX Runtime calculates it."""
+
+    class Resize(torch.nn.Module):
+        def forward(self, images):
+            return resize(images, 300)
+
+    path = tmp_path_factory.mktemp("resize") / "resize.onnx"
+    options = {"input_names": ["images"], "dynamic_shapes": [FREE], "dynamo": True, "opset_version": OPSET, "verbose": False}
+    torch.onnx.export(Resize().eval(), (torch.zeros(EXAMPLE, dtype=torch.uint8),), path, **options)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+@pytest.mark.parametrize("height, width", [(300, 300), (241, 517), (1200, 900), (40, 30), (1, 1), (1, 2000), (3000, 2)])
+def test_resize_is_opencvs(resize_in_onnx, height, width):
+    rng = np.random.default_rng(0)
+    shape = (height, width, 3)
+    photos = np.stack([rng.integers(0, 256, shape), rng.choice([0, 255], shape), np.full(shape, 255)]).astype(np.uint8)
+    expected = np.stack([cv2.resize(photo, (300, 300)) for photo in photos])
+    np.testing.assert_array_equal(resize(torch.from_numpy(photos), 300).numpy(), expected)
+    np.testing.assert_array_equal(resize_in_onnx(photos), expected)
+
+
+def test_products_of_the_resize_are_exact():
+    """All that there can be: each row's value, by each weight of a row."""
+    values = torch.arange(255 * 2048 // 2**4 + 1)
+    for weights in torch.arange(2049).split(256):
+        expected = (values[:, None] * weights) // 2**16
+        assert torch.equal(_product(values[:, None].float(), weights.float()), expected.float())
 
 
 def test_the_example_needs_nothing_of_this_project(exported, checkpoint, shapes_root, tmp_path):
