@@ -225,7 +225,8 @@ def check_download(command: str, project: Path, monkeypatch, capsys) -> None:
 
 @pytest.mark.parametrize("page, text", [(page, text) for page in PAGES for kind, text in blocks(page) if kind == "python"])
 def test_every_python_block_runs(page, text, project):
-    provide("runs/mine/checkpoints/best.pt", project)
+    for path in ("runs/mine/checkpoints/best.pt", *re.findall(r'"(runs/\S+\.onnx)"', text)):
+        provide(path, project)
     given = "import torch; images = torch.zeros(2, 3, 300, 300); targets = [torch.tensor([[0.1, 0.1, 0.6, 0.6, 3]])] * 2\n"
     if "SSD300(" not in text:
         given += "from ssd.model import SSD300; loc, conf, dbox_list = SSD300(num_classes=21, width=0.1)(images)\n"

@@ -69,7 +69,7 @@ def exported(model: SSD300, classes: list[str], images: np.ndarray) -> Runs:
         session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
         runs: Runs = {"onnxruntime, float32": lambda: session.run(None, {INPUT: images})}
         if importlib.util.find_spec("openvino"):
-            import openvino  # pyright: ignore[reportMissingImports]
+            import openvino
 
             settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
             network = openvino.Core().compile_model(path, "CPU", settings)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 
@@ -78,6 +79,20 @@ def test_a_batch_of_any_size_gives_what_pytorch_gives(exported, checkpoint, shap
             assert (labels[i, count:] == -1).all()
             assert not scores[i, count:].any()
             assert not boxes[i, count:].any()
+
+
+def test_openvino_finds_the_same_in_float32(exported, shapes_root):
+    session = onnxruntime.InferenceSession(exported[0])
+    network = openvino.compile_model(exported[0], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for path in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:4]:
+        images = read_photo(path)[None]
+        boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"images": images})
+        their_boxes, their_labels, their_scores = network(images).values()
+        sure = scores[0] > 0.36  # one may be at the very threshold of 0.35
+        assert sure.any()
+        np.testing.assert_array_equal(their_labels[0, sure], labels[0, sure])
+        np.testing.assert_allclose(their_scores[0, sure], scores[0, sure], atol=1e-4)
+        np.testing.assert_allclose(their_boxes[0, sure], boxes[0, sure], atol=1e-2)
 
 
 def test_names_and_thresholds_travel_with_it(exported):
