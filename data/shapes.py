@@ -20,6 +20,11 @@ CROWDED = 0.2  # probability that a shape is put beside or onto an earlier one
 SIDES = (0.12, 0.6)  # of the image's shorter side, a shape's diameter
 HIDDEN_DIFFICULT = 0.4  # share of a shape covered by others from which it is marked difficult
 HIDDEN_LOST = 0.85  # and from which it is not annotated
+# Of large images with small shapes, in pixels:
+LARGE_SIDE = 1200
+CELL = 40  # a shape lies within one, alone
+SMALL_SIDES = (8 / CELL, 20 / CELL)  # of a cell, a shape's diameter
+SMALL_SHAPES = (10, 40)  # an image
 
 
 class Shape(NamedTuple):
@@ -31,6 +36,9 @@ class Shape(NamedTuple):
     xmax: int
     ymax: int
     difficult: bool
+
+
+Draw = Callable[[int, int], tuple[np.ndarray, list[Shape]]]  # seed, index -> [H, W, 3] uint8 RGB, and its objects
 
 
 def _circle() -> np.ndarray:
@@ -82,6 +90,25 @@ def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
     return np.clip(image, 0, 255).astype(np.uint8), _visible(names, masks)
 
 
+def draw_small_shapes(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
+    """Draws a large image with small shapes that do not touch each other, as `draw_image` does."""
+    rng = np.random.default_rng((seed, index, 1))
+    image = _background(rng, LARGE_SIDE, LARGE_SIDE)
+    across = LARGE_SIDE // CELL
+    places = rng.permutation(across**2)[: rng.integers(SMALL_SHAPES[0], SMALL_SHAPES[1] + 1)]
+    found = []
+    for place in places.tolist():
+        left, top = place % across * CELL, place // across * CELL
+        name = CLASSES[rng.integers(len(CLASSES))]
+        mask, _ = _mask(rng, OUTLINES[name](), CELL, CELL, None, SMALL_SIDES)
+        _paint(rng, image[top : top + CELL, left : left + CELL], mask)
+        (shape,) = _visible([name], [mask])
+        corners = (shape.xmin + left, shape.ymin + top, shape.xmax + left, shape.ymax + top)
+        found.append(Shape(name, *corners, difficult=False))
+    image += rng.standard_normal(image.shape, np.float32) * 4
+    return np.clip(image, 0, 255).astype(np.uint8), found
+
+
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Noise of several coarsenesses around a colour, sometimes with stripes: `[H, W, 3]` float32."""
     image = np.zeros((height, width, 3), np.float32) + rng.uniform(40, 215, 3).astype(np.float32)
@@ -98,10 +125,15 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _mask(
-    rng: np.random.Generator, outline: np.ndarray, height: int, width: int, near: np.ndarray | None
+    rng: np.random.Generator,
+    outline: np.ndarray,
+    height: int,
+    width: int,
+    near: np.ndarray | None,
+    sides: tuple[float, float] = SIDES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far a shape, of any size and angle, covers each pixel, `[H, W]` float32 in 0..1, and its centre (x, y)."""
-    low, high = (min(height, width) * side / 2 for side in SIDES)
+    low, high = (min(height, width) * side / 2 for side in sides)
     radius = np.exp(rng.uniform(np.log(low), np.log(high)))
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -156,6 +188,7 @@ def write_shapes(
     seed: int = 0,
     processes: int = 1,
     watch: Callable[[int, int], object] = lambda done, total: None,
+    draw: Draw = draw_image,
 ) -> None:
     """Draws a data set and writes it in VOC layout, with the splits train, val and trainval.
 
@@ -166,11 +199,12 @@ def write_shapes(
         seed: a different one draws different images.
         processes: that share the work; the files are the same for any number.
         watch: told of the images done and of all, from time to time.
+        draw: `draw_image` or `draw_small_shapes`.
     """
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     total = num_train + num_val
-    write = partial(_write_image, folder, seed)
+    write = partial(_write_image, folder, seed, draw)
     if processes > 1:
         # Not forked: where this process has used OpenCV's threads, a forked one would wait for ever on a lock of theirs.
         with multiprocessing.get_context("spawn").Pool(processes, _init_process) as pool:
@@ -190,8 +224,8 @@ def _init_process() -> None:
     cv2.setNumThreads(1)
 
 
-def _write_image(folder: Path, seed: int, index: int) -> None:
-    image, shapes = draw_image(seed, index)
+def _write_image(folder: Path, seed: int, draw: Draw, index: int) -> None:
+    image, shapes = draw(seed, index)
     name = f"{index:06d}"
     _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     (folder / "JPEGImages" / f"{name}.jpg").write_bytes(encoded.tobytes())

@@ -1,4 +1,9 @@
-"""Draws the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes"""
+"""Draws the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes
+
+    python scripts/make_shapes.py datasets/small --small --train 150 --val 30
+
+--small draws images of 1,200 pixels a side with 10 to 40 shapes of 8 to 20 pixels: what data.tiles is for.
+"""
 
 import shutil
 import sys
@@ -24,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", type=whole(1, MOST // 2), default=1600, help="images to train on (default: 1600)")
     parser.add_argument("--val", type=whole(1, MOST // 2), default=300, help="images to evaluate on (default: 300)")
     parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--small", action="store_true", help="large images with small shapes")
     parser.add_argument("--overwrite", action="store_true", help="draw into a folder that is not empty")
     options = parser.parse_args(arguments)
     if options.folder.exists() and not options.folder.is_dir():
@@ -31,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.folder.is_dir() and any(options.folder.iterdir()) and not options.overwrite:
         raise UsageError(f"{options.folder}: is not empty; name another folder, or --overwrite what has the names of its files")
 
-    from data.shapes import write_shapes
+    from data.shapes import draw_image, draw_small_shapes, write_shapes
 
     total = options.train + options.val
     processes = 1 if total < FEW else num_cores()
@@ -40,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         part = options.folder if options.overwrite else options.folder.with_name(f".{options.folder.name}.part")
         if part != options.folder:
             shutil.rmtree(part, ignore_errors=True)
-        write_shapes(part, options.train, options.val, options.seed, processes, lambda done, _: bar.update(done - bar.n))
+        draw = draw_small_shapes if options.small else draw_image
+        write_shapes(part, options.train, options.val, options.seed, processes, lambda done, _: bar.update(done - bar.n), draw)
         if part != options.folder:
             if options.folder.exists():
                 options.folder.rmdir()  # empty

@@ -1,7 +1,7 @@
 import numpy as np
 
 from data.photos import load_photos
-from data.shapes import CLASSES, draw_image
+from data.shapes import CLASSES, draw_image, draw_small_shapes
 from ssd.config import SourceConfig
 
 
@@ -44,3 +44,17 @@ def test_the_layout_is_voc(shapes_root):
         loaded = load_photos([SourceConfig(path="shapes", split=split)], shapes_root, CLASSES)
         assert len(loaded.photos) == count
         assert loaded.notes == ()
+
+
+def test_small_shapes_are_small_and_apart():
+    for index in range(6):
+        image, shapes = draw_small_shapes(3, index)
+        assert image.shape == (1200, 1200, 3)
+        assert 10 <= len(shapes) <= 40
+        boxes = np.array([shape[1:5] for shape in shapes])
+        sides = boxes[:, 2:] - boxes[:, :2] + 1
+        assert sides.max() <= 22  # a diameter of 20, turned, and the blurred outline
+        assert sides.max(axis=1).min() >= 6
+        apart = (boxes[:, None, :2] > boxes[None, :, 2:]) | (boxes[:, None, 2:] < boxes[None, :, :2])
+        assert (apart.any(axis=2) | np.eye(len(boxes), dtype=bool)).all()
+    assert not np.array_equal(image, draw_small_shapes(4, index)[0])

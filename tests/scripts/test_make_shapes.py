@@ -4,8 +4,10 @@ import sys
 import pytest
 
 import data.shapes
-from data.shapes import write_shapes
+from data.photos import load_photos
+from data.shapes import CLASSES, write_shapes
 from scripts.make_shapes import main
+from ssd.config import SourceConfig
 from tests.conftest import ROOT
 
 
@@ -45,6 +47,13 @@ def test_the_work_is_shared(tmp_path, monkeypatch):
     assert main([str(tmp_path / "a")]) == 0
     assert main([str(tmp_path / "a"), "--train", "9", "--val", "9"]) == 0
     assert asked == [7, 1]
+
+
+def test_small_shapes(tmp_path):
+    assert main([str(tmp_path / "small"), "--small", "--train", "1", "--val", "1"]) == 0
+    photos = load_photos([SourceConfig(path="small", split="trainval")], tmp_path, CLASSES).photos
+    assert photos.sizes.tolist() == [[1200, 1200]] * 2
+    assert 20 <= len(photos.boxes) <= 80
 
 
 def test_a_strangers_photos_are_safe(tmp_path, capsys):
