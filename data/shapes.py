@@ -86,8 +86,7 @@ def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
         masks.append(mask)
         centers.append(center)
         _paint(rng, image, mask)
-    image += rng.standard_normal(image.shape, np.float32) * 4
-    return np.clip(image, 0, 255).astype(np.uint8), _visible(names, masks)
+    return _pixels(rng, image), _visible(names, masks)
 
 
 def draw_small_shapes(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
@@ -105,8 +104,7 @@ def draw_small_shapes(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
         (shape,) = _visible([name], [mask])
         corners = (shape.xmin + left, shape.ymin + top, shape.xmax + left, shape.ymax + top)
         found.append(Shape(name, *corners, difficult=False))
-    image += rng.standard_normal(image.shape, np.float32) * 4
-    return np.clip(image, 0, 255).astype(np.uint8), found
+    return _pixels(rng, image), found
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -162,6 +160,12 @@ def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> Non
     part = image[top : top + height, left : left + width]
     layer = (colour * shade[..., None]).astype(np.float32)
     part += mask[top : top + height, left : left + width, None] * (layer - part)
+
+
+def _pixels(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """The finished image, as a camera's sensor would have it: a little noise, then bytes."""
+    image += rng.standard_normal(image.shape, np.float32) * 4
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _visible(names: list[str], masks: list[np.ndarray]) -> list[Shape]:

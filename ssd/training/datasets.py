@@ -1,5 +1,6 @@
 """The data of a run: the photos of data.train and data.val, and the samples that are made of them."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -49,8 +50,7 @@ def load_photos(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
     shared = train.shared_with(val)
     if shared:
         run.say(f"warning: {shared} photos are in data.train and in data.val: mAP will flatter the model")
-    damaged = dict.fromkeys(line for part in loaded.values() for line in part.damaged)  # of a folder that both name, once
-    return Data(train, val, list(damaged))
+    return Data(train, val, left_out(loaded.values()))
 
 
 def load_part(run: Run, part: Literal["train", "val"]) -> Photos:
@@ -113,6 +113,11 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
     lines = [f"process {rank}: {line}" if rank else line for line, rank in sorted(first_rank.items(), key=lambda item: item[1])]
     if lines:
         raise DataError(first_faults(lines, max_faults, "; scripts/check_data.py lists them all"))
+
+
+def left_out(loaded: Iterable[Loaded]) -> list[str]:
+    """Why photos were left out, a line for each fault; of a folder that both parts name, once."""
+    return list(dict.fromkeys(line for part in loaded for line in part.damaged))
 
 
 def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> str:

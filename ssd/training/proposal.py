@@ -28,7 +28,7 @@ from ssd.preparation import IMAGENET
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
 from ssd.system.memory import free_memory
-from ssd.training.datasets import MAX_FAULTS, Data, first_faults
+from ssd.training.datasets import MAX_FAULTS, Data, first_faults, left_out
 from ssd.training.progress import duration
 from ssd.training.recipes import FITTED, OWN_DBOXES, Choice, Length, Recipe, batch_size, choose_dboxes, network, training
 from ssd.training.starts import Start, Wish, choose_start, more_time
@@ -100,7 +100,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     notes = (*notes_of(loaded), *similar_classes(counts), *tiles_note(train, spec_of(taken)))
     summary = [
-        *faults_of(loaded),
+        *first_faults(left_out(loaded), MAX_FAULTS).splitlines(),
         *(f"note: {note}" for note in notes),
         f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}",
@@ -110,11 +110,6 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     return Proposal(
         f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", "\n".join(summary)
     )
-
-
-def faults_of(loaded: list[Loaded]) -> list[str]:
-    """Why photos were left out, each fault once."""
-    return first_faults(list(dict.fromkeys(fault for part in loaded for fault in part.damaged)), MAX_FAULTS).splitlines()
 
 
 def notes_of(loaded: list[Loaded]) -> list[str]:
