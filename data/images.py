@@ -1,7 +1,5 @@
 """Photos of a data set: decoded as their annotations see them, and looked at before training relies on them."""
 
-import io
-import warnings
 from pathlib import Path
 
 import cv2
@@ -9,9 +7,8 @@ import numpy as np
 from PIL import Image
 
 from data.annotation import Damaged, DataError, PhotoSize, Unreachable
-from ssd.system.images import MAX_PIXELS, ImageError, decode, read_bytes
+from ssd.system.images import MAX_PIXELS, ImageError, decode, opened, read_bytes
 
-Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112  # the EXIF tag
 REMEDY = "replace it, or take it out of the split"
@@ -62,8 +59,7 @@ def inspect_photo(path: Path) -> PhotoSize:
     if not encoded.size:
         raise Damaged(f"{path}: is empty; {REMEDY}")
     try:
-        # EXIF blocks that are broken count as none: Pillow warns of them, in opening too.
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded.data)) as header:
+        with opened(encoded) as header:
             width, height = header.size
             is_rotated = _is_rotated(header)
     except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.config_file import load_config
-from ssd.system.arguments import Parser, names_of, several, whole
+from ssd.system.arguments import Parser, names_of, several, whole_number
 from ssd.system.command import command
 
 # Of each case.
@@ -60,8 +60,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", type=names_of(BATCH_SIZES), default=list(BATCH_SIZES), metavar="CASE,...", help=f"of {', '.join(BATCH_SIZES)}"
     )
-    parser.add_argument("--batch-size", type=several(whole(1)), metavar="N,...", help="instead of each case's own")
-    parser.add_argument("--rounds", type=whole(1), default=7, help="measured rounds; more is steadier")
+    parser.add_argument("--batch-size", type=several(whole_number(1)), metavar="N,...", help="instead of each case's own")
+    parser.add_argument("--rounds", type=whole_number(1), default=7, help="measured rounds; more is steadier")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
     parser.add_argument("--profile", action="store_true", help="print where the step spends its time")
     parser.add_argument("--same-allocator", action="store_true", help="let torchvision keep freed memory as well")

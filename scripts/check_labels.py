@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, names_of, whole
+from ssd.system.arguments import Parser, names_of, whole_number
 from ssd.system.command import command
 
 FORMATS = ("coco", "voc")
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="write into an --output folder that is not empty")
     parser.add_argument("--formats", type=names_of(FORMATS), default=["coco"], metavar="F,...", help=", ".join(FORMATS))
-    parser.add_argument("--pictures", type=whole(0), default=60, metavar="N", help="how many are shown (60)")
+    parser.add_argument("--pictures", type=whole_number(0), default=60, metavar="N", help="how many are shown (60)")
     options = parser.parse_args(arguments)
 
     from ssd.training.label_check import check_labels

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_entries import Entry, child, is_section, resolved, section_in, values_of, whole
+from ssd.config_entries import Entry, child, is_section, resolved, section_in, top_entry, values_of
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def page() -> str:
     """The page, in Markdown."""
-    entries = {name: resolved(entry) for name, entry in whole()["properties"].items()}
+    entries = {name: resolved(entry) for name, entry in top_entry()["properties"].items()}
     parts = [HEAD, "## The run\n", *table({name: entry for name, entry in entries.items() if not is_section(entry)})]
     for name, entry in entries.items():
         if is_section(entry):

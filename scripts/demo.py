@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, fraction, whole
+from ssd.system.arguments import Parser, fraction, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ssd.deploy.demo import HOST, LEAST_SCORE, Demo
     from ssd.deploy.predictor import Predictor
+    from ssd.system.device import keep_freed_memory
 
     class Quiet(WSGIRequestHandler):
         """Prints no line for each photo."""
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             pass
 
+    keep_freed_memory()
     predictor = Predictor.from_checkpoint(options.checkpoint, options.device, score_thresh=LEAST_SCORE)
     try:
         listening = socket.create_server((HOST, options.port))
@@ -56,7 +58,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights")
     parser.add_argument("photo", type=Path, nargs="?", metavar="PHOTO", help="that the page shows at first")
-    parser.add_argument("--port", type=whole(0, 65535), default=8000, metavar="N", help="of the address; 0: any (8000)")
+    parser.add_argument("--port", type=whole_number(0, 65535), default=8000, metavar="N", help="of the address; 0: any (8000)")
     parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="where the slider stands at first (0.5)")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_args(arguments)

@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.config import LEAST_TILE
-from ssd.system.arguments import Parser, fraction, names_of, whole
+from ssd.system.arguments import Parser, fraction, names_of, whole_number
 from ssd.system.command import command
 
 FORMATS = ("json", "csv", "voc", "coco")
@@ -77,10 +77,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="write into an --output folder that is not empty")
     parser.add_argument("--formats", type=names_of(FORMATS), default=["json"], metavar="F,...", help=", ".join(FORMATS))
     parser.add_argument("--no-pictures", action="store_true", help="write no pictures and no videos")
-    parser.add_argument("--frames", type=whole(1), metavar="N", help="end a video or a camera after so many frames")
-    parser.add_argument(
-        "--batch-size", type=whole(1), default=16, metavar="N", help="photos or tiles that go through the network at once (16)"
-    )
+    parser.add_argument("--frames", type=whole_number(1), metavar="N", help="end a video or a camera after so many frames")
+    parser.add_argument("--batch-size", type=whole_number(1), default=16, metavar="N", help="photos or tiles at once (16)")
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile: fuse the network's layers first, 10 to 20 seconds"
     )

@@ -34,11 +34,11 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, fraction, whole
+from ssd.system.arguments import Parser, fraction, whole_number
 from ssd.system.command import command
 from ssd.system.errors import Failure, UsageError
 from ssd.system.files import naming
-from ssd.system.machine import has_cpp_compiler
+from ssd.system.machine import require_cpp_compiler
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -152,7 +152,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="where a torch or aoti file shall run: cpu | cuda | cuda:N (cpu)")
     parser.add_argument("--score", type=fraction, default=0.3, metavar="S", help="least score of a detection (0.3)")
     parser.add_argument("--nms", type=fraction, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
-    parser.add_argument("--top-k", type=whole(1), default=200, metavar="K", help="most detections in a photo (200)")
+    parser.add_argument("--top-k", type=whole_number(1), default=200, metavar="K", help="most detections in a photo (200)")
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photos to check the file on")
     parser.add_argument("--int8", action="store_true", help="8-bit numbers in an ONNX file, for processors")
     parser.add_argument(
@@ -181,8 +181,8 @@ def check_usage(options: argparse.Namespace, output: Path) -> None:
         raise UsageError("--device is for torch and aoti files; an ONNX file runs on any device, and so do weights")
     if options.format == "weights" and output.resolve() == options.checkpoint.resolve():
         raise UsageError(f"--output {output}: is the checkpoint itself, which a resume needs; name another file")
-    if options.format == "aoti" and not has_cpp_compiler():
-        raise UsageError("--format aoti needs a C++ compiler; install one, or name it in CXX")
+    if options.format == "aoti":
+        require_cpp_compiler("--format aoti")
 
 
 def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:

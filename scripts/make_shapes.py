@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, whole
+from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
@@ -26,9 +26,9 @@ MOST = 1_000_000  # images whose numbers have six digits
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("datasets/shapes"), help="default: datasets/shapes")
-    parser.add_argument("--train", type=whole(1, MOST // 2), default=1600, help="images to train on (default: 1600)")
-    parser.add_argument("--val", type=whole(1, MOST // 2), default=300, help="images to evaluate on (default: 300)")
-    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--train", type=whole_number(1, MOST // 2), default=1600, help="images to train on (default: 1600)")
+    parser.add_argument("--val", type=whole_number(1, MOST // 2), default=300, help="images to evaluate on (default: 300)")
+    parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--small", action="store_true", help="large images with small shapes")
     parser.add_argument("--overwrite", action="store_true", help="draw into a folder that is not empty")
     options = parser.parse_args(arguments)

@@ -18,11 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_entries import whole
+from ssd.config_entries import top_entry
 from ssd.config_file import parse_config
 from ssd.config_yaml import parse_yaml
-from ssd.system.arguments import Parser
-from ssd.system.arguments import whole as whole_number
+from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
@@ -55,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wish = Wish(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)
     text, summary = propose(options.folder, name, wish, time.perf_counter() - began)
-    parse_config(parse_yaml(text, whole()), str(options.folder))
+    parse_config(parse_yaml(text, top_entry()), str(options.folder))
     write_whole(output, lambda file: file.write(text.encode()))
     here = Path.cwd()
     shown = output.relative_to(here) if output.is_relative_to(here) else output

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, whole
+from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import naming
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoints/best.pt of a run")
     parser.add_argument("--augmented", action="store_true", help="training samples as the network gets them")
-    parser.add_argument("--photos", type=whole(1), default=3, metavar="N", help="how many (3)")
+    parser.add_argument("--photos", type=whole_number(1), default=3, metavar="N", help="how many (3)")
     parser.add_argument(
         "--output", type=Path, default=Path("matching.png"), metavar="FILE", help="picture to write (matching.png)"
     )

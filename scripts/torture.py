@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, whole
+from ssd.system.arguments import Parser, whole_number
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = (
@@ -34,8 +34,8 @@ TIMING = ("images_per_s", "data_wait")
 
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--kills", type=whole(1), default=20, help="how many in all (default: 20)")
-    parser.add_argument("--iterations", type=whole(1), default=40, help="length of each run (default: 40)")
+    parser.add_argument("--kills", type=whole_number(1), default=20, help="how many in all (default: 20)")
+    parser.add_argument("--iterations", type=whole_number(1), default=40, help="length of each run (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     options = parser.parse_args(arguments)
 

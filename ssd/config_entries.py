@@ -26,7 +26,7 @@ def resolved(entry: Entry) -> Entry:
     return _schema()["$defs"][entry["$ref"].rsplit("/", 1)[-1]] if "$ref" in entry else entry
 
 
-def whole() -> Entry:
+def top_entry() -> Entry:
     """The entry that all others lie below."""
     return _schema()
 
@@ -61,7 +61,7 @@ def is_text(entry: Entry | None) -> bool:
 
 def known_keys() -> list[str]:
     """The dotted names of all entries; those of a list's entries go by the list's name (data.train.path)."""
-    return list(_keys(whole(), ""))
+    return list(_keys(top_entry(), ""))
 
 
 def _keys(section: Entry, prefix: str) -> Iterator[str]:

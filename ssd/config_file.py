@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from ssd.config import Config, ConfigError
-from ssd.config_entries import Entry, alternatives, child, is_text, nearest, section_in, values_of, whole
+from ssd.config_entries import Entry, alternatives, child, is_text, nearest, section_in, top_entry, values_of
 from ssd.config_yaml import is_plain_text, parse_yaml
 
 LENGTHS = {"iterations": "epochs", "epochs": "iterations"}  # of a run: one or the other
@@ -55,7 +55,7 @@ def parse_config(values: object, origin: str = "config") -> Config:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"), whole())
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"), top_entry())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -82,7 +82,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=5e-4")
     *parents, last = key.split(".")
     node: Any = values
-    entry: Entry | None = whole()
+    entry: Entry | None = top_entry()
     for place, part in enumerate(parents):
         if isinstance(node, list):
             position = _position(node, part, override)
@@ -123,7 +123,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Entry | None]:
     Of an entry with several alternatives, beside null, pydantic also names the one that it tried, which is no key.
     """
     names: list[str] = []
-    entry: Entry | None = whole()
+    entry: Entry | None = top_entry()
     is_tried_named = False
     for part in loc:
         if not is_tried_named and sum(each.get("type") != "null" for each in alternatives(entry or {})) > 1:

@@ -15,7 +15,8 @@ from scripts.benchmarks.metric import bench_eval
 from scripts.benchmarks.predict import bench_predict
 from scripts.benchmarks.step import bench_step
 from ssd.config import Config
-from ssd.system.device import choose_device, choose_precision, require_compiler
+from ssd.system.device import choose_device, choose_precision
+from ssd.system.machine import require_cpp_compiler
 
 CASES: dict[str, Callable[[Setting, int], list[Row]]] = {
     "data": bench_data,
@@ -37,8 +38,8 @@ def make_setting(config: Config, options: argparse.Namespace) -> Setting:
         DataError: something in the photos cannot be used.
     """
     device = choose_device(options.device)
-    if options.compile:
-        require_compiler("--compile", device)
+    if options.compile and device.type == "cpu":
+        require_cpp_compiler("--compile")
     data = config.data
     photos = load_photos(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
     cv2.setNumThreads(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd.model import SSD300
-from ssd.system.device import require_compiler
+from ssd.system.machine import require_cpp_compiler
 
 
 class Compiled:
@@ -23,7 +23,8 @@ class Compiled:
     """
 
     def __init__(self, network: SSD300, device: torch.device) -> None:
-        require_compiler("compile", device)
+        if device.type == "cpu":
+            require_cpp_compiler("compile")
         self.network = torch.compile(network, dynamic=False)
         self.asked: Counter[int] = Counter()  # how often each size was
         self.sizes: set[int] = set()  # that are compiled

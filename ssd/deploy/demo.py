@@ -1,17 +1,14 @@
 """A web page that shows what a network finds in a photo or in front of a camera, served to this machine alone."""
 
-import io
 import json
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from werkzeug.exceptions import (
     BadRequest,
     HTTPException,
@@ -24,9 +21,7 @@ from werkzeug.wrappers import Request, Response
 
 from ssd.deploy.predictor import Predictor
 from ssd.evaluation.pictures import class_colour
-from ssd.system.images import MAX_PIXELS, ImageError, decode, printable
-
-Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
+from ssd.system.images import MAX_PIXELS, ImageError, decode, opened, printable
 
 HOST = "127.0.0.1"
 HTTP_PORT = 80  # which browsers leave out of an address
@@ -150,14 +145,15 @@ def to_pixels(encoded: bytes) -> np.ndarray:
     Raises:
         HTTPException: it is no photo, too large, or damaged.
     """
+    content = np.frombuffer(encoded, np.uint8)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as header:
+        with opened(content) as header:
             width, height = header.size
     except Exception:  # Pillow raises what its many parsers raise
         raise UnsupportedMediaType("this is no photo") from None
     if width * height > MAX_PIXELS:
         raise RequestEntityTooLarge(f"the photo has {width} × {height} pixels, more than {MAX_PIXELS:,}")
     try:
-        return decode(np.frombuffer(encoded, np.uint8), "the photo")
+        return decode(content, "the photo")
     except ImageError as error:
         raise UnsupportedMediaType(str(error)) from None

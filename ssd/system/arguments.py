@@ -34,7 +34,7 @@ def config_named(description: str | None, arguments: list[str] | None) -> Config
     return load_config(options.config, options.overrides)
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Reads a whole number within bounds, both included."""
     expected = f"a whole number from {least} on" if most is None else f"a whole number from {least} to {most}"
 

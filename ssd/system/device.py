@@ -8,7 +8,6 @@ import sys
 import torch
 
 from ssd.config import DEVICE_PATTERN, DEVICES, ConfigError
-from ssd.system.machine import has_cpp_compiler
 
 WIDE = 0.4  # least width of a network that counts as wide
 
@@ -109,20 +108,6 @@ def choose_training_format(device: torch.device, dtype: torch.dtype, width: floa
     # On one core, float32, AVX2, batch 8: 0.88 at width 0.5, 1.05 at width 0.35; the same at about 0.4.
     is_avx2 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
     return torch.contiguous_format if is_avx2 and dtype == torch.float32 and width >= WIDE else torch.channels_last
-
-
-def require_compiler(entry: str, device: torch.device) -> None:
-    """Looks for what torch.compile needs on a processor.
-
-    Args:
-        entry: that asks for it, for the message.
-        device: of the network.
-
-    Raises:
-        ConfigError: there is no C++ compiler.
-    """
-    if device.type == "cpu" and not has_cpp_compiler():
-        raise ConfigError(f"{entry}: needs a C++ compiler; install one, or name it in CXX")
 
 
 def keep_freed_memory(keep: bool = True) -> None:

@@ -3,12 +3,17 @@
 It is here, among what belongs to the machine, since training and prediction both read photos and neither uses the other.
 """
 
+import io
 import os
 import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ssd.system.errors import UserError
 
@@ -16,6 +21,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 # 134 megapixels, 400 MB once decoded: more than any camera takes, little enough for a few processes at once.
 MAX_PIXELS = 2**27
+
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -47,6 +54,18 @@ def read_bytes(path: str | Path) -> np.ndarray:
         return np.fromfile(path, np.uint8)
     except OSError as error:
         raise ImageError(f"{printable(path)}: cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def opened(encoded: np.ndarray) -> Iterator[Image.Image]:
+    """A photo as Pillow opens it, which reads its header alone; Pillow raises what its many parsers raise.
+
+    Args:
+        encoded: `[n]` uint8, the bytes of a file.
+    """
+    # EXIF blocks that are broken count as none: Pillow warns of them, in opening too.
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded.data)) as header:
+        yield header
 
 
 def decode(encoded: np.ndarray, path: str | Path, upright: bool = True) -> np.ndarray:

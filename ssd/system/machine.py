@@ -7,6 +7,8 @@ import sys
 
 import psutil
 
+from ssd.config import ConfigError
+
 
 def num_cores() -> int:
     """Processor cores that this process may use."""
@@ -21,6 +23,19 @@ def has_cpp_compiler() -> bool:
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     words = shlex.split(os.environ.get("CXX", usual))  # as in CXX="ccache g++"
     return bool(words) and shutil.which(words[0]) is not None
+
+
+def require_cpp_compiler(asked_by: str) -> None:
+    """Looks for that compiler.
+
+    Args:
+        asked_by: the entry or the option that takes it, for the message.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not has_cpp_compiler():
+        raise ConfigError(f"{asked_by}: needs a C++ compiler; install one, or name it in CXX")
 
 
 def memory_in_use() -> int:

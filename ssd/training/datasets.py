@@ -112,7 +112,7 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
     first_rank = {line: rank for rank, (_, lines) in reversed(list(enumerate(shares))) for line in lines}
     lines = [f"process {rank}: {line}" if rank else line for line, rank in sorted(first_rank.items(), key=lambda item: item[1])]
     if lines:
-        raise DataError(first_faults(lines, max_faults, "; scripts/check_data.py lists them all"))
+        raise DataError("\n".join(first_faults(lines, max_faults, "; scripts/check_data.py lists them all")))
 
 
 def left_out(loaded: Iterable[Loaded]) -> list[str]:
@@ -120,10 +120,10 @@ def left_out(loaded: Iterable[Loaded]) -> list[str]:
     return list(dict.fromkeys(line for part in loaded for line in part.damaged))
 
 
-def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> str:
-    """Some faults, a line each, and how many there are besides."""
+def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> list[str]:
+    """Some of the faults, and how many there are besides."""
     more = len(lines) - len(lines[:max_faults])
-    return "\n".join([*lines[:max_faults], *([f"... and {more} more faults{hint}"] if more else [])])
+    return [*lines[:max_faults], *([f"... and {more} more faults{hint}"] if more else [])]
 
 
 def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded:

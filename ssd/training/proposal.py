@@ -20,7 +20,7 @@ from data.photos import Loaded, Photos, load_photos
 from data.source_cache import FolderDigest
 from data.splits import choose
 from ssd.config import SourceConfig, TilesConfig
-from ssd.config_entries import whole
+from ssd.config_entries import top_entry
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
 from ssd.dbox import DBOX_SPECS, DBoxSpec, make_dbox_list, spec_of
@@ -89,7 +89,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     def measured(recipe: Recipe) -> Costs:
         print(f"timing some steps of the network ({recipe.name})", flush=True)
         trial, freeze = trial_choices(recipe, wish.device, len(train))
-        return try_out(parse_config(parse_yaml(render({**found, **trial}), whole())), freeze, Data(train, val, []), start)
+        return try_out(parse_config(parse_yaml(render({**found, **trial}), top_entry())), freeze, Data(train, val, []), start)
 
     chosen = choose_start(wish, len(train), measured)
     choices = {**found, **run_choices(chosen, wish.device, len(train), len(val), shares)}
@@ -100,7 +100,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     notes = (*notes_of(loaded), *similar_classes(counts), *tiles_note(train, spec_of(taken)))
     summary = [
-        *first_faults(left_out(loaded), MAX_FAULTS).splitlines(),
+        *first_faults(left_out(loaded), MAX_FAULTS),
         *(f"note: {note}" for note in notes),
         f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}",
@@ -155,7 +155,7 @@ def read(root: str, source: dict[str, Any], classes: list[str], digests: dict[Pa
         try:
             return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", digests=digests)
         except DataError as error:
-            raise DataError(first_faults(str(error).splitlines(), MAX_FAULTS)) from None
+            raise DataError("\n".join(first_faults(str(error).splitlines(), MAX_FAULTS))) from None
 
 
 def place(folder: Path) -> tuple[str, str]:

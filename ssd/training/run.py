@@ -9,8 +9,9 @@ from typing import Self
 import torch
 
 from ssd.config import Config
-from ssd.system.device import choose_device, choose_precision, keep_freed_memory, require_compiler
+from ssd.system.device import choose_device, choose_precision, keep_freed_memory
 from ssd.system.distributed import World, process_group, world_from_environment
+from ssd.system.machine import require_cpp_compiler
 from ssd.system.stop import StopRequest
 
 
@@ -55,8 +56,8 @@ def open_run(config: Config, stop: StopRequest) -> Iterator[Run]:
     world = world_from_environment()
     device = choose_device(config.device, world.local_rank, world.local_size)
     dtype = choose_precision(config.train.precision, device)
-    if config.train.compile:
-        require_compiler("train.compile", device)
+    if config.train.compile and device.type == "cpu":
+        require_cpp_compiler("train.compile")
     keep_freed_memory()
     with process_group(world, device):
         yield Run(config, world, device, dtype, Path(config.output_dir), stop)

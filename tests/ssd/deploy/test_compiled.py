@@ -37,7 +37,7 @@ def seen(monkeypatch):
         return run
 
     monkeypatch.setattr(torch, "compile", compile)
-    monkeypatch.setattr(compiled, "require_compiler", lambda *_: None)
+    monkeypatch.setattr(compiled, "require_cpp_compiler", lambda *_: None)
     return sizes
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ssd.config_entries import whole
+from ssd.config_entries import top_entry
 from ssd.config_file import parse_config
 from ssd.config_yaml import parse_yaml
 from ssd.system import download
@@ -96,7 +96,7 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
     chosen, _ = start(wish, num_photos, speeds)
     assert chosen.recipe.name == name
     text = render({**DATA, **run_choices(chosen, device, num_photos, 50, SHARES)})
-    config = parse_config(parse_yaml(text, whole()))  # which refuses what does not go together
+    config = parse_config(parse_yaml(text, top_entry()))  # which refuses what does not go together
     assert config.model.pretrained == ("none" if name == "scratch" else name)
     assert config.model.freeze == freeze
     assert config.train.batch_size == size
