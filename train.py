@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     """Trains to the end of the schedule, from the start or from a checkpoint, and evaluates."""
     from ssd.training.build import build_parts, describe, first_state
-    from ssd.training.checkpoints import Checkpoints
+    from ssd.training.checkpoints import BEST, Checkpoints
     from ssd.training.datasets import train_batches, val_batches
     from ssd.training.evaluating import evaluate_checkpoint, evaluate_photos
     from ssd.training.folder import find_state, list_damaged, make_folder
@@ -63,12 +63,12 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     from ssd.training.run_log import RunLog
     from ssd.training.trainer import Trainer
 
-    found, clear = find_state(run.folder, resume, overwrite, run.say)
-    parts = build_parts(run, found)
+    found = find_state(run.folder, resume, overwrite, run.say)
+    parts = build_parts(run, found.state)
     samples, val_samples, preparation, schedule = parts.samples, parts.val_samples, parts.preparation, parts.schedule
-    state = first_state(run, preparation, found, clear)
+    state = first_state(run, preparation, found)
     batches = train_batches(run, samples, schedule.iterations, state.iteration)
-    make_folder(run.folder, state, clear, run.world)
+    make_folder(run.folder, state, found, run.world)
     list_damaged(run.folder, parts.damaged, run.world)
     describe(run, parts, state.iteration)
     checkpoints = Checkpoints(run.folder / "checkpoints", schedule.keep)
@@ -81,7 +81,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
             best = trainer.fit(batches)
     if state.iteration >= schedule.iterations:
         run.say("nothing left to train")
-    path = checkpoints.folder / "best.pt"
+    path = checkpoints.folder / BEST
     finish(run, val_samples, path, best or evaluate_checkpoint(run, path, val_samples, preparation, parts.model))
 
 

@@ -20,14 +20,15 @@ from ssd.preparation import Preparation
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
+from ssd.training.checkpoints import BEST
 from ssd.training.datasets import Data, crowded_batch, load_photos, plain_samples, tiles_notes, train_samples
-from ssd.training.folder import run_id_of
+from ssd.training.folder import Found, run_id_of
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 from ssd.training.step import Step
 from ssd.training.update import Updater
-from ssd.weights.checkpoint import CheckpointError, TrainState, shape_of
+from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, shape_of
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
 
 
@@ -72,7 +73,7 @@ def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, stat
     return Parts(samples, val_samples, model, preparation, schedule, step, damaged)
 
 
-def first_state(run: Run, preparation: Preparation, state: TrainState | None, clear: bool) -> TrainState:
+def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
     """Where the training loop begins: at the start, or as a state has it; with the configuration of now.
 
     A best figure counts only beside others of its kind, and as long as its checkpoint is there. What begins in a folder
@@ -81,24 +82,34 @@ def first_state(run: Run, preparation: Preparation, state: TrainState | None, cl
     Args:
         run: the run.
         preparation: what its weights expect of images.
-        state: that it resumes, if any.
-        clear: whether its folder is going to be cleared.
+        found: the state that it resumes, if any, and what is going to be removed from its folder.
     """
+    state = found.state
     config = run.config.model_dump(mode="json")
     if state is None:
         names = list(run.config.data.class_names)
         return TrainState({}, names, preparation.to_plain(), config, run_id=secrets.token_hex(8), num_processes=run.world.size)
-    best = run.folder / "checkpoints" / "best.pt"
     is_there = state.run_id and state.run_id == run_id_of(run.folder)
     first = replace(
         state, config=config, num_processes=run.world.size, run_id=state.run_id if is_there else secrets.token_hex(8)
     )
     changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
-    if state.best_map < 0 or (best.exists() and not clear and not changed):
+    if state.best_map < 0 or (_has_best(run.folder, found) and not changed):
         return first
-    reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run"
+    reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run up to here"
     run.say(f"{reason}: the best checkpoint is chosen again, from this iteration")
     return replace(first, best_map=-1.0, not_improved=0)
+
+
+def _has_best(folder: Path, found: Found) -> bool:
+    """Whether the folder's best checkpoint is of the run up to where it begins."""
+    best = folder / "checkpoints" / BEST
+    if found.state is None or found.clear or not best.exists():
+        return False
+    try:
+        return not found.goes_back or load_checkpoint(best).iteration <= found.state.iteration
+    except CheckpointError:
+        return False
 
 
 def _differs(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 from ssd.system.errors import UsageError
 from ssd.weights.checkpoint import CheckpointError, TrainState, copy_checkpoint, load_checkpoint, save_checkpoint
 
+LAST, BEST = "last.pt", "best.pt"
+
 
 class Checkpoints:
     """The folder of a run's checkpoints.
@@ -23,9 +25,9 @@ class Checkpoints:
 
         So a run that is killed in between finds an older last.pt, repeats the iterations since, and writes all of them again.
         """
-        names = ["best.pt"] if best or not (self.folder / "best.pt").exists() else []
+        names = [BEST] if best or not (self.folder / BEST).exists() else []
         names += [numbered_name(state.iteration)] if numbered and self.keep else []
-        first, *others = [self.folder / name for name in (*names, "last.pt")]
+        first, *others = [self.folder / name for name in (*names, LAST)]
         save_checkpoint(first, state)
         for path in others:
             copy_checkpoint(first, path)
@@ -42,6 +44,13 @@ def keep_last(folder: Path, keep: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_later(folder: Path, iteration: int) -> None:
+    """Removes numbered checkpoints of later iterations than one."""
+    for path in _numbered(folder):
+        if path.name > numbered_name(iteration):
+            path.unlink()
+
+
 def _numbered(folder: Path) -> list[Path]:
     """The numbered checkpoints, the newest first."""
     return sorted(folder.glob("iteration_*.pt"), reverse=True)
@@ -53,7 +62,7 @@ def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
     """
-    candidates = [path for path in (folder / "last.pt", *_numbered(folder), folder / "best.pt") if path.exists()]
+    candidates = [path for path in (folder / LAST, *_numbered(folder), folder / BEST) if path.exists()]
     skipped = []
     for path in candidates:
         try:
@@ -87,7 +96,7 @@ def checkpoint_to_evaluate(folder: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    for name in ("best.pt", "last.pt"):
+    for name in (BEST, LAST):
         if (folder / "checkpoints" / name).exists():
             return folder / "checkpoints" / name
     raise UsageError(f"{folder / 'checkpoints'}: no checkpoint to evaluate; train first, or name one with --resume PATH")

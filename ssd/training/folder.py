@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import filelock
 
@@ -14,8 +14,8 @@ from ssd.config_yaml import dump_yaml
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError
 from ssd.system.files import ASIDE, write_whole
-from ssd.training.checkpoints import checkpoint_at, find_checkpoint
-from ssd.weights.checkpoint import TrainState
+from ssd.training.checkpoints import LAST, checkpoint_at, find_checkpoint, remove_later
+from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
 OWN_FILES = (
@@ -55,8 +55,16 @@ def locked(folder: Path, world: World) -> Iterator[None]:
         yield
 
 
-def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> tuple[TrainState | None, bool]:
-    """The state to resume, if any, and whether the folder is to be cleared of another run; nothing is written yet.
+class Found(NamedTuple):
+    """Where a run begins, and what its folder holds besides that is removed, once all is ready."""
+
+    state: TrainState | None  # None: at the start
+    clear: bool = False  # another run, or nothing
+    goes_back: bool = False  # checkpoints of this run from later iterations
+
+
+def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> Found:
+    """The state to resume, if any; nothing is written yet.
 
     Args:
         folder: of the run.
@@ -73,12 +81,12 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
     if resume == "auto":
         found = find_checkpoint(checkpoints)
         if found is None:
-            return None, True
+            return Found(None, clear=True)
         path, state, skipped = found
         for line in skipped:
             say(f"skipped: {line}")
         say(f"resuming from {path}, iteration {state.iteration}")
-        return state, False
+        return Found(state)
     if resume is not None:
         path, state = checkpoint_at(Path(resume))
         is_other = not is_of_run(folder, path, state)
@@ -88,13 +96,17 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
                 "--overwrite"
             )
         say(f"resuming from {path}, iteration {state.iteration}")
-        return state, is_other
+        newest = None if is_other else find_checkpoint(checkpoints)
+        reached = newest[1].iteration if newest else 0
+        if reached > state.iteration:
+            say(f"the run goes back from iteration {reached}: its later checkpoints and records are removed")
+        return Found(state, is_other, reached > state.iteration)
     if any(checkpoints.glob("*.pt")) and not overwrite:
         raise UsageError(
             f"{folder}: holds a run already; resume with --resume auto, choose another output_dir, or start again with "
             "--overwrite"
         )
-    return None, True
+    return Found(None, clear=True)
 
 
 def is_of_run(folder: Path, path: Path, state: TrainState) -> bool:
@@ -113,25 +125,28 @@ def run_id_of(folder: Path) -> str:
         return ""
 
 
-def make_folder(folder: Path, state: TrainState, clear: bool, world: World) -> None:
-    """Makes an output folder ready, once all else is: what another run left is lost from here on.
+def make_folder(folder: Path, state: TrainState, found: Found, world: World) -> None:
+    """Makes an output folder ready, once all else is: what is to be removed is lost from here on.
 
     Args:
         folder: made where it is missing.
         state: where the run begins; its configuration is written as config.yaml, its identity as run_id.
-        clear: remove what another run left.
+        found: what of the folder is removed.
         world: the processes of the run, which all call this; the main one writes.
     """
     world.gather(None)  # every process has looked before one writes
     if not world.is_main:
         return
-    if clear:
+    if found.clear:
         for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
             path.unlink()
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
         path.unlink()
+    if found.goes_back:
+        remove_later(checkpoints, state.iteration)
+        save_checkpoint(checkpoints / LAST, state)
     for name, text in (("config.yaml", dump_yaml(state.config)), ("run_id", f"{state.run_id}\n")):
         write_whole(folder / name, partial(_write_text, text))
 

@@ -16,6 +16,7 @@ from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.files import write_whole
 from ssd.training.build import build_criterion
+from ssd.training.checkpoints import LAST
 from ssd.training.run import Run
 from ssd.training.trainer import NonFiniteError
 from ssd.weights.checkpoint import CheckpointError, read_tensors
@@ -106,7 +107,7 @@ def _keep(run: Run, samples: Samples, preparation: Preparation, model: SSD300, i
     size = run.batch_size
     (keys,) = TrainOrder(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
     paths = [samples.path(index) for _, index in keys]
-    last = run.folder / "checkpoints" / "last.pt"
+    last = run.folder / "checkpoints" / LAST
     if run.world.is_main:
         save_step(run.folder, NonFiniteStep(iteration, samples.__getitems__(keys), paths, preparation, model.state_dict()))
     return (

@@ -15,7 +15,10 @@ from PIL import Image
 import train
 from data.shapes import CLASSES
 from ssd.evaluation import evaluate as evaluation
+from ssd.system.errors import Failure
 from ssd.training import outcome
+from ssd.training.checkpoints import numbered_name
+from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.test_train import assert_same_weights, records, write_config
 
@@ -248,6 +251,40 @@ def test_a_run_in_float16_begins_with_a_scale_of_its_own(tmp_path, shapes_root):
     run.dtype = torch.float16
     parts = build_parts(run, load_checkpoint(tmp_path / "run/checkpoints/last.pt"))
     assert parts.step.updater.scaler.get_scale() == 2**16
+
+
+def test_a_run_that_goes_back_leaves_nothing_of_what_came_after(tmp_path, shapes_root, scores, capsys):
+    config = small(tmp_path, shapes_root, train={"iterations": 4}, checkpoint={"every": 1, "keep": 10})
+    folder = tmp_path / "run/checkpoints"
+    scores += [0.3, 0.2, 0.6, 0.5]
+    assert train.main(["--config", str(config)]) == 0
+    assert at(tmp_path, "best") == 3
+    scores += [0.2, 0.4, 0.35, 0.3]  # of iteration 2 once more, since the best is chosen again from there
+    assert train.main(["--config", str(config), "--resume", str(folder / numbered_name(2)), "train.iterations=5"]) == 0
+    assert "the run goes back from iteration 4: its later checkpoints and records are removed" in capsys.readouterr().out
+    # Not of iteration 3 of the first time, which was better.
+    assert at(tmp_path, "best") == 3
+    assert load_checkpoint(folder / "best.pt").best_map == 0.4
+    assert [record["map"] for record in records(tmp_path, "eval")[:4]] == [0.3, 0.2, 0.4, 0.35]
+    scores += [0.1]
+    assert train.main(["--config", str(config), "--resume", str(folder / numbered_name(4)), "train.iterations=5"]) == 0
+    assert "has no best.pt" not in capsys.readouterr().out  # that of iteration 3 is of this run still
+    assert at(tmp_path, "best") == 3
+
+
+def test_a_run_that_goes_back_and_is_killed_at_once_is_where_it_went(tmp_path, shapes_root, scores, monkeypatch):
+    config = small(tmp_path, shapes_root, train={"iterations": 4}, checkpoint={"every": 1, "keep": 10})
+    folder = tmp_path / "run/checkpoints"
+    scores += [0.3, 0.2, 0.6, 0.5]
+    assert train.main(["--config", str(config)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", lambda *_: (_ for _ in ()).throw(Failure("killed")))
+        assert train.main(["--config", str(config), "--resume", str(folder / numbered_name(2))]) == 1
+    assert [path.name for path in sorted(folder.glob("iteration_*"))] == [numbered_name(1), numbered_name(2)]
+    assert at(tmp_path, "last") == 2
+    scores += [0.2, 0.25, 0.1]
+    assert train.main(["--config", str(config), "--resume", "auto"]) == 0
+    assert at(tmp_path, "best") == 3
 
 
 def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys, monkeypatch):
