@@ -30,7 +30,7 @@ def save_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> None:
     with suppress(OSError, RuntimeError):  # a user without a home has no such folder
         path = cache_folder() / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+        write_whole(path, lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
 
 
 def remove_older(group: str, kept: int) -> None:

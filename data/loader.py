@@ -13,7 +13,7 @@ from data.photos import Photos
 from data.render import render
 from data.tiles import Windows
 from data.workers import WatchedLoader, worker_options
-from ssd.batch import PADDING, Batch, Targets
+from ssd.batch import Batch, pad_targets
 from ssd.config import ConfigError
 from ssd.system.distributed import World
 from ssd.system.machine import num_cores
@@ -74,7 +74,7 @@ class Samples(Dataset[Batch]):
             image = self._pixels(index)
             width, height = self.sizes[index].tolist()
             render(image, reduced_plan(plan, width, height, image), self.fill, out)
-        targets = _pad([(plan.boxes, labels) for plan, labels in drawn])
+        targets = pad_targets([torch.from_numpy(np.column_stack([plan.boxes, labels])).float() for plan, labels in drawn])
         return Batch(images, targets, torch.tensor([index for _, index in keys]))
 
     def _draw(self, epoch: int, index: int) -> tuple[Plan, np.ndarray]:
@@ -121,17 +121,6 @@ class Samples(Dataset[Batch]):
             self.decoded = photo, self.image(photo)
         x1, y1, x2, y2 = self.windows.edges[index].tolist()
         return self.decoded[1][y1:y2, x1:x2]
-
-
-def _pad(samples: list[tuple[np.ndarray, np.ndarray]]) -> Targets:
-    num_slots = max((len(labels) for _, labels in samples), default=0)
-    boxes = np.zeros((len(samples), num_slots, 4), np.float32)
-    labels = np.full((len(samples), num_slots), PADDING, np.int64)
-    for i, (sample_boxes, sample_labels) in enumerate(samples):
-        boxes[i, : len(sample_boxes)] = sample_boxes
-        labels[i, : len(sample_labels)] = sample_labels
-    objects = np.flatnonzero(labels != PADDING)
-    return Targets(torch.from_numpy(boxes), torch.from_numpy(labels), torch.from_numpy(objects))
 
 
 class TrainOrder(Sampler[list[Key]]):

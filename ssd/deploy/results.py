@@ -36,7 +36,7 @@ class Format(Protocol):
     def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None: ...
 
     def add(self, entries: Sequence[Found]) -> None:
-        """Writes some more; they are in the file when this returns."""
+        """Writes some more: all of them, or nothing and an OSError; but for COCO's, they are in the file when this returns."""
 
 
 class Results:
@@ -82,19 +82,8 @@ class JsonFile:
     def add(self, entries: Sequence[Found]) -> None:
         is_first = self.end == 1
         text = "".join(f"{'' if is_first and i == 0 else ','}\n{json.dumps(as_json(entry))}" for i, entry in enumerate(entries))
-        content = text.encode() + self.END
         with naming(self.path):
-            try:
-                self.file.seek(self.end)
-                written = self.file.write(content)
-                while written < len(content):  # a disk that becomes full takes a part first
-                    written += self.file.write(content[written:])
-            except OSError:
-                self.file.truncate(self.end)
-                self.file.seek(self.end)
-                self.file.write(self.END)
-                raise
-        self.end += len(content) - len(self.END)
+            self.end = append(self.file, self.end, text.encode(), self.END)
 
 
 class CsvFile:
@@ -103,6 +92,7 @@ class CsvFile:
     def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
         self.path = folder / "detections.csv"
         self.file = closing.enter_context(self.path.open("wb", buffering=0))
+        self.end = 0
         self._write([["name", "frame", "class", "score", "x1", "y1", "x2", "y2"]])
 
     def add(self, entries: Sequence[Found]) -> None:
@@ -116,7 +106,7 @@ class CsvFile:
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         with naming(self.path):
-            self.file.write(text.getvalue().encode())
+            self.end = append(self.file, self.end, text.getvalue().encode())
 
 
 class VocFiles:
@@ -171,6 +161,34 @@ class CocoFile:
     def _finish(self) -> None:
         if self.num_written < self.num_images:
             self._write()
+
+
+def append(file: io.FileIO, end: int, content: bytes, closing: bytes = b"") -> int:
+    """Writes more to a file, all of it or, where the disk is full, nothing.
+
+    Args:
+        file: without a buffer.
+        end: bytes of it that stay; what follows them is `closing`.
+        content: that is added.
+        closing: what the file ends in.
+
+    Returns:
+        The new `end`.
+
+    Raises:
+        OSError: the content cannot be written.
+    """
+    file.seek(end)
+    rest = content + closing
+    try:
+        while rest:  # a disk that becomes full takes a part first
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        file.seek(end)
+        file.write(closing)
+        raise
+    return end + len(content)
 
 
 FORMATS: dict[str, type[Format]] = {"json": JsonFile, "csv": CsvFile, "voc": VocFiles, "coco": CocoFile}
@@ -228,4 +246,5 @@ def write_voc(path: Path, entry: Found) -> None:
             ElementTree.SubElement(bndbox, side).text = f"{value:.1f}"
     path.parent.mkdir(parents=True, exist_ok=True)
     ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8")
+    tree = ElementTree.ElementTree(root)
+    write_whole(path, lambda file: tree.write(file, encoding="utf-8"), outlasts_power_cut=False)

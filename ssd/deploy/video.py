@@ -66,7 +66,8 @@ class Video:
 
 
 class VideoFile:
-    """A video that is written frame by frame, for the time of a `with` block; it takes its name when it is whole.
+    """A video that is written frame by frame, for the time of a `with` block. It takes its name at the end, however the block
+    ends: the frames until then are a video that can be played.
 
     Args:
         path: the file, which ends in .mp4.

@@ -3,6 +3,7 @@
 The numbers are here and nowhere else; each with its reason, which is written into the file beside it where a user sees it.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -87,7 +88,6 @@ SCRATCH = Recipe(
     300,
     cpu={"model.width": Choice(0.25, "a sixteenth of the arithmetic: a CPU has no time for more")},
 )
-RECIPES = {recipe.name: recipe for recipe in (COCO, IMAGENET, SLIM, SCRATCH)}
 
 
 def batch_size(device: str, num_photos: int) -> int:
@@ -162,7 +162,9 @@ def training(recipe: Recipe, planned: Length, device: str, num_photos: int, num_
         "train.warmup": Choice(min(MOST_WARM_UP, int(WARM_UP_SHARE * iterations)), "iterations"),
     }
     if iterations > 10 * EMA_SHARE:
-        choices["train.ema"] = Choice(round(1 - EMA_SHARE / iterations, 4), "averages the weights of about a third of the run")
+        share = EMA_SHARE / iterations
+        ema = round(1 - share, 1 - math.floor(math.log10(share)))  # two digits of the share
+        choices["train.ema"] = Choice(ema, "averages the weights of about a third of the run")
     choices["checkpoint.every"] = Choice(every, "iterations")
     choices["checkpoint.keep"] = Choice(2, "last.pt and best.pt come on top")
     choices["eval.every"] = Choice(every, f"iterations: about {planned.evaluations} evaluations")

@@ -74,8 +74,12 @@ def replay(
     step: NonFiniteStep, config: Config, device: torch.device, dtype: torch.dtype
 ) -> list[tuple[float, float, float, str]]:
     """Both losses, the norm of their gradient, and the photo, for each photo of the batch."""
-    model = build_network(len(config.data.class_names) + 1, config.model).to(device).train()
+    model = build_network(len(config.data.class_names) + 1, config.model)
     model.load_state_dict(step.weights)
+    if config.model.freeze:
+        model.freeze(config.model.freeze)
+    model.to(device).train()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     criterion = build_criterion(config)
     # Batch normalisation needs the whole batch, so all photos go through the network together.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -86,7 +90,7 @@ def replay(
         objects = (targets.labels[i] >= 0).nonzero().flatten()
         own = Targets(targets.boxes[i : i + 1], targets.labels[i : i + 1], objects)
         losses = criterion((loc[i : i + 1], conf[i : i + 1], dbox_list), own)
-        gradients = torch.autograd.grad(losses[0] + losses[1], list(model.parameters()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(losses[0] + losses[1], trained, retain_graph=True, allow_unused=True)
         norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
         rows.append((losses[0].item(), losses[1].item(), norm.item(), path))
     return rows

@@ -58,10 +58,10 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        losses = step(batches, 1)
+        taken = step(batches, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert losses.isfinite().all()
+    assert taken.losses.isfinite().all()
     assert step.updater.non_finite_at == 0
 
 

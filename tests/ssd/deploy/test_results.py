@@ -3,6 +3,7 @@ import errno
 import json
 import tracemalloc
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -50,10 +51,11 @@ def test_files_are_whole_after_every_addition(tmp_path):
     assert {row["class"] for row in rows} == set(CLASSES)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
-    with Results(tmp_path, ["json"], CLASSES) as results:
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, kind):
+    with Results(tmp_path, [kind], CLASSES) as results:
         results.add([entry(3)])
-        before = (tmp_path / "detections.json").read_bytes()
+        before = (tmp_path / f"detections.{kind}").read_bytes()
         (writer,) = results.formats
 
         class Full:
@@ -75,7 +77,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         monkeypatch.setattr(writer, "file", Full(writer.file))
         with pytest.raises(OSError, match="No space left"):
             results.add([entry(4)])
-    assert (tmp_path / "detections.json").read_bytes() == before
+    assert (tmp_path / f"detections.{kind}").read_bytes() == before
+
+
+def test_an_annotation_is_whole_or_what_it_was(tmp_path, monkeypatch):
+    with Results(tmp_path, ["voc"], CLASSES) as results:
+        results.add([entry(3)])
+        before = (tmp_path / "Annotations/3.xml").read_bytes()
+    monkeypatch.setattr(ElementTree.ElementTree, "write", lambda _, file, **__: file.write(b"<annot") and 1 / 0)
+    with Results(tmp_path, ["voc"], CLASSES) as results, pytest.raises(ZeroDivisionError):
+        results.add([entry(3)])
+    assert [path.name for path in (tmp_path / "Annotations").iterdir()] == ["3.xml"]
+    assert (tmp_path / "Annotations/3.xml").read_bytes() == before
 
 
 def test_memory_does_not_grow(tmp_path):

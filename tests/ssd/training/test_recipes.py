@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ssd.config import TrainConfig
 from ssd.config_entries import top_entry
 from ssd.config_file import parse_config
 from ssd.config_yaml import parse_yaml
@@ -21,9 +22,11 @@ from ssd.training.recipes import (
     SCRATCH,
     SLIM,
     Choice,
+    Length,
     batch_size,
     length,
     minutes_for,
+    training,
 )
 from ssd.training.starts import Wish, choose_start
 from ssd.training.timing import Costs
@@ -109,11 +112,18 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
     assert chosen.length.seconds <= 30 * 60
     iterations = chosen.length.iterations
     assert config.train.warmup == min(100, iterations // 20)
-    assert config.train.ema == pytest.approx(1 - 3 / iterations, abs=1e-4)
+    assert 1 - config.train.ema == pytest.approx(3 / iterations, rel=0.05)
     assert iterations / config.eval.every <= 10
     assert config.eval.patience == (None if name == "scratch" or iterations / config.eval.every <= 5 else 5)
     for line in text.splitlines():
         assert " # " in line or not line.startswith("  ") or re_data(line), line
+
+
+@pytest.mark.parametrize("iterations", [31, 5000, 200_000, 3_000_000])
+def test_averages_of_runs_of_any_length(iterations):
+    choices = training(COCO, Length(iterations, 300, 10, 1e5, 32 * iterations), "cuda", 16_000, 5000)
+    train = TrainConfig(**{name.removeprefix("train."): choice.value for name, choice in choices.items() if "train." in name})
+    assert 0 < 1 - train.ema == pytest.approx(3 / iterations, rel=0.05)
 
 
 def re_data(line: str) -> bool:
