@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ssd.config_file import load_config
-from ssd.system.arguments import Parser
+from ssd.system.arguments import Parser, add_overrides
 from ssd.system.command import command
 from ssd.system.stop import StopRequest
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from ssd.training.run import Run
 
 
-@command(resume="resume with --resume auto")
+@command(
+    resume="resume with --resume auto",
+    less_memory="try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else; in an "
+    "evaluation a smaller eval.batch_size",
+)
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     began = time.perf_counter()
@@ -102,9 +106,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="build everything, do a few steps and a short evaluation, tell what the run will take, write nothing",
     )
     parser.add_argument("--overwrite", action="store_true", help="start again over an earlier run in output_dir")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="change an entry of the configuration, such as train.lr=5e-4"
-    )
+    add_overrides(parser, "train.lr=5e-4")
     return parser.parse_intermixed_args(arguments)
 
 

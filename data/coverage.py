@@ -19,11 +19,11 @@ CHUNK = 1024  # objects compared with all DBoxes at once
 def best_overlaps(photos: Photos | Windows, dbox_list: torch.Tensor) -> np.ndarray:
     """The largest overlap of each object with any DBox `[N]`."""
     corners = to_corners(dbox_list)
-    chunks = torch.from_numpy(relative_boxes(photos)).split(CHUNK)
+    chunks = torch.from_numpy(all_boxes(photos)).split(CHUNK)
     return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
 
 
-def relative_boxes(photos: Photos | Windows) -> np.ndarray:
+def all_boxes(photos: Photos | Windows) -> np.ndarray:
     """All objects `[N, 4]` as corners relative to their photo or tile."""
     sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
     return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
@@ -52,7 +52,7 @@ def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes:
 
 def show_sizes(photos: Photos | Windows, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
     """Prints how large the network sees the objects, and how many of them the DBoxes cover."""
-    boxes = relative_boxes(photos) * IMAGENET.size
+    boxes = all_boxes(photos) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     print(f"  side in the {IMAGENET.size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")
     for low, high in pairwise(EDGES):
@@ -73,7 +73,7 @@ def show_change(classes: Sequence[str], windows: Windows, before: np.ndarray, af
         after: likewise of the other.
         thresh: overlap from which on an object is covered.
     """
-    boxes = relative_boxes(windows) * IMAGENET.size
+    boxes = all_boxes(windows) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     by_class = {name: windows.labels == label for label, name in enumerate(classes)}
     by_size = {f"{low} to {min(high, IMAGENET.size)}": (sides >= low) & (sides < high) for low, high in pairwise(EDGES)}

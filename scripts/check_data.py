@@ -29,11 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     from data.coverage import best_overlaps, show, show_sizes
     from data.tiles import cut
     from ssd.dbox import make_dbox_list, spec_of
-    from ssd.training.datasets import load_photos
+    from ssd.training.datasets import load_data
     from ssd.training.run import Run
 
     try:
-        train_photos, val_photos, damaged = load_photos(Run.alone(config, stop), max_faults=None)
+        train_photos, val_photos, damaged = load_data(Run.alone(config, stop), max_faults=None)
     except DataError as error:
         raise UserError(f"{error}\n{len(str(error).splitlines())} faults") from None
     dbox_list = make_dbox_list(spec_of(config.model.dboxes))

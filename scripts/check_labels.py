@@ -19,13 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, names_of, whole_number
+from ssd.system.arguments import Parser, add_overrides, names_of, whole_number
 from ssd.system.command import command
 
 FORMATS = ("coco", "voc")
 
 
-@command()
+@command(less_memory="try a smaller eval.batch_size, or device=cpu")
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoints/best.pt of a run")
@@ -36,12 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="write into an --output folder that is not empty")
     parser.add_argument("--formats", type=names_of(FORMATS), default=["coco"], metavar="F,...", help=", ".join(FORMATS))
     parser.add_argument("--pictures", type=whole_number(0), default=60, metavar="N", help="how many are shown (60)")
-    options = parser.parse_args(arguments)
+    add_overrides(parser, "data.root=/data")
+    options = parser.parse_intermixed_args(arguments)
 
     from ssd.training.label_check import check_labels
 
     folder, count = check_labels(
-        options.checkpoint, options.split, options.output, options.formats, options.pictures, options.overwrite
+        options.checkpoint,
+        options.split,
+        options.output,
+        options.formats,
+        options.pictures,
+        options.overwrite,
+        options.overrides,
     )
     print(f"{count} labels to look at, the likeliest first: {folder}")
     if options.pictures:

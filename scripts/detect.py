@@ -30,7 +30,7 @@ from ssd.system.command import command
 FORMATS = ("json", "csv", "voc", "coco")
 
 
-@command()
+@command(less_memory="try a smaller --batch-size")
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     from ssd.deploy.detection import Job, output_folder, sigterm_as_interrupt

@@ -26,7 +26,7 @@ cost. mAP before and after is printed and stands in the file's metadata; a file 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, fraction, whole_number
+from ssd.system.arguments import Parser, add_overrides, fraction, whole_number
 from ssd.system.command import command
 from ssd.system.errors import Failure, UsageError
 from ssd.system.files import naming
@@ -73,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     state = load_checkpoint(options.checkpoint)
     predictor = Predictor.from_checkpoint(state, options.device, "float32", tiles="none", **thresholds)
     if options.int8:
-        return write_int8(output, state, predictor, MAX_LOSS if options.max_loss is None else options.max_loss)
-    photos = [read_photo(path) for path in find_photos(state, options.photos)]
+        return write_int8(output, state, predictor, options)
+    photos = [read_photo(path) for path in find_photos(state, options)]
     write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
     with naming(output):
         write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def write_int8(output: Path, state: "TrainState", predictor: "Predictor", max_loss: float) -> int:
+def write_int8(output: Path, state: "TrainState", predictor: "Predictor", options: argparse.Namespace) -> int:
     """The network in 8-bit numbers, if it is nearly as good as in float32 on all validation photos."""
     from tqdm import tqdm
 
@@ -92,11 +92,11 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", max_lo
     from ssd.deploy.quantise import detections_of, quantise
     from ssd.evaluation.evaluate import Thresholds, figure_name, measured
     from ssd.evaluation.pictures import spread
-    from ssd.training.datasets import load_photos, plain_samples
+    from ssd.training.datasets import load_data, plain_samples
 
-    with photos_needed("--int8 takes both the run's training photos and its validation photos"):
-        run = run_of(state)
-        photos = load_photos(run)
+    with photos_needed("--int8 takes the run's training and validation photos; data.root=FOLDER tells where they are now"):
+        run = run_of(state, options.overrides)
+        photos = load_data(run)
     train, val = (plain_samples(run, part, predictor.preparation) for part in (photos.train, photos.val))
     evaluation, num_val = run.config.eval, len(photos.val)
     limits = Thresholds(evaluation.score_thresh, evaluation.nms_thresh, evaluation.top_k)
@@ -123,6 +123,7 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", max_lo
         results[kind] = graded(tried[kind], kind)
     best = max(results, key=lambda kind: results[kind].mean_ap)
     loss = before.mean_ap - results[best].mean_ap
+    max_loss = MAX_LOSS if options.max_loss is None else options.max_loss
     if not loss <= max_loss:
         raise Failure(f"int8 costs {100 * loss:.1f} points of mAP, more than {100 * max_loss:g}: not written; see --max-loss")
     told = {"metric": figure_name(before), "float32": before.mean_ap, "int8": results[best].mean_ap, "photos": num_val}
@@ -158,7 +159,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-loss", type=fraction, metavar="L", help=f"most that --int8 may cost, of mAP in 0..1 ({MAX_LOSS})"
     )
-    return parser.parse_args(arguments)
+    add_overrides(parser, "data.root=/data, where the run's photos are")
+    return parser.parse_intermixed_args(arguments)
 
 
 def check_usage(options: argparse.Namespace, output: Path) -> None:
@@ -185,7 +187,7 @@ def check_usage(options: argparse.Namespace, output: Path) -> None:
         require_cpp_compiler("--format aoti")
 
 
-def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:
+def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
     """Photos to check on: some of a folder, or of those that the checkpoint's run was evaluated on.
 
     Raises:
@@ -195,27 +197,28 @@ def find_photos(state: "TrainState", folder: Path | None) -> list[Path]:
     from ssd.system.images import SUFFIXES
     from ssd.training.datasets import load_part
 
+    folder = options.photos
     if folder is not None:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not paths:
             raise UsageError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
     else:
-        with photos_needed("name a folder with --photos"):
-            photos = load_part(run_of(state), "val")
+        with photos_needed("name a folder with --photos, or where they are now with data.root=FOLDER"):
+            photos = load_part(run_of(state, options.overrides), "val")
         paths = [Path(photos.path(index)) for index in range(len(photos))]
     return [paths[i] for i in spread(len(paths), NUM_PHOTOS)]
 
 
-def run_of(state: "TrainState") -> "Run":
+def run_of(state: "TrainState", overrides: Sequence[str]) -> "Run":
     """The run that a checkpoint is of, to look at its photos.
 
     Raises:
-        ConfigError: it is of none, being weights alone, or the run does not fit this machine.
+        ConfigError: it is of none, being weights alone, or an override cannot be used.
     """
     from ssd.config_file import parse_config
     from ssd.training.run import Run
 
-    return Run.alone(parse_config(state.config))
+    return Run.alone(parse_config(state.config, overrides=overrides))
 
 
 @contextmanager

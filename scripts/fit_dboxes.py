@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop = StopRequest()
     stop.listen()
 
-    from data.coverage import best_overlaps, relative_boxes, show_change
+    from data.coverage import all_boxes, best_overlaps, show_change
     from data.dbox_fit import COVERED, fit, objects_of
     from data.tiles import cut
     from ssd.config_yaml import dump_yaml
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     photos = load_part(Run.alone(config, stop), "train")
     photos.require_objects("data.train", with_difficult=True)
     windows = cut(photos, config.data.tiles, config.seed).of_training()
-    found = fit(objects_of(relative_boxes(windows), windows.labels, config.seed))
+    found = fit(objects_of(all_boxes(windows), windows.labels, config.seed))
     before, after = (best_overlaps(windows, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
     show_change(photos.classes, windows, before, after, COVERED)
     named = next((name for name, spec in DBOX_SPECS.items() if spec == spec_of(found)), None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.system.arguments import Parser, whole_number
+from ssd.system.arguments import Parser, add_overrides, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import naming
@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=Path("matching.png"), metavar="FILE", help="picture to write (matching.png)"
     )
-    options = parser.parse_args(arguments)
+    add_overrides(parser, "data.root=/data")
+    options = parser.parse_intermixed_args(arguments)
 
     from matplotlib.backend_bases import FigureCanvasBase
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     kinds = FigureCanvasBase.get_supported_filetypes()
     if options.output.suffix.removeprefix(".") not in kinds:
         raise UsageError(f"--output {options.output}: expected the name of a picture: {', '.join(sorted(kinds))}")
-    picture = matching_picture(options.checkpoint, options.augmented, options.photos)
+    picture = matching_picture(options.checkpoint, options.augmented, options.photos, options.overrides)
     with naming(options.output), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # a photo's name has letters that the picture lacks
         picture.savefig(options.output, dpi=110)

@@ -94,7 +94,8 @@ class DataConfig(_Section):
     keep_difficult: bool = True
     """train on objects marked difficult; evaluation always ignores them"""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """loader processes; auto: one on a CPU, this process's share of the cores on a GPU"""
+    """loader processes; auto: one on a CPU, this process's share of the cores on a GPU. A number is also the most that look at
+    all photos before the first step"""
     cache: Literal["none", "ram"] = "none"
     """ram: decoded training photos and tiles stay in memory if they fit; smaller where the shorter side has 2830 pixels"""
     damaged: Literal["refuse", "skip"] = "refuse"
@@ -177,8 +178,10 @@ class ModelConfig(_Section):
                     "pretrained: slim is a network of its own; set width: 0.25, batch_norm: backbone and conv4_3_norm: l2"
                 )
             return self
-        if self.pretrained != "none" and self.width != 1.0:
-            raise ValueError(f"width {self.width} has no pretrained weights; set pretrained: none, or width: 1.0")
+        if self.pretrained in ("coco", "imagenet") and self.width != 1.0:
+            raise ValueError(
+                f"pretrained: {self.pretrained} has no weights of width {self.width}; set width: 1.0, or pretrained: none"
+            )
         if self.pretrained == "coco" and self.batch_norm != "none":
             raise ValueError("pretrained: coco has no batch normalisation; set batch_norm: none, or pretrained: imagenet")
         if self.pretrained == "coco" and self.conv4_3_norm != "l2":

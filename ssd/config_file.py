@@ -4,6 +4,7 @@ Errors are in our own words, made from the schema and the place, whatever pydant
 a typo is answered at once.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,18 +28,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or something in it or in an override cannot be used.
     """
-    values = _read_file(Path(path))
-    for override in overrides:
-        _apply(values, override)
-    return parse_config(values, str(path))
+    return parse_config(_read_file(Path(path)), str(path), overrides)
 
 
-def parse_config(values: object, origin: str = "config") -> Config:
-    """Checks plain values, as they come from YAML or from a checkpoint.
+def parse_config(values: dict[str, Any], origin: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """`load_config` of plain values, as they come from YAML or from a checkpoint.
 
     Raises:
         ConfigError: with one line for each fault, each beginning with `origin`.
     """
+    values = copy.deepcopy(values)
+    for override in overrides:
+        _apply(values, override)
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -89,7 +89,7 @@ def match_batch(
 
     own = _own_dboxes(key, image, num_images, num_slots)  # [N]
     best, overlap = _best_objects(key, image, num_images)  # [B, P] each
-    positive = overlap >= round(jaccard_thresh * OVERLAP_STEPS)  # [B, P]
+    positive = overlap >= max(round(jaccard_thresh * OVERLAP_STEPS), 1)  # [B, P]
     position = image * num_dboxes + own
     best.view(-1).index_copy_(0, position, torch.arange(num_objects, device=best.device))
     positive.view(-1).index_fill_(0, position, True)

@@ -22,7 +22,7 @@ import torch
 import train
 from data.workers import Parcel
 from scripts import replay, torture
-from ssd.training.records import Records
+from ssd.training.records import RecordFile
 from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
 from tests.processes import Process, start
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, shapes_root):
 
 
 def test_records_that_cannot_be_written_name_their_file(tmp_path):
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
         records.write("train", 1, 1, {"loss": 1.0})

@@ -126,7 +126,7 @@ class Demo:
         if request.content_length > MAX_BYTES:
             raise RequestEntityTooLarge(f"the file has more than {MAX_BYTES // 2**20} MiB")
         begin = time.perf_counter()
-        pixels = to_pixels(request.get_data())
+        pixels = uploaded_pixels(request.get_data())
         decoded = time.perf_counter()
         with self.turn:  # one photo at a time has all cores
             start = time.perf_counter()
@@ -139,7 +139,7 @@ class Demo:
         return Response(json.dumps(asdict(answer)), content_type="application/json")
 
 
-def to_pixels(encoded: bytes) -> np.ndarray:
+def uploaded_pixels(encoded: bytes) -> np.ndarray:
     """The pixels of a photo's file, upright, `[H, W, 3]` uint8 RGB.
 
     Raises:

@@ -140,15 +140,22 @@ def _suppress(
 
 
 def _better(boxes: Tensor, doubtful: Tensor) -> Tensor:
-    """What each doubtful one of the boxes `[n, 4]`, by falling rank, gives way to `[n]` int64: of the higher ones that which
-    covers most of it; -1 for none."""
+    """What each doubtful one of the boxes `[n, 4]`, by falling rank, gives way to `[n]` int64: of the higher ones that have not
+    given way themselves, that which covers most of it; -1 for none."""
     better = torch.full((len(boxes),), -1)
     place = torch.arange(len(boxes))
+    gone = torch.zeros(len(boxes), dtype=torch.bool)
     for rows in doubtful.nonzero().flatten().split(max(TABLE // max(len(boxes), 1), 1)):
         own = boxes[rows, None]  # [r, 1, 4]
         inside = torch.minimum(own[..., 2:], boxes[:, 2:]) - torch.maximum(own[..., :2], boxes[:, :2])  # [r, n, 2]
         area = (own[..., 2:] - own[..., :2]).prod(dim=2)  # [r, 1]
         share = inside.clamp_(min=0).prod(dim=2).div_(area.clamp(min=1e-9))  # [r, n]
-        most, which = share.masked_fill_(place >= rows[:, None], 0).max(dim=1)
-        better[rows] = which.where(most > COVERED, -1)
+        share.masked_fill_(place >= rows[:, None], 0)
+        while True:  # what the first of these rows come to is known at once, and each time that of some more
+            most, which = share.masked_fill(gone, 0).max(dim=1)
+            gives_way = most > COVERED
+            if torch.equal(gives_way, gone[rows]):
+                break
+            gone[rows] = gives_way
+        better[rows] = which.where(gives_way, -1)
     return better

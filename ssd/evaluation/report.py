@@ -215,9 +215,8 @@ def facts_table(facts: Mapping[str, str]) -> str:
 
 
 def environment() -> dict[str, str]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     versions = {"Python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
-    return {"device": device, **versions, "OpenCV": cv2.__version__, "system": platform.platform()}
+    return {**versions, "OpenCV": cv2.__version__, "system": platform.platform()}
 
 
 def pictures(subject: Subject, indices: Sequence[int], outcome: Outcome) -> str:

@@ -19,6 +19,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see --help\n")
 
 
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    """Lets a command change entries of a configuration; `example` is the one that its help names."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help=f"change an entry of the configuration, such as {example}"
+    )
+
+
 def config_named(description: str | None, arguments: list[str] | None) -> Config:
     """The configuration that a command is given, with the entries that are changed behind it, where it takes nothing else.
 
@@ -29,7 +36,7 @@ def config_named(description: str | None, arguments: list[str] | None) -> Config
 
     parser = Parser(description)
     parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
+    add_overrides(parser, "data.root=/data")
     options = parser.parse_intermixed_args(arguments)
     return load_config(options.config, options.overrides)
 

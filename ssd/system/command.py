@@ -20,11 +20,12 @@ P = ParamSpec("P")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def command(resume: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
+def command(resume: str = "", less_memory: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Makes a function the main function of a command: it returns the exit code whatever happens within.
 
     Args:
         resume: what to tell a user whose command was ended before its time, where it can be resumed.
+        less_memory: what to tell one whose device has too little memory, where something helps.
     """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
@@ -35,7 +36,7 @@ def command(resume: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
             try:
                 return main(*args, **kwargs)
             except (Exception, KeyboardInterrupt) as error:
-                answer = explain(error, resume)
+                answer = explain(error, resume, less_memory)
                 if answer is None:
                     raise
                 lines, code = answer
@@ -49,7 +50,7 @@ def command(resume: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
     return decorate
 
 
-def explain(error: BaseException, resume: str = "") -> tuple[list[str], int] | None:
+def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tuple[list[str], int] | None:
     """The lines to print of an error, and the exit code; None where the error is a fault of the program."""
     hint = f"; {resume}" if resume else ""
     if isinstance(error, Stopped):
@@ -65,7 +66,7 @@ def explain(error: BaseException, resume: str = "") -> tuple[list[str], int] | N
         full = f"; make room{' and ' + resume if resume else ''}" if error.errno in DISK_FULL else ""
         return _lines(f"{text}{full}"), 1
     if isinstance(error, RuntimeError):
-        reason = _of_pytorch(error)
+        reason = _of_pytorch(error, less_memory)
         return None if reason is None else (_lines(f"{reason}{hint}"), 1)
     return None
 
@@ -83,7 +84,7 @@ def _lines(error: object) -> list[str]:
     return [f"error: {line}" for line in str(error).splitlines()]
 
 
-def _of_pytorch(error: RuntimeError) -> str | None:
+def _of_pytorch(error: RuntimeError, less_memory: str) -> str | None:
     """What an error of PyTorch means, where it is not a fault of the program."""
     # PyTorch is loaded already where such an error comes from.
     from ssd.system.distributed import is_lost_peer, world_from_environment
@@ -91,8 +92,7 @@ def _of_pytorch(error: RuntimeError) -> str | None:
 
     text, world = first_line(error), world_from_environment()
     if is_out_of_memory(error):
-        advice = "try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else"
-        return f"{text.removesuffix('.')}; {advice}"
+        return f"{text.removesuffix('.')}{'; ' if less_memory else ''}{less_memory}"
     compiling = sys.modules.get("torch._dynamo.exc")  # loaded where anything was compiled
     if compiling and isinstance(error, compiling.TorchDynamoException):
         return f"torch.compile failed ({text}); do without it"

@@ -110,6 +110,13 @@ def choose_training_format(device: torch.device, dtype: torch.dtype, width: floa
     return torch.contiguous_format if is_avx2 and dtype == torch.float32 and width >= WIDE else torch.channels_last
 
 
+def device_name(device: torch.device) -> str:
+    """A device for people to read."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+
+
 def keep_freed_memory(keep: bool = True) -> None:
     """Makes glibc reuse freed memory instead of handing it back to the system after each step.
 

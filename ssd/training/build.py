@@ -21,7 +21,7 @@ from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.training.checkpoints import BEST
-from ssd.training.datasets import Data, crowded_batch, load_photos, plain_samples, tiles_notes, train_samples
+from ssd.training.datasets import Data, crowded_batch, load_data, plain_samples, tiles_notes, train_samples
 from ssd.training.folder import Found, run_id_of
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
@@ -33,7 +33,7 @@ from ssd.weights.pretrained import build_network, init_from, load_pretrained
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunParts:
     """All that training takes."""
 
     samples: Samples  # augmented
@@ -45,7 +45,7 @@ class Parts:
     damaged: list[str]  # why photos were left out, a line for each fault
 
 
-def build_parts(run: Run, state: TrainState | None) -> Parts:
+def build_parts(run: Run, state: TrainState | None) -> RunParts:
     """The parts of a run, at its start or as a state has them; `train.batch_size: auto` is settled on the way.
 
     Raises:
@@ -53,11 +53,11 @@ def build_parts(run: Run, state: TrainState | None) -> Parts:
         CheckpointError: the state is of another network.
         ConfigError: the memory does not hold a step.
     """
-    data = load_photos(run)
+    data = load_data(run)
     return assemble(run, data, *build_model(run, state), state)
 
 
-def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, state: TrainState | None) -> Parts:
+def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, state: TrainState | None) -> RunParts:
     """`build_parts` of photos and a network that are there.
 
     Raises:
@@ -70,7 +70,7 @@ def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, stat
     step = build_step(run, model, preparation, schedule)
     for note in step.updater.restore(state) if state else ():
         run.say(note)
-    return Parts(samples, val_samples, model, preparation, schedule, step, damaged)
+    return RunParts(samples, val_samples, model, preparation, schedule, step, damaged)
 
 
 def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
@@ -266,7 +266,7 @@ def use_batch_size_of(run: Run, state: TrainState) -> None:
         run.set_train(batch_size=began["batch_size"], accumulate=began["accumulate"])
 
 
-def describe(run: Run, parts: Parts, iteration: int) -> None:
+def describe(run: Run, parts: RunParts, iteration: int) -> None:
     """What is about to happen, in a few lines."""
     config, schedule = run.config, parts.schedule
     photos, val_photos = parts.samples.photos, parts.val_samples.photos

@@ -13,8 +13,7 @@ from data.annotation import DataError
 from data.augment import Switches
 from data.image_cache import ImageCache, cache_bytes, fits
 from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
-from data.photos import Loaded, Photos
-from data.photos import load_photos as read_photos
+from data.photos import Loaded, Photos, load_photos
 from data.source_cache import FolderDigest
 from data.tiles import Windows, cut
 from data.workers import WatchedLoader
@@ -37,7 +36,7 @@ class Data(NamedTuple):
     damaged: list[str]  # why photos of either were left out, a line for each fault
 
 
-def load_photos(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
+def load_data(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
     """Training photos and validation photos.
 
     Raises:
@@ -128,7 +127,7 @@ def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> li
 
 def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded:
     """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
-    data = run.config.data
+    data, processes = run.config.data, max(1, num_cores() // run.world.local_size)
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
 
         def watch(done: int, total: int) -> None:
@@ -137,13 +136,13 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
             if run.stop():
                 raise Stopped(run.stop.signal)
 
-        return read_photos(
+        return load_photos(
             getattr(data, part),
             data.root,
             data.class_names,
             seed=run.config.seed,
             ignore_others=data.other_classes == "ignore",
-            workers=max(1, num_cores() // run.world.local_size),
+            workers=processes if data.workers == "auto" else min(processes, data.workers),
             watch=watch,
             data_format=data.format,
             fraction=data.fraction if part == "train" else 1.0,

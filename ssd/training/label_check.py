@@ -1,6 +1,6 @@
 """A look for wrong labels in the photos of a run, by its network."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,9 @@ from ssd.training.run import open_run
 from ssd.weights.checkpoint import CheckpointError, load_checkpoint
 from ssd.weights.pretrained import network_of
 
+# Nothing is trained: it need not be the run's machine.
+ANYWHERE = ("device=auto", "train.precision=auto", "train.compile=false")
+
 
 def check_labels(
     checkpoint: Path,
@@ -28,6 +31,7 @@ def check_labels(
     formats: Collection[str],
     num_pictured: int,
     overwrite: bool = False,
+    overrides: Sequence[str] = (),
 ) -> tuple[Path, int]:
     """Looks for faults in the labels that a checkpoint's run was trained or evaluated on.
 
@@ -38,6 +42,7 @@ def check_labels(
         formats: of the files for labelling tools.
         num_pictured: faults on the page.
         overwrite: write into a folder that is not empty.
+        overrides: `key=value`, changes to the run's configuration; its device and precision are chosen anew.
 
     Returns:
         The folder, and how many faults are in the files.
@@ -50,7 +55,7 @@ def check_labels(
     state = load_checkpoint(checkpoint)
     if not state.config.get("data", {}).get(part):
         raise CheckpointError(f"{checkpoint}: names no photos, being weights alone; take checkpoints/best.pt of their run")
-    config = parse_config(state.config, str(checkpoint))
+    config = parse_config(state.config, str(checkpoint), [*ANYWHERE, *overrides])
     model, preparation = network_of(state), Preparation(**state.preparation)
     stop = StopRequest()
     stop.listen()

@@ -1,5 +1,6 @@
 """A picture of what the loss sees of photos: matched DBoxes and mined negatives."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from ssd.match import match
 from ssd.model import SSD300
 from ssd.preparation import Preparation, prepare
 from ssd.system.images import printable
-from ssd.training.datasets import load_part, load_photos, plain_samples, train_samples
+from ssd.training.datasets import load_data, load_part, plain_samples, train_samples
 from ssd.training.run import Run
 from ssd.weights.checkpoint import load_checkpoint
 from ssd.weights.pretrained import network_of
@@ -39,14 +40,15 @@ class Seen(NamedTuple):
     loss: np.ndarray  # [P] classification loss
 
 
-def matching_picture(checkpoint: Path, augmented: bool, count: int) -> Figure:
-    """Some photos, a row each: those that the checkpoint's run was evaluated on, or samples of its training.
+def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: Sequence[str] = ()) -> Figure:
+    """Some photos, a row each: those that the checkpoint's run was evaluated on, or samples of its training; `overrides` are
+    changes to its configuration, `key=value`.
 
     Raises:
         CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.
     """
     state = load_checkpoint(checkpoint)
-    config = parse_config(state.config, str(checkpoint))
+    config = parse_config(state.config, str(checkpoint), overrides)
     preparation, model = Preparation(**state.preparation), network_of(state)
     batch, names = some_samples(config, preparation, augmented, count)
     return figure(batch, names, [look(model, preparation, config, batch, i) for i in range(len(names))])
@@ -56,7 +58,7 @@ def some_samples(config: Config, preparation: Preparation, augmented: bool, coun
     """Samples spread over the data set, and the names of their photos."""
     run = Run.alone(config)
     if augmented:
-        samples = train_samples(run, load_photos(run).train, preparation)
+        samples = train_samples(run, load_data(run).train, preparation)
     else:
         samples = plain_samples(run, load_part(run, "val"), preparation)
     indices = spread(len(samples), count)

@@ -10,6 +10,7 @@ from data.loader import Samples
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import Subject, write_report
+from ssd.system.device import device_name
 from ssd.system.errors import optional
 from ssd.system.files import write_whole
 from ssd.training.label_files import write_faults
@@ -57,6 +58,7 @@ def report_subject(run: Run, samples: Samples, evaluation: Evaluation, checkpoin
     facts = {
         "run": str(run.folder),
         "checkpoint": checkpoint,
+        "device": device_name(run.device),
         "precision": str(run.dtype).removeprefix("torch."),
         "processes": str(run.world.size),
     }

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.annotation import DataError, similar_classes
-from data.coverage import best_overlaps, relative_boxes
+from data.coverage import all_boxes, best_overlaps
 from data.dbox_fit import Sizes, coverage, fit, objects_of
 from data.image_cache import cache_bytes
 from data.inspection import Watch
@@ -75,7 +75,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     shares = dbox_shares(train)
     fitted = fitted_dboxes(train, shares)
     if fitted:
-        shares[FITTED] = coverage(fitted, objects_of(relative_boxes(train), train.labels))
+        shares[FITTED] = coverage(fitted, objects_of(all_boxes(train), train.labels))
     found = {
         "output_dir": Choice(f"runs/{name}"),
         "data.classes": Choice(list(counts)),
@@ -182,13 +182,13 @@ def fitted_dboxes(photos: Photos, shares: dict[str, float]) -> Sizes | None:
     """DBoxes that are made for the objects; None where those with names leave too little to gain."""
     if max(shares.values()) + OWN_DBOXES >= 1:
         return None
-    return fit(objects_of(relative_boxes(photos), photos.labels))
+    return fit(objects_of(all_boxes(photos), photos.labels))
 
 
 def tiles_note(photos: Photos, spec: DBoxSpec) -> list[str]:
     """A line where many objects of large photos are smaller than every DBox."""
     smallest, size = spec.maps[0].min_size, TilesConfig().size
-    boxes = relative_boxes(photos) * spec.image_size
+    boxes = all_boxes(photos) * spec.image_size
     is_small = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) < smallest**2
     is_large = np.repeat((photos.sizes > size).any(axis=1), np.diff(photos.starts))
     share = float((is_small & is_large).mean())

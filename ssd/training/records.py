@@ -40,7 +40,7 @@ def _record_in(line: str) -> dict[str, Any] | None:
     return record if known else None
 
 
-class Records:
+class RecordFile:
     """The records of one run; a resumed run appends to the same files.
 
     Args:

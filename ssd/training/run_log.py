@@ -12,7 +12,7 @@ from ssd.evaluation.evaluate import Evaluation
 from ssd.system.errors import optional
 from ssd.training.pictures import detections_picture, samples_picture
 from ssd.training.progress import Progress
-from ssd.training.records import THRESHOLDS, Records
+from ssd.training.records import THRESHOLDS, RecordFile
 from ssd.weights.checkpoint import TrainState
 
 
@@ -29,7 +29,7 @@ class RunLog:
 
     def __init__(self, folder: Path, iterations: int, state: TrainState, val_samples: Samples, visible: bool) -> None:
         self.val_samples = val_samples
-        self.records = Records(folder, state.iteration, state.evaluated_at) if visible else None
+        self.records = RecordFile(folder, state.iteration, state.evaluated_at) if visible else None
         self.progress = Progress(iterations, state.iteration, visible)
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ from ssd.batch import Batch
 from ssd.evaluation.pictures import spread
 from ssd.evaluation.report import write_report
 from ssd.system.stop import Stopped
-from ssd.training.build import Parts
+from ssd.training.build import RunParts
 from ssd.training.datasets import plain_samples, train_batches, train_samples
 from ssd.training.evaluating import evaluate_photos
 from ssd.training.outcome import report_subject
@@ -42,7 +42,7 @@ class Costs(NamedTuple):
         return fixed + iterations * self.step + written + evaluations * self.evaluation
 
 
-def measure(run: Run, parts: Parts, start: float) -> Costs:
+def measure(run: Run, parts: RunParts, start: float) -> Costs:
     """Does what a run does, for some seconds. The network is another one afterwards; nothing is kept of what is written.
 
     Args:
@@ -68,7 +68,7 @@ def _timed() -> Iterator[list[float]]:
     seconds.append(time.perf_counter() - begin)
 
 
-def _first_look(run: Run, parts: Parts) -> tuple[float, Samples]:
+def _first_look(run: Run, parts: RunParts) -> tuple[float, Samples]:
     """Seconds that decoding all photos takes beyond taking them from memory, and a batch of samples that are in memory.
 
     Without data.cache every step decodes: the first are zero, the samples as they are.
@@ -86,7 +86,7 @@ def _first_look(run: Run, parts: Parts) -> tuple[float, Samples]:
     return max(0.0, first[0] - again[0]) / len(some) * len(photos), samples
 
 
-def _seconds_a_step(run: Run, parts: Parts, batches: Callable[[int], Iterator[Batch]]) -> float:
+def _seconds_a_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator[Batch]]) -> float:
     """Of a few steps; every process does as many."""
     warm_up = WARM_UP.get(run.device.type, 1)
     stream = batches(warm_up + MOST_STEPS)
@@ -104,14 +104,14 @@ def _seconds_a_step(run: Run, parts: Parts, batches: Callable[[int], Iterator[Ba
     return sum(step() for _ in range(count)) / count
 
 
-def _a_checkpoint(parts: Parts) -> float:
+def _a_checkpoint(parts: RunParts) -> float:
     state = TrainState(classes=[], preparation={}, config={}, **parts.step.updater.state())
     with tempfile.TemporaryDirectory() as folder, _timed() as seconds:
         save_checkpoint(Path(folder) / "last.pt", state)
     return seconds[0]
 
 
-def _evaluation_and_end(run: Run, parts: Parts) -> tuple[float, float]:
+def _evaluation_and_end(run: Run, parts: RunParts) -> tuple[float, float]:
     """Of all validation photos, by the time of one and of a batch; and of the report."""
     photos, batch_size = parts.val_samples.photos, run.config.eval.batch_size
     seconds = []

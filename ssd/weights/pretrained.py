@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from ssd.preparation import CAFFE, IMAGENET, Preparation
 from ssd.vgg import conv_names
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, shape_of
 from ssd.weights.class_names import same_class
-from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of
+from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of, weights_in
 from ssd.weights.sources import weights_file
 
 # Positions of the 13 convolutions in torchvision's `features`.
@@ -66,10 +65,16 @@ def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple
     if source == "none":
         return IMAGENET, []
     path = weights_file(source, model.backbone.is_normalised)
-    content = _read(path)
-    if is_own(content) or format_of(content):
+    try:
+        content = read_tensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"model.pretrained: {error}") from None
+    weights = weights_in(content)
+    if is_own(content) or format_of(weights):
         return take_fitting(model, *state_of(content, path), path, classes, f"model.pretrained: {source}")
-    return load_backbone(model, content, source), []
+    if not weights:
+        raise CheckpointError(f"model.pretrained: {path}: is not a state dict")
+    return load_backbone(model, weights, source), []
 
 
 def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Preparation:
@@ -244,18 +249,3 @@ def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tenso
                 raise CheckpointError(f"model.pretrained: {source}: {position}.{entry} ({name}) is missing")
             converted[f"{name}.conv.{entry}"] = state[f"{position}.{entry}"]
     return converted
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a file of weights holds: a checkpoint of this application, or the state dict of another project."""
-    try:
-        content = read_tensors(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"model.pretrained: {error}") from None
-    if is_own(content):
-        return content
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"model.pretrained: {path}: is not a state dict")
-    return content

@@ -66,6 +66,18 @@ def test_other_photos_and_a_checkpoint_without_a_run(trained, checkpoint, tmp_pa
     assert capsys.readouterr().err == f"error: {checkpoint}: {said}\n"
 
 
+def test_another_machine_than_that_of_the_training(trained, shapes_root, tmp_path, capsys):
+    state = load_checkpoint(trained)
+    state.config["device"] = "cuda:3"
+    state.config["train"] = {"iterations": 1, "precision": "float16", "compile": True}
+    state.config["data"]["root"] = "/elsewhere"
+    save_checkpoint(trained, state)
+    words = [str(trained), "--output", str(tmp_path / "out"), "--pictures", "0"]
+    assert main(words) == 2
+    assert "/elsewhere/shapes" in capsys.readouterr().err
+    assert main([*words, f"data.root={shapes_root}"]) == 0
+
+
 def test_photos_of_one_name_are_told_apart_by_their_folders(trained, shapes_root, tmp_path):
     first = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:2]
     for folder in ("a", "b"):

@@ -160,7 +160,7 @@ def test_without_photos_nothing_is_written(checkpoint, tmp_path, capsys):
     save_checkpoint(tmp_path / "best.pt", state)
     assert export.main([str(tmp_path / "best.pt")]) == 2
     assert "no such folder" in (shown := capsys.readouterr().err)
-    assert "name a folder with --photos" in shown
+    assert "name a folder with --photos, or where they are now with data.root=FOLDER" in shown
     assert export.main([str(tmp_path / "best.pt"), "--photos", str(tmp_path)]) == 2
     assert "holds no photos" in capsys.readouterr().err
     assert not (tmp_path / "best.onnx").exists()
@@ -285,7 +285,7 @@ def test_eight_bits_need_the_runs_photos(checkpoint, capsys):
     assert export.main([str(checkpoint), "--int8"]) == 2
     shown = capsys.readouterr().err
     assert "the run's photos cannot be read" in shown
-    assert "--int8 takes both" in shown
+    assert "--int8 takes the run's training and validation photos" in shown
     assert export.main([str(checkpoint)]) == 2
     assert "name a folder with --photos" in capsys.readouterr().err
 

@@ -238,7 +238,7 @@ def test_aliases_of_aliases_are_refused_at_once(tmp_path, link):
         (LEAST, ["train.lr=[1"], "the value is not valid YAML"),
         (LEAST, ["output_dir=no"], "output_dir: expected text, got false; where a word is meant, put it in quotes"),
         (LEAST + "model: {pretrained: null}", [], "model.pretrained: expected text, got null; where a word is meant"),
-        (LEAST, ["model.width=0.5"], "has no pretrained weights; set pretrained: none"),
+        (LEAST, ["model.width=0.5"], "pretrained: imagenet has no weights of width 0.5; set width: 1.0, or pretrained: none"),
         (LEAST, ["model.pretrained=slim"], "model: pretrained: slim is a network of its own; set width: 0.25"),
         (LEAST, ["model.pretrained=slim", "model.width=0.25"], "set width: 0.25, batch_norm: backbone"),
         (LEAST, ["model.pretrained=coco", "model.batch_norm=all"], "set batch_norm: none, or pretrained: imagenet"),

@@ -12,7 +12,7 @@ from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.system.stop import StopRequest
 from ssd.training.build import build_model, build_schedule, build_step
-from ssd.training.datasets import load_photos
+from ssd.training.datasets import load_data
 from ssd.training.run import Run
 from tests.conftest import ROOT
 from tests.ssd.test_loss import batch
@@ -45,7 +45,7 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     overrides = [f"data.root={shapes_root}", "train.ema=0.99", "train.clip_grad_norm=10", "train.accumulate=2"]
     config = load_config(ROOT / "configs/quickstart.yaml", overrides)
     run = Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
-    photos = load_photos(run).train
+    photos = load_data(run).train
     model, preparation = build_model(run, None)
     step = build_step(run, model, preparation, build_schedule(run, len(photos)))
     samples = Samples(photos, preparation.size, preparation.fill)

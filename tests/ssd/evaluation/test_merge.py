@@ -121,6 +121,31 @@ def test_nothing_is_found():
     assert [merged[name].shape for name in ("boxes", "labels", "scores")] == [(0, 4), (0,), (0,)]
 
 
+def test_what_has_given_way_takes_no_other_with_it():
+    """A row of objects that touch: the second gives way to the third, which does not touch the first."""
+    boxes = torch.tensor([[14.0, 0, 24, 10], [7, 0, 17, 10], [0, 0, 10, 10]])
+    assert merging._better(boxes, torch.tensor([False, True, True])).tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize("table", [2**20, 400])
+def test_what_gives_way_to_what_one_after_the_other(monkeypatch, table):
+    monkeypatch.setattr(merging, "TABLE", table)
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 100, (120, 2))
+    boxes = np.concatenate([low, low + rng.uniform(5, 40, (120, 2))], axis=1).astype(np.float32)
+    doubtful = rng.random(120) < 0.8
+    expected: list[int] = []
+    for i, box in enumerate(boxes):
+        shares = [0.0]
+        for j in range(i):
+            sides = np.minimum(box[2:], boxes[j, 2:]) - np.maximum(box[:2], boxes[j, :2])
+            share = sides.clip(min=0).prod() / (box[2:] - box[:2]).prod()
+            shares.append(share if expected[j] < 0 else 0.0)
+        expected.append(int(np.argmax(shares)) - 1 if doubtful[i] and max(shares) > merging.COVERED else -1)
+    assert sum(each >= 0 for each in expected) > 20
+    assert merging._better(torch.from_numpy(boxes), torch.from_numpy(doubtful)).tolist() == expected
+
+
 def test_no_table_of_overlaps_is_larger_than_its_bound(monkeypatch):
     windows = all_windows()
     box = [[300.0, 100.0, 360.0, 150.0]]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ssd.config import ConfigError
-from ssd.system.device import choose_device, choose_precision, choose_training_format
+from ssd.system.device import choose_device, choose_precision, choose_training_format, device_name
 
 CPU = torch.device("cpu")
 
@@ -56,3 +56,11 @@ def test_a_device_that_there_is_not_is_refused_in_one_line(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got"):
         choose_device(name)
+
+
+def test_a_device_has_its_own_name_whatever_else_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU number {device.index}")
+    assert device_name(torch.device("cuda", 1)) == "GPU number 1"
+    assert device_name(torch.device("cpu")) == f"CPU, {torch.get_num_threads()} threads"
+    assert device_name(torch.device("mps")) == "mps"

@@ -41,7 +41,7 @@ from ssd.config_file import load_config
 from ssd.system.distributed import TIMEOUT, first_to_say
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.build import build_model
-from ssd.training.datasets import _settle, load_photos, plain_samples
+from ssd.training.datasets import _settle, load_data, plain_samples
 from ssd.training.evaluating import evaluate_photos
 from ssd.training.run import open_run
 
@@ -57,7 +57,7 @@ with open_run(config, StopRequest()) as run:
     found["ranks"] = run.world.gather(run.world.rank)
     found["same text"] = run.world.gather(first_to_say("the same"))
     found["own text"] = first_to_say(f"of {run.world.rank}")
-    photos = load_photos(run).val
+    photos = load_data(run).val
     model, preparation = build_model(run, None)
     samples = plain_samples(run, photos, preparation)
     norm = model.backbone.conv1_1.norm
@@ -70,7 +70,7 @@ with open_run(config, StopRequest()) as run:
         update={"data": run.config.data.model_copy(update={"root": "/nowhere"})} if second else {}
     )
     try:
-        load_photos(run)
+        load_data(run)
     except DataError as error:
         found["no data"] = str(error)
     run.stop.signal = signal.SIGTERM if second else 0

@@ -12,7 +12,7 @@ from ssd.config_file import load_config
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
 from ssd.training import datasets
-from ssd.training.datasets import load_photos, plain_samples, tiles_notes, train_samples
+from ssd.training.datasets import load_data, plain_samples, tiles_notes, train_samples
 from ssd.training.run import Run
 from tests.test_train import write_config
 
@@ -51,12 +51,12 @@ def test_a_photo_that_both_parts_have_is_listed_once(damaged_root, tmp_path):
     root, name = damaged_root
     sources = [{"path": "shapes", "split": "trainval"}]
     run = alone(tmp_path, root, damaged="skip", train=sources, val=sources)
-    assert [f"{name}.jpg" in line for line in load_photos(run).damaged] == [True]
+    assert [f"{name}.jpg" in line for line in load_data(run).damaged] == [True]
 
 
 def test_photos_are_kept_in_memory_where_they_fit(shapes_root, tmp_path, monkeypatch, capsys):
     run = alone(tmp_path, shapes_root, cache="ram")
-    photos = load_photos(run).train
+    photos = load_data(run).train
     size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
     samples = train_samples(run, photos, IMAGENET)
     assert samples.cache is not None
@@ -87,21 +87,21 @@ def test_processes_that_read_different_photos_are_told(shapes_root, tmp_path, mo
 
     monkeypatch.setattr(World, "gather", with_another)
     with pytest.raises(datasets.DataError, match=r"process 1 .* 23 and 8 photos, the first 24 and 8"):
-        load_photos(alone(tmp_path, shapes_root))
+        load_data(alone(tmp_path, shapes_root))
 
 
 def test_a_folder_of_both_parts_is_looked_at_once(shapes_root, tmp_path, monkeypatch):
     listed = []
     scan = os.scandir
     monkeypatch.setattr("os.scandir", lambda path: listed.append(str(path)) or scan(path))
-    load_photos(alone(tmp_path, shapes_root))
+    load_data(alone(tmp_path, shapes_root))
     listed.clear()
-    load_photos(alone(tmp_path, shapes_root))
+    load_data(alone(tmp_path, shapes_root))
     assert len(listed) == len(set(listed)) >= 3
 
 
 def notes(run: Run) -> list[str]:
-    train, val, _ = load_photos(run)
+    train, val, _ = load_data(run)
     return tiles_notes(run.config, train_samples(run, train, IMAGENET), plain_samples(run, val, IMAGENET))
 
 
@@ -114,3 +114,17 @@ def test_tiles_that_change_nothing_are_told(shapes_root, tmp_path):
     assert warning.startswith("warning: loss.min_neg 0: tiles without objects teach nothing; set it to 3")
     (counts,) = notes(alone(tmp_path, shapes_root, tiles={"size": 150, "background": 0.0}))
     assert " 0 of them without objects" in counts
+
+
+@pytest.mark.parametrize("workers, taken", [("auto", 6), (9, 6), (2, 2), (0, 0)])
+def test_no_more_processes_look_at_the_photos_than_data_workers(tmp_path, shapes_root, monkeypatch, workers, taken):
+    """What a user sets when memory is short has to help there too."""
+    config = load_config(write_config(tmp_path, shapes_root, data={"workers": workers}), [])
+    asked = []
+    load = datasets.load_photos
+    monkeypatch.setattr(datasets, "num_cores", lambda: 6)
+    monkeypatch.setattr(
+        datasets, "load_photos", lambda *args, workers, **options: asked.append(workers) or load(*args, workers=0, **options)
+    )
+    load_data(Run.alone(config))
+    assert asked == [taken] * 2

@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.util.tensor_util import make_ndarray
 
 from ssd.evaluation.voc_eval import voc_eval
-from ssd.training.records import THRESHOLDS, Records, read_records
+from ssd.training.records import THRESHOLDS, RecordFile, read_records
 
 A, B, FAR = [1, 1, 10, 10], [21, 21, 30, 30], [51, 51, 60, 60]
 
@@ -35,7 +35,7 @@ def test_recall_and_precision_from_a_score_on(result):
 
 
 def test_a_curve_in_tensorboard_has_the_counts(result, tmp_path):
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     records.pr_curve("precision-recall/cat", 3, result.at(0, THRESHOLDS), 7)
     records.close()
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -50,7 +50,7 @@ def test_a_curve_in_tensorboard_has_the_counts(result, tmp_path):
 
 
 def test_training_and_validation_loss_are_in_one_chart(tmp_path):
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     losses = {"loss": 3.0, "loss_l": 1.0, "loss_c": 2.0}
     records.write("train", 1, 10, {**losses, "grad_norm": 7.0})
     records.write("eval", 1, 10, {"map": None, **losses, "ap": {}})
@@ -70,7 +70,7 @@ def test_training_and_validation_loss_are_in_one_chart(tmp_path):
 
 
 def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     for iteration in (1, 2, 3):
         records.write("train", 1, iteration, {"loss": 1.0})
         records.write("eval", 1, iteration, {"map": 0.5, "ap": {"cat": None}})
@@ -78,7 +78,7 @@ def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"kind": "train", "epo')  # killed while it wrote
     assert len(read_records(tmp_path)) == 6
-    Records(tmp_path, iteration=2, evaluated_at=1).close()
+    RecordFile(tmp_path, iteration=2, evaluated_at=1).close()
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(record["kind"], record["iteration"]) for record in kept] == [("train", 1), ("eval", 1), ("train", 2)]
 
@@ -86,7 +86,7 @@ def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
 def test_a_picture_in_tensorboard_is_the_one_given(tmp_path):
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, :30] = 250, 120, 10  # RGB
-    records = Records(tmp_path)
+    records = RecordFile(tmp_path)
     records.picture("validation photos", image, 7)
     records.close()
     board = EventAccumulator(str(tmp_path / "tensorboard"))

@@ -8,7 +8,7 @@ from ssd.batch import Targets
 from ssd.config_file import load_config
 from ssd.preparation import prepare
 from ssd.training.build import build_criterion, build_model
-from ssd.training.datasets import load_photos
+from ssd.training.datasets import load_data
 from ssd.training.replay import NonFiniteStep, replay
 from ssd.training.run import Run
 from tests.test_train import write_config
@@ -23,7 +23,7 @@ def test_losses_and_gradients_are_those_of_training(tmp_path, shapes_root, freez
     for value in model.buffers():  # statistics that a batch does not have
         if value.is_floating_point() and value.dim() == 1:
             value.add_(0.3)
-    samples = Samples(load_photos(run).train, preparation.size, preparation.fill)
+    samples = Samples(load_data(run).train, preparation.size, preparation.fill)
     batch = samples.__getitems__([(0, 0), (0, 1), (0, 2)])
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     rows = replay(NonFiniteStep(0, batch, ["a", "b", "c"], preparation, weights), config, run.device, run.dtype)

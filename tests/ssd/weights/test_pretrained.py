@@ -6,14 +6,15 @@ import torch
 from torchvision.models import vgg16, vgg16_bn
 from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 
+from ssd.config import ModelConfig
 from ssd.dbox import DBOX_SPECS, SSD300_COCO
 from ssd.model import SSD300
 from ssd.preparation import CAFFE, IMAGENET, prepare
 from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS
-from ssd.weights.pretrained import init_from, load_pretrained
-from ssd.weights.sources import downloaded
+from ssd.weights.pretrained import build_network, init_from, load_pretrained
+from ssd.weights.sources import SLIM, downloaded
 
 pytestmark = pytest.mark.slow
 
@@ -57,10 +58,26 @@ def test_reduced_fc_file(tmp_path):
     assert load_pretrained(model, str(tmp_path / "reduced.pth"), ["a", "b"]) == (CAFFE, [])
     assert torch.equal(model.backbone.fc7.conv.bias, state["33.bias"])
     assert torch.equal(model.backbone.conv4_3.conv.weight, state["21.weight"])
+    wrapped = {"model": {f"module.{name}": value for name, value in state.items()}, "optimizer": {}, "iteration": 3}
+    torch.save(wrapped, tmp_path / "wrapped.pth")  # as a training of theirs leaves it
+    again = SSD300(3)
+    load_pretrained(again, str(tmp_path / "wrapped.pth"), ["a", "b"])
+    assert torch.equal(again.backbone.fc6.conv.weight, model.backbone.fc6.conv.weight)
     del state["31.weight"]
     torch.save(state, tmp_path / "reduced.pth")
     with pytest.raises(CheckpointError, match=r"31\.weight \(fc6\) is missing"):
         load_pretrained(model, str(tmp_path / "reduced.pth"), ["a", "b"])
+
+
+def test_the_file_of_the_slim_weights_is_what_slim_is():
+    networks = []
+    for source in ("slim", str(SLIM)):
+        options = ModelConfig.model_validate({"pretrained": source, "width": 0.25, "batch_norm": "backbone"})
+        torch.manual_seed(0)
+        networks.append(build_network(3, options))
+        load_pretrained(networks[-1], source, ["person", "car"])
+    for name, value in networks[0].state_dict().items():
+        assert torch.equal(value, networks[1].state_dict()[name]), name
 
 
 def test_files_that_do_not_fit(tmp_path):

@@ -1,0 +1,32 @@
+"""What a command says of an error, and the code that it ends with."""
+
+import pytest
+import torch
+
+import train
+from scripts import detect
+from ssd.system.command import command, explain
+
+
+def test_the_advice_where_memory_is_short_is_the_commands_own(capsys):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    @command(less_memory="try a smaller --batch-size")
+    def told() -> int:
+        raise error
+
+    assert told() == 1
+    assert capsys.readouterr().err == "error: CUDA out of memory. Tried to allocate 2.00 GiB; try a smaller --batch-size\n"
+    assert explain(error) == (["error: CUDA out of memory. Tried to allocate 2.00 GiB"], 1)
+
+
+@pytest.mark.parametrize(
+    "main, words, advice", [(train.main, ["--config", "x"], "eval.batch_size"), (detect.main, ["x", "y"], "--batch-size")]
+)
+def test_what_has_no_memory_is_told_how_to_take_less(monkeypatch, capsys, main, words, advice):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(main.__wrapped__.__globals__, "parse_arguments", full)
+    assert main(words) == 1
+    assert advice in capsys.readouterr().err
