@@ -14,11 +14,13 @@ import argparse
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd.config_file import load_config
 from ssd.system.arguments import Parser, add_overrides
 from ssd.system.command import command
+from ssd.system.files import require_writable
 from ssd.system.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.perf_counter()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
+    if not options.eval_only:  # which can do without its report
+        require_writable(Path(config.output_dir), "output_dir")
     stop = StopRequest()
     stop.listen()
     # PyTorch takes seconds to load: not before all that can be said without it is said.

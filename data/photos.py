@@ -186,9 +186,9 @@ def load_photos(
         batches = _read(entries, memories, damaged == "skip", workers, progress)
         done += len(entries)
         parts.append(_loaded(tuple(classes), batches, notes))
-        if any(batch.faults for batch in batches):
-            faults += [fault for batch in batches for fault in batch.faults]
-        elif all(batch.is_lasting for batch in batches):
+        found = [fault for batch in batches for fault in batch.faults] or _relative_boxes(folder, parts[-1].photos)
+        faults += found
+        if not found and all(batch.is_lasting for batch in batches):
             _remember(cache, parts[-1])
     if faults:
         raise DataError("\n".join(faults))
@@ -244,6 +244,16 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
         tuple(line for batch in batches for line in batch.damaged),
         sum(batch.num_damaged for batch in batches),
     )
+
+
+def _relative_boxes(folder: Path, photos: Photos) -> list[str]:
+    """The fault of a folder whose boxes are all smaller than a pixel."""
+    if not len(photos.boxes) or photos.boxes.max() > 1 or photos.sizes.min() <= 1:
+        return []
+    return [
+        f"{folder}: all {len(photos.boxes)} boxes lie within 0..1, as if relative to their photo ({photos.path(0)}, ...); "
+        "pixels are expected: export them again"
+    ]
 
 
 def _named(places: Sequence[str], count: int) -> str:

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.format == "weights":
         return write_weights(options.checkpoint, output)
     from ssd.deploy.export import export_onnx, export_torch
-    from ssd.deploy.predictor import Predictor
+    from ssd.deploy.predictor import Predictor, choose_tiles
     from ssd.deploy.program import check, load_program
     from ssd.system.images import read_photo
     from ssd.weights.checkpoint import load_checkpoint
@@ -72,6 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
     thresholds = {"score_thresh": options.score, "nms_thresh": options.nms, "top_k": options.top_k}
     state = load_checkpoint(options.checkpoint)
     predictor = Predictor.from_checkpoint(state, options.device, "float32", tiles="none", **thresholds)
+    tiles = choose_tiles("trained", state)
+    if tiles:
+        print(
+            f"note: the network was trained on tiles of {tiles.size} pixels; the file sees a photo as a whole, as detect.py "
+            "--tiles none does, and so do the figures below: cut large photos into tiles before it, and merge what it finds"
+        )
     if options.int8:
         return write_int8(output, state, predictor, options)
     photos = [read_photo(path) for path in find_photos(state, options)]

@@ -24,7 +24,7 @@ from ssd.config_yaml import parse_yaml
 from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
-from ssd.system.files import write_whole
+from ssd.system.files import require_writable, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     output = options.output or ROOT / "configs" / f"{name}.yaml"
     if output.exists() and not options.overwrite:
         raise UsageError(f"{output}: exists already; name another --output, or --overwrite")
+    require_writable(output.parent, "--output")
 
     import torch
 

@@ -3,10 +3,11 @@
 `ssd.config_file` reads a file by it, and tells what is wrong in a person's words; docs/configuration.md is made from it.
 """
 
+import os
 from collections import Counter
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -34,6 +35,7 @@ DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
+Path = Annotated[Name, AfterValidator(os.path.expanduser)]  # ~/data is in the home folder, as in a shell
 
 
 class _Section(BaseModel):
@@ -43,7 +45,7 @@ class _Section(BaseModel):
 class SourceConfig(_Section):
     """One folder of photos with their annotations."""
 
-    path: Name
+    path: Path
     """the folder, relative to `data.root`, or absolute; a COCO data set's JSON file may be named itself"""
     split: Name = "all"
     """ImageSets/Main/SPLIT.txt, or what COCO and YOLO call so; all: every annotated photo"""
@@ -79,7 +81,7 @@ class DataConfig(_Section):
 
     classes: Literal["voc"] | Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(_as_tuple)] = "voc"
     """names, without background, which is added by the code; voc: the 20 of VOC"""
-    root: str = "datasets"
+    root: Path = "datasets"
     """where the folders below are looked for"""
     format: Literal["voc", "coco", "yolo"] | None = None
     """layout of the folders; null: found out, for each"""
@@ -150,10 +152,10 @@ DBoxNames = Literal["voc", "coco"]
 class ModelConfig(_Section):
     """The network, and the weights it starts from."""
 
-    pretrained: Name = "imagenet"
+    pretrained: Path = "imagenet"
     """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; slim: a slim SSD300 that comes with the
     project; none; or the file of one of these, or of a reduced-fc VGG16"""
-    init_from: Name | None = None
+    init_from: Path | None = None
     """checkpoint to start from, also of other classes or another project: what fits is taken; in place of `pretrained`"""
     freeze: Literal["conv2_2", "conv3_3", "conv4_3", "fc7"] | None = None
     """last layer of the backbone that keeps its weights, like all before it: faster, safer on few photos; null: none"""
@@ -307,7 +309,7 @@ class Config(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """of all that is random: weights, order, augmentation, splits"""
-    output_dir: Name = "runs/ssd300"
+    output_dir: Path = "runs/ssd300"
     """folder that the run writes to"""
     device: Annotated[str, Field(pattern=DEVICE_PATTERN, examples=list(DEVICES))] = "auto"
     """auto: the GPU where there is one, otherwise the CPU; mps: Apple's GPU"""

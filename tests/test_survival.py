@@ -259,8 +259,8 @@ def test_records_that_cannot_be_written_name_their_file(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path, shapes_root, folder):
     (tmp_path / "file").write_text("x")
     folder = folder.format(file=tmp_path / "file")
-    done = run(write_config(tmp_path, shapes_root), f"output_dir={folder}", code=1)
-    assert folder in the_line(done.stderr)
+    done = run(write_config(tmp_path, shapes_root), f"output_dir={folder}", code=2)
+    assert f"output_dir: {folder}: cannot be written to" in the_line(done.stderr)
 
 
 def test_a_vanished_data_folder_ends_the_run_with_its_work_saved(tmp_path, shapes_root):

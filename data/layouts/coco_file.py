@@ -33,11 +33,11 @@ def is_crowd(item: Mapping[str, Any]) -> bool:
 
 
 def id_of(value: Any) -> Hashable:
-    """An id, the same one whether it is written as a number or as text."""
+    """An id, the same one whether it is written as a number, as text, or as 1.0, which tables make of 1."""
     if type(value) is int:
         return value
     text = str(value).strip()
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    return int(text.partition(".")[0]) if re.fullmatch(r"-?\d+(\.0)?", text) else text
 
 
 def read_file(path: Path) -> dict[str, Any]:

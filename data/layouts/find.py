@@ -94,7 +94,8 @@ def find_layout(folder: Path, known: str | None = None, notes: list[str] | None 
         found = ", ".join(f"{name.upper()} for {counts[name]:g}" for name in (best, *others))
         notes.append(
             f"{folder}: has boxes in more than one layout ({found} photos); {best.upper()} was taken, data.format: "
-            f"{others[0]} takes the other"
+            f"{others[0]} takes the other. Photos that have boxes in the other alone count as photos without objects: convert "
+            "them, or take them out"
         )
     return best, layouts[best]
 

@@ -19,6 +19,7 @@ from ssd.deploy.results import Found, Results
 from ssd.deploy.video import Video, VideoFile
 from ssd.evaluation.pictures import draw_boxes
 from ssd.system.errors import UsageError
+from ssd.system.files import require_writable
 from ssd.system.images import ImageError, printable, read_photo, write_picture
 from ssd.system.machine import num_cores
 
@@ -38,6 +39,7 @@ def output_folder(wanted: Path | None, overwrite: bool, usual: Path) -> Path:
         raise UsageError(f"--output {printable(folder)}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise UsageError(f"{printable(folder)}: is not empty; choose another --output, or --overwrite")
+    require_writable(folder, "--output")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

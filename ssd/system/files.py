@@ -1,10 +1,13 @@
 """Writing files so that a kill, a power cut or a full disk leaves the old content or the new, never half of it."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from ssd.system.errors import UsageError
 
 ASIDE = ".aside"  # ends the names of files that are still being written
 
@@ -33,6 +36,26 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], outlasts_power
             aside.unlink(missing_ok=True)
         if outlasts_power_cut:
             sync_folder(path.parent)
+
+
+def require_writable(folder: Path, entry: str) -> None:
+    """Looks, before any work is done, whether files can be written to a folder, which may have to be made; leaves no trace.
+
+    Args:
+        folder: where files are going to be.
+        entry: of a configuration or a command, that names it.
+
+    Raises:
+        UsageError: none can be written there.
+    """
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UsageError(f"{entry}: {folder}: cannot be written to ({there}: {error.strerror}); name another place") from None
 
 
 def aside_of(path: Path) -> Path:

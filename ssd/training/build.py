@@ -94,6 +94,10 @@ def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
         state, config=config, num_processes=run.world.size, run_id=state.run_id if is_there else secrets.token_hex(8)
     )
     changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
+    divided = any(source.val_fraction for source in run.config.data.val)
+    if divided and state.config.get("seed", run.config.seed) != run.config.seed:
+        changed.append("seed")
+        run.say("warning: another seed divides the folder anew: some of the photos of data.val have been trained on")
     if state.best_map < 0 or (_has_best(run.folder, found) and not changed):
         return first
     reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run up to here"

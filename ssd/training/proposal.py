@@ -1,10 +1,10 @@
 """A configuration for a folder of photos with boxes: what is in it, and what fits it and the machine."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from data.layouts.tree import list_tree
 from data.photos import Loaded, Photos, load_photos
 from data.source_cache import FolderDigest
 from data.splits import choose
-from ssd.config import SourceConfig, TilesConfig
+from ssd.config import ConfigError, SourceConfig, TilesConfig
 from ssd.config_entries import top_entry
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
@@ -63,11 +63,15 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     kind, layout = find_layout(folder)
     with bar("counting objects", "file") as watch:
         counts = layout.class_counts(num_cores(), watch)
-    if not counts:
-        raise UsageError(f"{folder}: no object was found in it, read as {kind.upper()}. {shortage(list_tree(folder))}")
-    sources = choose(folder, layout.splits())
     root, path = place(folder)
     digests: dict[Path, FolderDigest] = {}
+    if not counts:
+        if list_tree(folder).photos and layout.num_annotated() >= 1:  # then the reader knows better
+            for source in choose(folder, layout.splits()):
+                read(root, {"path": path, **source}, [], digests, damaged="refuse")
+        raise UsageError(f"{folder}: no object was found in it, read as {kind.upper()}. {shortage(list_tree(folder))}")
+    require_class_names(folder, counts)
+    sources = choose(folder, layout.splits())
     loaded = [read(root, {"path": path, **source}, list(counts), digests) for source in sources]
     train, val = (part.photos for part in loaded)
     train.require_objects("photos to train on", with_difficult=True)
@@ -98,7 +102,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     if isinstance(taken, Sizes):
         choices["model.dboxes"] = Choice(taken.to_plain(), why)
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
-    notes = (*notes_of(loaded), *similar_classes(counts), *tiles_note(train, spec_of(taken)))
+    notes = (*notes_of(loaded), *similar_classes(counts), *elsewhere(train, val), *tiles_note(train, spec_of(taken)))
     summary = [
         *first_faults(left_out(loaded), MAX_FAULTS),
         *(f"note: {note}" for note in notes),
@@ -110,6 +114,28 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     return Proposal(
         f"{head}# What differs from the defaults; docs/configuration.md has every entry.\n{render(choices)}", "\n".join(summary)
     )
+
+
+def require_class_names(folder: Path, counts: Mapping[str, int]) -> None:
+    """
+    Raises:
+        DataError: a configuration cannot have one of the names.
+    """
+    for name, count in counts.items():
+        try:
+            parse_config({"data": {"classes": [name], "train": [{"path": "-"}], "val": [{"path": "-"}]}})
+        except ConfigError as error:
+            reason = str(error).rpartition(": ")[2]
+            told = f"class {name!r}, of {count} object(s): {reason}; rename it in the annotations"
+            raise DataError(f"{folder}: {told}") from None
+
+
+def elsewhere(train: Photos, val: Photos) -> Iterator[str]:
+    """A note of the classes that other splits alone have objects of."""
+    present = {*train.labels.tolist(), *val.labels.tolist()}
+    absent = [name for label, name in enumerate(train.classes) if label not in present]
+    if absent:
+        yield f"no object of class {', '.join(absent)} is in data.train or data.val, but in another split alone"
 
 
 def notes_of(loaded: list[Loaded]) -> list[str]:
@@ -148,12 +174,18 @@ def bar(what: str, unit: str) -> Iterator[Watch]:
         yield watch
 
 
-def read(root: str, source: dict[str, Any], classes: list[str], digests: dict[Path, FolderDigest]) -> Loaded:
+def read(
+    root: str,
+    source: dict[str, Any],
+    classes: list[str],
+    digests: dict[Path, FolderDigest],
+    damaged: Literal["refuse", "skip"] = "skip",
+) -> Loaded:
     """The photos of one split, every one of them looked at."""
     with bar(f"reading {source['split']}", "photo") as watch:
         sources = [SourceConfig(**source)]
         try:
-            return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged="skip", digests=digests)
+            return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged=damaged, digests=digests)
         except DataError as error:
             raise DataError("\n".join(first_faults(str(error).splitlines(), MAX_FAULTS))) from None
 

@@ -154,6 +154,17 @@ def test_the_example_needs_nothing_of_this_project(exported, checkpoint, shapes_
         assert found == [shown[label] for label in expected.labels]
 
 
+def test_a_network_that_has_learned_on_tiles_is_told_to_be_without_them(checkpoint, shapes_root, tmp_path, capsys):
+    photos = shapes_root / "shapes/JPEGImages"
+    state = load_checkpoint(checkpoint)
+    assert export.main([str(checkpoint), "--photos", str(photos), "--output", str(tmp_path / "a.onnx")]) == 0
+    assert "tiles" not in capsys.readouterr().out
+    state.config["data"] = {"tiles": {"size": 150, "overlap": 0.2}}
+    save_checkpoint(tmp_path / "best.pt", state)
+    assert export.main([str(tmp_path / "best.pt"), "--photos", str(photos)]) == 0
+    assert "the network was trained on tiles of 150 pixels; the file sees a photo as a whole" in capsys.readouterr().out
+
+
 def test_without_photos_nothing_is_written(checkpoint, tmp_path, capsys):
     state = load_checkpoint(checkpoint)
     state.config["data"] = {"classes": list(CLASSES), "root": str(tmp_path), "train": [{"path": "a"}], "val": [{"path": "a"}]}

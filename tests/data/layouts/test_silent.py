@@ -13,7 +13,8 @@ from data.photos import Loaded, load_photos
 from scripts import check_data, new_config
 from ssd.config import SourceConfig
 from ssd.config_file import load_config
-from tests.data.layouts.exports import NAMES, PARTS, SHOTS, Shot, coco, dump, kangaroo, lines, photos, texts, write, xmls
+from ssd.training import proposal
+from tests.data.layouts.exports import NAMES, PARTS, SHOTS, Shot, coco, dump, kangaroo, lines, photos, texts, write, xml, xmls
 from tests.data.layouts.test_exports import SMALL, assert_true
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -212,6 +213,16 @@ def test_ids_written_as_text_are_ids(tmp_path):
     assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
 
 
+def test_ids_that_a_table_has_made_decimal_are_ids(tmp_path):
+    """As pandas writes a column of ids in which one was missing."""
+    photos(tmp_path / "mine/images")
+    content = coco()
+    for item in content["annotations"]:
+        item.update(image_id=float(item["image_id"]), category_id=f"{item['category_id']}.0")
+    dump(tmp_path / "mine/a.json", content)
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
 @pytest.mark.parametrize(
     ("key", "said"), [("images", "images: id 7 stands 2 times"), ("categories", "categories: id 1 stands 2")]
 )
@@ -299,6 +310,7 @@ def test_of_two_layouts_that_with_more_photos_is_taken_aloud(tmp_path):
     loaded = load(tmp_path / "mine")
     assert assert_true(loaded.photos) == set(range(len(SHOTS)))
     assert "has boxes in more than one layout (VOC for 10, YOLO for 3 photos); VOC was taken" in loaded.notes[0]
+    assert "Photos that have boxes in the other alone count as photos without objects" in loaded.notes[0]
     forced = load(tmp_path / "mine", data_format="yolo").photos
     assert np.diff(forced.starts).tolist() == [len(shot.objects) for shot in SHOTS[:3]] + [0] * 7
 
@@ -424,3 +436,75 @@ def test_of_many_faults_the_first_are_told(tmp_path, capsys):
     assert len(lines_told) == 51
     assert lines_told[0].endswith("object 1 (cat): has no box; add <bndbox>")
     assert lines_told[-1] == "error: ... and 40 more faults"
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+def test_boxes_relative_to_the_photo_are_refused(tmp_path, layout):
+    """Where pixels are expected they are all smaller than one."""
+    photos(tmp_path / "mine/images")
+    if layout == "voc":
+        xmls(tmp_path / "mine/annots", number=lambda value: value / 100)
+    else:
+        content = coco()
+        for item in content["annotations"]:
+            item["bbox"] = [value / 100 for value in item["bbox"]]
+        dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=r"mine: all \d+ boxes lie within 0\.\.1, .*photo-00\.jpg, .*; pixels are expected"):
+        load(tmp_path / "mine")
+
+
+def no_category(folder: Path) -> None:
+    content = coco()
+    for item in content["annotations"]:
+        item["category_id"] = 44
+    dump(folder / "a.json", content)
+
+
+def no_xml(folder: Path) -> None:
+    for shot in SHOTS:
+        write(folder / f"annots/{shot.name}.xml", xml(shot, f"{shot.name}.jpg").replace("</object>", "<object>"))
+
+
+def no_name(folder: Path) -> None:
+    texts(folder / "labels", first=7)
+    write(folder / "data.yaml", "names: [cat]")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (no_category, r"a\.json: annotation \d+ of photo-0\d\.jpg: category_id 44 is in no category"),
+        (no_xml, r"photo-0\d\.xml: is not valid XML"),
+        (no_name, r"photo-0\d\.txt: line 1: class \d has no name; there are: 0 cat"),
+    ],
+)
+def test_where_nothing_can_be_read_the_first_faults_are_told(tmp_path, make, said, capsys):
+    photos(tmp_path / "mine/images")
+    make(tmp_path / "mine")
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
+    errors = capsys.readouterr().err
+    assert re.search(said, errors)
+    assert "no object was found" not in errors
+
+
+@pytest.mark.parametrize(("name", "said"), [("background", "'background' is added by the code"), ("", "expected text")])
+def test_a_class_that_cannot_be_called_so_is_told_before_anything_is_timed(tmp_path, name, said, capsys, monkeypatch):
+    monkeypatch.setattr(proposal, "try_out", lambda *_: pytest.fail("timed"))
+    photos(tmp_path / "mine/images")
+    content = coco()
+    content["categories"][1]["name"] = name
+    dump(tmp_path / "mine/a.json", content)
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    count = sum(label == 1 for shot in SHOTS for label, *_ in shot.objects)
+    assert line.startswith(f"error: {tmp_path / 'mine'}: class {name!r}, of {count} object(s): {said}")
+    assert line.endswith("; rename it in the annotations")
+
+
+def test_a_class_of_test_photos_alone_is_told(tmp_path, capsys):
+    for part, label in (("train", 0), ("val", 0), ("test", 1)):
+        shots = [shot._replace(objects=((label, 5, 5, 29, 29),)) for shot in SHOTS]
+        photos(tmp_path / "mine" / part, shots)
+        xmls(tmp_path / "mine" / part, shots)
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 0
+    assert "note: no object of class dog is in data.train or data.val, but in another split alone" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -270,6 +271,21 @@ def test_a_run_that_goes_back_leaves_nothing_of_what_came_after(tmp_path, shapes
     assert train.main(["--config", str(config), "--resume", str(folder / numbered_name(4)), "train.iterations=5"]) == 0
     assert "has no best.pt" not in capsys.readouterr().out  # that of iteration 3 is of this run still
     assert at(tmp_path, "best") == 3
+
+
+def test_another_seed_divides_a_folder_anew_and_says_so(tmp_path, shapes_root, scores, capsys):
+    shutil.copytree(shapes_root / "shapes", tmp_path / "plain")
+    shutil.rmtree(tmp_path / "plain/ImageSets")
+    sources = {part: [{"path": "plain", "split": part, "val_fraction": 0.3}] for part in ("train", "val")}
+    config = small(tmp_path, shapes_root, data={"root": str(tmp_path), **sources})
+    scores += [0.3, 0.6, 0.5, 0.4, 0.2]
+    assert train.main(["--config", str(config)]) == 0
+    capsys.readouterr()
+    assert train.main(["--config", str(config), "--resume", "auto", "seed=5", "train.iterations=5"]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: another seed divides the folder anew: some of the photos of data.val have been trained on" in shown
+    assert "seed changed: the best checkpoint is chosen again, from this iteration" in shown
+    assert load_checkpoint(tmp_path / "run/checkpoints/best.pt").best_map == 0.4
 
 
 def test_a_run_that_goes_back_and_is_killed_at_once_is_where_it_went(tmp_path, shapes_root, scores, monkeypatch):
