@@ -1,7 +1,7 @@
 """YOLO's label files: an object a line, as class, centre and size, as an outline, or as a pose; relative to the photo."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,14 +11,14 @@ TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
 
 
 def is_labels(path: Path) -> bool:
-    """Whether a text file has YOLO's labels, one at least."""
+    """Whether a text file is meant to have YOLO's labels: its first line has a class and four numbers or more. What is wrong
+    with them is told, file and line, by those who read them."""
     for line in read_text(path, strict=False).splitlines():
         if line.strip():
-            try:
-                _parse(line, None)
-            except ValueError:
-                return False
-            return True
+            _, *rest = line.replace(",", " ").split()
+            with suppress(ValueError):
+                return len([float(text) for text in rest]) >= 4
+            return False
     return False
 
 
@@ -38,11 +38,14 @@ def read_text(path: Path, strict: bool = True) -> str:
 
 def numbers_in(folder: Path, path: str) -> list[int]:
     """The numbers of the classes in a file of labels; none where it cannot be read."""
-    numbers = []
-    for line in read_text(folder / path, strict=False).splitlines():
+    return [number for _, number in numbered_lines(folder / path)]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, int]]:
+    """Each line of a file of labels, counted from 1, and the number of its class; not those that cannot be read."""
+    for row, line in enumerate(read_text(path, strict=False).splitlines(), start=1):
         with suppress(IndexError, ValueError, OverflowError):
-            numbers.append(int(float(line.split()[0])))
-    return numbers
+            yield row, int(float(line.split()[0]))
 
 
 def read_labels(
@@ -112,22 +115,46 @@ def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[flo
     try:
         label, values = int(float(first)), [float(text) for text in rest]
     except (ValueError, OverflowError):
-        raise ValueError(f"expected numbers, got {line.strip()!r}") from None
+        remedy = "write the class as its number, and spaces between them"
+        raise ValueError(f"expected numbers, got {line.strip()!r}; {remedy}") from None
     if len(values) == 4 + math.prod(keypoints) if keypoints else _is_pose(values):
         values = values[:4]
     if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and (keypoints or len(values) % 2)):
         wanted = f"four numbers and {keypoints[0]} keypoints" if keypoints else "four numbers (centre, size)"
-        raise ValueError(f"expected a class and {wanted}, got {line.strip()!r}")
-    if not all(math.isfinite(value) and -TOLERANCE <= value <= 1 + TOLERANCE for value in values):
+        remedy = "; if the last number is a confidence, export without confidences" if len(values) == 5 else ""
+        raise ValueError(f"expected a class and {wanted}, got {line.strip()!r}{remedy}")
+    if not all(map(_is_within, values)):
         raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {line.strip()!r}")
     if len(values) == 4:
-        x, y, width, height = values
-        return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        return label, _edges(*values)
     return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
 
 
+def _is_within(value: float) -> bool:
+    return math.isfinite(value) and -TOLERANCE <= value <= 1 + TOLERANCE
+
+
+def _edges(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
 def _is_pose(values: Sequence[float]) -> bool:
-    """Whether numbers are a box and two keypoints or more, each with its visibility, 0, 1 or 2. An outline in which every
-    third number is whole is hardly found."""
-    visibilities = values[6::3]
-    return len(values) >= 10 and len(values) % 3 == 1 and all(value in (0, 1, 2) for value in visibilities)
+    """Whether numbers are a box and two keypoints or more, each with its visibility, 0, 1 or 2.
+
+    So may be those of an outline that runs along edges of the photo. But an outline has an even number of them, none above 1;
+    and read as a pose it hardly ever has a box with an area within the photo: where it ends with the point that it begins with,
+    the centre of that box would be on an edge.
+
+    Raises:
+        ValueError: they may be either.
+    """
+    if len(values) < 10 or len(values) % 3 != 1 or not set(values[6::3]) <= {0, 1, 2}:
+        return False
+    if len(values) % 2 or 2 in values[6::3]:
+        return True
+    if not (min(values[2:4]) > 0 and all(map(_is_within, _edges(*values[:4])))):
+        return False
+    raise ValueError(
+        f"may be a pose or an outline, as every third number is 0 or 1; if it is a pose, write kpt_shape: "
+        f"[{len(values) // 3 - 1}, 3] into data.yaml, beside names; if an outline, begin it with another of its points"
+    )

@@ -1,0 +1,91 @@
+"""YOLO's labels that may be read in two ways, splits that are named and not there, and files that are no labels quite."""
+
+import numpy as np
+import pytest
+
+from data.annotation import DataError
+from tests.data.layouts.exports import Shot, photos, write
+from tests.data.layouts.test_silent import load
+
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
+WIDE = [Shot(f"photo-{i:02d}", 200, 100, ()) for i in range(3)]
+
+
+def labelled(folder, text: str, names: str = "names: [cat]\n"):
+    """Photos of 200 × 100 pixels, each with the same labels."""
+    photos(folder / "images", WIDE)
+    for shot in WIDE:
+        write(folder / f"labels/{shot.name}.txt", text)
+    if names:
+        write(folder / "data.yaml", names)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        ("0.3 1 0.3 0.5 0.1 0.4 0 0.5 0 1", (0, 40, 60, 100)),
+        ("0.3 0 0.3 0.6 0 0.6 0 0 0.3 0", (0, 0, 60, 60)),
+        ("0 0 0.3 0 0.3 0.6 0 0.6 0 0", (0, 0, 60, 60)),  # closed rectangles, at a corner and along each edge
+        ("0.3 0.6 0 0.6 0 0 0.3 0 0.3 0.6", (0, 0, 60, 60)),
+        ("1 1 0.5 1 0.5 0.2 1 0.2 1 1", (100, 20, 200, 100)),
+        ("0 0 1 0 1 1 0 1 0 0", (0, 0, 200, 100)),
+        ("0.2 0 0.6 0 0.6 0.4 0.2 0.4 0.2 0", (40, 0, 120, 40)),
+        ("0.5 0.5 0.7 0.5 0.7 0.8 0.5 0.8 0.5 0.5", (100, 50, 140, 80)),
+        ("0.9 0.5 0.4 0.3 0.8 0.2 1 0.1 0.7 0", (80, 0, 200, 50)),  # as a pose its box would leave the photo
+        ("0.2 0.3 0.4 0.3 0.8 0.2 1 0.1", (40, 10, 200, 30)),
+        ("0 0.5 0.1 0.1 0.2 0 0.3 0 0.6 0 0.8 0.2 1 0.6 0.5 1", (0, 0, 200, 100)),
+    ],
+)
+def test_outlines_at_the_edge_of_a_photo_are_no_poses(tmp_path, line, box):
+    found = load(labelled(tmp_path / "mine", f"0 {line}\n"), classes=["cat"]).photos
+    np.testing.assert_allclose(found.boxes, [box] * 3, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_keypoints", range(2, 18))
+@pytest.mark.parametrize("visible", [1, 2])
+def test_poses_of_any_number_of_keypoints_are_read_as_their_boxes(tmp_path, num_keypoints, visible):
+    """Beside an outline. Where a pose may be an outline by its numbers, data.yaml has to tell, and its box is never wrong."""
+    points = "".join(f" {0.4 + i / 100} 0.5 {visible if i else 0}" for i in range(num_keypoints))
+    text = f"0 0.5 0.5 0.4 0.6{points}\n"
+    outline = "0 0.3 1 0.3 0.5 0.1 0.4 0 0.5 0 1\n"
+    if num_keypoints % 2 or visible == 2:
+        found = load(labelled(tmp_path / "mine", text + outline), classes=["cat"]).photos
+        np.testing.assert_allclose(found.boxes, [(60, 20, 140, 80), (0, 40, 60, 100)] * 3, atol=1e-3)
+        return
+    folder = labelled(tmp_path / "mine", text)
+    said = rf"photo-00\.txt: line 1: may be a pose or an outline, .*kpt_shape: \[{num_keypoints}, 3\]"
+    with pytest.raises(DataError, match=said):
+        load(folder, classes=["cat"])
+    write(folder / "data.yaml", f"names: [cat]\nkpt_shape: [{num_keypoints}, 3]\n")
+    np.testing.assert_allclose(load(folder, classes=["cat"]).photos.boxes, [(60, 20, 140, 80)] * 3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0 0.25 0.5 0.3 0.4 0.9", "expected a class and four numbers .*; if the last number is a confidence, export without"),
+        ("cat 0.5 0.5 0.1 0.1", "expected numbers, got 'cat 0.5 0.5 0.1 0.1'; write the class as its number"),
+        ("0,0.25,0.5,0.3,0.4", "expected numbers, got '0,0.25,0.5,0.3,0.4'; write the class as its number, and spaces"),
+        ("0 50 50 10 10", "expected numbers from 0 to 1, relative to the photo"),
+        ("1 0.25 0.5 0.3 0.4", "class 1 has no name; there are: 0 cat"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_still_labels(tmp_path, text, said):
+    """Beside the photos too, where no folder says that they are."""
+    folder = tmp_path / "mine"
+    photos(folder, WIDE)
+    for shot in WIDE:
+        write(folder / f"{shot.name}.txt", f"{text}\n")
+    write(folder / "classes.txt", "cat")
+    with pytest.raises(DataError, match=f"photo-00.txt: line 1: {said}"):
+        load(folder, classes=["cat"])
+
+
+def test_texts_beside_photos_may_be_no_labels(tmp_path):
+    photos(tmp_path / "mine", WIDE)
+    for shot in WIDE:
+        write(tmp_path / f"mine/{shot.name}.txt", "A cat on a mat, in 1999.\n")
+    with pytest.raises(DataError, match="is of no known layout"):
+        load(tmp_path / "mine")
