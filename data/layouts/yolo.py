@@ -11,15 +11,14 @@ import yaml
 
 from data.annotation import DataError
 from data.inspection import Watch, tally, unwatched
-from data.layouts.tree import Pairs, Tree, key_of, pair, split_of, stem_of
+from data.layouts.tree import Pairs, Tree, key_of, pair, split_of
 from data.layouts.yolo_labels import is_labels, numbers_in, read_labels, read_text
+from data.layouts.yolo_splits import NamedSplits, Split, photo_lists
 from data.listing import Entry
 from data.splits import role
-from ssd.system.images import SUFFIXES
 
 NUM_JUDGED = 20  # files by which a layout is recognised
 NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")
-ENTRIES = ("train", "val", "test")  # of data.yaml: where the photos of each split are
 
 
 class Yolo:
@@ -31,8 +30,8 @@ class Yolo:
     @cached_property
     def pairs(self) -> Pairs:
         """Label files and their photos. A list of photos may have the name of one, of train.jpg say."""
-        texts = [path for path in self.tree.of(".txt") if posixpath.basename(path) not in NAME_FILES]
-        return pair([path for path in texts if not (role(stem_of(path)) and self._listed(path))], self.tree.photos)
+        others = {*photo_lists(self.tree), *(path for path in self.tree.of(".txt") if posixpath.basename(path) in NAME_FILES)}
+        return pair([path for path in self.tree.of(".txt") if path not in others], self.tree.photos)
 
     @cached_property
     def texts(self) -> dict[str, str]:
@@ -105,85 +104,16 @@ class Yolo:
         ]
 
     @cached_property
-    def by_split(self) -> dict[str, list[str]]:
-        """The photos of each split."""
-        found: dict[str, list[str]] = {}
+    def by_split(self) -> dict[str, Split]:
+        """The splits: those that files name, and folders of other ones."""
+        found: dict[str, Split] = {}
         for photo in self.photos:
             split = split_of(posixpath.dirname(photo))
             if split:
-                found.setdefault(split, []).append(photo)
-        lists = {stem_of(path): self._listed(path) for path in self.tree.of(".txt") if role(stem_of(path))}
-        told = {name: photos for name, photos in lists.items() if photos}
-        told |= {name: photos for name in ENTRIES if (photos := self._of_settings(name))}
-        if told.get("train") and set(told.get("val", ())) == set(told["train"]):
-            del told["val"]  # a place holder: tools that divide nothing name the same folder twice
-        roles = {role(name) for name in told}
-        return {name: photos for name, photos in found.items() if role(name) not in roles} | told
-
-    def _of_settings(self, name: str) -> list[str]:
-        """The photos that an entry of data.yaml names: folders or lists, relative to it or to its `path`; or from where the
-        tool thought that the data set would be, as far as that can be found."""
-        path, content = self.settings
-        here = posixpath.dirname(path)
-        photos: list[str] = []
-        value = content.get(name)
-        for each in value if isinstance(value, list) else [value]:
-            if not isinstance(each, str) or not each.strip():
-                continue
-            place = self._find(here, str(content.get("path") or ""), each.strip().replace("\\", "/"))
-            if place is None:
-                continue
-            inside = f"{place}/" if place else ""
-            photos += (
-                self._listed(place) if place.endswith(".txt") else [one for one in self.tree.photos if one.startswith(inside)]
-            )
-        return photos
-
-    def _find(self, here: str, base: str, name: str) -> str | None:
-        """The folder or list in the tree that data.yaml means."""
-        for start in (posixpath.join(here, base, name), posixpath.join(here, name)):
-            place = posixpath.normpath(start)
-            while True:
-                if place == ".":
-                    return ""
-                if place in self._folders or place in self.tree.files.get(".txt", ()):
-                    return place
-                first, _, rest = place.lstrip("/").partition("/")
-                if not rest or split_of(first):
-                    break
-                place = rest
-        return None
-
-    @cached_property
-    def _folders(self) -> set[str]:
-        """All folders with a photo in or below them."""
-        folders: set[str] = set()
-        for folder in {posixpath.dirname(photo) for photo in self.tree.photos}:
-            while folder and folder not in folders:
-                folders.add(folder)
-                folder = posixpath.dirname(folder)
-        return folders
-
-    def _listed(self, path: str) -> list[str]:
-        """The photos that a text file lists, one a line; none if it is no such list."""
-        lines = [line.strip().replace("\\", "/") for line in read_text(self.tree.path(path)).splitlines() if line.strip()]
-        if not lines or not lines[0].lower().endswith(SUFFIXES):
-            return []
-        return [photo for line in dict.fromkeys(lines) if (photo := self._photo(posixpath.dirname(path), line))]
-
-    def _photo(self, here: str, line: str) -> str | None:
-        """The photo that a line of a list means: from the folder or the list on, or as much of the path as is there."""
-        parts = [part for part in line.split("/") if part not in ("", ".", "..")]
-        for i in range(len(parts)):
-            tail = "/".join(parts[i:])
-            for photo in (tail, posixpath.join(here, tail)):
-                if photo in self._photo_set:
-                    return photo
-        return None
-
-    @cached_property
-    def _photo_set(self) -> frozenset[str]:
-        return frozenset(self.tree.photos)
+                found.setdefault(split, Split([], [], [])).photos.append(photo)
+        named = NamedSplits(self.tree, *self.settings).read()
+        roles = {role(name) for name in named}
+        return {name: split for name, split in found.items() if role(name) not in roles} | named
 
     def num_annotated(self) -> float:
         paths = list(self.pairs.photos)
@@ -209,13 +139,16 @@ class Yolo:
         """The photos of a split; arguments as in `data.layouts.find.Layout`. A photo without a text file has no object.
 
         Raises:
-            DataError: a file of names cannot be used.
+            DataError: a file of names cannot be used, or what names the split.
         """
-        photos = self.photos if split is None else self.by_split[split]
-        self._tell_left_out(notes)
+        chosen = Split(self.photos, [], []) if split is None else self.by_split[split]
+        if chosen.faults:
+            raise DataError("\n".join(chosen.faults))
+        notes += chosen.notes
+        self._tell_left_out(split, notes)
         names = self.names or dict(enumerate(labels))
         listed, seen = [], {}
-        for photo in photos:
+        for photo in chosen.photos:
             text = self.texts.get(photo)
             path = self.tree.path(text) if text else None
             read = partial(read_labels, path, names, labels, ignore_others, self.num_keypoints)
@@ -226,7 +159,7 @@ class Yolo:
             listed.append(Entry(key_of(photo), None if fault else self.tree.path(photo), fault, read))
         return listed
 
-    def _tell_left_out(self, notes: list[str]) -> None:
+    def _tell_left_out(self, split: str | None, notes: list[str]) -> None:
         """Says which photos and label files of the folder are not used."""
         folders = {posixpath.dirname(path) for path in self.pairs.photos}
         lonely = [path for path in self.pairs.lonely if posixpath.dirname(path) in folders and is_labels(self.tree.path(path))]
@@ -236,6 +169,10 @@ class Yolo:
                 notes.append(f"{self.tree.path(paths[0])}: {said}; {len(paths)} such files were left out")
         if strays:
             notes.append(f"{self.tree.folder}: {strays} photos lie where no photo has labels, and were left out")
+        if split is not None:
+            outside = len(set(self.texts).difference(*(each.photos for each in self.by_split.values())))
+            if outside:
+                notes.append(f"{self.tree.folder}: {outside} photos with labels are in no split, and were left out")
 
 
 def numbered(names: object, path: Path) -> dict[int, str]:

@@ -1,11 +1,14 @@
 """YOLO's labels that may be read in two ways, splits that are named and not there, and files that are no labels quite."""
 
+import re
+
 import numpy as np
 import pytest
 
 from data.annotation import DataError
-from tests.data.layouts.exports import Shot, photos, write
-from tests.data.layouts.test_silent import load
+from scripts import new_config
+from tests.data.layouts.exports import NAMES, SHOTS, Shot, photos, texts, write
+from tests.data.layouts.test_silent import load, numbers_of
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -60,6 +63,50 @@ def test_poses_of_any_number_of_keypoints_are_read_as_their_boxes(tmp_path, num_
         load(folder, classes=["cat"])
     write(folder / "data.yaml", f"names: [cat]\nkpt_shape: [{num_keypoints}, 3]\n")
     np.testing.assert_allclose(load(folder, classes=["cat"]).photos.boxes, [(60, 20, 140, 80)] * 3, atol=1e-3)
+
+
+def divided(folder):
+    photos(folder / "images")
+    texts(folder / "labels")
+    write(folder / "classes.txt", "\n".join(NAMES))
+    for name, shots in (("train", SHOTS[:6]), ("val", SHOTS[6:])):
+        write(folder / f"{name}.txt", "".join(f"images/{shot.name}.jpg\n" for shot in shots))
+    return folder
+
+
+def test_lists_that_name_photos_which_are_not_there_say_how_many(tmp_path):
+    folder = divided(tmp_path / "mine")
+    write(folder / "train.txt", "".join(f"images/photo-{number:02d}.jpg\n" for number in (0, 1, 2, 3, 77, 78)))
+    loaded = load(folder, "train")
+    assert numbers_of(loaded) == {0, 1, 2, 3}
+    assert loaded.notes == (
+        f"{folder}/train.txt: 2 of 6 lines name no photo, and were left out",
+        f"{folder}: 2 photos with labels are in no split, and were left out",
+    )
+
+
+def test_a_list_of_photos_none_of_which_is_there_is_refused(tmp_path, capsys):
+    folder = divided(tmp_path / "mine")
+    write(folder / "val.txt", "images/photo-06.png\nimages/photo-07.png\n")
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "val.txt: none of its 2 lines names a photo (images/photo-06.png, ...); mend the lines" in line
+    assert numbers_of(load(folder, "train")) == set(range(6))
+
+
+@pytest.mark.parametrize("entry", ["vall/images", "vall.txt", "[val/images, vall/images]"])
+def test_a_folder_of_data_yaml_that_is_not_there_is_refused(tmp_path, entry, capsys):
+    folder = tmp_path / "mine"
+    for part, shots in (("train", SHOTS[:6]), ("val", SHOTS[6:])):
+        photos(folder / part / "images", shots)
+        texts(folder / part / "labels", shots)
+    write(folder / "data.yaml", f"train: train/images\nval: {entry}\ntest: test/images\nnames: [{', '.join(NAMES)}]\n")
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"data\.yaml: val: vall(/images|\.txt): no such folder or list of photos; mend the entry, or remove", line)
+    write(folder / "data.yaml", f"train: train/images\nval: val/images\ntest: test/images\nnames: [{', '.join(NAMES)}]\n")
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 0
+    assert "6 photos to train on, 4 to evaluate on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""Which photos the lists of a data set in YOLO's layout, and the entries of its data.yaml, name for each split."""
+
+import posixpath
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from data.layouts.tree import Tree, split_of, stem_of
+from data.layouts.yolo_labels import read_text
+from data.splits import role
+from ssd.system.images import SUFFIXES
+
+ENTRIES = ("train", "val", "test")  # of data.yaml: where the photos of each split are
+
+
+class Split(NamedTuple):
+    """The photos of one split."""
+
+    photos: list[str]
+    notes: list[str]  # what it names besides
+    faults: list[str]  # why it cannot be used, a line for each
+
+
+NOTHING = Split([], [], [])
+
+
+class NamedSplits:
+    """The splits that a folder's files name.
+
+    Args:
+        tree: the folder.
+        path: of its data.yaml; empty if there is none.
+        content: of that file.
+    """
+
+    def __init__(self, tree: Tree, path: str, content: Mapping[str, Any]) -> None:
+        self.tree, self.path, self.content = tree, path, content
+
+    def read(self) -> dict[str, Split]:
+        """Each split by its name; where lists and data.yaml name the same one, data.yaml holds."""
+        named = {stem_of(path): self._listed(path) for path in photo_lists(self.tree)}
+        named |= {name: self._of_settings(name) for name in ENTRIES if self._places(name)}
+        train, val = (named.get(name, NOTHING) for name in ("train", "val"))
+        if val.photos and set(val.photos) == set(train.photos):
+            del named["val"]  # a place holder: tools that divide nothing name the same folder twice
+        return named
+
+    def _places(self, name: str) -> list[str]:
+        """The folders or lists that an entry of data.yaml names."""
+        value = self.content.get(name)
+        values = value if isinstance(value, list) else [value]
+        return [each.strip().replace("\\", "/") for each in values if isinstance(each, str) and each.strip()]
+
+    def _of_settings(self, name: str) -> Split:
+        """The photos that an entry of data.yaml names: folders or lists, relative to it or to its `path`; or from where the
+        tool thought that the data set would be, as far as that can be found."""
+        split = Split([], [], [])
+        for each in self._places(name):
+            place = self._find(each)
+            if place is None:
+                remedy = "mend the entry, or remove it"
+                split.faults.append(f"{self.tree.path(self.path)}: {name}: {each}: no such folder or list of photos; {remedy}")
+            elif place.endswith(".txt"):
+                for mine, more in zip(split, self._listed(place), strict=True):
+                    mine += more
+            else:
+                inside = f"{place}/" if place else ""
+                split.photos.extend(photo for photo in self.tree.photos if photo.startswith(inside))
+        return split._replace(photos=list(dict.fromkeys(split.photos)))
+
+    def _find(self, name: str) -> str | None:
+        """The folder or list in the tree that data.yaml means."""
+        here = posixpath.dirname(self.path)
+        base = str(self.content.get("path") or "")
+        for start in (posixpath.join(here, base, name), posixpath.join(here, name)):
+            place = posixpath.normpath(start)
+            while True:
+                if place == ".":
+                    return ""
+                if place in self._folders or place in self.tree.files.get(".txt", ()):
+                    return place
+                first, _, rest = place.lstrip("/").partition("/")
+                if not rest or split_of(first):
+                    break
+                place = rest
+        return None
+
+    @cached_property
+    def _folders(self) -> set[str]:
+        """All folders with a photo in or below them."""
+        folders: set[str] = set()
+        for folder in {posixpath.dirname(photo) for photo in self.tree.photos}:
+            while folder and folder not in folders:
+                folders.add(folder)
+                folder = posixpath.dirname(folder)
+        return folders
+
+    def _listed(self, path: str) -> Split:
+        """The photos that a text file lists, one a line."""
+        where = self.tree.path(path)
+        lines = _lines(self.tree, path)
+        photos = {line: self._photo(posixpath.dirname(path), line) for line in lines}
+        found = list(dict.fromkeys(filter(None, photos.values())))
+        strangers = [line for line in lines if not photos[line]]
+        if not found:
+            example = f" ({strangers[0]}, ...)" if strangers else ""
+            remedy = "mend the lines, or remove the file"
+            return Split([], [], [f"{where}: none of its {len(lines)} lines names a photo{example}; {remedy}"])
+        note = f"{where}: {len(strangers)} of {len(lines)} lines name no photo, and were left out"
+        return Split(found, [note] if strangers else [], [])
+
+    def _photo(self, here: str, line: str) -> str | None:
+        """The photo that a line of a list means: from the folder or the list on, or as much of the path as is there."""
+        parts = [part for part in line.split("/") if part not in ("", ".", "..")]
+        for i in range(len(parts)):
+            tail = "/".join(parts[i:])
+            for photo in (tail, posixpath.join(here, tail)):
+                if photo in self._photos:
+                    return photo
+        return None
+
+    @cached_property
+    def _photos(self) -> frozenset[str]:
+        return frozenset(self.tree.photos)
+
+
+def photo_lists(tree: Tree) -> list[str]:
+    """The text files that list the photos of a split: they have its name, and that of a photo in their first line."""
+    return [
+        path
+        for path in tree.of(".txt")
+        if role(stem_of(path)) and any(line.lower().endswith(SUFFIXES) for line in _lines(tree, path)[:1])
+    ]
+
+
+def _lines(tree: Tree, path: str) -> list[str]:
+    """The lines of a text file that are not blank."""
+    return [line.strip().replace("\\", "/") for line in read_text(tree.path(path)).splitlines() if line.strip()]
