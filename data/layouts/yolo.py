@@ -12,12 +12,13 @@ import yaml
 from data.annotation import DataError
 from data.inspection import Watch, tally, unwatched
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of
-from data.layouts.yolo_labels import is_labels, numbers_in, read_labels, read_text
+from data.layouts.yolo_labels import is_labels, numbered_lines, numbers_in, read_labels, read_text
 from data.layouts.yolo_splits import NamedSplits, Split, photo_lists
 from data.listing import Entry
 from data.splits import role
 
 NUM_JUDGED = 20  # files by which a layout is recognised
+MAX_UNUSED = 100  # numbers without an object, below the highest, where no file has names; of COCO's 80 any may be used
 NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")
 
 
@@ -125,15 +126,31 @@ class Yolo:
         return sorted(self.by_split)
 
     def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Counter[str]:
-        """How many objects of each name there are, in the order of their numbers; what cannot be read counts as none."""
+        """How many objects of each name there are, in the order of their numbers; what cannot be read counts as none.
+
+        Raises:
+            DataError: a file of names cannot be used; or there is none, and a number is likely to be wrong.
+        """
         numbers = tally(list(self.pairs.photos), partial(numbers_in, self.tree.folder), workers, watch)
-        # Without names every number has to keep its place.
-        names = self.names or {number: f"class {number}" for number in range(max(numbers, default=-1) + 1)}
+        names = self.names or self._unnamed(numbers)
         counts: Counter[str] = Counter()
         for number, name in names.items():
             if numbers[number] or not self.names:
                 counts[name] += numbers[number]
         return counts
+
+    def _unnamed(self, numbers: Mapping[int, int]) -> dict[int, str]:
+        """Names where no file has any: every number up to the highest has to keep its place."""
+        highest = max(numbers, default=-1)
+        unused = highest + 1 - sum(number >= 0 for number in numbers)
+        if unused > MAX_UNUSED:
+            lines = ((path, *line) for path in self.pairs.photos for line in numbered_lines(self.tree.path(path)))
+            path, row = next((path, row) for path, row, number in lines if number == highest)
+            raise DataError(
+                f"{self.tree.path(path)}: line {row}: class {highest}, where {unused} lower numbers have no object and no file "
+                "has names; mend the number, or write a data.yaml with the names"
+            )
+        return {number: f"class {number}" for number in range(highest + 1)}
 
     def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
         """The photos of a split; arguments as in `data.layouts.find.Layout`. A photo without a text file has no object.

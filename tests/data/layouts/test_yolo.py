@@ -109,6 +109,26 @@ def test_a_folder_of_data_yaml_that_is_not_there_is_refused(tmp_path, entry, cap
     assert "6 photos to train on, 4 to evaluate on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("number", [300, 3000, 10**8])
+def test_without_names_one_number_far_beyond_the_others_is_refused(tmp_path, number, capsys):
+    folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n\n", names="")
+    write(folder / "labels/photo-01.txt", f"1 0.5 0.5 0.2 0.2\n\n{number} 0.5 0.5 0.1 0.1\n")
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        f"photo-01.txt: line 3: class {number}, where {number - 2} lower numbers have no object and no file has names" in line
+    )
+    write(folder / "data.yaml", f"names: {{0: cat, 1: dog, {number}: red kite}}")
+    assert load(folder).photos.labels.tolist() == [0, 1, 2, 0]
+
+
+def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
+    """As those of a few of COCO's 80 classes do."""
+    folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n79 0.5 0.5 0.1 0.1\n", names="")
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 0
+    assert "class 79 (3)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
