@@ -46,8 +46,10 @@ class Inspected(NamedTuple):
     num_read: int  # n, and those that cannot be used
     num_clipped: int  # boxes
     num_empty: int
+    num_repeated: int
     clipped: list[str]  # places of the first of them
     empty: list[str]
+    repeated: list[str]
     looked_at: list[tuple[Path, Stamp, PhotoSize | str]]  # what is to be remembered of photos
     faults: list[str]
     damaged: list[str]  # faults of the photos that were left out
@@ -155,8 +157,10 @@ class _Inspection(Dataset[Inspected]):
             num_read=len(batch),
             num_clipped=sum(len(a.clipped) for a in annotations),
             num_empty=sum(len(a.empty) for a in annotations),
+            num_repeated=sum(len(a.repeated) for a in annotations),
             clipped=[place for a in annotations for place in a.clipped][:NAMED],
             empty=[place for a in annotations for place in a.empty][:NAMED],
+            repeated=[place for a in annotations for place in a.repeated][:NAMED],
             looked_at=looked_at,
             faults=faults,
             damaged=damaged,

@@ -234,9 +234,11 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
     )
     clipped = [place for batch in batches for place in batch.clipped]
     empty = [place for batch in batches for place in batch.empty]
+    repeated = [place for batch in batches for place in batch.repeated]
     mended = (
         (sum(batch.num_clipped for batch in batches), clipped, "boxes reached beyond their photo and were clipped to it"),
         (sum(batch.num_empty for batch in batches), empty, "boxes without area were left out"),
+        (sum(batch.num_repeated for batch in batches), repeated, "boxes repeat another of their class and were left out"),
     )
     return Loaded(
         photos,

@@ -24,7 +24,10 @@ def assert_equal(one: Photos, other: Photos) -> None:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    make_folder(tmp_path / "one", {"a": xml(item()), "b": xml(), "c": xml(item(extra="<truncated>1</truncated>"), item())})
+    make_folder(
+        tmp_path / "one",
+        {"a": xml(item()), "b": xml(), "c": xml(item(extra="<truncated>1</truncated>"), item(box=(1, 1, 9, 9)))},
+    )
     return tmp_path / "one"
 
 

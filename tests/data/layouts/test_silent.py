@@ -197,6 +197,24 @@ def test_boxes_that_are_mended_are_named(tmp_path, layout):
     assert loaded.photos.labels.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+def test_an_object_that_stands_twice_is_taken_once(tmp_path, layout):
+    """As where annotations were merged; the same box of another class, and one beside it, are other objects."""
+    objects = ((0, 5, 5, 20, 30), (1, 5, 5, 20, 30), (0, 5, 5, 20, 30), (0, 5, 5, 20, 31), (0, 5, 5, 20, 30))
+    photos(tmp_path / "mine/images", [shot := Shot("photo-01", 62, 90, objects)])
+    {"voc": xmls, "yolo": texts, "coco": lambda folder, shots: dump(folder / "a.json", coco(shots))}[layout](
+        tmp_path / "mine/annotations", [shot]
+    )
+    write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
+    loaded = load(tmp_path / "mine")
+    place = {"voc": "photo-01.xml: object {}", "yolo": "photo-01.txt: line {}", "coco": "annotation {} of photo-01.jpg"}[layout]
+    (note,) = loaded.notes
+    assert note.startswith("2 boxes repeat another of their class and were left out: ")
+    assert [place.format(number) in note for number in (1, 2, 3, 4, 5)] == [False, False, True, False, True]
+    assert loaded.photos.labels.tolist() == [0, 1, 0]
+    np.testing.assert_allclose(loaded.photos.boxes[:, 3], [30, 30, 31], atol=1e-3)
+
+
 def test_of_many_mended_boxes_the_first_are_named(tmp_path):
     shots = [shot._replace(objects=((0, 5, 5, 6, 9),) * 2) for shot in SHOTS]
     photos(tmp_path / "mine/images")

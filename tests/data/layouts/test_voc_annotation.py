@@ -44,16 +44,15 @@ def test_corners_are_inclusive_and_counted_from_one(tmp_path):
 
 def test_truncated_may_be_missing_or_say_nothing(tmp_path):
     texts = ("1", "0", "Unspecified")
-    items = [item(extra=f"<truncated>{text}</truncated>") for text in texts]
+    items = [item(box=(i, 21, 30, 40), extra=f"<truncated>{text}</truncated>") for i, text in enumerate(texts, start=1)]
     found = parse(tmp_path, xml(*items, item()))
     assert found.truncated.tolist() == [1, 0, -1, -1]
 
 
 def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
-    found = parse(
-        tmp_path, xml(item(extra=part), item(extra="<difficult>1</difficult>"), item(extra="<difficult>0</difficult>"))
-    )
+    marked = [item(box=(i, 21, 30, 40), extra=f"<difficult>{i}</difficult>") for i in (1, 0)]
+    found = parse(tmp_path, xml(item(extra=part), *marked))
     assert found.boxes[0].tolist() == [10, 20, 30, 40]
     assert found.difficult.tolist() == [False, True, False]
 
