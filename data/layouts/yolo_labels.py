@@ -90,7 +90,7 @@ def read_labels(
             continue
         if label not in names:
             known = ", ".join(f"{number} {name}" for number, name in names.items())
-            faults.append(f"{where}: class {label} has no name; there are: {known}")
+            faults.append(f"{where}: class {label} has no name; there are: {known}. Name it as well, or mend the number")
         elif names[label] in labels:
             x1, y1, x2, y2 = box
             boxes.append((x1 * width, y1 * height, x2 * width, y2 * height))

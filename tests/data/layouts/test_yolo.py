@@ -136,7 +136,7 @@ def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
         ("cat 0.5 0.5 0.1 0.1", "expected numbers, got 'cat 0.5 0.5 0.1 0.1'; write the class as its number"),
         ("0,0.25,0.5,0.3,0.4", "expected numbers, got '0,0.25,0.5,0.3,0.4'; write the class as its number, and spaces"),
         ("0 50 50 10 10", "expected numbers from 0 to 1, relative to the photo"),
-        ("1 0.25 0.5 0.3 0.4", "class 1 has no name; there are: 0 cat"),
+        ("1 0.25 0.5 0.3 0.4", "class 1 has no name; there are: 0 cat. Name it as well, or mend the number"),
     ],
 )
 def test_labels_that_cannot_be_used_are_still_labels(tmp_path, text, said):
