@@ -4,13 +4,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from data.annotation import Damaged, DataError, PhotoSize, Unreachable
-from ssd.system.images import MAX_PIXELS, ImageError, decode, opened, read_bytes
+from ssd.system.images import MAX_PIXELS, ImageError, decode, opened, orientation_of, read_bytes
 
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-ORIENTATION = 0x0112  # the EXIF tag
 REMEDY = "replace it, or take it out of the split"
 
 # OpenCV's own threads would fight the loader's processes for the cores.
@@ -31,7 +29,8 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
         `[H, W, 3]` uint8, RGB.
 
     Raises:
-        DataError: the file is missing, is no image, or has another size.
+        DataError: the file is missing, is no image, is damaged, or has another size.
+        OSError: the process has no file descriptors left.
     """
     try:
         encoded = read_bytes(path)
@@ -50,7 +49,8 @@ def inspect_photo(path: Path) -> PhotoSize:
     """Looks at a whole photo once, before training relies on it.
 
     Raises:
-        Damaged: the file is missing, empty, no image, cut off, or larger than MAX_PIXELS.
+        Unreachable: the file is missing, or the system does not hand it out.
+        Damaged: it is empty, no image, damaged, cut off, or larger than MAX_PIXELS.
     """
     try:
         encoded = read_bytes(path)
@@ -61,7 +61,7 @@ def inspect_photo(path: Path) -> PhotoSize:
     try:
         with opened(encoded) as header:
             width, height = header.size
-            is_rotated = _is_rotated(header)
+            is_rotated = orientation_of(header) in ROTATED
     except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come
         raise Damaged(f"{path}: is no image ({type(error).__name__}); {REMEDY}") from None
     if width * height > MAX_PIXELS:
@@ -70,12 +70,7 @@ def inspect_photo(path: Path) -> PhotoSize:
         image = decode(encoded, path, upright=False)
         upright = decode(encoded, path) if is_rotated else image
     except ImageError:
-        raise Damaged(f"{path}: cannot be decoded, being damaged or cut off; {REMEDY}") from None
+        raise Damaged(f"{path}: is damaged or cut off, so that not all of the picture can be decoded; {REMEDY}") from None
+    except OSError as error:
+        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
     return PhotoSize(image.shape[1], image.shape[0], upright.shape[1], upright.shape[0])
-
-
-def _is_rotated(header: Image.Image) -> bool:
-    """Whether EXIF asks for width and height to be swapped."""
-    if header.format == "PNG" and "exif" not in header.info:
-        return False  # to ask further would be to decode all of it
-    return header.getexif().get(ORIENTATION) in ROTATED

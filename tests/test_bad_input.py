@@ -220,6 +220,7 @@ ROWS = [
     Row("photo empty", photo(b""), "a.jpg: is empty"),
     Row("photo cut off", photo(JPEG[: len(JPEG) // 2]), "damaged or cut off"),
     Row("photo cut off by two bytes", photo(JPEG[:-2]), "damaged or cut off"),
+    Row("photo ended in the middle", photo(JPEG[: len(JPEG) // 2] + JPEG[-2:]), "damaged or cut off"),
     Row("photo header only", photo(JPEG[:20]), "is no image"),
     Row("photo cut off png", photo(PNG[: len(PNG) // 2], suffix=".png"), "damaged or cut off"),
     Row("photo cut off bmp", photo(encoded(".bmp")[:-3000], suffix=".bmp"), "damaged or cut off"),

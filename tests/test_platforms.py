@@ -26,7 +26,7 @@ sys.path.insert(0, ROOT)
 if __name__ == "__main__":
     for module in ("resource", "fcntl", "pwd", "grp", "termios"):
         sys.modules[module] = None
-    for name in ("sched_getaffinity", "sched_setaffinity", "O_DIRECTORY", "register_at_fork"):
+    for name in ("sched_getaffinity", "sched_setaffinity", "O_DIRECTORY", "register_at_fork", "set_blocking"):
         delattr(os, name)
     for name in ("SIGALRM", "setitimer", "ITIMER_REAL", "alarm", "pthread_kill", "SIGCHLD"):
         delattr(signal, name)

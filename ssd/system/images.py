@@ -5,6 +5,7 @@ It is here, among what belongs to the machine, since training and prediction bot
 
 import io
 import os
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ssd.system.errors import UserError
+from ssd.system.library_messages import heard_messages
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -24,7 +26,11 @@ MAX_PIXELS = 2**27
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
 
-PNG = b"\x89PNG\r\n\x1a\n"
+ORIENTATION = 0x0112  # the EXIF tag
+
+# What libjpeg says where it has filled in pixels of its own. Its other messages tell of no loss: "extraneous bytes before
+# marker" is common in the files of cameras that pad them, the rest is about unusual headers.
+LOST_PIXELS = re.compile(r"Corrupt JPEG data: (?:premature end|bad .* code|found marker)|Premature end of JPEG file")
 
 # A file that cannot be read is reported once, in our words; OpenCV would warn of it besides.
 if "OPENCV_LOG_LEVEL" not in os.environ:
@@ -39,7 +45,8 @@ def read_photo(path: str | Path) -> np.ndarray:
     """A photo from a file, turned upright as its EXIF says, `[H, W, 3]` uint8 RGB.
 
     Raises:
-        ImageError: the file is missing, or no image that can be decoded.
+        ImageError: the file is missing, damaged, or no image that can be decoded.
+        OSError: the process has no file descriptors left.
     """
     return decode(read_bytes(path), path)
 
@@ -68,6 +75,17 @@ def opened(encoded: np.ndarray) -> Iterator[Image.Image]:
         yield header
 
 
+def orientation_of(header: Image.Image) -> int:
+    """How EXIF wants a photo turned, 1 (as it is stored) to 8; Pillow raises what its many parsers raise.
+
+    Args:
+        header: of a photo that is `opened`.
+    """
+    if header.format == "PNG" and "exif" not in header.info:
+        return 1  # to ask further would be to decode all of it
+    return header.getexif().get(ORIENTATION, 1)
+
+
 def decode(encoded: np.ndarray, path: str | Path, upright: bool = True) -> np.ndarray:
     """The pixels of an encoded photo; grey, palette, alpha and 16 bits become 8-bit RGB.
 
@@ -80,18 +98,30 @@ def decode(encoded: np.ndarray, path: str | Path, upright: bool = True) -> np.nd
         `[H, W, 3]` uint8, RGB.
 
     Raises:
-        ImageError: OpenCV cannot decode it.
+        ImageError: OpenCV cannot decode it, or says that pixels of a JPEG are lost.
+        OSError: the process has no file descriptors left.
     """
     if not encoded.size:
         raise ImageError(f"{printable(path)}: is no image that can be decoded: it is empty")
     flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-    try:
-        image = cv2.imdecode(_without_profile(encoded), flags)
-    except cv2.error:
-        image = None
+    image, is_damaged = _decoded(encoded, flags)
+    if is_damaged:  # or what another thread decoded meanwhile
+        image, is_damaged = _decoded(encoded, flags, alone=True)
     if image is None:
         raise ImageError(f"{printable(path)}: is no image that can be decoded")
+    if is_damaged:
+        raise ImageError(f"{printable(path)}: is damaged: a part of the picture is lost")
     return image
+
+
+def _decoded(encoded: np.ndarray, flags: int, alone: bool = False) -> tuple[np.ndarray | None, bool]:
+    """What OpenCV makes of a file, and whether libjpeg says that pixels are lost."""
+    with heard_messages(alone) as messages:
+        try:
+            image = cv2.imdecode(encoded, flags)
+        except cv2.error:
+            image = None
+    return image, any(map(LOST_PIXELS.match, messages))
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
@@ -121,19 +151,3 @@ def printable(name: str | Path) -> str:
 def _escaped(letter: str) -> str:
     code = ord(letter)
     return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"  # as os.fsdecode hides such bytes in a text
-
-
-def _without_profile(encoded: np.ndarray) -> np.ndarray:
-    """A PNG without its colour profile: OpenCV makes no use of it, but libpng prints a warning where it is not in order."""
-    if encoded[: len(PNG)].tobytes() != PNG:
-        return encoded
-    start = len(PNG)
-    while start + 8 <= len(encoded):
-        end = start + 12 + int.from_bytes(encoded[start : start + 4].tobytes(), "big")
-        kind = encoded[start + 4 : start + 8].tobytes()
-        if kind == b"iCCP":
-            return np.concatenate([encoded[:start], encoded[end:]])
-        if kind == b"IDAT":
-            break
-        start = end
-    return encoded

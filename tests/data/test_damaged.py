@@ -8,6 +8,7 @@ from data.photos import load_photos
 from ssd.config import SourceConfig
 from tests.data.layouts.test_voc import make_folder
 from tests.data.layouts.test_voc_annotation import item, xml
+from tests.ssd.system.test_images import DAMAGED
 
 
 @pytest.fixture
@@ -43,6 +44,17 @@ def test_skipped_they_are_left_out_and_listed(folder, workers, monkeypatch):
         assert loaded.num_damaged == 2
         assert ["03.jpg: " in loaded.damaged[0], "07.xml: is not valid" in loaded.damaged[1]] == [True, True]
         assert loaded.notes == ("2 of 40 photos cannot be read and were left out (data.damaged: skip)",)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_photo_that_is_damaged_within_is_damaged_the_second_time_too(folder, workers, monkeypatch, capfd):
+    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 10)
+    (folder / "JPEGImages/03.jpg").write_bytes(DAMAGED)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"03.jpg: is damaged or cut off, .*; replace it, or take it out of the split"):
+            load(folder, workers=workers)
+        assert load(folder, damaged="skip", workers=workers).num_damaged == 2
+    assert capfd.readouterr() == ("", "")
 
 
 def test_above_a_share_it_is_refused_all_the_same(folder):

@@ -20,6 +20,7 @@ from ssd.deploy import detection, results
 from ssd.deploy.predictor import Predictor
 from ssd.system.device import keep_freed_memory
 from ssd.system.images import ImageError, read_photo
+from tests.ssd.system.test_images import DAMAGED
 
 LABELS = {name: label for label, name in enumerate(CLASSES)}
 
@@ -184,6 +185,13 @@ def test_a_broken_video_costs_nothing_else(checkpoint, photos, tmp_path, capfd):
     assert len(json.loads((tmp_path / "out/coco.json").read_text())["images"]) == 4
     lines = [line for line in capfd.readouterr().err.splitlines() if "frame" not in line and "photo" not in line]
     assert lines == [f"error: {tmp_path}/broken.mp4: cannot be opened as a video"]  # and no word of a library's
+
+
+def test_a_damaged_photo_is_named_and_left_out(checkpoint, photos, tmp_path, capfd):
+    (photos / "damaged.jpg").write_bytes(DAMAGED)
+    assert run(checkpoint, photos, "--output", tmp_path / "out") == 2
+    assert found_in(tmp_path / "out") == ["a.jpg", "b.jpg", "below/a.jpg"]
+    assert capfd.readouterr().err == f"error: {photos}/damaged.jpg: is damaged: a part of the picture is lost\n"
 
 
 def test_names_never_meet(checkpoint, photos, tmp_path):

@@ -14,6 +14,7 @@ from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 from scripts import demo as script
 from ssd.deploy import demo
 from ssd.deploy.predictor import Predictor
+from tests.ssd.system.test_images import DAMAGED
 
 ADDRESS = "http://127.0.0.1:8000"
 
@@ -78,8 +79,9 @@ def encoded(width, height):
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "this is no photo"),
         (encoded(40_000, 4_000), 413, "the photo has 40000 × 4000 pixels, more than 134,217,728"),
         (encoded(30, 30)[:60], 415, "the photo: is no image that can be decoded"),
+        (DAMAGED, 415, "the photo: is damaged: a part of the picture is lost"),
     ],
-    ids=["nothing", "text", "svg", "bomb", "cut off"],
+    ids=["nothing", "text", "svg", "bomb", "cut off", "damaged"],
 )
 def test_what_is_no_photo_is_answered_in_one_line(client, data, status, said):
     response = post(client, data)

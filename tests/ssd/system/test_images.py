@@ -1,6 +1,8 @@
 import io
 import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from ssd.system.images import ImageError, decode, printable, read_bytes, read_photo, write_picture
+from tests.conftest import ROOT
 
 # Every pixel block of its own colour, wide enough for lossy formats.
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8))
@@ -63,6 +66,9 @@ def test_no_library_says_anything(tmp_path, capfd):
     Image.fromarray(PIXELS).save(content, "PNG", icc_profile=b"no profile" * 20)
     (tmp_path / "a.png").write_bytes(content.getvalue())
     np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), PIXELS)
+    (tmp_path / "zeros.png").write_bytes(cv2.imencode(".png", PIXELS)[1].tobytes().replace(b"IDAT", b"IDAT" + bytes(9)))
+    with pytest.raises(ImageError, match=r"zeros.png: is no image that can be decoded"):
+        read_photo(tmp_path / "zeros.png")
     for suffix in (".png", ".jpg", ".tif", ".webp", ".bmp"):
         encoded = cv2.imencode(suffix, PIXELS)[1]
         (tmp_path / f"cut{suffix}").write_bytes(encoded[: len(encoded) // 2].tobytes())
@@ -71,3 +77,68 @@ def test_no_library_says_anything(tmp_path, capfd):
     with pytest.raises(ImageError, match="70000 × 1 pixels cannot be written as"):
         write_picture(tmp_path / "too.jpg", np.zeros((1, 70000, 3), np.uint8))
     assert capfd.readouterr() == ("", "")
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+JPEG = cv2.imencode(".jpg", NOISE)[1].tobytes()
+PROGRESSIVE = cv2.imencode(".jpg", NOISE, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+RESTARTS = cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].tobytes()
+MIDDLE = len(JPEG) // 2
+DAMAGED = JPEG[:MIDDLE] + b"\xff\xc4" * 150 + JPEG[MIDDLE + 300 :]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DAMAGED,
+        JPEG[:MIDDLE] + b"\xff\xd9",
+        PROGRESSIVE[:MIDDLE] + b"\xff\0" * 9 + PROGRESSIVE[MIDDLE:],
+        RESTARTS.replace(b"\xff\xd1", b"\xff\xd5"),
+    ],
+    ids=["premature end", "half of it", "bad Huffman code", "found marker"],
+)
+def test_a_damaged_jpeg_is_refused_by_name(tmp_path, capfd, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.jpg: is damaged: a part of the picture is lost"):
+        read_photo(tmp_path / "a.jpg")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [JPEG[:-2] + bytes(40) + JPEG[-2:], JPEG + b"more", JPEG.replace(b"JFIF\0\1", b"JFIF\0\0")],
+    ids=["padded", "followed", "revision"],
+)
+def test_messages_that_tell_of_no_loss_are_not_shown(tmp_path, capfd, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    np.testing.assert_array_equal(
+        read_photo(tmp_path / "a.jpg"), cv2.imdecode(np.frombuffer(JPEG, np.uint8), cv2.IMREAD_COLOR_RGB)
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_of_photos_decoded_at_once_only_the_damaged_are_refused(capfd):
+    """... and what others print meanwhile is seen."""
+    contents = [DAMAGED if number % 7 == 3 else JPEG for number in range(70)]
+
+    def is_refused(content: bytes) -> bool:
+        try:
+            decode(np.frombuffer(content, np.uint8), "a.jpg")
+        except ImageError as error:
+            os.write(2, f"{error}\n".encode())
+            return True
+        return False
+
+    with ThreadPoolExecutor(4) as pool:
+        refused = pool.map(is_refused, contents)
+        for number in range(100):
+            os.write(2, b"line %d\n" % number)
+    assert list(refused) == [content == DAMAGED for content in contents]
+    lines = [*(f"line {number}" for number in range(100)), *["a.jpg: is damaged: a part of the picture is lost"] * 10]
+    assert sorted(capfd.readouterr().err.splitlines()) == sorted(lines)
+
+
+def test_without_standard_error_photos_are_read_all_the_same(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    code = "import os, sys; os.close(2); from ssd.system.images import read_photo; read_photo(sys.argv[1])"
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], cwd=ROOT).returncode == 0
