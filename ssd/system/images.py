@@ -27,6 +27,7 @@ MAX_PIXELS = 2**27
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS answers, in our words
 
 ORIENTATION = 0x0112  # the EXIF tag
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such files begin
 
 # What libjpeg says where it has filled in pixels of its own. Its other messages tell of no loss: "extraneous bytes before
 # marker" is common in the files of cameras that pad them, the rest is about unusual headers.
@@ -92,7 +93,7 @@ def decode(encoded: np.ndarray, path: str | Path, upright: bool = True) -> np.nd
     Args:
         encoded: `[n]` uint8, the bytes of a file.
         path: of the file, for the message.
-        upright: turned as EXIF says, or as the pixels are stored. TIFF's own readers always turn.
+        upright: turned as EXIF says, or as the pixels are stored.
 
     Returns:
         `[H, W, 3]` uint8, RGB.
@@ -111,7 +112,7 @@ def decode(encoded: np.ndarray, path: str | Path, upright: bool = True) -> np.nd
         raise ImageError(f"{printable(path)}: is no image that can be decoded")
     if is_damaged:
         raise ImageError(f"{printable(path)}: is damaged: a part of the picture is lost")
-    return image
+    return image if upright or encoded[:4].tobytes() not in TIFF else _as_stored(image, encoded)
 
 
 def _decoded(encoded: np.ndarray, flags: int, alone: bool = False) -> tuple[np.ndarray | None, bool]:
@@ -122,6 +123,20 @@ def _decoded(encoded: np.ndarray, flags: int, alone: bool = False) -> tuple[np.n
         except cv2.error:
             image = None
     return image, any(map(LOST_PIXELS.match, messages))
+
+
+def _as_stored(image: np.ndarray, encoded: np.ndarray) -> np.ndarray:
+    """A TIFF, which OpenCV turns upright whatever it is asked for, turned back."""
+    try:
+        with opened(encoded) as header:
+            orientation = orientation_of(header)
+    except Exception:  # a kind that Pillow cannot read
+        return image
+    turned = {
+        2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1], 5: image.swapaxes(0, 1),
+        6: np.rot90(image), 7: np.rot90(image[::-1]), 8: np.rot90(image, -1),
+    }  # fmt: skip
+    return np.ascontiguousarray(turned.get(orientation, image))
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:

@@ -56,12 +56,12 @@ def yolo(folder, width: int, height: int) -> None:
     (folder / "classes.txt").write_text("cat\n")
 
 
-def loaded(folder, pixels: np.ndarray, orientation: int, write) -> tuple[np.ndarray, list[float]]:
+def loaded(folder, pixels: np.ndarray, orientation: int, write, suffix: str = ".jpg") -> tuple[np.ndarray, list[float]]:
     """A photo as training gets it, and its box."""
     (folder / "JPEGImages").mkdir(parents=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(folder / "JPEGImages/a.jpg", exif=exif, quality=95)
+    Image.fromarray(pixels).save(folder / f"JPEGImages/a{suffix}", exif=exif, quality=95)
     write(folder)
     photos = load_photos([SourceConfig(path=folder.name)], folder.parent, ["cat"]).photos
     return Samples(photos, 300, (0, 0, 0)).image(0), photos.boxes[0].tolist()
@@ -88,12 +88,12 @@ def test_boxes_drawn_on_upright_photos_fit(tmp_path, orientation, width, height,
     assert covers(image, box)
 
 
-@pytest.mark.parametrize("write", [voc, coco])
+@pytest.mark.parametrize(("write", "suffix"), [(voc, ".jpg"), (coco, ".jpg"), (voc, ".tif"), (voc, ".png"), (voc, ".webp")])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, orientation, write):
+def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, orientation, write, suffix):
     stored = np.full((80, 96, 3), 40, np.uint8)
     stored[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 220
-    image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, 96, 80))
+    image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, 96, 80), suffix)
     assert image.shape == stored.shape
     assert covers(image, box)
 
