@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from data.splits import role, words
 from ssd.system.images import SUFFIXES
+from ssd.system.links import is_listed
 
 MAX_DEPTH = 12  # folders below each other
 READ = (".xml", ".txt", ".json", ".yaml", ".yml", ".names", ".labels")  # suffixes of what a layout may read
@@ -67,7 +68,7 @@ def list_tree(folder: Path) -> Tree:
     photos: list[str] = []
     files: dict[str, list[str]] = {}
     others: Counter[str] = Counter()
-    seen = [os.path.realpath(base)]
+    listed = [os.path.realpath(base)]
     waiting = [("", 0)]
     while waiting:
         place, depth = waiting.pop()
@@ -81,8 +82,8 @@ def list_tree(folder: Path) -> Tree:
                     photos.append(place + name)
                 elif suffix in READ:
                     files.setdefault(suffix, []).append(place + name)
-                elif entry.is_dir():
-                    if depth < MAX_DEPTH and not (entry.is_symlink() and _is_listed(entry.path, seen)):
+                elif os.path.isdir(entry.path):  # entry.is_dir raises OSError at a link to itself
+                    if depth < MAX_DEPTH and not (entry.is_symlink() and is_listed(entry.path, listed)):
                         waiting.append((f"{place}{name}/", depth + 1))
                 else:
                     others[suffix or "without suffix"] += 1
@@ -91,15 +92,6 @@ def list_tree(folder: Path) -> Tree:
     return Tree(
         base, tuple(sorted(photos)), {key: tuple(sorted(paths)) for key, paths in files.items()}, others, chosen is not None
     )
-
-
-def _is_listed(link: str, seen: list[str]) -> bool:
-    """Whether what a link to a folder leads to is listed already; if not, it counts as such from now on."""
-    target = os.path.realpath(link)
-    if any(os.path.commonpath([target, other]) in (target, other) for other in seen):
-        return True
-    seen.append(target)
-    return False
 
 
 @cache

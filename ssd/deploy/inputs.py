@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ssd.deploy.video import CAMERA, VIDEO_SUFFIXES
 from ssd.system.errors import UsageError
 from ssd.system.images import SUFFIXES, printable
+from ssd.system.links import is_listed
 
 RESOURCE_FORK = "._"  # begins the names of files that macOS leaves beside others
 
@@ -30,7 +31,8 @@ class Inputs(NamedTuple):
 
 
 def find_inputs(words: Iterable[str]) -> Inputs:
-    """Photos and videos of files, folders (with all below them) and patterns, each file once, and cameras.
+    """Photos and videos of files, folders (with all below them, and with folders elsewhere that links there lead to) and
+    patterns, each file once, and cameras.
 
     Raises:
         UsageError: a word is no file, or names no photo and no video.
@@ -41,12 +43,17 @@ def find_inputs(words: Iterable[str]) -> Inputs:
     names: set[str] = set()
     for word in words:
         for path, base in _files(word):
-            place = path if path.startswith(CAMERA) else os.path.abspath(path)
+            place = path if path.startswith(CAMERA) else _place(path)
             if place not in seen:
                 seen.add(place)
                 entry = Input(unique_name(_candidates(path, base), names), path)
                 (found.videos if _is_video(path) else found.photos).append(entry)
     return found
+
+
+def _place(path: str) -> str:
+    """Where a file is, by whatever links to folders it is reached; a link to the file itself has a name of its own."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def unique_name(candidates: Iterable[str], taken: set[str]) -> str:
@@ -110,13 +117,20 @@ def _files(word: str) -> Iterator[tuple[str, str]]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """The photos and videos of a folder and of all below it, in the order of their names."""
-    with os.scandir(folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
-    yield from (entry.path for entry in entries if entry.is_file() and _is_known(entry.path))
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _below(entry.path)
+    """The photos and videos of a folder and of all below it, in the order of their names. Links to folders elsewhere are
+    followed."""
+    listed = [os.path.realpath(folder)]
+
+    def inside(folder: str) -> Iterator[str]:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+        yield from (entry.path for entry in entries if _is_known(entry.path) and os.path.isfile(entry.path))
+        for entry in entries:
+            is_link = entry.is_symlink() and os.path.isdir(entry.path)
+            if (is_link and not is_listed(entry.path, listed)) or entry.is_dir(follow_symlinks=False):
+                yield from inside(entry.path)
+
+    return inside(folder)
 
 
 def _is_known(path: str) -> bool:

@@ -17,6 +17,7 @@ from data.layouts.voc_annotation import parse_annotation
 from data.shapes import CLASSES
 from scripts import detect
 from ssd.deploy import detection, results
+from ssd.deploy.inputs import find_inputs
 from ssd.deploy.predictor import Predictor
 from ssd.system.device import keep_freed_memory
 from ssd.system.images import ImageError, read_photo
@@ -108,6 +109,25 @@ def test_patterns_and_names_that_meet(checkpoint, photos, tmp_path):
     assert run(checkpoint, f"{photos}/**/*.jpg", "--output", tmp_path / "out", "--no-pictures") == 0
     found = json.loads((tmp_path / "out/detections.json").read_text())
     assert sorted(entry["name"] for entry in found) == ["a.jpg", "b.jpg", "below/a.jpg"]
+
+
+def test_links_to_folders_are_followed_and_each_photo_is_taken_once(photos, tmp_path):
+    """Also where they lead in a circle, lead nowhere, or lead to what is named besides."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    for name in ("c.jpg", "deep/d.jpg"):
+        (elsewhere / name).write_bytes((photos / "a.jpg").read_bytes())
+    links = {
+        photos / "again": photos, photos / "aside": photos / "below", photos / "above": tmp_path, photos / "gone": "nowhere",
+        photos / "more": elsewhere, photos / "same": elsewhere, photos / "self": "self", elsewhere / "back": photos,
+    }  # fmt: skip
+    for link, target in links.items():
+        link.symlink_to(target)
+    names = ["a.jpg", "b.jpg", "below/a.jpg", "more/c.jpg", "more/deep/d.jpg"]
+    assert [photo.name for photo in find_inputs([str(photos), str(elsewhere)]).photos] == names
+    (photos / "only").mkdir()
+    (photos / "only/link").symlink_to(elsewhere)
+    assert [photo.name for photo in find_inputs([str(photos / "only")]).photos] == ["link/c.jpg", "link/deep/d.jpg"]
 
 
 def test_nothing_is_written_over(checkpoint, photos, tmp_path, capsys, monkeypatch):

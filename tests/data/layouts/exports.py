@@ -290,6 +290,7 @@ def links(folder: Path) -> None:
         (folder / f"images/{shot.name}.jpg").symlink_to(folder.parent / f"elsewhere/{shot.name}.jpg")
     xmls(folder / "annotations")
     (folder / "again").symlink_to(folder, target_is_directory=True)
+    (folder / "self").symlink_to("self")
 
 
 def nested(folder: Path) -> None:
