@@ -73,8 +73,8 @@ def resize(images: Tensor, size: int) -> Tensor:
     left, right, weight_left, weight_right = _samples(images.shape[2], size, images.device)
     rows = images.index_select(1, torch.cat([top, bottom]))  # no more of a large photo is ever made float32
     # Pixels and channels on one axis: ONNX Runtime is slow where weights go with a short last axis.
-    across = rows.index_select(2, left).flatten(2).float() * weight_left.repeat_interleave(3)
-    across = across + rows.index_select(2, right).flatten(2).float() * weight_right.repeat_interleave(3)
+    across = rows.index_select(2, left).flatten(2).float() * weight_left[:, None].expand(-1, 3).flatten()
+    across = across + rows.index_select(2, right).flatten(2).float() * weight_right[:, None].expand(-1, 3).flatten()
     above, below = (across * 2**-4).floor().split(size, dim=1)  # [B, S, 3 * S] each, below 2**15
     mixed = _product(above, weight_top[:, None]) + _product(below, weight_bottom[:, None])
     return ((mixed + 2) * 2**-2).floor().unflatten(2, (size, 3))
