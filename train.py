@@ -11,6 +11,7 @@ docs/configuration.md explains every entry of the file. On several GPUs: torchru
 """
 
 import argparse
+import os
 import sys
 import time
 from functools import partial
@@ -37,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.perf_counter()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
-    if not options.eval_only:  # which can do without its report
+    # An evaluation can do without its report, and of several processes the first one alone writes.
+    if not options.eval_only and os.environ.get("RANK", "0") == "0":
         require_writable(Path(config.output_dir), "output_dir")
     stop = StopRequest()
     stop.listen()

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from ssd.system.device import give_back_freed_memory
 from ssd.system.errors import Failure, first_line
+from ssd.system.library_messages import tell
 from ssd.system.stop import StopRequest
 
 T = TypeVar("T")
@@ -283,5 +284,5 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 def _give_up(error: Exception, _: object) -> None:
     """Ends a worker that cannot hand over what it made: the main process hears of a worker's end, and of nothing less."""
     with suppress(OSError):
-        print(f"data worker {os.getpid()}: {type(error).__name__}: {first_line(error)}", file=sys.stderr, flush=True)
+        tell(f"data worker {os.getpid()}: {type(error).__name__}: {first_line(error)}")
     os._exit(1)

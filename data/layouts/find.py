@@ -22,7 +22,8 @@ class Layout(Protocol):
     def __init__(self, tree: Tree) -> None: ...
 
     def num_annotated(self) -> float:
-        """About how many photos it has boxes for in this folder; a half where nothing but names of folders speaks for it."""
+        """About how many photos it has boxes for in this folder; less than one where names of folders alone speak for it, or
+        files that resemble its own and cannot be read."""
         ...
 
     def splits(self) -> list[str]:

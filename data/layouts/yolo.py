@@ -12,7 +12,7 @@ import yaml
 from data.annotation import DataError
 from data.inspection import Watch, tally, unwatched
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of
-from data.layouts.yolo_labels import is_labels, numbered_lines, numbers_in, read_labels, read_text
+from data.layouts.yolo_labels import is_labels, numbered_lines, numbers_in, read_labels, read_text, resembles_labels
 from data.layouts.yolo_splits import NamedSplits, Split, photo_lists
 from data.listing import Entry
 from data.splits import role
@@ -118,8 +118,11 @@ class Yolo:
 
     def num_annotated(self) -> float:
         paths = list(self.pairs.photos)
-        if any(is_labels(self.tree.path(path)) for path in paths[:: len(paths) // NUM_JUDGED + 1]):
+        judged = [self.tree.path(path) for path in paths[:: len(paths) // NUM_JUDGED + 1]]
+        if any(map(is_labels, judged)):
             return len(paths)
+        if any(map(resembles_labels, judged)):
+            return 0.75
         return 0.5 if any("labels" in path.split("/")[:-1] for path in self.tree.of(".txt")) else 0
 
     def splits(self) -> list[str]:

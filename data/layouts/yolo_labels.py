@@ -11,15 +11,28 @@ TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
 
 
 def is_labels(path: Path) -> bool:
-    """Whether a text file is meant to have YOLO's labels: its first line has a class and four numbers or more. What is wrong
+    """Whether a text file has YOLO's labels, by its first line."""
+    line = _first_line(path)
+    try:
+        _parse(line, None)
+    except ValueError:
+        return False
+    return True
+
+
+def resembles_labels(path: Path) -> bool:
+    """Whether a text file may be meant to have YOLO's labels: its first line has a word and four numbers or more. What is wrong
     with them is told, file and line, by those who read them."""
-    for line in read_text(path, strict=False).splitlines():
-        if line.strip():
-            _, *rest = line.replace(",", " ").split()
-            with suppress(ValueError):
-                return len([float(text) for text in rest]) >= 4
-            return False
-    return False
+    words = _first_line(path).replace(",", " ").split()
+    try:
+        return len([float(text) for text in words[1:]]) >= 4
+    except ValueError:
+        return False
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a text file that is not blank; empty where there is none."""
+    return next((line for line in read_text(path, strict=False).splitlines() if line.strip()), "")
 
 
 def read_text(path: Path, strict: bool = True) -> str:

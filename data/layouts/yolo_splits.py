@@ -2,7 +2,9 @@
 
 import posixpath
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.layouts.tree import Tree, split_of, stem_of
@@ -21,6 +23,7 @@ class Split(NamedTuple):
     faults: list[str]  # why it cannot be used, a line for each
 
 
+NULLS = ("", "~", "null", "Null", "NULL")  # YAML's, which are read as they are written
 NOTHING = Split([], [], [])
 
 
@@ -40,6 +43,12 @@ class NamedSplits:
         """Each split by its name; where lists and data.yaml name the same one, data.yaml holds."""
         named = {stem_of(path): self._listed(path) for path in photo_lists(self.tree)}
         named |= {name: self._of_settings(name) for name in ENTRIES if self._places(name)}
+        if set(self.tree.photos) <= {photo for split in named.values() for photo in split.photos}:
+            # Exporters name splits that they leave empty. Where photos are in none, it is more likely to be misspelt.
+            for name in [name for name, split in named.items() if split.faults and not split.photos and role(name) != "train"]:
+                faults = named.pop(name).faults
+                for split in named.values():
+                    split.notes.extend(faults if role(name) != "test" else ())
         train, val = (named.get(name, NOTHING) for name in ("train", "val"))
         if val.photos and set(val.photos) == set(train.photos):
             del named["val"]  # a place holder: tools that divide nothing name the same folder twice
@@ -49,7 +58,7 @@ class NamedSplits:
         """The folders or lists that an entry of data.yaml names."""
         value = self.content.get(name)
         values = value if isinstance(value, list) else [value]
-        return [each.strip().replace("\\", "/") for each in values if isinstance(each, str) and each.strip()]
+        return [each.strip().replace("\\", "/") for each in values if isinstance(each, str) and each.strip() not in NULLS]
 
     def _of_settings(self, name: str) -> Split:
         """The photos that an entry of data.yaml names: folders or lists, relative to it or to its `path`; or from where the
@@ -70,6 +79,10 @@ class NamedSplits:
 
     def _find(self, name: str) -> str | None:
         """The folder or list in the tree that data.yaml means."""
+        with suppress(ValueError):  # an absolute path into the data set
+            inside = Path(name).relative_to(self.tree.folder.absolute()).as_posix().removeprefix(".")
+            if not inside or self._is_there(inside):
+                return inside
         here = posixpath.dirname(self.path)
         base = str(self.content.get("path") or "")
         for start in (posixpath.join(here, base, name), posixpath.join(here, name)):
@@ -77,13 +90,16 @@ class NamedSplits:
             while True:
                 if place == ".":
                     return ""
-                if place in self._folders or place in self.tree.files.get(".txt", ()):
+                if self._is_there(place):
                     return place
                 first, _, rest = place.lstrip("/").partition("/")
-                if not rest or split_of(first):
+                if not rest or (split_of(first) and not split_of(rest)):
                     break
                 place = rest
         return None
+
+    def _is_there(self, place: str) -> bool:
+        return place in self._folders or place in self.tree.files.get(".txt", ())
 
     @cached_property
     def _folders(self) -> set[str]:

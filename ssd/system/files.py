@@ -49,9 +49,9 @@ def require_writable(folder: Path, entry: str) -> None:
         UsageError: none can be written there.
     """
     there = folder.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
     try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

@@ -104,6 +104,11 @@ def heard_messages(alone: bool = False) -> Iterator[list[str]]:
         yield heard
 
 
+def tell(line: str) -> None:
+    """Prints a line to standard error, also while a thread is in such a block, whose end it need not live to see."""
+    os.write(_listener.stderr if _listener.stderr >= 0 else STDERR, f"{line}\n".encode(errors="backslashreplace"))
+
+
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)

@@ -106,14 +106,15 @@ def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
 
 
 def _has_best(folder: Path, found: Found) -> bool:
-    """Whether the folder's best checkpoint is of the run up to where it begins."""
+    """Whether the folder's best checkpoint is whole, and of the run up to where it begins."""
     best = folder / "checkpoints" / BEST
     if found.state is None or found.clear or not best.exists():
         return False
     try:
-        return not found.goes_back or load_checkpoint(best).iteration <= found.state.iteration
+        iteration = load_checkpoint(best).iteration
     except CheckpointError:
         return False
+    return iteration <= found.state.iteration or not found.goes_back
 
 
 def _differs(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:

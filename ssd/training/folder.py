@@ -14,8 +14,8 @@ from ssd.config_yaml import dump_yaml
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError
 from ssd.system.files import ASIDE, write_whole
-from ssd.training.checkpoints import LAST, checkpoint_at, find_checkpoint, remove_later
-from ssd.weights.checkpoint import TrainState, save_checkpoint
+from ssd.training.checkpoints import BEST, LAST, checkpoint_at, find_checkpoint, remove_later
+from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
 OWN_FILES = (
@@ -96,8 +96,7 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
                 "--overwrite"
             )
         say(f"resuming from {path}, iteration {state.iteration}")
-        newest = None if is_other else find_checkpoint(checkpoints)
-        reached = newest[1].iteration if newest else 0
+        reached = 0 if is_other else _reached(checkpoints)
         if reached > state.iteration:
             say(f"the run goes back from iteration {reached}: its later checkpoints and records are removed")
         return Found(state, is_other, reached > state.iteration)
@@ -107,6 +106,15 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
             "--overwrite"
         )
     return Found(None, clear=True)
+
+
+def _reached(checkpoints: Path) -> int:
+    """The iteration of the newest whole checkpoint in a folder; 0 where there is none."""
+    try:
+        newest = find_checkpoint(checkpoints)
+    except CheckpointError:
+        return 0
+    return newest[1].iteration if newest else 0
 
 
 def is_of_run(folder: Path, path: Path, state: TrainState) -> bool:
@@ -147,6 +155,8 @@ def make_folder(folder: Path, state: TrainState, found: Found, world: World) -> 
     if found.goes_back:
         remove_later(checkpoints, state.iteration)
         save_checkpoint(checkpoints / LAST, state)
+        if state.best_map < 0:  # the best one is of a later iteration
+            (checkpoints / BEST).unlink(missing_ok=True)
     for name, text in (("config.yaml", dump_yaml(state.config)), ("run_id", f"{state.run_id}\n")):
         write_whole(folder / name, partial(_write_text, text))
 

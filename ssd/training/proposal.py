@@ -66,7 +66,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     root, path = place(folder)
     digests: dict[Path, FolderDigest] = {}
     if not counts:
-        if list_tree(folder).photos and layout.num_annotated() >= 1:  # then the reader knows better
+        if list_tree(folder).photos and layout.num_annotated() > 0.5:  # then the reader knows better
             for source in choose(folder, layout.splits()):
                 read(root, {"path": path, **source}, [], digests, damaged="refuse")
         raise UsageError(f"{folder}: no object was found in it, read as {kind.upper()}. {shortage(list_tree(folder))}")

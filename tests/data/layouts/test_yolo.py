@@ -7,7 +7,7 @@ import pytest
 
 from data.annotation import DataError
 from scripts import new_config
-from tests.data.layouts.exports import NAMES, SHOTS, Shot, photos, texts, write
+from tests.data.layouts.exports import NAMES, SHOTS, Shot, photos, texts, write, xmls
 from tests.data.layouts.test_silent import load, numbers_of
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -156,3 +156,60 @@ def test_texts_beside_photos_may_be_no_labels(tmp_path):
         write(tmp_path / f"mine/{shot.name}.txt", "A cat on a mat, in 1999.\n")
     with pytest.raises(DataError, match="is of no known layout"):
         load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("{mine}/images/train", "{mine}/images/val"),
+        ("/home/someone/dev/test/mine/images/train", "/home/someone/dev/test/mine/images/val"),
+        ("C:\\Users\\me\\dev\\mine\\images\\train", "C:\\Users\\me\\dev\\mine\\images\\val"),
+    ],
+)
+def test_absolute_paths_are_found_whatever_the_folders_above_are_called(tmp_path, train, val):
+    folder = tmp_path / "dev/eval/mine"
+    for part, shots in (("train", SHOTS[:7]), ("val", SHOTS[7:])):
+        photos(folder / f"images/{part}", shots)
+        texts(folder / f"labels/{part}", shots)
+    content = f"train: {train}\nval: {val}\nnames: [{', '.join(NAMES)}]\n".replace("{mine}", str(folder))
+    write(folder / "data.yaml", content)
+    assert numbers_of(load(folder, "train")) == set(range(7))
+    assert numbers_of(load(folder, "val")) == {7, 8, 9}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        "train: images\nval: images\ntest: test/images",
+        "train: images\nval: images\ntest: null",
+        "train: images\nval: null\ntest: ~",
+        "train: ../images\nval: ../valid/images\ntest: ../test/images",  # as Roboflow writes it, whatever there is
+        "train: images\nval: val.txt",
+    ],
+)
+def test_splits_that_are_named_and_empty_leave_the_photos_to_be_divided(tmp_path, entries, capsys):
+    photos(tmp_path / "mine/images")
+    texts(tmp_path / "mine/labels")
+    write(tmp_path / "mine/val.txt", "")
+    write(tmp_path / "mine/data.yaml", f"{entries}\nnames: [{', '.join(NAMES)}]\n")
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 0
+    shown = capsys.readouterr().out
+    counts = re.search(r"(\d+) photos to train on, (\d+) to evaluate on", shown)
+    assert counts is not None
+    assert int(counts[1]) + int(counts[2]) == len(SHOTS)
+    assert ("no such folder" in shown) == ("valid" in entries)
+
+
+@pytest.mark.parametrize(
+    "line", ["Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59", "5,5,25,25,1,4,0,0", ","]
+)
+def test_texts_of_another_kind_do_not_outvote_what_can_be_read(tmp_path, line):
+    """KITTI's and VisDrone's, beside VOC annotations of fewer photos."""
+    photos(tmp_path / "mine/images")
+    xmls(tmp_path / "mine/annotations", SHOTS[:6])
+    for shot in SHOTS:
+        write(tmp_path / f"mine/label_2/{shot.name}.txt", f"{line}\n")
+    loaded = load(tmp_path / "mine")
+    assert numbers_of(loaded) >= set(range(1, 6))
+    assert len(loaded.photos.labels) == sum(len(shot.objects) for shot in SHOTS[:6])
+    assert not any("more than one layout" in note for note in loaded.notes)

@@ -40,3 +40,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     )
     assert (config.output_dir, config.data.root) == ("/home/someone/runs/a", "/home/someone")
     assert (config.data.val[0].path, config.model.init_from) == ("/home/someone/photos", "/home/someone/b.pt")
+
+
+def test_a_second_process_need_not_write(tmp_path, monkeypatch, capsys):
+    """Its machine may have the folder to read from alone."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "config.yaml").write_text("data: {root: /none, train: [{path: a}], val: [{path: b}]}")
+    monkeypatch.setenv("RANK", "1")
+    assert train.main(["--config", str(tmp_path / "config.yaml"), f"output_dir={tmp_path / 'file'}", "device=cpu"]) == 2
+    assert "cannot be written" not in capsys.readouterr().err

@@ -273,6 +273,17 @@ def test_a_run_that_goes_back_leaves_nothing_of_what_came_after(tmp_path, shapes
     assert at(tmp_path, "best") == 3
 
 
+def test_a_backup_is_resumed_where_all_else_is_damaged(tmp_path, shapes_root):
+    config = small(tmp_path, shapes_root, train={"iterations": 2})
+    assert train.main(["--config", str(config)]) == 0
+    folder = tmp_path / "run/checkpoints"
+    shutil.copy(folder / "last.pt", tmp_path / "backup.pt")
+    for path in folder.glob("*.pt"):
+        path.write_bytes(b"damaged")
+    assert train.main(["--config", str(config), "--resume", str(tmp_path / "backup.pt"), "train.iterations=3"]) == 0
+    assert at(tmp_path, "last") == 3
+
+
 def test_another_seed_divides_a_folder_anew_and_says_so(tmp_path, shapes_root, scores, capsys):
     shutil.copytree(shapes_root / "shapes", tmp_path / "plain")
     shutil.rmtree(tmp_path / "plain/ImageSets")
@@ -298,6 +309,7 @@ def test_a_run_that_goes_back_and_is_killed_at_once_is_where_it_went(tmp_path, s
         assert train.main(["--config", str(config), "--resume", str(folder / numbered_name(2))]) == 1
     assert [path.name for path in sorted(folder.glob("iteration_*"))] == [numbered_name(1), numbered_name(2)]
     assert at(tmp_path, "last") == 2
+    assert not (folder / "best.pt").exists()  # that of iteration 3 is no more of this run
     scores += [0.2, 0.25, 0.1]
     assert train.main(["--config", str(config), "--resume", "auto"]) == 0
     assert at(tmp_path, "best") == 3
