@@ -33,6 +33,14 @@ def unwatched(done: int, total: int) -> None:
     """A `Watch` of nobody."""
 
 
+# What was mended of boxes, by the names that an `Annotation` has for their places, in words.
+MENDED = {
+    "clipped": "boxes reached beyond their photo and were clipped to it",
+    "empty": "boxes without area were left out",
+    "repeated": "boxes repeat another of their class and were left out",
+}
+
+
 class Inspected(NamedTuple):
     """What reading a batch of entries came to; `n` of them can be used, and have `N` objects."""
 
@@ -44,12 +52,7 @@ class Inspected(NamedTuple):
     difficult: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] int8
     num_read: int  # n, and those that cannot be used
-    num_clipped: int  # boxes
-    num_empty: int
-    num_repeated: int
-    clipped: list[str]  # places of the first of them
-    empty: list[str]
-    repeated: list[str]
+    mended: dict[str, tuple[int, list[str]]]  # by the names in MENDED: how many boxes, and the places of the first
     looked_at: list[tuple[Path, Stamp, PhotoSize | str]]  # what is to be remembered of photos
     faults: list[str]
     damaged: list[str]  # faults of the photos that were left out
@@ -155,12 +158,7 @@ class _Inspection(Dataset[Inspected]):
             difficult=np.concatenate([np.zeros(0, bool), *(a.difficult for a in annotations)]),
             truncated=np.concatenate([np.zeros(0, np.int8), *(a.truncated for a in annotations)]),
             num_read=len(batch),
-            num_clipped=sum(len(a.clipped) for a in annotations),
-            num_empty=sum(len(a.empty) for a in annotations),
-            num_repeated=sum(len(a.repeated) for a in annotations),
-            clipped=[place for a in annotations for place in a.clipped][:NAMED],
-            empty=[place for a in annotations for place in a.empty][:NAMED],
-            repeated=[place for a in annotations for place in a.repeated][:NAMED],
+            mended={kind: _counted([place for a in annotations for place in getattr(a, kind)]) for kind in MENDED},
             looked_at=looked_at,
             faults=faults,
             damaged=damaged,
@@ -211,3 +209,8 @@ def _size(entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, PhotoSi
         raise
     looked_at.append((entry.photo, stamp, size))
     return size
+
+
+def _counted(places: list[str]) -> tuple[int, list[str]]:
+    """How many there are, and the first of them."""
+    return len(places), places[:NAMED]

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from data.annotation import DataError
-from data.inspection import NAMED, Inspected, Known, Watch, inspect, unwatched
+from data.inspection import MENDED, NAMED, Inspected, Known, Watch, inspect, unwatched
 from data.layouts.find import list_entries
 from data.listing import Entry
 from data.photo_sizes import SeenPhotos
@@ -232,17 +232,15 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
         difficult=np.concatenate([np.zeros(0, bool), *(batch.difficult for batch in batches)]),
         truncated=np.concatenate([np.zeros(0, np.int8), *(batch.truncated for batch in batches)]),
     )
-    clipped = [place for batch in batches for place in batch.clipped]
-    empty = [place for batch in batches for place in batch.empty]
-    repeated = [place for batch in batches for place in batch.repeated]
-    mended = (
-        (sum(batch.num_clipped for batch in batches), clipped, "boxes reached beyond their photo and were clipped to it"),
-        (sum(batch.num_empty for batch in batches), empty, "boxes without area were left out"),
-        (sum(batch.num_repeated for batch in batches), repeated, "boxes repeat another of their class and were left out"),
-    )
+    mended = []
+    for kind, what in MENDED.items():
+        count = sum(batch.mended[kind][0] for batch in batches)
+        places = [place for batch in batches for place in batch.mended[kind][1]]
+        if count:
+            mended.append(f"{count} {what}: {_named(places, count)}")
     return Loaded(
         photos,
-        (*notes, *(f"{count} {what}: {_named(places, count)}" for count, places, what in mended if count)),
+        (*notes, *mended),
         tuple(line for batch in batches for line in batch.damaged),
         sum(batch.num_damaged for batch in batches),
     )

@@ -46,9 +46,10 @@ class NamedSplits:
         if set(self.tree.photos) <= {photo for split in named.values() for photo in split.photos}:
             # Exporters name splits that they leave empty. Where photos are in none, it is more likely to be misspelt.
             for name in [name for name, split in named.items() if split.faults and not split.photos and role(name) != "train"]:
-                faults = named.pop(name).faults
-                for split in named.values():
-                    split.notes.extend(faults if role(name) != "test" else ())
+                dropped = named.pop(name)
+                if role(name) != "test":  # which nobody may ask for
+                    for split in named.values():
+                        split.notes.extend(dropped.faults)
         train, val = (named.get(name, NOTHING) for name in ("train", "val"))
         if val.photos and set(val.photos) == set(train.photos):
             del named["val"]  # a place holder: tools that divide nothing name the same folder twice
