@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from data.annotation import Damaged, DataError, PhotoSize, Unreachable
-from ssd.system.images import MAX_PIXELS, ImageError, decode, opened, orientation_of, read_bytes
+from ssd.system.images import ImageError, TooLarge, decode_stored, read_bytes, turned
 
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 REMEDY = "replace it, or take it out of the split"
@@ -22,7 +22,7 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
     stored, as VOC's own tools do, are they taken so.
 
     Args:
-        path: a file that OpenCV reads; grey, palette and alpha become RGB.
+        path: a photo of any of the formats that are read.
         size: width and height that the annotation gives, or (0, 0).
 
     Returns:
@@ -30,15 +30,14 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
 
     Raises:
         DataError: the file is missing, is no image, is damaged, or has another size.
-        OSError: the process has no file descriptors left.
     """
     try:
-        encoded = read_bytes(path)
-        image = decode(encoded, path)
-        if size[0] and (image.shape[1], image.shape[0]) == size[::-1] != size:
-            image = decode(encoded, path, upright=False)
+        stored, orientation = decode_stored(read_bytes(path), path)
     except ImageError as error:
         raise DataError(f"{error}; {REMEDY}") from None
+    image = turned(stored, orientation)
+    if size[0] and (image.shape[1], image.shape[0]) == size[::-1] != size:
+        image = stored
     if size[0] and (image.shape[1], image.shape[0]) != size:
         got = f"{image.shape[1]} × {image.shape[0]}"
         raise DataError(f"{path}: the annotation says {size[0]} × {size[1]} pixels, the photo has {got}; mend <size>")
@@ -50,7 +49,7 @@ def inspect_photo(path: Path) -> PhotoSize:
 
     Raises:
         Unreachable: the file is missing, or the system does not hand it out.
-        Damaged: it is empty, no image, damaged, cut off, or larger than MAX_PIXELS.
+        Damaged: it is empty, no image, damaged, cut off, or too large.
     """
     try:
         encoded = read_bytes(path)
@@ -59,18 +58,10 @@ def inspect_photo(path: Path) -> PhotoSize:
     if not encoded.size:
         raise Damaged(f"{path}: is empty; {REMEDY}")
     try:
-        with opened(encoded) as header:
-            width, height = header.size
-            is_rotated = orientation_of(header) in ROTATED
-    except Exception as error:  # Pillow raises what its many parsers raise: of a broken file anything can come
-        raise Damaged(f"{path}: is no image ({type(error).__name__}); {REMEDY}") from None
-    if width * height > MAX_PIXELS:
-        raise Damaged(f"{path}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
-    try:
-        image = decode(encoded, path, upright=False)
-        upright = decode(encoded, path) if is_rotated else image
-    except ImageError:
-        raise Damaged(f"{path}: is damaged or cut off, so that not all of the picture can be decoded; {REMEDY}") from None
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
-    return PhotoSize(image.shape[1], image.shape[0], upright.shape[1], upright.shape[0])
+        stored, orientation = decode_stored(encoded, path)
+    except TooLarge as error:
+        raise Damaged(str(error)) from None
+    except ImageError as error:
+        raise Damaged(f"{error}; {REMEDY}") from None
+    height, width = stored.shape[:2]
+    return PhotoSize(width, height, *((height, width) if orientation in ROTATED else (width, height)))

@@ -10,7 +10,7 @@ from data.annotation import PhotoSize
 from data.disk_cache import load_arrays, save_arrays
 
 Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
-FORMAT = 3  # to be raised when the check of a photo gives something else
+FORMAT = 4  # to be raised when the check of a photo gives something else
 
 
 class SeenPhotos:

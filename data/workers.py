@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader
 
 from ssd.system.device import give_back_freed_memory
 from ssd.system.errors import Failure, first_line
-from ssd.system.library_messages import tell
 from ssd.system.stop import StopRequest
 
 T = TypeVar("T")
 
 SMALL = 2**16  # bytes: what fits into a pipe at once is not worth a file of shared memory
+STDERR = 2  # the file descriptor
 SPARE_FILES = 8  # that a worker keeps for reading a photo, and for handing over what it shared
 
 # What holds the iterators of loaders that failed. Where one is collected, PyTorch ends it in good order, and waits for what
@@ -284,5 +284,6 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 def _give_up(error: Exception, _: object) -> None:
     """Ends a worker that cannot hand over what it made: the main process hears of a worker's end, and of nothing less."""
     with suppress(OSError):
-        tell(f"data worker {os.getpid()}: {type(error).__name__}: {first_line(error)}")
+        line = f"data worker {os.getpid()}: {type(error).__name__}: {first_line(error)}\n"
+        os.write(STDERR, line.encode(errors="backslashreplace"))  # at once: nothing is flushed at such an end
     os._exit(1)

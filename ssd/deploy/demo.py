@@ -21,7 +21,7 @@ from werkzeug.wrappers import Request, Response
 
 from ssd.deploy.predictor import Predictor
 from ssd.evaluation.pictures import class_colour
-from ssd.system.images import MAX_PIXELS, ImageError, decode, opened, printable
+from ssd.system.images import ImageError, TooLarge, decode, printable
 
 HOST = "127.0.0.1"
 HTTP_PORT = 80  # which browsers leave out of an address
@@ -145,15 +145,9 @@ def uploaded_pixels(encoded: bytes) -> np.ndarray:
     Raises:
         HTTPException: it is no photo, too large, or damaged.
     """
-    content = np.frombuffer(encoded, np.uint8)
     try:
-        with opened(content) as header:
-            width, height = header.size
-    except Exception:  # Pillow raises what its many parsers raise
-        raise UnsupportedMediaType("this is no photo") from None
-    if width * height > MAX_PIXELS:
-        raise RequestEntityTooLarge(f"the photo has {width} × {height} pixels, more than {MAX_PIXELS:,}")
-    try:
-        return decode(content, "the photo")
+        return decode(np.frombuffer(encoded, np.uint8), "the photo")
+    except TooLarge as error:
+        raise RequestEntityTooLarge(str(error)) from None
     except ImageError as error:
         raise UnsupportedMediaType(str(error)) from None

@@ -19,7 +19,7 @@ from ssd.evaluation.merge import merge
 from ssd.model import SSD300
 from ssd.preparation import Preparation, Tiles, fit, tile_windows
 from ssd.system.device import choose_device, choose_precision
-from ssd.system.images import MAX_PIXELS, ImageError, read_photo
+from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
 from ssd.vgg import ConvBlock
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
@@ -237,9 +237,5 @@ def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:
 
 def _pillow_to_pixels(photo: Image.Image, number: int) -> np.ndarray:
     """A PIL image, turned upright as its EXIF says, as `[H, W, 3]` uint8 RGB."""
-    upright = ImageOps.exif_transpose(photo)
-    if upright.mode in ("I", "F"):
-        raise ImageError(f"image {number}: expected a PIL image of 8 or 16 bits, got mode {upright.mode}")
-    if upright.mode.startswith("I;16"):  # Pillow would cut off at 255 what should be scaled to it
-        return cv2.cvtColor((np.asarray(upright) >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
-    return np.asarray(upright.convert("RGB"))
+    require_decodable(photo, f"image {number}")
+    return to_rgb(ImageOps.exif_transpose(photo))
