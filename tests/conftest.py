@@ -19,8 +19,8 @@ from ssd.weights.checkpoint import TrainState, save_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
-# Two processes with two threads each would fight for two cores.
-os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+# Threads that share a core with other work wait for each other at every operation of a tiny network: there, one is faster.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)
