@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests share fixtures that take long to make, so one process runs them all.
+IN_PARALLEL := -n logical --dist loadfile
 
 .PHONY: install quickstart test test-fast lint clean
 
@@ -15,10 +17,10 @@ quickstart: $(VENV)/installed datasets/shapes/ImageSets/Main/val.txt
 	$(BIN)/python train.py --config configs/quickstart.yaml --resume auto
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 test-fast: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -m "not slow" tests/test_layers.py tests/test_docs.py tests/ssd tests/data
+	$(BIN)/python -m pytest -m "not slow" $(IN_PARALLEL) tests/test_layers.py tests/test_docs.py tests/ssd tests/data
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+OF_WORKERS: Counter[str] = Counter()  # what the workers of pytest-xdist have counted
 
 # Threads that share a core with other work wait for each other at every operation of a tiny network: there, one is faster.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
@@ -65,9 +68,24 @@ def refuse(*_: object, **__: object) -> None:
     raise DownloadError("https://nowhere: connection refused")
 
 
+def bad_input() -> Counter[str]:
+    """The figures of the table of bad inputs, as far as this process has run it."""
+    return getattr(sys.modules.get("tests.test_bad_input"), "TALLY", Counter())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its figures to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["bad input"] = dict(bad_input())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    OF_WORKERS.update(getattr(node, "workeroutput", {}).get("bad input", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The figures of the table of bad inputs, where it was run."""
-    tally = getattr(sys.modules.get("tests.test_bad_input"), "TALLY", None)
+    tally = OF_WORKERS or bad_input()
     if tally:
         terminalreporter.write_line("bad input: " + ", ".join(f"{count} {name}" for name, count in tally.items()))
 

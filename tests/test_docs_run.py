@@ -122,7 +122,8 @@ def run(command: str, project: Path) -> str:
     script = next((word for word in words if word in SMALL), "")
     keys = {word.partition("=")[0] for word in words}
     if "model.init_from=ssd300_mAP_77.43_v2.pth" in words:
-        keys |= {"model.width"}  # the file's weights are of the whole network
+        keys |= {"model.width", "train.iterations", "train.batch_size"}  # the file's weights are of the whole, slow network
+        words += ["train.iterations=1", "train.batch_size=1"]
     words += [word for word in SMALL.get(script, ()) if word.startswith("--") or word.partition("=")[0] not in keys]
     if script == "train.py" and not {"--resume", "--eval-only", "--dry-run"} & keys:
         words += ["--overwrite"]
