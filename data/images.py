@@ -1,11 +1,13 @@
 """Photos of a data set: decoded as their annotations see them, and looked at before training relies on them."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from data.annotation import Damaged, DataError, PhotoSize, Unreachable
+from data.disk_cache import digest_of
 from ssd.system.images import ImageError, TooLarge, decode_stored, read_bytes, turned
 
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -13,6 +15,13 @@ REMEDY = "replace it, or take it out of the split"
 
 # OpenCV's own threads would fight the loader's processes for the cores.
 cv2.setNumThreads(0)
+
+
+class Look(NamedTuple):
+    """What a look at a photo shows."""
+
+    size: PhotoSize
+    content: int  # a digest of its file: the same for copies under other names
 
 
 def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -44,7 +53,7 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
     return image
 
 
-def inspect_photo(path: Path) -> PhotoSize:
+def inspect_photo(path: Path) -> Look:
     """Looks at a whole photo once, before training relies on it.
 
     Raises:
@@ -64,4 +73,5 @@ def inspect_photo(path: Path) -> PhotoSize:
     except ImageError as error:
         raise Damaged(f"{error}; {REMEDY}") from None
     height, width = stored.shape[:2]
-    return PhotoSize(width, height, *((height, width) if orientation in ROTATED else (width, height)))
+    upright = (height, width) if orientation in ROTATED else (width, height)
+    return Look(PhotoSize(width, height, *upright), digest_of(encoded))

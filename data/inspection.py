@@ -9,10 +9,10 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable
-from data.images import inspect_photo
+from data.annotation import Annotation, Damaged, DataError, Unreachable
+from data.disk_cache import Stamp, stamp_of
+from data.images import Look, inspect_photo
 from data.listing import Entry
-from data.photo_sizes import Stamp, stamp_of
 from data.workers import WatchedLoader, worker_options
 
 BATCH = 64  # photos that a worker reads at once
@@ -25,7 +25,7 @@ Watch = Callable[[int, int], None]  # photos or files done, and in all
 S = TypeVar("S")
 T = TypeVar("T")
 
-Known = PhotoSize | str | None  # what a photo measures, or what is wrong with it; None: it has to be looked at
+Known = Look | str | None  # what a look showed, or what is wrong with the photo; None: it has to be looked at
 Todo = tuple[Entry, Known]
 
 
@@ -46,6 +46,7 @@ class Inspected(NamedTuple):
 
     paths: list[bytes]  # n
     sizes: np.ndarray  # [n, 2] int32 pixels: width, height
+    contents: np.ndarray  # [n] int64: digests of the files
     counts: np.ndarray  # [n] int64: objects of each
     boxes: np.ndarray  # [N, 4] float32
     labels: np.ndarray  # [N] int64
@@ -53,7 +54,7 @@ class Inspected(NamedTuple):
     truncated: np.ndarray  # [N] int8
     num_read: int  # n, and those that cannot be used
     mended: dict[str, tuple[int, list[str]]]  # by the names in MENDED: how many boxes, and the places of the first
-    looked_at: list[tuple[Path, Stamp, PhotoSize | str]]  # what is to be remembered of photos
+    looked_at: list[tuple[Path, Stamp, Look | str]]  # what is to be remembered of photos
     faults: list[str]
     damaged: list[str]  # faults of the photos that were left out
     num_damaged: int  # photos that were left out
@@ -132,13 +133,14 @@ class _Inspection(Dataset[Inspected]):
 
     def __getitems__(self, batch: Sequence[Todo]) -> Inspected:
         paths: list[bytes] = []
+        contents: list[int] = []
         annotations: list[Annotation] = []
-        looked_at: list[tuple[Path, Stamp, PhotoSize | str]] = []
+        looked_at: list[tuple[Path, Stamp, Look | str]] = []
         faults: list[str] = []
         damaged: list[str] = []
         num_damaged, is_lasting = 0, True
         for entry, known in batch:
-            annotation, errors = self._read(entry, known, looked_at)
+            annotation, content, errors = self._read(entry, known, looked_at)
             lines = [line for error in errors for line in str(error).splitlines()]
             is_lasting &= not any(isinstance(error, Unreachable) for error in errors)
             if self.skip_damaged and any(isinstance(error, Damaged) for error in errors):
@@ -148,10 +150,12 @@ class _Inspection(Dataset[Inspected]):
                 faults += lines
             elif entry.photo and annotation:
                 paths.append(os.fsencode(entry.photo))
+                contents.append(content)
                 annotations.append(annotation)
         return Inspected(
             paths=paths,
             sizes=np.array([(a.width, a.height) for a in annotations], np.int32).reshape(-1, 2),
+            contents=np.array(contents, np.int64),
             counts=np.array([len(a.labels) for a in annotations], np.int64),
             boxes=np.concatenate([np.zeros((0, 4), np.float32), *(a.boxes for a in annotations)]),
             labels=np.concatenate([np.zeros(0, np.int64), *(a.labels for a in annotations)]),
@@ -167,25 +171,25 @@ class _Inspection(Dataset[Inspected]):
         )
 
     def _read(
-        self, entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, PhotoSize | str]]
-    ) -> tuple[Annotation | None, list[DataError]]:
-        """One photo's objects, if they can be used, and all that is wrong."""
+        self, entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, Look | str]]
+    ) -> tuple[Annotation | None, int, list[DataError]]:
+        """One photo's objects, if they can be used, its content's digest, and all that is wrong."""
         errors: list[DataError] = []
-        size = None
+        size, content = None, 0
         try:
-            size = _size(entry, known, looked_at)
+            size, content = _look(entry, known, looked_at)
         except Damaged as error:
             errors.append(error)
             if self.skip_damaged:
-                return None, errors
+                return None, content, errors
         try:
-            return entry.read(size), errors
+            return entry.read(size), content, errors
         except DataError as error:
-            return None, [*errors, error]
+            return None, content, [*errors, error]
 
 
-def _size(entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, PhotoSize | str]]) -> PhotoSize:
-    """What a photo measures, from memory or by a look at it, which is added to `looked_at`.
+def _look(entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, Look | str]]) -> Look:
+    """What a look at a photo shows, from memory or by doing so, which is added to `looked_at`.
 
     Raises:
         Damaged: it cannot be used.
@@ -197,18 +201,18 @@ def _size(entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, PhotoSi
     if known is not None:
         return known
     try:
-        stamp = stamp_of(entry.photo)
+        stamp = stamp_of(entry.photo, os.stat(entry.photo))
     except OSError as error:
         raise Unreachable(f"{entry.photo}: cannot be read: {error.strerror}") from None
     try:
-        size = inspect_photo(entry.photo)
+        look = inspect_photo(entry.photo)
     except Unreachable:
         raise
     except Damaged as error:
         looked_at.append((entry.photo, stamp, str(error)))
         raise
-    looked_at.append((entry.photo, stamp, size))
-    return size
+    looked_at.append((entry.photo, stamp, look))
+    return look
 
 
 def _counted(places: list[str]) -> tuple[int, list[str]]:

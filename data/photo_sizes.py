@@ -1,22 +1,26 @@
-"""The sizes of photos, and what is wrong with them, kept between runs: each photo is decoded for a check only once."""
+"""What a look at photos showed, kept between runs: each photo is decoded for a check only once."""
 
 import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
+import PIL
+import simplejpeg
 
 from data.annotation import PhotoSize
-from data.disk_cache import load_arrays, save_arrays
+from data.disk_cache import Stamp, load_arrays, save_arrays, stamp_of
+from data.images import Look
 
-Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
-FORMAT = 4  # to be raised when the check of a photo gives something else
+# To be raised when the check of a photo gives something else, as it may do with another version of a decoder.
+FORMAT = f"5-{PIL.__version__}-{simplejpeg.__version__}"
+ARRAYS = {"names", "stamps", "sizes", "contents", "faulty", "faults"}
 
 
 class SeenPhotos:
-    """The sizes of one folder's photos, or what is wrong with them, kept between runs.
+    """What a look at one folder's photos showed, or what is wrong with them, kept between runs.
 
-    A photo counts as seen as long as its size in bytes and its time of change are the same.
+    A photo counts as seen as long as its stamp is the same.
 
     Args:
         folder: of the photos.
@@ -25,29 +29,31 @@ class SeenPhotos:
     def __init__(self, folder: Path) -> None:
         self.name = f"photos-{FORMAT}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}"
         arrays = load_arrays(self.name)
-        if set(arrays) != {"names", "stamps", "sizes", "faulty", "faults"}:
+        if set(arrays) != ARRAYS:
             arrays = _arrays([], [], [], {})
-        self.stamps, self.sizes = arrays["stamps"], arrays["sizes"]
+        self.stamps, self.sizes, self.contents = arrays["stamps"], arrays["sizes"], arrays["contents"]
         self.rows = {name: row for row, name in enumerate(arrays["names"].tolist())}
         self.faults = dict(zip(arrays["faulty"].tolist(), arrays["faults"].tolist(), strict=True))
-        self.new: dict[bytes, tuple[Stamp, PhotoSize | str]] = {}
+        self.new: dict[bytes, tuple[Stamp, Look | str]] = {}
 
     def __contains__(self, path: Path) -> bool:
         """Whether the photo was ever looked at."""
         return os.fsencode(path.name) in self.rows
 
-    def get(self, path: Path) -> PhotoSize | str | None:
-        """The size of a photo that is as it was when it was last looked at, or what was wrong with it then."""
+    def get(self, path: Path) -> Look | str | None:
+        """What the last look at a photo showed, if it is as it was then, or what was wrong with it."""
         row = self.rows.get(os.fsencode(path.name))
         try:
-            if row is None or tuple(self.stamps[row].tolist()) != stamp_of(path):
+            if row is None or tuple(self.stamps[row].tolist()) != stamp_of(path, os.stat(path)):
                 return None
         except OSError:  # the look will say so
             return None
-        return f"{path}{self.faults[row]}" if row in self.faults else PhotoSize(*self.sizes[row].tolist())
+        if row in self.faults:
+            return f"{path}{self.faults[row]}"
+        return Look(PhotoSize(*self.sizes[row].tolist()), int(self.contents[row]))
 
-    def add(self, path: Path, stamp: Stamp, found: PhotoSize | str) -> None:
-        """Keeps a size, or a line that begins with the photo's path and says what is wrong with it.
+    def add(self, path: Path, stamp: Stamp, found: Look | str) -> None:
+        """Keeps what a look showed, or a line that begins with the photo's path and says what is wrong with it.
 
         Args:
             path: of the photo.
@@ -64,7 +70,7 @@ class SeenPhotos:
         rows = np.array(list(kept.values()), np.int64)
         places = {row: place for place, row in enumerate(kept.values())}
         faults = {places[row]: text for row, text in self.faults.items() if row in places}
-        nothing = PhotoSize(*[0] * len(PhotoSize._fields))
+        nothing = Look(PhotoSize(0, 0, 0, 0), 0)
         for place, (_, found) in enumerate(self.new.values(), start=len(kept)):
             if isinstance(found, str):
                 faults[place] = found
@@ -76,20 +82,16 @@ class SeenPhotos:
         )
         arrays["stamps"] = np.concatenate([self.stamps[rows], arrays["stamps"]])
         arrays["sizes"] = np.concatenate([self.sizes[rows], arrays["sizes"]])
+        arrays["contents"] = np.concatenate([self.contents[rows], arrays["contents"]])
         save_arrays(self.name, arrays)
 
 
-def _arrays(names: list[bytes], stamps: list[Stamp], sizes: list[PhotoSize], faults: dict[int, str]) -> dict[str, np.ndarray]:
+def _arrays(names: list[bytes], stamps: list[Stamp], looks: list[Look], faults: dict[int, str]) -> dict[str, np.ndarray]:
     return {
         "names": np.array(names, np.bytes_),
-        "stamps": np.array(stamps, np.int64).reshape(-1, 2),
-        "sizes": np.array(sizes, np.int32).reshape(-1, len(PhotoSize._fields)),
+        "stamps": np.array(stamps, np.int64).reshape(-1, 4),
+        "sizes": np.array([look.size for look in looks], np.int32).reshape(-1, 4),
+        "contents": np.array([look.content for look in looks], np.int64),
         "faulty": np.array(list(faults), np.int64),
         "faults": np.array(list(faults.values()), np.str_),
     }
-
-
-def stamp_of(path: Path) -> Stamp:
-    """By which a change of a file is noticed."""
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns

@@ -34,6 +34,7 @@ class Photos:
     labels: np.ndarray  # [N] int64
     difficult: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] int8: 1 where the object reaches beyond its box, as VOC tells it, 0 where not; -1: not told
+    contents: np.ndarray  # [n] int64: digests of the files, the same for copies under other names
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,6 +79,7 @@ class Photos:
             labels=np.concatenate([part.labels for part in parts]),
             difficult=np.concatenate([part.difficult for part in parts]),
             truncated=np.concatenate([part.truncated for part in parts]),
+            contents=np.concatenate([part.contents for part in parts]),
         )
 
     def require_objects(self, part: str, with_difficult: bool) -> None:
@@ -97,9 +99,17 @@ class Photos:
             "their annotations are where those of the others are"
         )
 
-    def shared_with(self, other: "Photos") -> int:
-        """The number of photos that both have."""
-        return len(np.intersect1d(self.paths, other.paths))
+    def shared_with(self, other: "Photos") -> list[tuple[str, str]]:
+        """The photos of the other that are here too, by their content: the path here, and the one there."""
+        first = dict(zip(self.contents[::-1].tolist(), range(len(self))[::-1], strict=True))
+        rows = np.flatnonzero(np.isin(other.contents, self.contents)).tolist()
+        return [(self.path(first[int(other.contents[row])]), other.path(row)) for row in rows]
+
+    def repeats(self) -> list[tuple[str, str]]:
+        """The photos that have the content of one before them: the path of that one, and theirs."""
+        _, first, which = np.unique(self.contents, return_index=True, return_inverse=True)
+        rows = np.flatnonzero(first[which] != np.arange(len(self))).tolist()
+        return [(self.path(int(first[which[row]])), self.path(row)) for row in rows]
 
     def select(self, indices: Sequence[int]) -> "Photos":
         """These photos only, in this order."""
@@ -108,7 +118,7 @@ class Photos:
         starts = np.cumsum([0, *map(len, rows)])
         return Photos(
             self.classes, self.paths[indices], self.sizes[indices], starts,
-            self.boxes[objects], self.labels[objects], self.difficult[objects], self.truncated[objects],
+            self.boxes[objects], self.labels[objects], self.difficult[objects], self.truncated[objects], self.contents[indices],
         )  # fmt: skip
 
 
@@ -231,6 +241,7 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
         labels=np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in batches)]),
         difficult=np.concatenate([np.zeros(0, bool), *(batch.difficult for batch in batches)]),
         truncated=np.concatenate([np.zeros(0, np.int8), *(batch.truncated for batch in batches)]),
+        contents=np.concatenate([np.zeros(0, np.int64), *(batch.contents for batch in batches)]),
     )
     mended = []
     for kind, what in MENDED.items():
@@ -289,6 +300,23 @@ def _checked(parts: Sequence[Loaded], fraction: float) -> Loaded:
         raise DataError("\n".join([head, *damaged]))
     if not len(photos):
         raise DataError(f"data.fraction {fraction:g} leaves no photo")
+    repeats = photos.repeats()
+    if repeats:
+        notes.append(f"{len(repeats)} photos repeat another ({pairs(repeats)}), and count as often; take the copies out")
     if num_damaged:
         notes.append(f"{num_damaged} of {total} photos cannot be read and were left out (data.damaged: skip)")
     return Loaded(photos, tuple(notes), tuple(damaged), num_damaged)
+
+
+def shared_warning(train: Photos, val: Photos) -> list[str]:
+    """A line where photos that are trained on are evaluated on as well, by whatever name."""
+    shared = train.shared_with(val)
+    if not shared:
+        return []
+    return [f"warning: {len(shared)} photos are in data.train and in data.val ({pairs(shared)}): mAP will flatter the model"]
+
+
+def pairs(photos: Sequence[tuple[str, str]]) -> str:
+    """The first of such pairs of paths."""
+    one, other = photos[0]
+    return f"{one if one == other else f'{one} is {other}'}{', ...' if len(photos) > 1 else ''}"

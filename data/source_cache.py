@@ -1,9 +1,11 @@
-"""Data sets as they were read, kept between runs: a second start looks at the times of their files and reads none of them."""
+"""Data sets as they were read, kept between runs: a second start looks at what the system says of their files, and reads none
+of them where that tells of every change."""
 
 import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.disk_cache import load_arrays, remove_older, save_arrays
+from data.disk_cache import load_arrays, remove_older, save_arrays, stamp_of
+from data.layouts.tree import READ
 from ssd.system.images import SUFFIXES
 
 KEPT = 8  # files of one folder: its splits, read with several options
 SAID = "said"  # the array that is JSON
 TICK = 1000  # files
+REST = 20_000_000  # nanoseconds: more than a system's clock of changes takes for a step
 
 
 class Content(NamedTuple):
@@ -27,7 +31,9 @@ class Content(NamedTuple):
 
 
 class FolderDigest:
-    """A digest of the names, sizes and times of change of all that lies in a data set's folder. Links are followed.
+    """A digest of the names and stamps of all that lies in a data set's folder. Links are followed.
+
+    A file that has changed just now may change once more within the same step of the system's clock: it is waited for.
 
     Args:
         folder: the data set, or a file in its folder.
@@ -37,11 +43,19 @@ class FolderDigest:
     def __init__(self, folder: Path, tick: Callable[[], None]) -> None:
         base = folder.parent if folder.is_file() else folder
         self.place = _digest(str(base.resolve()))
+        self.stamp = self._stamp(folder, base, tick)
+        if self.newest > time.time_ns() - REST:
+            time.sleep(REST / 1e9)
+            self.stamp = self._stamp(folder, base, tick)
+
+    def _stamp(self, folder: Path, base: Path, tick: Callable[[], None]) -> str:
         self.folders: set[tuple[int, int]] = set()
         self.has_photos = False
-        self.stamp = self._look(str(base), tick)
+        self.newest = 0  # nanoseconds: the last change of a file
+        stamp = self._look(str(base), tick)
         if folder.is_file() and not self.has_photos:  # as where COCO's file lies in annotations/, beside the photos' folder
-            self.stamp += self._look(str(base.parent), tick)
+            stamp += self._look(str(base.parent), tick)
+        return stamp
 
     def _look(self, base: str, tick: Callable[[], None]) -> str:
         """The digest of one folder and those below it; none is looked at twice."""
@@ -60,8 +74,12 @@ class FolderDigest:
                                 below.append(item.path)
                             lines.append(f"{item.name}/")
                         else:
-                            lines.append(f"{item.name}/{status.st_size}/{status.st_mtime_ns}")
-                            self.has_photos |= item.name.lower().endswith(SUFFIXES)
+                            is_photo = item.name.lower().endswith(SUFFIXES)
+                            self.has_photos |= is_photo
+                            self.newest = max(self.newest, status.st_ctime_ns)
+                            is_read = is_photo or item.name.lower().endswith(READ)
+                            stamp = stamp_of(item.path, status) if is_read else (status.st_size, status.st_mtime_ns)
+                            lines.append(f"{item.name}/{stamp}")
                         if len(lines) % TICK == 0:
                             tick()
             except OSError as error:

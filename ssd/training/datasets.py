@@ -13,7 +13,7 @@ from data.annotation import DataError
 from data.augment import Switches
 from data.image_cache import ImageCache, cache_bytes, fits
 from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
-from data.photos import Loaded, Photos, load_photos
+from data.photos import Loaded, Photos, load_photos, shared_warning
 from data.source_cache import FolderDigest
 from data.tiles import Windows, cut
 from data.workers import WatchedLoader
@@ -46,9 +46,8 @@ def load_data(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
     train, val = loaded["train"].photos, loaded["val"].photos
     for name in train.absent_classes():
         run.say(f"warning: data.train has no object of class {name!r}; it cannot be learned")
-    shared = train.shared_with(val)
-    if shared:
-        run.say(f"warning: {shared} photos are in data.train and in data.val: mAP will flatter the model")
+    for warning in shared_warning(train, val):
+        run.say(warning)
     return Data(train, val, left_out(loaded.values()))
 
 

@@ -16,7 +16,7 @@ from data.image_cache import cache_bytes
 from data.inspection import Watch
 from data.layouts.find import find_layout, shortage
 from data.layouts.tree import list_tree
-from data.photos import Loaded, Photos, load_photos
+from data.photos import Loaded, Photos, load_photos, shared_warning
 from data.source_cache import FolderDigest
 from data.splits import choose
 from ssd.config import ConfigError, SourceConfig, TilesConfig
@@ -105,6 +105,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     notes = (*notes_of(loaded), *similar_classes(counts), *elsewhere(train, val), *tiles_note(train, spec_of(taken)))
     summary = [
         *first_faults(left_out(loaded), MAX_FAULTS),
+        *shared_warning(train, val),
         *(f"note: {note}" for note in notes),
         f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}",

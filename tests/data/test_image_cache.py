@@ -58,7 +58,7 @@ def large(tmp_path) -> Photos:
     boxes = np.array([[1900, 1400, 2150, 1650]], np.float32)
     return Photos(
         ("cat",), path, np.array([[4000, 3001]], np.int32), np.array([0, 1]), boxes, np.zeros(1, np.int64), np.zeros(1, bool),
-        np.zeros(1, np.int8),
+        np.zeros(1, np.int8), np.zeros(1, np.int64),
     )  # fmt: skip
 
 

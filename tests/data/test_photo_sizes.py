@@ -50,6 +50,11 @@ def test_a_changed_photo_is_looked_at_again(looked_at, tmp_path):
     assert looked_at() == ["a.jpg"]
     os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # of the same size at another time
     assert looked_at() == ["a.jpg"]
+    content = bytearray(photo.read_bytes())
+    content[-1] ^= 1
+    photo.write_bytes(content)
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # of the same size at the same time
+    assert looked_at() == ["a.jpg"]
     photo.write_bytes(b"")
     with pytest.raises(DataError, match="is empty"):
         looked_at()

@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from data import source_cache
+from data import disk_cache, source_cache
 from data.annotation import DataError
 from data.layouts import voc
 from data.photos import Photos, load_photos
@@ -75,6 +75,27 @@ def touched_photo(folder):
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
 
 
+def corrected_annotation(folder):
+    """Of the same size at the same time, as in archives with one date, and where times are kept in copying."""
+    path = folder / "Annotations/a.xml"
+    times = path.stat()
+    path.write_text(path.read_text().replace("<xmax>30<", "<xmax>29<"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert "<xmax>29<" in path.read_text()
+
+
+def replaced_photo(folder):
+    """The same for a photo, in a file that takes the other's place."""
+    path = folder / "JPEGImages/a.jpg"
+    times = path.stat()
+    content = bytearray(path.read_bytes())
+    content[15] ^= 1  # the density in its header
+    path.with_name("new").write_bytes(content)
+    os.utime(path.with_name("new"), ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.replace(path.with_name("new"), path)
+
+
 def added(folder):
     shutil.copy(folder / "Annotations/a.xml", folder / "Annotations/d.xml")
     shutil.copy(folder / "JPEGImages/a.jpg", folder / "JPEGImages/d.jpg")
@@ -91,8 +112,15 @@ def linked(folder):
     (folder.parent / "elsewhere.xml").write_text(xml(item(), item(), item()))
 
 
-@pytest.mark.parametrize("change", [changed_annotation, touched_annotation, touched_photo, added, renamed, linked])
-def test_any_change_in_the_folder_has_it_read_again(folder, read, change):
+CHANGES = [
+    changed_annotation, touched_annotation, corrected_annotation, touched_photo, replaced_photo, added, renamed, linked,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("has_change_time", [True, False], ids=["", "Windows"])
+def test_any_change_in_the_folder_has_it_read_again(folder, read, change, has_change_time, monkeypatch):
+    monkeypatch.setattr(disk_cache, "HAS_CHANGE_TIME", has_change_time)
     (folder.parent / "elsewhere.xml").write_text(xml(item()))
     (folder / "Annotations/c.xml").unlink()
     (folder / "Annotations/c.xml").symlink_to(folder.parent / "elsewhere.xml")

@@ -37,7 +37,7 @@ def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Photos:
     return Photos(
         ("cat", "dog"), np.array([f"{i}.png".encode() for i in range(len(sizes))]), np.array(sizes, np.int32),
         np.concatenate([[0], counts]).cumsum(), boxes, rng.integers(0, 2, number), rng.random(number) < 0.3,
-        np.full(number, -1, np.int8),
+        np.full(number, -1, np.int8), np.arange(len(sizes)),
     )  # fmt: skip
 
 

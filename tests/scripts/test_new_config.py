@@ -174,7 +174,7 @@ def objects_of(side: float, count: int = 40) -> Photos:
     return Photos(
         ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),
         np.concatenate([corners, corners + side], axis=1), np.zeros(count, np.int64), np.zeros(count, bool),
-        np.full(count, -1, np.int8),
+        np.full(count, -1, np.int8), np.zeros(1, np.int64),
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_small_objects_in_large_photos_are_told_of_tiles(side, photo, told):
     sizes = np.array([[photo, photo], [photo, photo]], np.int32)
     sides = np.array([side, 100, 100, 100]) * photo / 300
     boxes = np.stack([np.zeros(4), np.zeros(4), sides, sides], axis=1).astype(np.float32)
-    rest = np.zeros(4, bool), np.zeros(4, np.int8)
+    rest = np.zeros(4, bool), np.zeros(4, np.int8), np.arange(2)
     photos = Photos(("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest)
     notes = proposal.tiles_note(photos, SSD300_VOC)
     assert [note.split(";")[0] for note in notes] == told * [

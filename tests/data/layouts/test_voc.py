@@ -1,3 +1,4 @@
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,11 +12,17 @@ from ssd.config import VOC_CLASSES, SourceConfig
 from tests.data.layouts.test_voc_annotation import item, xml
 
 
+def pixels_of(name: str) -> np.ndarray:
+    """80 × 100 grey squares, others for each name."""
+    bits = np.unpackbits(np.frombuffer(zlib.crc32(name.encode()).to_bytes(4, "big"), np.uint8))[:20]
+    return np.kron(96 + 64 * bits.reshape(4, 5, 1), np.ones((20, 20, 3), np.uint8)).astype(np.uint8)
+
+
 def make_folder(folder: Path, photos: dict[str, str], splits: dict[str, str] | None = None, suffix: str = ".jpg") -> None:
     for part in ("JPEGImages", "Annotations"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for name, text in photos.items():
-        cv2.imwrite(str(folder / "JPEGImages" / f"{name}{suffix}"), np.full((80, 100, 3), 128, np.uint8))
+        cv2.imwrite(str(folder / "JPEGImages" / f"{name}{suffix}"), pixels_of(name))
         (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
     for split, text in (splits or {}).items():
         (folder / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def photos(tmp_path_factory) -> Photos:
     return Photos(
         ("square",), paths, np.array(list(SQUARES), np.int32),
         np.cumsum([0, *counts]), np.array(boxes, np.float32), np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool),
-        np.full(len(boxes), -1, np.int8),
+        np.full(len(boxes), -1, np.int8), np.arange(len(counts)),
     )  # fmt: skip
 
 

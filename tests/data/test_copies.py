@@ -1,0 +1,37 @@
+"""The same photo under several names: in both parts of the data, or in one of them."""
+
+import os
+
+import pytest
+
+from data.photos import load_photos, shared_warning
+from ssd.config import SourceConfig
+from tests.data.layouts.test_voc import make_folder
+from tests.data.layouts.test_voc_annotation import item, xml
+
+
+def copied(source, target):
+    target.write_bytes(source.read_bytes())
+
+
+@pytest.mark.parametrize("put", [copied, lambda source, target: target.symlink_to(source), lambda *both: os.link(*both)])
+def test_a_photo_on_both_sides_is_found_by_whatever_name(tmp_path, put):
+    for name, photos in (("one", "abc"), ("two", "de")):
+        make_folder(tmp_path / name, {photo: xml(item()) for photo in photos})
+    (tmp_path / "two/JPEGImages/d.jpg").unlink()
+    put(tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg")
+    for _ in range(2):  # the second time from the cache
+        train, val = (load_photos([SourceConfig(path=path)], tmp_path, ["cat"]).photos for path in ("one", "two"))
+        one, two = tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg"
+        said = f"warning: 1 photos are in data.train and in data.val ({one} is {two}): mAP will flatter the model"
+        assert shared_warning(train, val) == [said]
+    assert shared_warning(train.select([0, 2]), val) == []
+
+
+def test_copies_within_a_part_are_counted(tmp_path):
+    make_folder(tmp_path / "one", {photo: xml(item()) for photo in "abcd"})
+    for name in "ca":
+        copied(tmp_path / "one/JPEGImages/b.jpg", tmp_path / f"one/JPEGImages/{name}.jpg")
+    (note,) = load_photos([SourceConfig(path="one")], tmp_path, ["cat"]).notes
+    where = tmp_path / "one/JPEGImages"
+    assert note == f"2 photos repeat another ({where}/a.jpg is {where}/b.jpg, ...), and count as often; take the copies out"
