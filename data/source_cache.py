@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.annotation import DataError
 from data.disk_cache import load_arrays, remove_older, save_arrays, stamp_of
+from data.layouts.named import base_of
 from data.layouts.tree import READ
 from ssd.system.images import SUFFIXES
 
@@ -41,7 +43,10 @@ class FolderDigest:
     """
 
     def __init__(self, folder: Path, tick: Callable[[], None]) -> None:
-        base = folder.parent if folder.is_file() else folder
+        try:
+            base = base_of(folder)
+        except DataError:  # which those who read the data tell
+            base = folder.parent
         self.place = _digest(str(base.resolve()))
         self.stamp = self._stamp(folder, base, tick)
         if self.newest > time.time_ns() - REST:
@@ -55,6 +60,9 @@ class FolderDigest:
         stamp = self._look(str(base), tick)
         if folder.is_file() and not self.has_photos:  # as where COCO's file lies in annotations/, beside the photos' folder
             stamp += self._look(str(base.parent), tick)
+        if folder.is_file():  # it may lie outside
+            stamp += f"{folder}/{stamp_of(folder.stat())}"
+            self.newest = max(self.newest, folder.stat().st_mtime_ns)
         return stamp
 
     def _look(self, base: str, tick: Callable[[], None]) -> str:

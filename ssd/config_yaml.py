@@ -24,12 +24,25 @@ def parse_yaml(text: str, entry: Entry | None) -> Any:
     Raises:
         yaml.YAMLError: it is not valid.
     """
-    loader = _Loader(text)
+    return _parse(_Loader(text), entry)
+
+
+def _parse(loader: "_Loader", entry: Entry | None) -> Any:
     try:
         node = loader.get_single_node()
         return None if node is None else loader.plain(node, entry)
     finally:
         loader.dispose()
+
+
+def parse_as_written(text: str) -> Any:
+    """The values of a YAML text that is no configuration of ours, within the same limits, with every scalar as it is written:
+    the class `no` is no truth value, 007 no number.
+
+    Raises:
+        yaml.YAMLError: it is not valid.
+    """
+    return _parse(_WrittenLoader(text), None)
 
 
 def is_plain_text(text: str) -> bool:
@@ -77,6 +90,8 @@ class _Loader(yaml.SafeLoader):
             raise _at(node, f"more than {MAX_VALUES:,} values; do aliases (*name) stand for each other?")
         if node in above:
             raise _at(node, "an alias stands for what it is part of")
+        if len(above) > MAX_DEPTH:  # of aliases that stand for each other
+            raise _at(node, "nested too deep")
         above = (*above, node)
         if isinstance(node, yaml.MappingNode) and node.tag == MAP:
             return self.mapping(node, entry, above)
@@ -109,6 +124,12 @@ class _Loader(yaml.SafeLoader):
             else:
                 values[key] = self.plain(value_node, child(entry, key), above)
         return merged | values
+
+
+class _WrittenLoader(_Loader):
+    """The same parser, to which every scalar without quotes is text."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
 
 
 _DECIMAL = r"[-+]?[0-9][0-9_]*"

@@ -23,7 +23,7 @@ class Coco:
     """A folder with a JSON file for all photos, or one a split; or that JSON file itself."""
 
     def __init__(self, tree: Tree) -> None:
-        self.is_file = tree.is_file
+        self.is_file = tree.named.lower().endswith(".json")
         self.files = self._choose(tree)
         # A file named itself may lie in annotations/ beside the photos' folder.
         self.tree = list_tree(tree.folder.parent) if self.is_file and not tree.photos else tree
@@ -33,8 +33,8 @@ class Coco:
     def _choose(tree: Tree) -> list[str]:
         """The JSON files of objects, in the order of their names."""
         paths = tree.of(".json")
-        if tree.is_file:
-            return paths
+        if tree.named:
+            return [tree.named]
         if len(paths) > MAX_JUDGED:
             paths = sorted(paths, key=lambda path: (path.count("/"), -tree.path(path).stat().st_size))[:MAX_JUDGED]
         with_instances = {posixpath.dirname(path) for path in paths if posixpath.basename(path).startswith("instances_")}

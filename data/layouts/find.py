@@ -7,6 +7,7 @@ from typing import Protocol
 from data.annotation import DataError
 from data.inspection import Watch, unwatched
 from data.layouts.coco import Coco
+from data.layouts.named import ARCHIVES, layout_named
 from data.layouts.tree import Tree, list_tree
 from data.layouts.voc import Voc
 from data.layouts.yolo import Yolo
@@ -62,19 +63,16 @@ NEEDS = {
 }
 
 
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
-
-
 def find_layout(folder: Path, known: str | None = None, notes: list[str] | None = None) -> tuple[str, Layout]:
     """The name of a folder's layout, and a reader of it.
 
     Args:
-        folder: the data set; for COCO also its JSON file.
+        folder: the data set; for COCO also its JSON file, for YOLO its data.yaml.
         known: the layout, where it is not to be found out.
         notes: if more than one fits, which was taken and why is added to them.
 
     Raises:
-        DataError: the folder is missing, or of no layout that is known.
+        DataError: the folder is missing, or of no layout that is known; or it is a file that stands for none.
     """
     if not folder.exists():
         hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
@@ -83,6 +81,10 @@ def find_layout(folder: Path, known: str | None = None, notes: list[str] | None 
         tree = list_tree(folder)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from None
+    meant = layout_named(folder)
+    if meant and known not in (None, meant):
+        raise DataError(f"{folder}: is a file of {meant.upper()}, but data.format is {known}; mend one of them")
+    known = known or meant
     if known:
         return known, FORMATS[known](tree)
     layouts = {name: layout(tree) for name, layout in FORMATS.items()}

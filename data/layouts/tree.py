@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from data.layouts.named import base_of
 from data.splits import role, words
 from ssd.system.images import SUFFIXES
 from ssd.system.links import is_listed
@@ -35,7 +36,7 @@ class Tree:
     photos: tuple[str, ...]
     files: dict[str, tuple[str, ...]]  # what a layout may read, by suffix
     others: Counter[str]  # how many files there are of each suffix that none reads
-    is_file: bool = False  # whether a JSON file was named, which is then the only one
+    named: str = ""  # the JSON file or data.yaml that was named in place of the folder; it may lie outside of it
 
     def of(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes."""
@@ -55,16 +56,17 @@ class Tree:
 
 
 def list_tree(folder: Path) -> Tree:
-    """Lists all files below a folder, or beside a file (a COCO data set may be named by it), in one pass.
+    """Lists all files of a data set's folder, or of the one that a file stands for, in one pass.
 
     Hidden files and macOS's `__MACOSX` are left out. Links to folders elsewhere are followed; those into the data set, or to
     one above it, would list its photos twice.
 
     Raises:
+        DataError: a file is named that stands for no data set.
         OSError: the folder cannot be listed.
     """
-    chosen = folder if folder.is_file() else None
-    base = folder.parent if chosen else folder
+    base = base_of(folder)
+    named = "" if base == folder else Path(os.path.relpath(folder, base)).as_posix()
     photos: list[str] = []
     files: dict[str, list[str]] = {}
     others: Counter[str] = Counter()
@@ -87,11 +89,7 @@ def list_tree(folder: Path) -> Tree:
                         waiting.append((f"{place}{name}/", depth + 1))
                 else:
                     others[suffix or "without suffix"] += 1
-    if chosen:
-        files[".json"] = [chosen.name]
-    return Tree(
-        base, tuple(sorted(photos)), {key: tuple(sorted(paths)) for key, paths in files.items()}, others, chosen is not None
-    )
+    return Tree(base, tuple(sorted(photos)), {key: tuple(sorted(paths)) for key, paths in files.items()}, others, named)
 
 
 @cache

@@ -7,10 +7,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data.annotation import DataError
 from data.inspection import Watch, tally, unwatched
+from data.layouts.named import read_settings
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of
 from data.layouts.yolo_labels import is_labels, numbered_lines, numbers_in, read_labels, read_text, resembles_labels
 from data.layouts.yolo_splits import NamedSplits, Split, photo_lists
@@ -41,22 +40,17 @@ class Yolo:
 
     @cached_property
     def settings(self) -> tuple[str, dict[str, Any]]:
-        """The data.yaml and its content, of several the one highest up; empty where there is none.
+        """The data.yaml and its content, of several the one named or highest up; empty where there is none.
 
         Raises:
             DataError: it cannot be understood.
         """
-        for path in sorted(self.tree.of(".yaml", ".yml"), key=lambda path: (path.count("/"), path)):
-            text = read_text(self.tree.path(path))
-            if "names" not in text:
-                continue
-            try:
-                # All scalars as they are written: the class `no` is no truth value, 007 no number.
-                content = yaml.load(text, yaml.BaseLoader)
-            except yaml.YAMLError as error:
-                raise DataError(f"{self.tree.path(path)}: cannot be read ({' '.join(str(error).split())})") from None
-            if isinstance(content, dict) and "names" in content:
-                return path, content
+        found = sorted(self.tree.of(".yaml", ".yml"), key=lambda path: (path.count("/"), path))
+        for path in [self.tree.named] if self.tree.named else found:
+            if "names" in read_text(self.tree.path(path)):
+                content = read_settings(self.tree.path(path))
+                if "names" in content:
+                    return path, content
         return "", {}
 
     @cached_property

@@ -7,12 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.layouts.named import ENTRIES, places_in
 from data.layouts.tree import Tree, split_of, stem_of
 from data.layouts.yolo_labels import read_text
 from data.splits import role
 from ssd.system.images import SUFFIXES
-
-ENTRIES = ("train", "val", "test")  # of data.yaml: where the photos of each split are
 
 
 class Split(NamedTuple):
@@ -23,7 +22,6 @@ class Split(NamedTuple):
     faults: list[str]  # why it cannot be used, a line for each
 
 
-NULLS = ("", "~", "null", "Null", "NULL")  # YAML's, which are read as they are written
 NOTHING = Split([], [], [])
 
 
@@ -42,7 +40,7 @@ class NamedSplits:
     def read(self) -> dict[str, Split]:
         """Each split by its name; where lists and data.yaml name the same one, data.yaml holds."""
         named = {stem_of(path): self._listed(path) for path in photo_lists(self.tree)}
-        named |= {name: self._of_settings(name) for name in ENTRIES if self._places(name)}
+        named |= {name: self._of_settings(name) for name in ENTRIES if places_in(self.content, name)}
         if set(self.tree.photos) <= {photo for split in named.values() for photo in split.photos}:
             # Exporters name splits that they leave empty. Where photos are in none, it is more likely to be misspelt.
             for name in [name for name, split in named.items() if split.faults and not split.photos and role(name) != "train"]:
@@ -55,17 +53,11 @@ class NamedSplits:
             del named["val"]  # a place holder: tools that divide nothing name the same folder twice
         return named
 
-    def _places(self, name: str) -> list[str]:
-        """The folders or lists that an entry of data.yaml names."""
-        value = self.content.get(name)
-        values = value if isinstance(value, list) else [value]
-        return [each.strip().replace("\\", "/") for each in values if isinstance(each, str) and each.strip() not in NULLS]
-
     def _of_settings(self, name: str) -> Split:
         """The photos that an entry of data.yaml names: folders or lists, relative to it or to its `path`; or from where the
         tool thought that the data set would be, as far as that can be found."""
         split = Split([], [], [])
-        for each in self._places(name):
+        for each in places_in(self.content, name):
             place = self._find(each)
             if place is None:
                 remedy = "mend the entry, or remove it"
@@ -86,7 +78,9 @@ class NamedSplits:
                 return inside
         here = posixpath.dirname(self.path)
         base = str(self.content.get("path") or "")
-        for start in (posixpath.join(here, base, name), posixpath.join(here, name)):
+        # Where data.yaml was named itself, the folder is the one that its `path` leads to.
+        starts = [name] if self.tree.named else [posixpath.join(here, base, name), posixpath.join(here, name)]
+        for start in starts:
             place = posixpath.normpath(start)
             while True:
                 if place == ".":

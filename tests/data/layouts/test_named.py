@@ -1,0 +1,114 @@
+"""Files that are named in place of a data set's folder: those that stand for one, and all others."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from data.annotation import DataError
+from data.photos import load_photos
+from scripts import new_config
+from ssd.config import SourceConfig
+from tests.data.layouts.exports import NAMES, SHOTS, coco, dump, kangaroo, labelimg_yolo, photos, texts, write
+from tests.data.layouts.test_silent import numbers_of
+
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
+LIST = f"[{', '.join(NAMES)}]"
+
+
+def refusal(path: Path, capsys) -> str:
+    """The one line that new_config.py refuses a path with."""
+    assert new_config.main([str(path), "--output", str(path.parent / "a.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mine.zip", "is an archive; unpack it, and name the folder with its files"),
+        ("mine.tar.gz", "is an archive; unpack it"),
+        ("clip.mp4", "is a file; name the folder of the data set"),
+        ("notes.csv", "is a file; name the folder"),
+        ("photo-01.jpg", "is a file; name the folder"),
+        ("annots/photo-01.xml", "is a file; name the folder"),
+        ("notes", "is a file; name the folder"),
+        ("notes.yaml", "is no data.yaml of YOLO, as it has no names"),
+        ("notes.json", "is not valid JSON"),
+    ],
+)
+def test_no_other_file_stands_for_the_data_beside_it(tmp_path, name, said, capsys):
+    kangaroo(tmp_path / "mine")
+    photos(tmp_path / "mine")
+    path = tmp_path / "mine" / name
+    if not path.exists():
+        write(path, "a: 1\n")
+    assert f"{path}: {said}" in refusal(path, capsys)
+    with pytest.raises(DataError, match=re.escape(said)):
+        load_photos([SourceConfig(path=f"mine/{name}")], tmp_path, NAMES)
+
+
+def test_a_coco_file_goes_before_what_lies_beside_it(tmp_path):
+    kangaroo(tmp_path / "mine")
+    dump(tmp_path / "mine/some.json", coco(SHOTS[:4]))
+    assert numbers_of(load_photos([SourceConfig(path="mine/some.json")], tmp_path, NAMES)) == {0, 1, 2, 3}
+    with pytest.raises(DataError, match=r"some\.json: is a file of COCO, but data\.format is voc"):
+        load_photos([SourceConfig(path="mine/some.json")], tmp_path, NAMES, data_format="voc")
+
+
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("sets/data.yaml", "path: ../mine\ntrain: images/train\nval: images/val"),
+        ("sets/data.yaml", "path: mine\ntrain: images/train\nval: images/val"),  # from the working directory
+        ("sets/data.yaml", "path: {root}/mine\ntrain: images/train\nval: images/val"),
+        ("sets/data.yaml", "train: {root}/mine/images/train\nval: {root}/mine/images/val"),
+        ("sets/data.yaml", "train: ../mine/images/train\nval: ../mine/images/val"),
+        ("mine/data.yml", "train: images/train\nval: images/val"),
+        ("mine/data.yaml", "path: ../datasets/mine\ntrain: images/train\nval: images/val"),  # moved with its photos
+        ("mine/data.yaml", "train: ../images/train\nval: ../images/val\npath: null"),
+    ],
+)
+def test_data_yaml_is_followed_to_where_its_path_points(tmp_path, file, entries, monkeypatch):
+    """Past another data set beside it, and another data.yaml there."""
+    monkeypatch.chdir(tmp_path)
+    for part, shots in (("train", SHOTS[:7]), ("val", SHOTS[7:])):
+        photos(tmp_path / f"mine/images/{part}", shots)
+        texts(tmp_path / f"mine/labels/{part}", shots)
+    if not file.startswith("mine"):
+        labelimg_yolo(tmp_path / "sets")
+    write(tmp_path / "mine/a.yaml", f"names: {LIST}\ntrain: images/val\n")
+    write(tmp_path / file, entries.replace("{root}", str(tmp_path)) + f"\nnames: {LIST}\n")
+    for split, numbers in (("train", set(range(7))), ("val", {7, 8, 9})):
+        loaded = load_photos([SourceConfig(path=file, split=split)], tmp_path, NAMES)
+        assert numbers_of(loaded) == numbers
+        assert len(loaded.photos.labels) == sum(len(SHOTS[number].objects) for number in numbers)
+    (tmp_path / f"mine/labels/val/{SHOTS[9].name}.txt").unlink()  # what was read is not remembered past a change there
+    changed = load_photos([SourceConfig(path=file, split="val")], tmp_path, NAMES).photos
+    assert len(changed.labels) == len(loaded.photos.labels) - len(SHOTS[9].objects)
+
+
+def test_data_yaml_whose_path_leads_nowhere_is_refused(tmp_path, capsys):
+    labelimg_yolo(tmp_path / "sets")
+    path = write(tmp_path / "sets/data.yaml", f"path: ../nowhere\ntrain: images/train\nnames: {LIST}\n")
+    assert f"{path}: path: ../nowhere: no such folder, from {path.parent} or from " in refusal(path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{f'*a{i}, ' * 9}]\n" for i in range(30)), "more than 100,000 values"),
+        ("a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(3000)), "nested too deep"),
+        (f"a: {'[' * 5000}{']' * 5000}\n", "nested too deep"),
+        ("a: &a [*a]\n", "an alias stands for what it is part of"),
+    ],
+)
+def test_the_limits_of_configurations_hold_for_data_yaml(tmp_path, text, said, capsys):
+    labelimg_yolo(tmp_path / "mine")
+    path = write(tmp_path / "mine/data.yaml", f"names: {LIST}\n{text}")
+    began = time.monotonic()
+    for named in (path, path.parent):
+        assert re.search(f"data.yaml: cannot be read .*{said}", refusal(named, capsys))
+    assert time.monotonic() - began < 20
