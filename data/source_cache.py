@@ -61,8 +61,8 @@ class FolderDigest:
         if folder.is_file() and not self.has_photos:  # as where COCO's file lies in annotations/, beside the photos' folder
             stamp += self._look(str(base.parent), tick)
         if folder.is_file():  # it may lie outside
-            stamp += f"{folder}/{stamp_of(folder.stat())}"
-            self.newest = max(self.newest, folder.stat().st_mtime_ns)
+            stamp += f"{folder}/{stamp_of(folder, folder.stat())}"
+            self.newest = max(self.newest, folder.stat().st_ctime_ns)
         return stamp
 
     def _look(self, base: str, tick: Callable[[], None]) -> str:
