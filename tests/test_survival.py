@@ -202,12 +202,12 @@ def test_a_signal_while_the_data_is_read_ends_the_run(tmp_path, shapes_root, mon
 
 
 def test_a_second_signal_leaves_at_once(tmp_path, shapes_root):
-    config = write_config(tmp_path, shapes_root, train={**LONG["train"], "batch_size": 128}, model={"width": 0.1})
+    config = write_config(tmp_path, shapes_root, train={**LONG["train"], "batch_size": 16}, model={"width": 0.5})
     with start(command(config), cwd=ROOT) as process:
         for line in process.stdout:
             if line.startswith("device:"):
                 break
-        time.sleep(1.5)  # into a step, which takes much longer than that
+        time.sleep(2)  # into a step, whose photos are soon read and which takes much longer than that
         process.terminate()
         time.sleep(1.5)
         process.terminate()
