@@ -10,6 +10,8 @@ from ssd.system.errors import UserError
 
 RARE = 20  # times fewer objects: so rare a class may be another one misspelt
 
+MAX_SIDE = 2**31  # pixels of a photo: more make no sense
+
 
 class DataError(UserError):
     """Data that cannot be used; the message has one line for each fault: file, object, what to do."""
@@ -102,6 +104,20 @@ def clipped_annotation(
         np.full(len(kept), -1, np.int8)[kept] if truncated is None else np.array(truncated, np.int8)[kept],
         *(tuple(map(where, np.flatnonzero(chosen).tolist())) for chosen in dropped),
     )  # fmt: skip
+
+
+def is_turned(angle: object) -> bool:
+    """Whether a box with this angle (degrees, as number or text) is another one than without it, by more than rounding."""
+    try:
+        rest = float(str(angle)) % 180
+    except ValueError:
+        return False
+    return not min(rest, 180 - rest) < 0.5
+
+
+def turned_box(angle: object) -> str:
+    """Says that a box with an angle cannot be used."""
+    return f"has a turned box (angle {angle}), and SSD learns upright ones; export boxes without an angle"
 
 
 def unknown_class(name: str, classes: Mapping[str, int]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from data.annotation import DataError
 from data.inspection import Watch, unwatched
-from data.layouts.coco_file import category_names, id_of, is_coco, is_crowd, read_file, to_annotation
+from data.layouts.coco_file import ENCODINGS, category_names, id_of, is_coco, objects_in, read_file, to_annotation
 from data.layouts.tree import Tree, list_tree, same_split, split_of, stem_of
 from data.listing import Entry
 from data.splits import role, words
@@ -62,7 +62,7 @@ class Coco:
         return found
 
     def num_annotated(self) -> float:
-        return 0.5 * self.is_file + sum(_count(self.tree.path(self.base + path), b'"file_name"') for path in self.files)
+        return 0.5 * self.is_file + sum(_count(self.tree.path(self.base + path), '"file_name"') for path in self.files)
 
     def splits(self) -> list[str]:
         return sorted(filter(None, self.by_split))
@@ -78,7 +78,7 @@ class Coco:
         for number, path in enumerate(paths, start=1):
             content = read_file(self.tree.path(path))
             names = category_names(content)
-            used = Counter(names.get(id_of(item.get("category_id"))) for item in content["annotations"] if not is_crowd(item))
+            used = Counter(names.get(id_of(item.get("category_id"))) for item in objects_in(content).items)
             counts.update({name: used[name] for name in names.values() if used[name]})
             watch(number, len(paths))
         return counts
@@ -121,21 +121,28 @@ class Coco:
         content = read_file(where)
         categories = category_names(content)
         objects: dict[Hashable, list[dict[str, Any]]] = {id_of(image["id"]): [] for image in content["images"]}
-        crowds = orphans = 0
-        for item in content["annotations"]:
+        found = objects_in(content)
+        orphans = 0
+        for item in found.items:
             owner = objects.get(id_of(item.get("image_id")))
             if owner is None:
                 orphans += 1
-            elif is_crowd(item):
-                crowds += 1
             else:
                 owner.append(item)
-        if orphans and orphans == len(content["annotations"]):
+        if orphans and orphans == len(found.items):
             raise DataError(f"{where}: no annotation has the image_id of a listed image")
         if orphans:
             notes.append(f"{where}: {orphans} annotations are of images that are not listed, and were left out")
-        if crowds:
-            notes.append(f"{where}: {crowds} regions of crowds (iscrowd) are no single objects, and were left out")
+        if found.num_crowds:
+            notes.append(
+                f"{where}: {found.num_crowds} regions of crowds (iscrowd) are no single objects, and were left out; if "
+                "they are, write iscrowd: 0"
+            )
+        if found.num_marked:
+            notes.append(
+                f"{where}: {found.num_marked} of {len(content['annotations'])} annotations are marked as crowds (iscrowd), as "
+                "CVAT marks every mask; they were taken as single objects. If they are regions of many, take them out"
+            )
         listed = []
         finder = _PhotoFinder(self.tree, self.by_name, path, split)
         for image in content["images"]:
@@ -201,7 +208,8 @@ def _split_name(path: str) -> str:
     return split_of(posixpath.dirname(path))
 
 
-def _count(path: Path, text: bytes) -> int:
+def _count(path: Path, text: str) -> int:
     """How often a text occurs in a file, about."""
+    codes = [text.encode(code) for code in ENCODINGS]
     with open(path, "rb") as file:
-        return sum(block.count(text) for block in iter(lambda: file.read(1 << 24), b""))
+        return sum(max(map(block.count, codes)) for block in iter(lambda: file.read(1 << 24), b""))

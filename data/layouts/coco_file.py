@@ -4,22 +4,41 @@ import json
 import math
 import mmap
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data.annotation import Annotation, DataError, PhotoSize, agreed_size, clipped_annotation, unknown_class
+from data.annotation import (
+    MAX_SIDE,
+    Annotation,
+    DataError,
+    PhotoSize,
+    agreed_size,
+    clipped_annotation,
+    is_turned,
+    turned_box,
+    unknown_class,
+)
 
 KEYS = ("images", "annotations", "categories")
+# What is read of their items: all else, such as masks beside boxes, is most of a large file.
+NEEDED = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ()}
+OTHERS = {"images": ("width", "height"), "categories": (), "annotations": ("id", "image_id", "category_id", "bbox", "iscrowd")}
+MAX_CROWDS = 0.2  # share of a file's annotations that are crowds; of COCO's own they are a hundredth
+ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 
 
 def is_coco(path: Path) -> bool:
     """Whether a JSON file has images, annotations with boxes, and categories; without parsing it, as it may be large."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            has_keys = all(text.find(f'"{key}"'.encode()) >= 0 for key in KEYS)
-            return has_keys and text.find(b'"file_name"') >= 0 and text.find(b'"segments_info"') < 0
+            return any(
+                all(text.find(f'"{key}"'.encode(code)) >= 0 for key in (*KEYS, "file_name"))
+                and text.find('"segments_info"'.encode(code)) < 0
+                for code in ENCODINGS
+            )
     except (OSError, ValueError):  # ValueError: it is empty
         return False
 
@@ -28,8 +47,22 @@ def category_names(content: Mapping[str, Any]) -> dict[Hashable, str]:
     return {id_of(category["id"]): str(category["name"]).strip() for category in content["categories"]}
 
 
-def is_crowd(item: Mapping[str, Any]) -> bool:
-    return str(item.get("iscrowd")).strip().lower() in ("1", "1.0", "true")
+class Objects(NamedTuple):
+    """The annotations of a file that are single objects."""
+
+    items: list[dict[str, Any]]
+    num_marked: int  # of them, those that are marked as crowds nevertheless
+    num_crowds: int  # annotations that were left out as crowds
+
+
+def objects_in(content: Mapping[str, Any]) -> Objects:
+    """The objects of a file. `iscrowd: 1` tells a region of many; but some tools (CVAT) mark every object with a mask so."""
+    marked = [str(item.get("iscrowd")).strip().lower() in ("1", "1.0", "true") for item in content["annotations"]]
+    by_cvat = ["occluded" in item["attributes"] for item in content["annotations"]]
+    are_objects = sum(marked) > MAX_CROWDS * len(marked)
+    is_crowd = [crowd and not (are_objects or cvat) for crowd, cvat in zip(marked, by_cvat, strict=True)]
+    items = [item for item, crowd in zip(content["annotations"], is_crowd, strict=True) if not crowd]
+    return Objects(items, sum(marked) - sum(is_crowd), sum(is_crowd))
 
 
 def id_of(value: Any) -> Hashable:
@@ -37,7 +70,7 @@ def id_of(value: Any) -> Hashable:
     if type(value) is int:
         return value
     text = str(value).strip()
-    return int(text.partition(".")[0]) if re.fullmatch(r"-?\d+(\.0)?", text) else text
+    return int(text.partition(".")[0]) if re.fullmatch(r"-?\d{1,99}(\.0)?", text) else text
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -47,22 +80,48 @@ def read_file(path: Path) -> dict[str, Any]:
         DataError: it cannot be read, or is none of COCO's.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except RecursionError:
+        raise DataError(f"{path}: is nested too deep to be a file of COCO") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from None
+    except ValueError:  # Python converts no number of more than 4,300 digits
+        raise DataError(f"{path}: has a number of thousands of digits; mend it") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in KEYS):
         raise DataError(f"{path}: expected lists of {', '.join(KEYS)}, as COCO's instance files have them")
-    needed = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ()}
-    for key, entries_needed in needed.items():
+    for key, needed in NEEDED.items():
         for number, item in enumerate(content[key]):
-            missing = [name for name in entries_needed if not isinstance(item, dict) or name not in item]
+            missing = [name for name in needed if not isinstance(item, dict) or name not in item]
             if missing or not isinstance(item, dict):
                 raise DataError(f"{path}: {key}[{number}]: {', '.join(missing) or 'a mapping'} is missing")
+            nested = [name for name in needed if isinstance(item[name], list | dict)]
+            if nested:
+                raise DataError(f"{path}: {key}[{number}]: {nested[0]}: expected a number or text")
+        content[key] = [_read_of(item, (*needed, *OTHERS[key])) for item in content[key]]
     for key in ("images", "categories"):
         _refuse_twice(path, key, (item["id"] for item in content[key]))
     return content
+
+
+def _read_of(item: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What is read of one image, annotation or category, without values that are nested deeper than they may be."""
+    found = {name: _shallow(item[name], 2) for name in names if name in item}
+    if not item.get("bbox") and item.get("segmentation"):
+        found["segmentation"] = _shallow(item["segmentation"], 2)
+    attributes = item.get("attributes")
+    if "bbox" in names:
+        kept = attributes if isinstance(attributes, dict) else {}
+        found["attributes"] = {name: _shallow(kept[name], 0) for name in ("occluded", "rotation") if name in kept}
+    return found
+
+
+def _shallow(value: Any, depth: int) -> Any:
+    """A value of which nothing is nested deeper than that; what is becomes text, mappings lose their content."""
+    if isinstance(value, list):
+        return [_shallow(each, depth - 1) for each in value] if depth else reprlib.repr(value)
+    return {} if isinstance(value, dict) else value
 
 
 def _refuse_twice(path: Path, key: str, ids: Iterable[Any]) -> None:
@@ -97,7 +156,7 @@ def to_annotation(
         where = f"{path}: annotation {item.get('id', '?')} of {image['file_name']}"
         name = categories.get(id_of(item.get("category_id")))
         if name is None:
-            faults.append(f"{where}: category_id {item.get('category_id')!r} is in no category")
+            faults.append(f"{where}: category_id {reprlib.repr(item.get('category_id'))} is in no category")
         elif name not in labels:
             if not ignore_others:
                 faults.append(f"{where}: {unknown_class(name, labels)}")
@@ -125,6 +184,9 @@ def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
         ValueError: it has neither, or what it has makes no sense.
     """
     bbox, segmentation = item.get("bbox"), item.get("segmentation")
+    angle = item["attributes"].get("rotation")
+    if (isinstance(bbox, list) and len(bbox) == 5) or is_turned(angle):
+        raise ValueError(turned_box(bbox[4] if len(bbox) == 5 else angle))
     if not bbox and isinstance(segmentation, list) and segmentation:
         return _around(segmentation)
     if not bbox and isinstance(segmentation, Mapping):
@@ -133,8 +195,8 @@ def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
         x, y, width, height = (float(value) for value in item["bbox"])
         if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
             raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"bbox {bbox!r} is not left, top, width and height") from None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"bbox {reprlib.repr(bbox)} is not left, top, width and height") from None
     return x, y, x + width, y + height
 
 
@@ -149,7 +211,7 @@ def _around(outlines: list[Any]) -> tuple[float, float, float, float]:
         xs, ys = zip(*corners, strict=True)
         if not all(map(math.isfinite, (*xs, *ys))):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("has no bbox, and its segmentation is no list of outlines x, y, x, y, ...") from None
     return min(xs), min(ys), max(xs), max(ys)
 
@@ -158,6 +220,6 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int]:
     """Width and height; 0, 0 where they are missing or make no sense."""
     try:
         width, height = int(image["width"]), int(image["height"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return 0, 0
-    return (width, height) if width > 0 and height > 0 else (0, 0)
+    return (width, height) if 0 < width < MAX_SIDE and 0 < height < MAX_SIDE else (0, 0)

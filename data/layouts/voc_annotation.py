@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from data.annotation import (
+    MAX_SIDE,
     Annotation,
     Damaged,
     DataError,
@@ -15,6 +16,8 @@ from data.annotation import (
     Unreachable,
     agreed_size,
     clipped_annotation,
+    is_turned,
+    turned_box,
     unknown_class,
 )
 from ssd.boxes import voc_to_edges
@@ -136,15 +139,33 @@ def _size(root: ElementTree.Element) -> tuple[int, int]:
         width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
     except (ValueError, OverflowError):
         return 0, 0
-    return (width, height) if width > 0 and height > 0 else (0, 0)
+    return (width, height) if 0 < width < MAX_SIDE and 0 < height < MAX_SIDE else (0, 0)
+
+
+def _angle(item: ElementTree.Element) -> str:
+    """The angle of a turned box, as roLabelImg (radians) and CVAT (degrees, beside the box before it was turned) write it;
+    empty of an upright one."""
+    if item.find("robndbox") is not None:
+        return item.findtext("robndbox/angle") or "not told"
+    for text in (item.findtext("angle"), item.findtext("bndbox/angle")):
+        if text and text.strip("0. \n\t-+"):
+            return text.strip()
+    for each in item.findall("attributes/attribute"):
+        value = (each.findtext("value") or "").strip()
+        if each.findtext("name") == "rotation" and is_turned(value):
+            return value
+    return ""
 
 
 def _box(item: ElementTree.Element) -> tuple[float, float, float, float]:
     """The corners of one object's box, inclusive pixels counted from 1.
 
     Raises:
-        ValueError: it has none, or its corners are no numbers or the wrong way round.
+        ValueError: it has none, or one with an angle, or its corners are no numbers or the wrong way round.
     """
+    angle = _angle(item)
+    if angle:
+        raise ValueError(turned_box(angle))
     box = item.find("bndbox")
     if box is None:
         raise ValueError("has no box; add <bndbox>")

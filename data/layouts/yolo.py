@@ -2,9 +2,8 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from data.annotation import DataError
@@ -12,13 +11,13 @@ from data.inspection import Watch, tally, unwatched
 from data.layouts.named import read_settings
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of
 from data.layouts.yolo_labels import is_labels, numbered_lines, numbers_in, read_labels, read_text, resembles_labels
+from data.layouts.yolo_names import NAME_FILES, names_in_notes, names_in_settings, numbered
 from data.layouts.yolo_splits import NamedSplits, Split, photo_lists
 from data.listing import Entry
 from data.splits import role
 
 NUM_JUDGED = 20  # files by which a layout is recognised
 MAX_UNUSED = 100  # numbers without an object, below the highest, where no file has names; of COCO's 80 any may be used
-NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")
 
 
 class Yolo:
@@ -45,13 +44,26 @@ class Yolo:
         Raises:
             DataError: it cannot be understood.
         """
+        return next(self._all_settings(), ("", {}))
+
+    def _all_settings(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each data.yaml and its content; where there is one, files beside it that cannot be understood may be of another kind.
+
+        Raises:
+            DataError: there is none but one that cannot be understood.
+        """
+        is_first = True
         found = sorted(self.tree.of(".yaml", ".yml"), key=lambda path: (path.count("/"), path))
         for path in [self.tree.named] if self.tree.named else found:
-            if "names" in read_text(self.tree.path(path)):
-                content = read_settings(self.tree.path(path))
-                if "names" in content:
-                    return path, content
-        return "", {}
+            try:
+                content = read_settings(self.tree.path(path)) if "names" in read_text(self.tree.path(path)) else {}
+            except DataError:
+                if is_first:
+                    raise
+                continue
+            if "names" in content:
+                is_first = False
+                yield path, content
 
     @cached_property
     def names(self) -> dict[int, str]:
@@ -60,20 +72,27 @@ class Yolo:
         Raises:
             DataError: a file cannot be understood, or two of them disagree.
         """
-        path, content = self.settings
-        if path:
-            return numbered(content["names"], self.tree.path(path))
         found: dict[int, tuple[str, str]] = {}
+        for path, names in self._named():
+            for number, name in names.items():
+                known, where = found.setdefault(number, (name, path))
+                if known != name:
+                    raise DataError(
+                        f"{self.tree.path(path)}: class {number} is {name!r}, but {known!r} in {where}; mend the one that is "
+                        "wrong, or take it away"
+                    )
+        return {number: name for number, (name, _) in sorted(found.items())}
+
+    def _named(self) -> Iterator[tuple[str, dict[int, str]]]:
+        """Each file of names, and the name of each number in it."""
+        for path, content in self._all_settings():
+            yield path, names_in_settings(content, self.tree.path(path))
         for path in self.tree.of(".txt", ".names", ".labels"):
             if posixpath.basename(path) in NAME_FILES:
-                for number, name in numbered(read_text(self.tree.path(path)).splitlines(), self.tree.path(path)).items():
-                    known, where = found.setdefault(number, (name, path))
-                    if known != name:
-                        raise DataError(
-                            f"{self.tree.path(path)}: class {number} is {name!r}, but {known!r} in {where}; write a data.yaml "
-                            "with the names that hold, or take one of the files away"
-                        )
-        return {number: name for number, (name, _) in sorted(found.items())}
+                yield path, numbered(read_text(self.tree.path(path)).splitlines(), self.tree.path(path))
+        for path in self.tree.of(".json"):
+            if posixpath.basename(path) == "notes.json":
+                yield path, names_in_notes(self.tree.path(path))
 
     @cached_property
     def num_keypoints(self) -> tuple[int, int] | None:
@@ -117,7 +136,9 @@ class Yolo:
             return len(paths)
         if any(map(resembles_labels, judged)):
             return 0.75
-        return 0.5 if any("labels" in path.split("/")[:-1] for path in self.tree.of(".txt")) else 0
+        if not any("labels" in path.split("/")[:-1] for path in self.tree.of(".txt")):
+            return 0
+        return 0.75 if any(read_text(path, strict=False).strip() for path in judged) else 0.5
 
     def splits(self) -> list[str]:
         return sorted(self.by_split)
@@ -187,23 +208,3 @@ class Yolo:
             outside = len(set(self.texts).difference(*(each.photos for each in self.by_split.values())))
             if outside:
                 notes.append(f"{self.tree.folder}: {outside} photos with labels are in no split, and were left out")
-
-
-def numbered(names: object, path: Path) -> dict[int, str]:
-    """The name of each number, from a list or a mapping; blank names leave their number without one.
-
-    Raises:
-        DataError: it is neither, or has keys that are no numbers.
-    """
-    pairs: Iterable[tuple[object, object]]
-    if isinstance(names, Mapping):
-        pairs = names.items()
-    elif isinstance(names, Sequence) and not isinstance(names, str):
-        pairs = enumerate(names)
-    else:
-        raise DataError(f"{path}: names: expected a list, or a mapping from numbers, got {names!r}")
-    try:
-        found = {int(str(number)): str(name).strip() for number, name in pairs}
-    except ValueError:
-        raise DataError(f"{path}: names: expected numbers as keys, got {', '.join(map(str, names))}") from None
-    return {number: name for number, name in sorted(found.items()) if name}

@@ -1,12 +1,24 @@
 """YOLO's label files: an object a line, as class, centre and size, as an outline, or as a pose; relative to the photo."""
 
+import codecs
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from data.annotation import Annotation, Damaged, DataError, PhotoSize, Unreachable, clipped_annotation, unknown_class
+from data.annotation import (
+    Annotation,
+    Damaged,
+    DataError,
+    PhotoSize,
+    Unreachable,
+    clipped_annotation,
+    turned_box,
+    unknown_class,
+)
 
+NUM_JUDGED = 64  # bytes by which an encoding is recognised
 TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
 
 
@@ -23,7 +35,7 @@ def is_labels(path: Path) -> bool:
 def resembles_labels(path: Path) -> bool:
     """Whether a text file may be meant to have YOLO's labels: its first line has a word and four numbers or more. What is wrong
     with them is told, file and line, by those who read them."""
-    words = _first_line(path).replace(",", " ").split()
+    words = re.split(r"[\s,;|]+", _first_line(path).strip())
     try:
         return len([float(text) for text in words[1:]]) >= 4
     except ValueError:
@@ -36,17 +48,27 @@ def _first_line(path: Path) -> str:
 
 
 def read_text(path: Path, strict: bool = True) -> str:
-    """The content of a text file; empty where it cannot be read, unless that is to be told.
+    """The content of a text file; empty where it cannot be read, and with all that can be made of it where it is not in UTF-8,
+    unless that is to be told.
 
     Raises:
-        DataError: it cannot be read.
+        Damaged: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         if not strict:
             return ""
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:NUM_JUDGED]:
+        if not strict:
+            return content.decode("utf-16", errors="replace").replace("\0", "")
+        raise Damaged(f"{path}: line 1: is text in UTF-16, or no text at all; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig", errors="strict" if strict else "replace")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise Damaged(f"{path}: line {row}: is not text in UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
 def numbers_in(folder: Path, path: str) -> list[int]:
@@ -82,12 +104,7 @@ def read_labels(
     Raises:
         DataError: with one line for each fault in the file.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
-    except OSError as error:
-        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise Damaged(f"{path}: cannot be read: {error}") from None
+    lines = read_text(path).splitlines() if path else []
     # YOLO's tools turn photos upright before anything else.
     width, height = (photo.upright_width, photo.upright_height) if photo else (0, 0)
     faults: list[str] = []
@@ -134,7 +151,10 @@ def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[flo
         values = values[:4]
     if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and (keypoints or len(values) % 2)):
         wanted = f"four numbers and {keypoints[0]} keypoints" if keypoints else "four numbers (centre, size)"
-        remedy = "; if the last number is a confidence, export without confidences" if len(values) == 5 else ""
+        if len(values) == 5 and not keypoints and not _is_within(values[4]):
+            raise ValueError(turned_box(rest[4]))
+        remedy = "; if the last number is a confidence, export without confidences; if an angle, export upright boxes"
+        remedy = remedy if len(values) == 5 else ""
         raise ValueError(f"expected a class and {wanted}, got {line.strip()!r}{remedy}")
     if not all(map(_is_within, values)):
         raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {line.strip()!r}")

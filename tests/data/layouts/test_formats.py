@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,24 @@ def test_crowds_are_left_out_and_counted(tmp_path, voc):
     assert ["1 regions of crowds (iscrowd) are no single objects, and were left out" in note for note in loaded.notes] == [True]
 
 
+@pytest.mark.parametrize(
+    ("share", "extra"), [(1, {}), (2, {}), (40, {"attributes": {"occluded": False}})], ids=["all", "half", "by CVAT"]
+)
+def test_masks_that_are_marked_as_crowds_are_objects(tmp_path, voc, share, extra):
+    """CVAT marks every mask so, whatever it shows."""
+    copy_photos(voc, tmp_path / "images")
+    content = as_coco(voc)
+    marked = content["annotations"][::share]
+    for item in marked:
+        item.update(iscrowd=1, segmentation={"size": [9, 9], "counts": [3, 78]}, **extra)
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    loaded = load_photos([SourceConfig(path="all.json")], tmp_path, CLASSES)
+    np.testing.assert_allclose(loaded.photos.boxes, voc.boxes, atol=1e-3)
+    (note,) = loaded.notes
+    assert f"{len(marked)} of {len(voc.labels)} annotations are marked as crowds (iscrowd), as CVAT marks every mask" in note
+    assert find_layout(tmp_path)[1].class_counts() == dict(zip(CLASSES, np.bincount(voc.labels), strict=True))
+
+
 @pytest.mark.parametrize("images, labels", [("images/train", "labels/train"), ("train/images", "train/labels")])
 @pytest.mark.parametrize(
     "names", ["[cross, star, triangle, square, circle]", "{4: circle, 2: triangle, 0: cross, 3: square, 1: star}", None]
@@ -180,6 +199,14 @@ def change(*place: object, to: object):
         (change("annotations", 0, "bbox", to=[1, 2, -3, 4]), "is not left, top, width and height"),
         (change("annotations", 0, "bbox", to=None), "bbox None is not"),
         (change("annotations", 0, "category_id", to=99), "category_id 99 is in no category"),
+        (change("annotations", 0, "bbox", to=[1, 2, 10**4000, 4]), "is not left, top, width and height"),
+        (
+            change("annotations", 0, "bbox", to=[1, 2, 3, 4, 0.5]),
+            r"has a turned box \(angle 0\.5\), and SSD learns upright ones",
+        ),
+        (change("annotations", 0, "attributes", to={"rotation": 30.0}), r"has a turned box \(angle 30\.0\)"),
+        (change("annotations", 0, "category_id", to="9" * 5000), "category_id '99.*' is in no category"),
+        (change("images", 0, "id", to=[[[1]]]), r"images\[0\]: id: expected a number or text"),
         (change("categories", 0, "name", to="circel"), "unknown class 'circel'; did you mean 'circle'"),
     ],
 )
@@ -195,11 +222,44 @@ def test_coco_faults_name_file_and_annotation(tmp_path, voc, damage, said):
         load(tmp_path, "all.json")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": []}'])
-def test_what_is_no_coco_file(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[]", "expected lists of"),
+        ('{"images": []}', "expected lists of"),
+        ("[" * 5000 + "]" * 5000, "is nested too deep"),
+        ('{"images": [{"id": %s}]}' % ("9" * 5000), "has a number of thousands of digits"),
+    ],
+)
+def test_what_is_no_coco_file(tmp_path, text, said):
     (tmp_path / "all.json").write_text(text)
-    with pytest.raises(DataError, match=r"is not valid JSON|expected lists of"):
+    with pytest.raises(DataError, match=rf"all\.json: {said}"):
         load(tmp_path, "all.json")
+
+
+@pytest.mark.parametrize("deep", [json.loads("[" * 700 + "]" * 700), {"a": json.loads("[" * 700 + "]" * 700)}])
+@pytest.mark.parametrize("key", ["attributes", "segmentation", "bbox", "iscrowd", "id"])
+def test_what_is_nested_deep_goes_no_further_than_the_file(tmp_path, voc, deep, key):
+    copy_photos(voc, tmp_path / "images")
+    content = as_coco(voc)
+    content["annotations"][0][key] = deep
+    (tmp_path / "all.json").write_text(json.dumps(content), encoding="utf-16")
+    said = "is not left, top, width and height"
+    with pytest.raises(DataError, match=said) if key == "bbox" else nullcontext():
+        assert_equal(load(tmp_path, "all.json"), voc)
+
+
+@pytest.mark.parametrize(("rotation", "is_upright"), [(0.0, True), ("180", True), (-180, True), (1.5, False), (90, False)])
+def test_boxes_that_cvat_has_turned_are_refused(tmp_path, voc, rotation, is_upright):
+    copy_photos(voc, tmp_path / "images")
+    content = as_coco(voc)
+    for item in content["annotations"]:
+        item["attributes"] = {"occluded": False, "rotation": rotation}
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    with nullcontext() if is_upright else pytest.raises(DataError, match="has a turned box"):
+        assert_equal(load(tmp_path, "all.json"), voc)
 
 
 def test_a_fraction_is_the_same_each_time(shapes_root, voc):

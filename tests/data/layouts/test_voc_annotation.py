@@ -57,6 +57,28 @@ def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
     assert found.difficult.tolist() == [False, True, False]
 
 
+TURNED = "<attributes><attribute><name>rotation</name><value>{}</value></attribute></attributes>"
+
+
+@pytest.mark.parametrize(
+    ("extra", "box", "angle"),
+    [
+        ("<robndbox><cx>20</cx><cy>30</cy><w>9</w><h>9</h><angle>0.3</angle></robndbox>", None, "0.3"),
+        ("<angle>0.3</angle>", (11, 21, 30, 40), "0.3"),
+        (TURNED.format("30.0"), (11, 21, 30, 40), "30.0"),
+        (TURNED.format("0.0"), (11, 21, 30, 40), None),
+        ("<angle>0.0</angle>", (11, 21, 30, 40), None),
+    ],
+)
+def test_turned_boxes_are_refused(tmp_path, extra, box, angle):
+    text = xml(item(box=box, extra=extra))
+    if angle is None:
+        assert parse(tmp_path, text).boxes.tolist() == [[10, 20, 30, 40]]
+        return
+    with pytest.raises(DataError, match=rf"object 1 \(cat\): has a turned box \(angle {angle}\), and SSD learns upright ones"):
+        parse(tmp_path, text)
+
+
 def test_without_objects(tmp_path):
     found = parse(tmp_path, xml())
     assert found.boxes.shape == (0, 4)

@@ -133,6 +133,11 @@ def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
     ("text", "said"),
     [
         ("0 0.25 0.5 0.3 0.4 0.9", "expected a class and four numbers .*; if the last number is a confidence, export without"),
+        ("0 0.25 0.5 0.3 0.4 0.9", "expected a class and four numbers .*; if an angle, export upright boxes"),
+        ("0 0.25 0.5 0.3 0.4 45", r"has a turned box \(angle 45\), and SSD learns upright ones"),
+        ("0 0.25 0.5 0.3 0.4 -0.3", r"has a turned box \(angle -0\.3\)"),
+        ("0;0.25;0.5;0.3;0.4", "expected numbers, got '0;0.25;0.5;0.3;0.4'; write the class as its number, and spaces"),
+        ("0 0,25 0,5 0,3 0,4", "expected numbers, got '0 0,25 0,5 0,3 0,4'"),
         ("cat 0.5 0.5 0.1 0.1", "expected numbers, got 'cat 0.5 0.5 0.1 0.1'; write the class as its number"),
         ("0,0.25,0.5,0.3,0.4", "expected numbers, got '0,0.25,0.5,0.3,0.4'; write the class as its number, and spaces"),
         ("0 50 50 10 10", "expected numbers from 0 to 1, relative to the photo"),
@@ -148,6 +153,76 @@ def test_labels_that_cannot_be_used_are_still_labels(tmp_path, text, said):
     write(folder / "classes.txt", "cat")
     with pytest.raises(DataError, match=f"photo-00.txt: line 1: {said}"):
         load(folder, classes=["cat"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+@pytest.mark.parametrize("folder", ["labels", "images"])
+def test_labels_that_are_not_in_utf_8_are_told_by_file_and_line(tmp_path, encoding, folder, capsys):
+    """Windows' PowerShell writes UTF-16."""
+    photos(tmp_path / "mine/images", WIDE)
+    for shot in WIDE:
+        path = tmp_path / f"mine/{folder}/{shot.name}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes("0 0.25 0.5 0.3 0.4\n0 0.25 0.5 0.3 0.5 \xa0\n".encode(encoding))
+    write(tmp_path / "mine/classes.txt", "cat")
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
+    said = "line 2: is not text in UTF-8" if encoding == "latin-1" else "line 1: is text in UTF-16, or no text at all"
+    assert re.search(rf"/photo-0\d\.txt: {said}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("text", ["car 10 20 110 220\n", "<object>", "[[1, 2, 3, 4]]"])
+def test_whatever_lies_in_labels_is_told_by_file_and_line(tmp_path, text, capsys):
+    folder = labelled(tmp_path / "mine", text)
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
+    assert ".txt: line 1: expected numbers" in capsys.readouterr().err.splitlines()[0]
+
+
+NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"data.yaml": "names: [cat, dog]", "classes.txt": "dog\ncat"},
+            "classes.txt: class 0 is 'dog', but 'cat' in data.yaml",
+        ),
+        ({"data.yaml": "names: [cat, dog]", "labels/classes.txt": "dog\ncat"}, "classes.txt: class 0 is 'dog', but 'cat' in"),
+        ({"data.yaml": "names: {0: cat, 1: dog}", "notes.json": NOTES}, "notes.json: class 0 is 'dog', but 'cat' in data.yaml"),
+        ({"classes.txt": "cat\ndog", "notes.json": NOTES}, "notes.json: class 0 is 'dog', but 'cat' in classes.txt"),
+        ({"a.yaml": "names: [cat, dog]", "b.yaml": "names: [dog, cat]"}, "b.yaml: class 0 is 'dog', but 'cat' in a.yaml"),
+        ({"data.yaml": "names: [cat, dog]\nnc: 3"}, "data.yaml: nc says 3 classes, names has 2; mend the one that is wrong"),
+        ({"data.yaml": "names: {0: cat, 1: dog}\nnc: two"}, "data.yaml: nc says two classes, names has 2"),
+        ({"data.yaml": "names: {0: cat, 0: dog}"}, "data.yaml: cannot be read (key '0' stands twice"),
+        (
+            {"data.yaml": "names: [cat, [dog, wolf]]"},
+            "data.yaml: names: expected text as the name of 1, got a list",
+        ),
+    ],
+)
+def test_names_that_contradict_each_other_are_refused(tmp_path, files, said, capsys):
+    folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n", names="")
+    for name, text in files.items():
+        write(folder / name, text)
+    assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"data.yaml": "names: [dog, cat]\nnc: 2", "classes.txt": "dog\ncat\n", "notes.json": NOTES},
+        {"data.yaml": "names: {0: dog, 1: cat}\nnc:", "other.yaml": "names: !!python/name:re.sub\n"},
+        {"data.yaml": "names: ['dog', '']\nnc: 2", "notes.json": "names"},
+        {"notes.json": NOTES},
+    ],
+)
+def test_names_that_agree_are_taken(tmp_path, files):
+    folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n", names="")
+    for name, text in files.items():
+        write(folder / name, text)
+    assert load(folder, classes=["cat", "dog"]).photos.labels.tolist() == [1, 1, 1]
 
 
 def test_texts_beside_photos_may_be_no_labels(tmp_path):

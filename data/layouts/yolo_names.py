@@ -1,0 +1,58 @@
+"""The names of YOLO's class numbers, as the files beside the labels have them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.annotation import DataError
+from data.layouts.named import NULLS
+
+NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")  # with a name a line
+
+
+def numbered(names: object, path: Path) -> dict[int, str]:
+    """The name of each number, from a list or a mapping; blank names leave their number without one.
+
+    Raises:
+        DataError: it is neither, or has keys that are no numbers, or names that are no text.
+    """
+    pairs: Iterable[tuple[object, object]]
+    if isinstance(names, Mapping):
+        pairs = names.items()
+    elif isinstance(names, Sequence) and not isinstance(names, str):
+        pairs = enumerate(names)
+    else:
+        raise DataError(f"{path}: names: expected a list, or a mapping from numbers, got {names!r}")
+    found = {}
+    for number, name in pairs:
+        if isinstance(name, list | dict):
+            raise DataError(f"{path}: names: expected text as the name of {number}, got a list or a mapping")
+        try:
+            found[int(str(number))] = str(name).strip()
+        except ValueError:
+            raise DataError(f"{path}: names: expected numbers as keys, got {', '.join(map(str, names))}") from None
+    return {number: name for number, name in sorted(found.items()) if name}
+
+
+def names_in_settings(content: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """The name of each number in a data.yaml.
+
+    Raises:
+        DataError: they cannot be understood, or are not as many as `nc` says.
+    """
+    found = numbered(content["names"], path)
+    count = str(content.get("nc") or "").strip()
+    # Blank names, and numbers that are left out, may count or not.
+    if count not in NULLS and count not in map(str, (len(found), len(content["names"]), max(found, default=-1) + 1)):
+        raise DataError(f"{path}: nc says {count} classes, names has {len(found)}; mend the one that is wrong")
+    return found
+
+
+def names_in_notes(path: Path) -> dict[int, str]:
+    """The name of each number in a notes.json, as Label Studio writes it; none where it is another kind of file."""
+    try:
+        categories = json.loads(path.read_bytes())["categories"]
+        return numbered({item["id"]: item["name"] for item in categories}, path)
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, DataError):
+        return {}
