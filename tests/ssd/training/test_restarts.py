@@ -16,6 +16,7 @@ from PIL import Image
 import train
 from data.shapes import CLASSES
 from ssd.evaluation import evaluate as evaluation
+from ssd.evaluation.report import write_report
 from ssd.system.errors import Failure
 from ssd.training import outcome
 from ssd.training.checkpoints import numbered_name
@@ -35,6 +36,17 @@ def _signals():
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch):
+    """To draw it takes longer than to train."""
+    monkeypatch.setattr(outcome, "write_report", lambda *_: None)
+
+
+@pytest.fixture
+def _report(_no_report, monkeypatch):
+    monkeypatch.setattr(outcome, "write_report", write_report)
 
 
 @pytest.fixture
@@ -61,6 +73,7 @@ def at(folder: Path, name: str) -> int:
     return load_checkpoint(folder / "run/checkpoints" / f"{name}.pt").iteration
 
 
+@pytest.mark.usefixtures("_report")
 def test_what_a_run_says_at_its_end_is_of_the_best_checkpoint(tmp_path, shapes_root, scores, capsys):
     config = small(tmp_path, shapes_root)
     scores += [0.1, 0.3, 0.2]
@@ -191,6 +204,7 @@ def test_what_cannot_be_taken_up_starts_from_nothing_in_a_line(tmp_path, shapes_
     assert at(tmp_path, "last") == 2
 
 
+@pytest.mark.usefixtures("_report")
 def test_nothing_to_look_at_costs_the_figure(tmp_path, shapes_root, capsys):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
@@ -204,6 +218,7 @@ def test_nothing_to_look_at_costs_the_figure(tmp_path, shapes_root, capsys):
     assert [line.split(":")[0] for line in shown.err.splitlines()] == ["warning"] * 3
 
 
+@pytest.mark.usefixtures("_report")
 def test_a_photo_of_two_rows_is_pictured(tmp_path, shapes_root, capsys):
     folder = tmp_path / "flat"
     for name in ("images", "labels"):
@@ -219,6 +234,7 @@ def test_a_photo_of_two_rows_is_pictured(tmp_path, shapes_root, capsys):
     assert shown.out.splitlines()[-1].startswith("mAP@0.5")
 
 
+@pytest.mark.usefixtures("_report")
 def test_a_thread_can_train(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     codes: list[int] = []
@@ -228,6 +244,7 @@ def test_a_thread_can_train(tmp_path, shapes_root):
     assert codes == [0]
 
 
+@pytest.mark.usefixtures("_report")
 def test_a_damaged_record_costs_itself_alone(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 2})
     assert train.main(["--config", str(config)]) == 0
@@ -315,9 +332,8 @@ def test_a_run_that_goes_back_and_is_killed_at_once_is_where_it_went(tmp_path, s
     assert at(tmp_path, "best") == 3
 
 
-def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys, monkeypatch):
+def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys):
     """Its samples are photos and tiles: an epoch counts both, and so does where a run resumes."""
-    monkeypatch.setattr(outcome, "write_report", lambda *_: None)  # to draw it takes longer than to train
     changes: dict[str, dict] = {
         "data": {"tiles": {"size": 250, "background": 0.5}, "cache": "ram"},
         "loss": {"min_neg": 3},
