@@ -67,13 +67,16 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     from ssd.training.checkpoints import BEST, Checkpoints
     from ssd.training.datasets import train_batches, val_batches
     from ssd.training.evaluating import evaluate_checkpoint, evaluate_photos
-    from ssd.training.folder import find_state, list_damaged, make_folder
+    from ssd.training.folder import find_same_state, find_state, list_damaged, make_folder
     from ssd.training.outcome import finish
     from ssd.training.replay import explain_non_finite
+    from ssd.training.run import require_same_config
     from ssd.training.run_log import RunLog
     from ssd.training.trainer import Trainer
 
-    found = find_state(run.folder, resume, overwrite, run.say)
+    require_same_config(run)
+    find = partial(find_state, run.folder, resume, overwrite, run.say)
+    found = find_same_state(run.world, find, lambda found: found.state)
     parts = build_parts(run, found.state)
     samples, val_samples, preparation, schedule = parts.samples, parts.val_samples, parts.preparation, parts.schedule
     state = first_state(run, preparation, found)
@@ -111,7 +114,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="build everything, do a few steps and a short evaluation, tell what the run will take, write nothing",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start again over an earlier run in output_dir")
+    parser.add_argument("--overwrite", action="store_true", help="give up what output_dir holds: start again, or go back")
     add_overrides(parser, "train.lr=5e-4")
     return parser.parse_intermixed_args(arguments)
 

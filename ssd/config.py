@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections import Counter
 from typing import Annotated, Literal, Self
 
@@ -24,6 +25,17 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _expanded(path: str) -> str:
+    """A path whose `~`, `$NAME` and `${NAME}` mean what they mean in a shell."""
+    for name in re.findall(r"\$([A-Za-z_]\w*|\{[^}]*\})", path):
+        if name.strip("{}") not in os.environ:
+            raise ValueError(f"${name} in {path!r} is not set in the environment; set it, or write what it stands for")
+    at_home = os.path.expanduser(path)
+    if at_home.startswith("~"):
+        raise ValueError(f"{path!r} names the home folder of an unknown user; write ./{path} where the folder is called so")
+    return os.path.expandvars(at_home)
+
+
 # The paper's, and the one that the learning rates of the recipes are made for.
 DEFAULT_BATCH_SIZE = 32
 
@@ -35,7 +47,7 @@ DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
-Path = Annotated[Name, AfterValidator(os.path.expanduser)]  # ~/data is in the home folder, as in a shell
+Path = Annotated[Name, Field(json_schema_extra={"format": "path"}), AfterValidator(_expanded)]
 
 
 class _Section(BaseModel):

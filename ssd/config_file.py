@@ -14,8 +14,19 @@ import yaml
 from pydantic import ValidationError
 
 from ssd.config import Config, ConfigError
-from ssd.config_entries import Entry, alternatives, child, is_text, nearest, section_in, top_entry, values_of
-from ssd.config_yaml import is_plain_text, parse_yaml
+from ssd.config_entries import (
+    INPUT_SIZE,
+    Entry,
+    alternatives,
+    child,
+    is_input_size,
+    is_text,
+    nearest,
+    section_in,
+    top_entry,
+    values_of,
+)
+from ssd.config_yaml import ESCAPED, is_plain_text, parse_yaml
 
 LENGTHS = {"iterations": "epochs", "epochs": "iterations"}  # of a run: one or the other
 
@@ -58,7 +69,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"), top_entry())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        where = "" if path.is_absolute() or path.exists() else f", in {Path.cwd()}"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}{where}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not a UTF-8 text file") from None
     except yaml.YAMLError as error:
@@ -73,6 +85,7 @@ def _one_line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     hint = "; indent by spaces, not by tabs" if "'\\t'" in problem else ""
+    hint = f"; {ESCAPED}" if "escape" in problem and problem != ESCAPED else hint
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1}){hint}" if mark else problem
 
 
@@ -148,6 +161,8 @@ def _describe(fault: Any, name: str, entry: Entry | None) -> str:
         if near == name:  # a dotted name, as overrides have it
             section, _, key = name.rpartition(".")
             return f"unknown key (value {given}); in a file, {key} stands below {section}:"
+        if is_input_size(name):
+            return f"unknown key (value {given}); {INPUT_SIZE}"
         return f"unknown key (value {given}){f'; did you mean {near}?' if near else ''}"
     hint = ""
     if is_text(entry) and isinstance(fault["input"], bool | None):

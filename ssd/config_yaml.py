@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from ssd.config_entries import Entry, child, is_section, is_text, section_in
+from ssd.config_entries import Entry, child, is_path, is_section, is_text, section_in
 
 MAX_DEPTH = 50  # lists and mappings within each other: far more than the schema has
+ESCAPED = "in double quotes a backslash begins an escape sequence; write a Windows path with / or in single quotes"
 MAX_VALUES = 100_000  # in one file: more than any run needs, less than aliases of aliases come to
 NULL, BOOL, INT, FLOAT, STR, MERGE, MAP, SEQ = (
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "merge", "map", "seq")
@@ -103,6 +104,8 @@ class _Loader(yaml.SafeLoader):
             may_be_section = section_in(entry) and not node.value  # null is no section
             if node.tag == NULL and (is_section(entry) or may_be_section):  # all that stood below is commented out
                 return {}
+            if is_path(entry) and _has_escape(node):
+                raise _at(node, ESCAPED)
             return _scalar(node, is_text(entry))
         raise _at(node, f"tags such as {node.tag} are not used here")
 
@@ -130,6 +133,12 @@ class _WrittenLoader(_Loader):
     """The same parser, to which every scalar without quotes is text."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
+def _has_escape(node: yaml.ScalarNode) -> bool:
+    """Whether a backslash stands for more than itself, as in "C:\\new", where YAML reads a line break."""
+    written = (node.start_mark.buffer or "")[node.start_mark.pointer : node.end_mark.pointer]
+    return node.style == '"' and re.search(r"\\[^\\\"/xuU]", re.sub(r"\\\\", "", written)) is not None
 
 
 _DECIMAL = r"[-+]?[0-9][0-9_]*"

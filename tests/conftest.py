@@ -1,6 +1,7 @@
 """What many tests need: the shapes data set, drawn once, and the real data sets where they exist."""
 
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,8 @@ from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
+# The project's own; a user's files lie beside them.
+RECIPES = [ROOT / name for name in re.findall(r"^\| `(configs/\w+\.yaml)` \|", (ROOT / "README.md").read_text("utf-8"), re.M)]
 SHARED = ROOT.parent / "shared" / "data"
 OF_WORKERS: Counter[str] = Counter()  # what the workers of pytest-xdist have counted
 

@@ -20,12 +20,12 @@ import torch
 from data.shapes import write_shapes
 from scripts import download_voc
 from ssd.system.download import Digest
-from tests.conftest import ROOT
+from tests.conftest import RECIPES, ROOT
 from tests.processes import completed
 from tests.ssd.weights.test_formats import Amdegroot
 from tests.test_docs import PAGES
 
-SOURCES = ("train.py", "ssd", "data", "scripts", "configs", "docs", "Makefile", "requirements.txt", "requirements-dev.txt")
+SOURCES = ("train.py", "ssd", "data", "scripts", "docs", "Makefile", "requirements.txt", "requirements-dev.txt")
 STARTS = ("python ", "torchrun ", "tensorboard ", "make ", "pytest ", "scripts/", "train.py ")
 STAND_INS = {"FILE": "configs/mine.yaml", "CONFIG": "configs/mine.yaml", "RUN_FOLDER": "runs/faulty", "N": "2"}
 # What makes a command short: later options win, and of the entries those that the command names itself stay.
@@ -87,7 +87,8 @@ def voc_folder(folder: Path, source: Path, names: tuple[str, ...], **splits: str
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, with data sets and photos of the names that the docs use."""
     folder = tmp_path_factory.mktemp("project")
-    for name in SOURCES:
+    for name in (*SOURCES, *(str(recipe.relative_to(ROOT)) for recipe in RECIPES)):
+        (folder / name).parent.mkdir(exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     shapes = folder / "datasets/shapes"

@@ -14,6 +14,7 @@ from data.layouts.yolo import Yolo
 from data.listing import Entry
 from data.splits import divide, find_split
 from ssd.config import SourceConfig
+from ssd.system.files import looked_in
 from ssd.system.images import SUFFIXES
 
 
@@ -76,7 +77,7 @@ def find_layout(folder: Path, known: str | None = None, notes: list[str] | None 
     """
     if not folder.exists():
         hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
-        raise DataError(f"{folder}: no such folder{hint}")
+        raise DataError(f"{folder}: no such folder{looked_in(folder)}{hint}")
     try:
         tree = list_tree(folder)
     except OSError as error:

@@ -1,22 +1,55 @@
 """Arguments of commands: numbers within bounds, and one line for what is wrong with them."""
 
 import argparse
-from collections.abc import Callable, Collection
-from typing import NoReturn, TypeVar
+import shlex
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from ssd.config import Config
+from ssd.config_entries import INPUT_SIZE, child, is_input_size, nearest, section_in, top_entry
 
 T = TypeVar("T")
+UNKNOWN = "unrecognized arguments: "  # as argparse has it
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose help keeps the lines of its description, and that says in one line what is wrong."""
 
+    given: Sequence[str] = ()  # arguments, of a command that takes entries of the configuration among them
+
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_intermixed_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see --help\n")
+        unknown = message.removeprefix(UNKNOWN).split() if message.startswith(UNKNOWN) else []
+        advice = _as_entries([word for word in unknown if word.startswith("-")], self.given)
+        self.exit(2, f"error: {message}{advice}; see --help\n")
+
+
+def _as_entries(options: Sequence[str], given: Sequence[str]) -> str:
+    """How to write options that are entries of the configuration, or are so in other trainers.
+
+    Args:
+        options: unknown ones.
+        given: all arguments; none where the command takes no entries.
+    """
+    entries, hints = [], []
+    for option in options if given else ():
+        name, _, value = option.lstrip("-").partition("=")
+        following = given[given.index(option) + 1 :] if option in given and not value else []
+        if following and not following[0].startswith("-"):
+            value = following[0]
+        key = nearest(name)
+        if is_input_size(name):
+            hints.append(INPUT_SIZE)
+        elif key and not section_in(child(top_entry(), key)):
+            entries.append(f"{key}={value or '...'}")
+    return "; ".join(["", *([f"write {shlex.join(entries)}"] if entries else []), *hints])
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:

@@ -62,6 +62,21 @@ class World:
         dist.all_gather_object(values, value, group=_patient_group if patient else None)
         return values  # pyright: ignore[reportReturnType]
 
+    def require_same(self, have: str, remedy: str) -> None:
+        """Ends all processes alike where one has something else than the main one.
+
+        Args:
+            have: what this process has, in words.
+            remedy: what to do where they differ.
+
+        Raises:
+            UsageError: they differ; it says which process has what.
+        """
+        every = self.gather(have)
+        for rank, theirs in enumerate(every):
+            if theirs != every[0]:
+                raise UsageError(f"process 0 has {every[0]}, process {rank} has {theirs}; {remedy}")
+
     def equalise(self, tensors: Iterable[Tensor]) -> None:
         """Gives every process the main one's values of these tensors, in place."""
         if self.size > 1:

@@ -58,6 +58,11 @@ def require_writable(folder: Path, entry: str) -> None:
         raise UsageError(f"{entry}: {folder}: cannot be written to ({there}: {error.strerror}); name another place") from None
 
 
+def looked_in(path: Path) -> str:
+    """Where a relative path that is missing was looked for, to say so."""
+    return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
 def aside_of(path: Path) -> Path:
     """Where a file is written before it takes its name; what a killed run left there is removed.
 

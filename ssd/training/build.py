@@ -22,7 +22,7 @@ from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.training.checkpoints import BEST
 from ssd.training.datasets import Data, crowded_batch, load_data, plain_samples, tiles_notes, train_samples
-from ssd.training.folder import Found, run_id_of
+from ssd.training.folder import Found, best_until
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
@@ -89,19 +89,19 @@ def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
     if state is None:
         names = list(run.config.data.class_names)
         return TrainState({}, names, preparation.to_plain(), config, run_id=secrets.token_hex(8), num_processes=run.world.size)
-    is_there = state.run_id and state.run_id == run_id_of(run.folder)
-    first = replace(
-        state, config=config, num_processes=run.world.size, run_id=state.run_id if is_there else secrets.token_hex(8)
-    )
+    run_id = (not found.clear and state.run_id) or secrets.token_hex(8)
+    first = replace(state, config=config, num_processes=run.world.size, run_id=run_id)
     changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
     divided = any(source.val_fraction for source in run.config.data.val)
     if divided and state.config.get("seed", run.config.seed) != run.config.seed:
         changed.append("seed")
         run.say("warning: another seed divides the folder anew: some of the photos of data.val have been trained on")
-    if state.best_map < 0 or (_has_best(run.folder, found) and not changed):
+    has_best = run.world.gather(_has_best(run.folder, found))[0]  # the others may not see the main one's disk
+    if state.best_map < 0 or (has_best and not changed):
         return first
     reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run up to here"
-    run.say(f"{reason}: the best checkpoint is chosen again, from this iteration")
+    kept = f"; {BEST} stays as {best_until(state.iteration)}" if has_best and not found.goes_back else ""
+    run.say(f"{reason}: the best checkpoint is chosen again, from this iteration{kept}")
     return replace(first, best_map=-1.0, not_improved=0)
 
 

@@ -57,18 +57,29 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
-    """The newest whole checkpoint of a run, and a line for each newer one that had to be skipped.
+    """The whole checkpoint of a run from its latest iteration, and a line for each one that had to be skipped.
+
+    Where two are of the same iteration last.pt counts, which is written last. Numbered ones are read as far as they are needed.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
     """
-    candidates = [path for path in (folder / LAST, *_numbered(folder), folder / BEST) if path.exists()]
+    found: tuple[Path, TrainState] | None = None
     skipped = []
-    for path in candidates:
+    for path in (folder / LAST, folder / BEST, *_numbered(folder)):
+        if not path.exists():
+            continue
+        if found and path.name.startswith("iteration_") and path.name <= numbered_name(found[1].iteration):
+            break
         try:
-            return path, load_checkpoint(path), skipped
+            state = load_checkpoint(path)
         except CheckpointError as error:
             skipped.append(str(error))
+            continue
+        if found is None or state.iteration > found[1].iteration:
+            found = path, state
+    if found:
+        return *found, skipped
     if skipped:
         raise CheckpointError("no checkpoint can be used: " + "; ".join(skipped))
     return None

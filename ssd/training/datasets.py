@@ -77,7 +77,7 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
         if run.world.is_main == is_mains_turn:
             load()
         _settle(run, faults, max_faults)
-    _compare(run, [loaded[part] for part in parts])
+    _compare(run, loaded)
     for part, result in loaded.items():
         result.photos.require_objects(f"data.{part}", with_difficult=part == "train" and run.config.data.keep_difficult)
         for note in result.notes:
@@ -85,17 +85,26 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
     return loaded
 
 
-def _compare(run: Run, loaded: list[Loaded]) -> None:
+def _compare(run: Run, loaded: dict[str, Loaded]) -> None:
     """Every process has to have the same photos: batches are shared out by their numbers.
 
     Raises:
-        DataError: one of them has others, as where a photo is damaged on one machine alone.
+        DataError: one of them has others, as where a photo is damaged or an annotation is older on one machine alone.
     """
-    every = run.world.gather([(len(part.photos), part.num_damaged) for part in loaded])
+    if run.world.size == 1:
+        return
+    remedy = "give all machines the same files"
+    every = run.world.gather([(len(part.photos), part.num_damaged, part.photos.digest()) for part in loaded.values()])
     for rank, theirs in enumerate(every):
-        if theirs != every[0]:
-            counts, ours = (" and ".join(str(count) for count, _ in each) for each in (theirs, every[0]))
-            raise DataError(f"process {rank} can read {counts} photos, the first {ours}; give all machines the same files")
+        counts, ours = (" and ".join(str(count) for count, *_ in each) for each in (theirs, every[0]))
+        if [part[:2] for part in theirs] != [part[:2] for part in every[0]]:
+            raise DataError(f"process {rank} can read {counts} photos, the first {ours}; {remedy}")
+        for name, (*_, digest), (*_, first) in zip(loaded, theirs, every[0], strict=True):
+            if digest != first:
+                raise DataError(
+                    f"data.{name}: process {rank} has other photos or annotations ({digest}) than process 0 ({first}), "
+                    f"though as many; {remedy}"
+                )
 
 
 def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:

@@ -14,8 +14,9 @@ from ssd.preparation import Preparation
 from ssd.training.build import build_criterion, build_model, use_batch_size_of
 from ssd.training.checkpoints import checkpoint_at, checkpoint_to_evaluate
 from ssd.training.datasets import load_part, plain_samples, val_batches
+from ssd.training.folder import find_same_state
 from ssd.training.outcome import finish
-from ssd.training.run import Run
+from ssd.training.run import Run, require_same_config
 from ssd.training.trainer import Best
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 
@@ -55,23 +56,34 @@ def evaluate_photos(
 
 
 def evaluate_checkpoint(run: Run, path: Path, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
-    """Evaluates the weights of a checkpoint of this run's network."""
-    run.world.gather(None)  # the main process has written it
-    return _evaluate(run, path, load_checkpoint(path), samples, preparation, model)
+    """Evaluates the weights of a checkpoint of this run's network, which the main process has written, maybe to a disk that the
+    others do not see, and hands out."""
+    iteration = 0
+    if run.world.is_main:
+        state = load_checkpoint(path)
+        model.load_state_dict(state.weights)
+        iteration = state.iteration
+    iteration = run.world.gather(iteration)[0]
+    run.world.equalise(model.state_dict().values())
+    return _evaluate(run, path, iteration, samples, preparation, model)
 
 
 def eval_only(run: Run, resume: str | None) -> None:
     """Evaluates a checkpoint on the validation photos."""
-    path, state = checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else Path(resume))
+
+    def find() -> tuple[Path, TrainState]:
+        return checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else Path(resume))
+
+    require_same_config(run)
+    path, state = find_same_state(run.world, find, lambda found: found[1])
     model, preparation = build_model(run, state)
     use_batch_size_of(run, state)
     samples = plain_samples(run, load_part(run, "val"), preparation)
-    finish(run, samples, path, _evaluate(run, path, state, samples, preparation, model))
+    finish(run, samples, path, _evaluate(run, path, state.iteration, samples, preparation, model))
 
 
-def _evaluate(run: Run, path: Path, state: TrainState, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
-    run.say(f"evaluating {path}, iteration {state.iteration}")
-    model.load_state_dict(state.weights)
+def _evaluate(run: Run, path: Path, iteration: int, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
+    run.say(f"evaluating {path}, iteration {iteration}")
     evaluation = evaluate_photos(run, samples, preparation, model)
     run.say(f"{evaluation.table()}\n{evaluation.summary}")
-    return Best(state.iteration, evaluation)
+    return Best(iteration, evaluation)

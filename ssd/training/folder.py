@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import filelock
 
 from ssd.config_yaml import dump_yaml
 from ssd.system.distributed import World
-from ssd.system.errors import UsageError
+from ssd.system.errors import UsageError, UserError
 from ssd.system.files import ASIDE, write_whole
 from ssd.training.checkpoints import BEST, LAST, checkpoint_at, find_checkpoint, remove_later
-from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
+from ssd.training.records import read_records
+from ssd.weights.checkpoint import CheckpointError, TrainState, digest, save_checkpoint
+
+T = TypeVar("T")
 
 # What a run writes, and what an overwriting run removes: nothing else in the folder is touched.
 OWN_FILES = (
@@ -70,59 +73,101 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
         folder: of the run.
         resume: `auto` (the newest whole checkpoint, or none), the path of a checkpoint or of a run's folder, or None to
             start again.
-        overwrite: start over an earlier run.
+        overwrite: what the folder holds may be lost: an earlier run, or what this one did after the checkpoint.
         say: shows the user a line.
 
     Raises:
-        UsageError: the folder holds another run than the one to resume, and overwriting was not asked for.
+        UsageError: something in the folder would be lost, and overwriting was not asked for.
         CheckpointError: the checkpoint to resume from cannot be used.
     """
-    checkpoints = folder / "checkpoints"
+    found = None
     if resume == "auto":
-        found = find_checkpoint(checkpoints)
-        if found is None:
-            return Found(None, clear=True)
-        path, state, skipped = found
-        for line in skipped:
-            say(f"skipped: {line}")
-        say(f"resuming from {path}, iteration {state.iteration}")
-        return Found(state)
-    if resume is not None:
-        path, state = checkpoint_at(Path(resume))
-        is_other = not is_of_run(folder, path, state)
-        if is_other and not overwrite:
-            raise UsageError(
-                f"{path}: is of another run than the one in {folder}; choose an empty output_dir for it, or lose that run with "
-                "--overwrite"
-            )
-        say(f"resuming from {path}, iteration {state.iteration}")
-        reached = 0 if is_other else _reached(checkpoints)
-        if reached > state.iteration:
-            say(f"the run goes back from iteration {reached}: its later checkpoints and records are removed")
-        return Found(state, is_other, reached > state.iteration)
-    if any(checkpoints.glob("*.pt")) and not overwrite:
+        found = find_checkpoint(folder / "checkpoints")
+    elif resume is not None:
+        found = (*checkpoint_at(Path(resume)), [])
+    may_clear = overwrite or not _holds_run(folder)
+    if found is None:
+        if not may_clear:
+            what = "what a run has left, but no checkpoint;" if resume else "a run already; resume with --resume auto,"
+            raise UsageError(f"{folder}: holds {what} choose another output_dir, or start again with --overwrite")
+        return Found(None, clear=True)
+    path, state, skipped = found
+    for line in skipped:
+        say(f"skipped: {line}")
+    if not state.optimizer:
+        raise CheckpointError(f"{path}: holds weights alone, nothing to resume; start from them with model.init_from={path}")
+    is_other = not is_of_run(folder, path, state)
+    if is_other and not may_clear:
         raise UsageError(
-            f"{folder}: holds a run already; resume with --resume auto, choose another output_dir, or start again with "
+            f"{path}: is of another run than the one in {folder}; choose an empty output_dir for it, or lose that run with "
             "--overwrite"
         )
-    return Found(None, clear=True)
+    reached = 0 if is_other or resume == "auto" else _reached(folder)
+    if reached > state.iteration and not overwrite:
+        raise UsageError(
+            f"{path}: is of iteration {state.iteration}, and the run in {folder} has reached iteration {reached}; resume with "
+            "--resume auto, choose an empty output_dir, or lose what came later with --overwrite"
+        )
+    say(f"resuming from {path}, iteration {state.iteration}")
+    if reached > state.iteration:
+        say(f"the run goes back from iteration {reached}: its later checkpoints and records are removed")
+    return Found(state, is_other, reached > state.iteration)
 
 
-def _reached(checkpoints: Path) -> int:
-    """The iteration of the newest whole checkpoint in a folder; 0 where there is none."""
+def _holds_run(folder: Path) -> bool:
+    """Whether a folder holds what is worth keeping: more than the records of a run that ended before it saved anything."""
+    kept = ("checkpoints/*.pt", "report.html", "detections.png", "labels/coco.json")
+    return any(path for pattern in kept for path in folder.glob(pattern)) or _evaluated_until(folder) > 0
+
+
+def _reached(folder: Path) -> int:
+    """The last iteration that a folder has a whole checkpoint or an evaluation of; 0 where there is none."""
     try:
-        newest = find_checkpoint(checkpoints)
+        newest = find_checkpoint(folder / "checkpoints")
     except CheckpointError:
-        return 0
-    return newest[1].iteration if newest else 0
+        newest = None
+    return max(newest[1].iteration if newest else 0, _evaluated_until(folder))
+
+
+def _evaluated_until(folder: Path) -> int:
+    return max((record["iteration"] for record in read_records(folder) if record["kind"] == "eval"), default=0)
 
 
 def is_of_run(folder: Path, path: Path, state: TrainState) -> bool:
-    """Whether a run that resumes a checkpoint there mixes with no other one in the folder."""
-    checkpoints = folder / "checkpoints"
-    if not any(checkpoints.glob("*.pt")) or path.resolve().parent == checkpoints.resolve():
-        return True
-    return bool(state.run_id) and run_id_of(folder) == state.run_id
+    """Whether a checkpoint at a path is of the run in a folder; of those without an identity, whether it lies there."""
+    run_id = run_id_of(folder)
+    if run_id and state.run_id:
+        return run_id == state.run_id
+    return path.resolve().parent == (folder / "checkpoints").resolve()
+
+
+def find_same_state(world: World, find: Callable[[], T], state_of: Callable[[T], TrainState | None]) -> T:
+    """Looks for a state in every process: they have to have the same one, of which the main process alone writes the rest.
+
+    Args:
+        world: the processes, which all call this.
+        find: looks; may raise a UserError.
+        state_of: the state in what was found; None where the run starts.
+
+    Raises:
+        UsageError: one process has another state than the main one, such as none on a disk of its own.
+        UserError: of `find`, where all processes have met it.
+    """
+    if world.size == 1:
+        return find()
+    try:
+        found = find()
+        state = state_of(found)
+        run_id = state and (state.run_id or "unknown")
+        have = f"iteration {state.iteration} of run {run_id} ({digest(vars(state))[:8]})" if state else "no checkpoint"
+    except UserError as error:
+        found, have = error, str(error)
+    world.require_same(
+        have, "give all of them the same checkpoint: name an output_dir that all machines share, or copies with --resume PATH"
+    )
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 def run_id_of(folder: Path) -> str:
@@ -131,6 +176,11 @@ def run_id_of(folder: Path) -> str:
         return (folder / "run_id").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
+
+
+def best_until(iteration: int) -> str:
+    """The name under which the best checkpoint stays when the best is chosen again from an iteration on."""
+    return f"best_until_{iteration:08d}.pt"
 
 
 def make_folder(folder: Path, state: TrainState, found: Found, world: World) -> None:
@@ -145,18 +195,23 @@ def make_folder(folder: Path, state: TrainState, found: Found, world: World) -> 
     world.gather(None)  # every process has looked before one writes
     if not world.is_main:
         return
-    if found.clear:
-        for path in [path for pattern in OWN_FILES for path in folder.glob(pattern)]:
-            path.unlink()
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     for path in checkpoints.glob(f".*{ASIDE}"):  # of a run that was killed while it wrote
         path.unlink()
+    old = [path for pattern in OWN_FILES for path in folder.glob(pattern)] if found.clear else []
+    if found.state and (found.clear or found.goes_back):  # safe before anything is removed, maybe the file that it came from
+        save_checkpoint(checkpoints / LAST, state)
+        old = [path for path in old if path != checkpoints / LAST]
+    for path in old:
+        path.unlink()
     if found.goes_back:
         remove_later(checkpoints, state.iteration)
-        save_checkpoint(checkpoints / LAST, state)
-        if state.best_map < 0:  # the best one is of a later iteration
-            (checkpoints / BEST).unlink(missing_ok=True)
+    if state.best_map < 0 and (checkpoints / BEST).exists():
+        if found.goes_back:  # the best one is of a later iteration
+            (checkpoints / BEST).unlink()
+        elif found.state and found.state.best_map >= 0:  # of another kind of figure, and still the best one of that
+            os.replace(checkpoints / BEST, checkpoints / best_until(state.iteration))
     for name, text in (("config.yaml", dump_yaml(state.config)), ("run_id", f"{state.run_id}\n")):
         write_whole(folder / name, partial(_write_text, text))
 

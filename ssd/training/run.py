@@ -4,15 +4,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
 from ssd.config import Config
 from ssd.system.device import choose_device, choose_precision, keep_freed_memory
 from ssd.system.distributed import World, process_group, world_from_environment
+from ssd.system.errors import UsageError
 from ssd.system.machine import require_cpp_compiler
 from ssd.system.stop import StopRequest
+
+# What may differ between machines: where things lie, and how they are read.
+PLACES = {
+    "output_dir": True,
+    "device": True,
+    "data": {"root", "train", "val", "workers", "cache"},
+    "model": {"pretrained", "init_from"},
+}
 
 
 @dataclass
@@ -61,3 +70,20 @@ def open_run(config: Config, stop: StopRequest) -> Iterator[Run]:
     keep_freed_memory()
     with process_group(world, device):
         yield Run(config, world, device, dtype, Path(config.output_dir), stop)
+
+
+def require_same_config(run: Run) -> None:
+    """Every process has to train alike; each has read its configuration itself.
+
+    Raises:
+        UsageError: one has another entry than the main one.
+    """
+    entries: dict[str, Any] = {}
+    for name, value in run.config.model_dump(mode="json", exclude=PLACES).items():
+        entries |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    every = run.world.gather(entries)
+    for rank, theirs in enumerate(every):
+        for name, value in theirs.items():
+            ours = every[0][name]
+            if value != ours:
+                raise UsageError(f"{name}: process 0 has {ours}, process {rank} has {value}; give all the same configuration")

@@ -101,11 +101,11 @@ class Updater:
         notes = []
         self.model.load_state_dict(state.model)
         groups = self.optimizer.state_dict()["param_groups"]
-        if state.optimizer and _shape(state.optimizer["param_groups"]) == _shape(groups):
+        if _shape(state.optimizer["param_groups"]) == _shape(groups):
             self.optimizer.load_state_dict({"state": state.optimizer["state"], "param_groups": groups})
         else:
-            reason = "is of another optimiser" if state.optimizer else "has no state of an optimiser"
-            notes.append(f"the checkpoint {reason}: that of {type(self.optimizer).__name__} starts from nothing")
+            name = type(self.optimizer).__name__
+            notes.append(f"the checkpoint is of another optimiser: that of {name} starts from nothing")
         begin_state(self.optimizer)
         lay_out_state(self.optimizer)
         if state.iteration:  # what is saved before the next step is as the last one left it

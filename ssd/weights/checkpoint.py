@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssd.system.errors import UserError, first_line
-from ssd.system.files import aside_of, naming, sync_folder, write_whole
+from ssd.system.files import aside_of, looked_in, naming, sync_folder, write_whole
 
 FORMAT = 2
 KIND = "ssd300-train-state"
@@ -124,7 +124,7 @@ def read_tensors(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of TorchScript; the error that follows says the same
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
+        raise CheckpointError(f"{path}: no such checkpoint{looked_in(path)}") from None
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path}: holds more than tensors and plain values, or is damaged; it was not loaded") from None
     except Exception as error:  # other files make PyTorch's reader raise anything: struct.error, IndexError, ...

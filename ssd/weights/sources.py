@@ -8,6 +8,7 @@ from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 from torchvision.models.detection import SSD300_VGG16_Weights
 
 from ssd.system.download import Digest, DownloadError, ask, fetch
+from ssd.system.files import looked_in
 from ssd.weights.checkpoint import CheckpointError
 
 SLIM = Path(__file__).with_name("slim.pt")  # a network of width 0.25, as scripts/export.py --format weights writes it
@@ -32,9 +33,12 @@ def weights_file(source: str, batch_norm: bool) -> Path:
                 "model.pretrained: none"
             )
         return SLIM
-    if not Path(source).exists():
-        raise CheckpointError(f"model.pretrained: {source}: no such file (coco, imagenet, slim, none, or a file is expected)")
-    return Path(source)
+    path = Path(source)
+    if not path.exists():
+        raise CheckpointError(
+            f"model.pretrained: {path}: no such file{looked_in(path)} (coco, imagenet, slim, none, or a file is expected)"
+        )
+    return path
 
 
 def torchvision_url(source: str, batch_norm: bool = False) -> str:

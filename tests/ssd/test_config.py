@@ -9,7 +9,7 @@ from ssd.config import VOC_CLASSES, Config, ModelConfig
 from ssd.config_file import load_config
 from ssd.model import CONV4_3_NORMS
 from ssd.vgg import BATCH_NORMS
-from tests.conftest import ROOT
+from tests.conftest import RECIPES, ROOT
 
 LEAST = "data: {train: [{path: a}], val: [{path: b}]}\n"
 
@@ -18,9 +18,6 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "c.yaml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def test_the_published_recipe():

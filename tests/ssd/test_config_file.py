@@ -12,7 +12,7 @@ import yaml
 from ssd.config import Config, ConfigError, TilesConfig
 from ssd.config_entries import child, known_keys, top_entry
 from ssd.config_file import load_config, parse_config
-from ssd.config_yaml import dump_yaml
+from ssd.config_yaml import ESCAPED, dump_yaml
 
 LEAST = "data: {train: [{path: a}], val: [{path: b}]}\n"
 # Class names that YAML, of one version or the other, takes for something else unless they are quoted.
@@ -126,6 +126,23 @@ def test_an_override_of_a_path_is_taken_as_it_stands(tmp_path, name):
     assert load_config(path, [f"model.init_from={name}"]).model.init_from == name
 
 
+def test_paths_as_a_shell_has_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/mnt/disk")
+    text = "output_dir: ~/runs/a\nmodel: {init_from: ~/b}\n"
+    text += "data: {root: $DISK/x, train: [{path: '${DISK}/a'}], val: [{path: a$5}]}\n"
+    config = load_config(write(tmp_path, text))
+    assert (config.output_dir, config.data.root, config.model.init_from) == ("/home/me/runs/a", "/mnt/disk/x", "/home/me/b")
+    assert (config.data.train[0].path, config.data.val[0].path) == ("/mnt/disk/a", "a$5")
+    assert load_config(write(tmp_path, text), ["data.root=~/c"]).data.root == "/home/me/c"
+
+
+def test_windows_paths_that_are_what_they_say(tmp_path):
+    for text in (r"'C:\new'", r"C:\new", r'"C:\\new"'):
+        assert load_config(write(tmp_path, f"{LEAST}output_dir: {text}\n")).output_dir == r"C:\new"
+    assert load_config(write(tmp_path, LEAST + r'output_dir: "caf\u00e9/\x41"')).output_dir == "café/A"
+
+
 def test_overrides(tmp_path):
     path = write(tmp_path, LEAST + "train: {iterations: 100}\nmodel: {init_from: x}\n")
     config = load_config(path, ["train.lr=5e-4", "data.classes=[cat,dog]", "data.train.0.split=x", "eval.metric=voc10"])
@@ -190,7 +207,17 @@ def test_aliases_of_aliases_are_refused_at_once(tmp_path, link):
     [
         (LEAST, ["train.warmpu=3"], "train.warmpu: unknown key (value 3); did you mean train.warmup?"),
         (LEAST, ["lr=3"], "lr: unknown key (value 3); did you mean train.lr?"),
-        (LEAST + "train: {learning-rate: 3}", [], "train.learning-rate: unknown key (value 3)"),
+        (LEAST, ["batch_size=3"], "batch_size: unknown key (value 3); did you mean train.batch_size?"),
+        (LEAST, ["train.batch=3"], "train.batch: unknown key (value 3); did you mean train.batch_size?"),
+        (LEAST, ["imgsz=640"], "imgsz: unknown key (value 640); the network sees 300 × 300 pixels"),
+        (LEAST, ["data.root=$NOT_SET/x"], "data.root: $NOT_SET in '$NOT_SET/x' is not set in the environment"),
+        (LEAST, ["data.train.0.path=${NOT_SET}"], "data.train.0.path: ${NOT_SET} in '${NOT_SET}' is not set"),
+        (LEAST, ["output_dir=~no-such-user/x"], "output_dir: '~no-such-user/x' names the home folder of an unknown user"),
+        (LEAST + 'output_dir: "C:\\new"', [], f"is not valid YAML: {ESCAPED} (line 2, column 13)"),
+        (LEAST + 'output_dir: "C:\\Photos\\new"', [], ESCAPED),
+        (LEAST + 'output_dir: "C:\\data"', [], f"unknown escape character 'd' (line 2, column 17); {ESCAPED}"),
+        (LEAST + 'output_dir: "C:\\users"', [], ESCAPED),
+        (LEAST + "train: {learning-rate: 3}", [], "train.learning-rate: unknown key (value 3); did you mean train.lr?"),
         (LEAST + "train: {int: 3}", [], "train.int: unknown key (value 3)"),
         (LEAST + "tuple: {str: 3}", [], "tuple: unknown key (value {'str': 3})"),
         (LEAST + "train.lr: 3", [], "train.lr: unknown key (value 3); in a file, lr stands below train:"),

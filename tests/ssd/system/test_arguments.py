@@ -2,6 +2,7 @@ import importlib
 
 import pytest
 
+import train
 from tests.conftest import ROOT
 
 EXAMPLE = "run_onnx"  # without anything of this project
@@ -16,3 +17,21 @@ def test_a_wrong_call_is_answered_in_one_line(command, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert line.endswith("; see --help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ("--epochs 10 --batch-size=16", "write train.epochs=10 train.batch_size=16"),
+        ("-b 16 --lr0 0.01", "write train.batch_size=16 train.lr=0.01"),
+        ("--device cpu --imgsz 640", "write device=cpu; the network sees 300 × 300 pixels"),
+        ("--weights a.pt train.lr=1 --output-dir x", "write model.init_from=a.pt output_dir=x"),
+        ("--train.lr 3 --amp", "write train.lr=3 train.precision=..."),
+    ],
+)
+def test_options_that_are_entries_of_the_configuration_are_told_how_to_write(arguments, advice, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(["--config", "c.yaml", *arguments.split()])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert advice in line

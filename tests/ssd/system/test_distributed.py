@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 from types import SimpleNamespace
@@ -37,13 +38,15 @@ sys.path.insert(0, sys.argv[2])
 import torch
 import torch.distributed as dist
 from data.annotation import DataError
+from data.photos import Loaded
 from ssd.config_file import load_config
 from ssd.system.distributed import TIMEOUT, first_to_say
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.build import build_model
-from ssd.training.datasets import _settle, load_data, plain_samples
+from ssd.training.datasets import _compare, _settle, load_data, plain_samples
 from ssd.training.evaluating import evaluate_photos
-from ssd.training.run import open_run
+from ssd.training.run import open_run, require_same_config
+from ssd.system.errors import UsageError
 
 config = load_config(sys.argv[1])
 found = {}
@@ -57,7 +60,22 @@ with open_run(config, StopRequest()) as run:
     found["ranks"] = run.world.gather(run.world.rank)
     found["same text"] = run.world.gather(first_to_say("the same"))
     found["own text"] = first_to_say(f"of {run.world.rank}")
+    require_same_config(run)
+    given = run.config
+    refused = found["refused"] = []
+    for change in ({"lr": 0.5}, {"batch_size": 8}) if second else ({}, {}):
+        run.set_train(**change)
+        try:
+            require_same_config(run)
+        except UsageError as error:
+            refused.append(str(error))
+        run.config = given
     photos = load_data(run).val
+    older = Loaded(photos.select(range(7, -1, -1)) if second else photos, (), (), 0)
+    try:
+        _compare(run, {"train": Loaded(photos, (), (), 0), "val": older})
+    except DataError as error:
+        found["other photos"] = str(error)
     model, preparation = build_model(run, None)
     samples = plain_samples(run, photos, preparation)
     norm = model.backbone.conv1_1.norm
@@ -98,6 +116,11 @@ def test_two_processes_agree(tmp_path, shapes_root):
         assert each["ranks"] == [0, 1]
         assert sorted(each["same text"]) == [False, True]
         assert each["own text"]
+        assert each["refused"] == [
+            "train.lr: process 0 has 0.001, process 1 has 0.5; give all the same configuration",
+            "train.batch_size: process 0 has 4, process 1 has 8; give all the same configuration",
+        ]
+        assert re.match(r"data.val: process 1 has other photos or annotations \(\w+\) than process 0", each["other photos"])
         assert each["statistics"] == [0.0]  # the main one's, whose checkpoint it is
         assert each["no data"].startswith("process 1: /nowhere/shapes: no such folder")
         assert each["stopped"] == 143

@@ -23,6 +23,10 @@ def test_the_newest_whole_one_is_found(tmp_path):
     assert found is not None
     assert found[0].name == numbered_name(20)
     assert [Path(line.split(":")[0]).name for line in found[2]] == ["last.pt", numbered_name(30)]
+    save_checkpoint(tmp_path / "best.pt", state(25))
+    found = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0].name == "best.pt"
     for path in tmp_path.iterdir():
         damage_empty(path)
     with pytest.raises(CheckpointError, match="no checkpoint can be used"):

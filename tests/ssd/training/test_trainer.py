@@ -1,13 +1,19 @@
 """The training loop: what it begins before it is needed."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import train
 from data.workers import WatchedLoader
+from ssd.system.distributed import World
 from ssd.training import outcome, trainer
 from ssd.training.run_log import RunLog
+from ssd.training.trainer import Trainer
+from ssd.weights.checkpoint import TrainState
 from tests.ssd.training.test_restarts import small
 from tests.ssd.training.test_update import SCHEDULE
 from tests.test_survival import signals_as_they_were
@@ -20,6 +26,17 @@ def test_the_next_evaluation_is_the_first_one_that_is_made(every):
     for iteration in range(20):
         first = next(later for later in range(iteration + 1, 21) if schedule.evaluates_at(later))
         assert schedule.next_evaluation(iteration) == first
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_sums_of_all_processes_continue_in_the_main_one_alone(rank):
+    """A train record adds up what every process has: sums that each of them took up would count twice."""
+    step = SimpleNamespace(world=World(rank, 2), device=torch.device("cpu"))
+    state = TrainState({}, [], {}, {}, iteration=5, window=torch.tensor([3.0, 4.0]), grad_norms=torch.tensor([6.0, 2.0]))
+    given: tuple[Any, ...] = (step, SCHEDULE, state, None, None, [], None, None)
+    resumed = Trainer(*given)
+    assert resumed.window.tolist() == ([3.0, 4.0] if rank == 0 else [0.0, 0.0])
+    assert resumed.grad_norms.tolist() == [6.0, 2.0]  # the same in all processes, and never added up
 
 
 @pytest.mark.slow
