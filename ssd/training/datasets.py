@@ -91,18 +91,18 @@ def _compare(run: Run, loaded: dict[str, Loaded]) -> None:
     Raises:
         DataError: one of them has others, as where a photo is damaged or an annotation is older on one machine alone.
     """
-    if run.world.size == 1:
-        return
     remedy = "give all machines the same files"
-    every = run.world.gather([(len(part.photos), part.num_damaged, part.photos.digest()) for part in loaded.values()])
+    every = run.world.gather([(len(part.photos), part.num_damaged) for part in loaded.values()])
     for rank, theirs in enumerate(every):
-        counts, ours = (" and ".join(str(count) for count, *_ in each) for each in (theirs, every[0]))
-        if [part[:2] for part in theirs] != [part[:2] for part in every[0]]:
+        if theirs != every[0]:
+            counts, ours = (" and ".join(str(count) for count, _ in each) for each in (theirs, every[0]))
             raise DataError(f"process {rank} can read {counts} photos, the first {ours}; {remedy}")
-        for name, (*_, digest), (*_, first) in zip(loaded, theirs, every[0], strict=True):
-            if digest != first:
+    for name, part in loaded.items() if run.world.size > 1 else ():
+        digests = run.world.gather(part.photos.digest())
+        for rank, digest in enumerate(digests):
+            if digest != digests[0]:
                 raise DataError(
-                    f"data.{name}: process {rank} has other photos or annotations ({digest}) than process 0 ({first}), "
+                    f"data.{name}: process {rank} has other photos or annotations ({digest}) than process 0 ({digests[0]}), "
                     f"though as many; {remedy}"
                 )
 

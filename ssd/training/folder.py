@@ -150,23 +150,26 @@ def find_same_state(world: World, find: Callable[[], T], state_of: Callable[[T],
         state_of: the state in what was found; None where the run starts.
 
     Raises:
-        UsageError: one process has another state than the main one, such as none on a disk of its own.
-        UserError: of `find`, where all processes have met it.
+        UsageError: one process has another state than the main one, such as none on a disk of its own; or all have met a
+            UserError, of which the main one's is told.
     """
     if world.size == 1:
         return find()
+    found, fault = None, ""
     try:
         found = find()
         state = state_of(found)
         run_id = state and (state.run_id or "unknown")
         have = f"iteration {state.iteration} of run {run_id} ({digest(vars(state))[:8]})" if state else "no checkpoint"
     except UserError as error:
-        found, have = error, str(error)
+        have = fault = str(error)
+    faults = [theirs for _, theirs in world.gather((have, fault))]
+    if all(faults):
+        raise UsageError(faults[0])
     world.require_same(
         have, "give all of them the same checkpoint: name an output_dir that all machines share, or copies with --resume PATH"
     )
-    if isinstance(found, UserError):
-        raise found
+    assert found is not None
     return found
 
 

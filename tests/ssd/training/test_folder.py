@@ -140,25 +140,31 @@ def test_a_best_checkpoint_by_another_measure_is_kept(folder):
 
 
 class Two(World):
-    """Two processes, of which the other one has the same as this one, or what is given."""
+    """Two processes, of which the other one has the same as this one, or what is given for values of a type."""
 
-    theirs: Any = None
+    theirs: Any = {}  # noqa: RUF012
 
     def gather(self, value: Any, patient: bool = False) -> list[Any]:
-        return [value, self.theirs or value]
+        return [value, self.theirs.get(type(value), value)]
+
+
+class Lacking(Two):
+    theirs: Any = {tuple: ("no checkpoint", ""), str: "no checkpoint"}  # noqa: RUF012
+
+
+class Refused(Two):
+    theirs: Any = {tuple: ("runs/b: holds a run",) * 2}  # noqa: RUF012
 
 
 def test_processes_that_begin_with_different_states_are_refused():
-    world = Two(size=2)
     one = Found(of_run("one", 4))
-    assert find_same_state(world, lambda: one, lambda found: found.state) is one
-    world = type("Other", (Two,), {"theirs": "no checkpoint"})(size=2)
+    assert find_same_state(Two(size=2), lambda: one, lambda found: found.state) is one
     with pytest.raises(UsageError, match=r"process 0 has iteration 4 of run one \(\w{8}\), process 1 has no checkpoint; give"):
-        find_same_state(world, lambda: one, lambda found: found.state)
-    with pytest.raises(UsageError, match=r"process 0 has runs/a: holds a run already, process 1 has no checkpoint; give"):
-        find_same_state(world, lambda: refuse("runs/a: holds a run already"), lambda _: None)
-    with pytest.raises(UsageError, match=r"^runs/a: holds a run already$"):
-        find_same_state(Two(size=2), lambda: refuse("runs/a: holds a run already"), lambda _: None)
+        find_same_state(Lacking(size=2), lambda: one, lambda found: found.state)
+    with pytest.raises(UsageError, match=r"process 0 has runs/a: holds a run, process 1 has no checkpoint; give all"):
+        find_same_state(Lacking(size=2), lambda: refuse("runs/a: holds a run"), lambda _: None)
+    with pytest.raises(UsageError, match=r"^runs/a: holds a run$"):  # each in a folder of its own
+        find_same_state(Refused(size=2), lambda: refuse("runs/a: holds a run"), lambda _: None)
 
 
 def refuse(text: str) -> Found:
