@@ -1,14 +1,29 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
+from ssd.config import ConfigError
 from ssd.config_file import parse_config
 from ssd.model import SSD300
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
-from ssd.training.build import build_model, schedule_warnings, synchronise_norms
+from ssd.training import build
+from ssd.training.build import (
+    build_criterion,
+    build_model,
+    build_schedule,
+    build_step,
+    first_state,
+    schedule_warnings,
+    synchronise_norms,
+    use_batch_size_of,
+)
+from ssd.training.folder import Found
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
-from ssd.weights.checkpoint import CheckpointError, TrainState
+from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -79,3 +94,170 @@ def test_a_run_with_dboxes_of_its_own_is_resumed_with_the_same_ones_alone():
         run = Run.alone(parse_config({"data": data, "model": {**shape, "dboxes": other}}))
         with pytest.raises(CheckpointError, match=r"set model.dboxes: {sizes: \[10.0, 20.0, "):
             build_model(run, state)
+
+
+def run_of(**sections: object) -> Run:
+    """A run of the shapes, with a tiny network; nothing of its data is read."""
+    source = [{"path": "shapes"}]
+    model = {"pretrained": "none", "width": 0.05}
+    data = {"train": source, "val": source, "classes": ["cat", "dog"]}
+    return Run.alone(parse_config({"data": data, "model": model, **sections}))
+
+
+def test_the_schedule_is_what_the_configuration_says():
+    train = {
+        "batch_size": 4, "accumulate": 2, "epochs": 3, "iterations": None, "lr": 0.2, "warmup": 1, "milestones": [5, 6]
+    }  # fmt: skip
+    sections = {"eval": {"every": 11, "patience": 12}, "checkpoint": {"every": 13, "keep": 14}, "log_every": 15}
+    schedule = build_schedule(run_of(train=train, **sections), 10)
+    assert schedule == Schedule(
+        iterations=8, num_samples=10, batch_size=4, accumulate=2, lr=0.2, warmup=1, shape="milestones", milestones=(5, 6),
+        log_every=15, eval_every=11, checkpoint_every=13, keep=14, patience=12,
+    )  # fmt: skip
+    assert build_schedule(run_of(train={**train, "milestones": None}), 8).milestones == (4, 5)  # of 6 iterations
+    assert build_schedule(run_of(train={**train, "epochs": None, "iterations": 7}), 10).iterations == 7
+
+
+def test_a_step_is_built_of_the_configuration():
+    train = {"batch_size": 4, "iterations": 9, "optimizer": "sgd", "lr": 0.2, "momentum": 0.8, "weight_decay": 0.03}
+    loss = {"jaccard_thresh": 0.4, "neg_pos": 2, "min_neg": 5}
+    run = run_of(train={**train, "ema": 0.9, "clip_grad_norm": 7.0}, loss=loss)
+    model, preparation = build_model(run, None)
+    assert model.num_classes == 3  # with background
+    step = build_step(run, model, preparation, build_schedule(run, 10))
+    group = step.updater.optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.2, 0.8, 0.03)
+    assert step.updater.average is not None
+    assert (step.updater.average.decay, step.updater.clip_grad_norm) == (0.9, 7.0)
+    for criterion in (step.criterion, build_criterion(run.config)):
+        assert (criterion.jaccard_thresh, criterion.neg_pos, criterion.min_neg) == (0.4, 2, 5)
+    assert build_step(run_of(train=train), model, preparation, build_schedule(run, 10)).updater.average is None
+
+
+def test_a_network_is_placed_frozen_and_in_the_format_of_training(monkeypatch):
+    monkeypatch.setattr(build, "choose_training_format", lambda *_: torch.channels_last)
+    model = SSD300(3, width=0.05)
+    build.place(run_of(), model, "conv3_3")
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert all(each.weight.is_contiguous(memory_format=torch.channels_last) for each in convolutions)
+    frozen = [not each.weight.requires_grad for each in convolutions]
+    assert frozen == [True] * 7 + [False] * (len(convolutions) - 7)  # conv1_1 to conv3_3
+
+
+@pytest.mark.parametrize("processes, share", [(3, 10), (40, 1)])
+def test_the_batch_that_the_memory_holds_is_shared_by_the_processes(processes, share, monkeypatch):
+    """Of 32 photos three processes can share 30; the one that needs most steps for its ten decides."""
+    asked = []
+    monkeypatch.setattr(build, "fewest_steps", lambda step, size, *_: asked.append(size) or 2)
+    monkeypatch.setattr(World, "gather", lambda _, steps: [steps, 5, steps])
+    run = run_of(train={"batch_size": "auto", "iterations": 9})
+    run.world = World(size=processes)
+    samples: Any = SimpleNamespace(cache=None)
+    build.settle_batch_size(run, SSD300(3, width=0.05), IMAGENET, samples, None)
+    assert asked == [share]
+    assert (run.batch_size, run.config.train.accumulate) == (share * processes, 5)
+    monkeypatch.setattr(World, "gather", lambda _, steps: [steps, None, steps])
+    run.set_train(batch_size="auto")
+    with pytest.raises(ConfigError, match="a step on a single photo takes more than cpu has free"):
+        build.settle_batch_size(run, SSD300(3, width=0.05), IMAGENET, samples, None)
+
+
+def test_the_seed_decides_on_the_first_weights():
+    first, same, other = (build_model(run_of(seed=seed), None)[0].state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(value, same[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_what_is_taken_from_pretrained_weights_is_said(tmp_path, capsys):
+    model, preparation = build_model(run_of(), None)
+    save_checkpoint(tmp_path / "a.pt", TrainState(model.state_dict(), ["cat", "dog"], preparation.to_plain(), {}))
+    capsys.readouterr()
+    build_model(run_of(model={"pretrained": "none", "width": 0.05, "init_from": str(tmp_path / "a.pt")}), None)
+    assert "a.pt" in capsys.readouterr().out
+
+
+def test_classes_of_another_checkpoint_are_told():
+    run = run_of()
+    model, preparation = build_model(run, None)
+    state = TrainState(model.state_dict(), ["dog", "cat"], preparation.to_plain(), run.config.model_dump(mode="json"))
+    with pytest.raises(CheckpointError, match=r"name it in model\.init_from"):
+        build_model(run, state)
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    """A run, and a state of it whose best figure is in its folder."""
+    run = run_of(output_dir=str(tmp_path), eval={"metric": "voc10"})
+    config = run.config.model_dump(mode="json")
+    state = TrainState({}, ["cat", "dog"], {}, config, iteration=5, best_map=0.4, not_improved=2, run_id="of this run")
+    (tmp_path / "run_id").write_text("of this run\n")
+    (tmp_path / "checkpoints").mkdir()
+    save_checkpoint(tmp_path / "checkpoints/best.pt", TrainState({}, ["cat", "dog"], {}, config, iteration=3))
+    return run, state
+
+
+def begun(run: Run, state: TrainState, **found: bool) -> TrainState:
+    return first_state(run, IMAGENET, Found(state, **found))
+
+
+def test_a_run_begins_with_an_identity_of_its_own():
+    one, other = (first_state(run_of(), IMAGENET, Found(None)) for _ in range(2))
+    assert len(one.run_id) == len(other.run_id) >= 16
+    assert one.run_id != other.run_id
+    assert (one.classes, one.num_processes, one.iteration, one.best_map) == (["cat", "dog"], 1, 0, -1)
+
+
+def test_a_best_figure_of_its_own_folder_counts(resumed, capsys):
+    run, state = resumed
+    first = begun(run, state)
+    assert (first.run_id, first.num_processes, first.best_map, first.not_improved) == ("of this run", 1, 0.4, 2)
+    assert begun(run, state, goes_back=True).best_map == 0.4  # it is of an earlier iteration
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "case, said",
+    [
+        ("other metric", "eval.metric changed"),
+        ("cleared", "has no best.pt of this run up to here"),
+        ("none", "has no best.pt of this run up to here"),
+        ("damaged", "has no best.pt of this run up to here"),
+        ("later", "has no best.pt of this run up to here"),
+    ],
+)
+def test_a_best_figure_without_its_checkpoint_or_of_another_kind_does_not_count(resumed, case, said, tmp_path, capsys):
+    run, state = resumed
+    best = tmp_path / "checkpoints/best.pt"
+    if case == "other metric":
+        state.config["eval"]["metric"] = "voc07"
+    elif case == "none":
+        best.unlink()
+    elif case == "damaged":
+        best.write_bytes(b"damaged")
+    elif case == "later":
+        state.iteration = 2
+    first = begun(run, state, clear=case == "cleared", goes_back=case == "later")
+    assert (first.best_map, first.not_improved) == (-1, 0)
+    assert f"{said}: the best checkpoint is chosen again" in capsys.readouterr().out
+
+
+def test_a_state_in_another_folder_is_of_another_run(resumed, tmp_path):
+    run, state = resumed
+    (tmp_path / "run_id").write_text("of another")
+    first = begun(run, state)
+    assert len(first.run_id) >= 16
+    state.run_id = ""  # of before runs had one
+    (tmp_path / "run_id").unlink()
+    assert len(begun(run, state).run_id) >= 16
+
+
+def test_batches_are_those_that_a_run_began_with():
+    run = run_of(train={"batch_size": "auto"})
+    use_batch_size_of(run, TrainState({}, [], {}, {"train": {"batch_size": 12, "accumulate": 3}}))
+    assert (run.batch_size, run.config.train.accumulate) == (12, 3)
+    run = run_of(train={"batch_size": "auto"})
+    use_batch_size_of(run, TrainState({}, [], {}, {}))  # of converted weights
+    assert (run.batch_size, run.config.train.accumulate) == (32, 1)
+    run = run_of(train={"batch_size": 8})
+    use_batch_size_of(run, TrainState({}, [], {}, {"train": {"batch_size": 12, "accumulate": 3}}))
+    assert run.batch_size == 8
