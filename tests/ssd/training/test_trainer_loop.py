@@ -1,0 +1,205 @@
+"""What the training loop does when: with steps, evaluations and a clock that are made up."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from ssd.system.distributed import World
+from ssd.system.stop import Stopped, StopRequest
+from ssd.training import trainer
+from ssd.training.step import Taken
+from ssd.training.trainer import NonFiniteError, Trainer
+from ssd.weights.checkpoint import TrainState
+from tests.ssd.training.test_update import SCHEDULE
+
+
+class Loop:
+    """A trainer, and what it told and kept; the losses of iteration i, counted from 0, are i + 1 and 10."""
+
+    def __init__(self, maps: list[float], state: TrainState | None = None, **schedule: Any) -> None:
+        self.maps = maps  # of the evaluations to come
+        self.said: list[str] = []
+        self.records: list[tuple[int, int, dict[str, Any], float]] = []
+        self.saved: list[tuple[int, bool, bool]] = []  # iteration, numbered, best
+        self.states: list[TrainState] = []
+        self.norms: dict[int, float] = {}
+        self.non_finite: int | None = None
+        self.stop = StopRequest()
+        self.before_step: Callable[[int], object] = lambda _: None
+        self.updater = SimpleNamespace(state=dict, average=None, first_non_finite=lambda _: self.non_finite)
+        self.evaluated: list[int] = []
+        lengths = {"iterations": 5, "batch_size": 4, "num_samples": 8, "log_every": 2, "eval_every": 2, "checkpoint_every": 100}
+        names: Any = ("say", "step", "trained", "evaluated", "illustrate")
+        log: Any = SimpleNamespace(**dict.fromkeys(names, lambda *_: None))
+        log.say, log.trained = self.said.append, lambda *values: self.records.append(values)
+        log.evaluated = lambda _, iteration, __: self.evaluated.append(iteration)
+        checkpoints: Any = SimpleNamespace(write=self.write)
+        state = state or TrainState({}, ["cat"], {}, {})
+        evaluate: Any = lambda *_: SimpleNamespace(mean_ap=self.maps.pop(0))  # noqa: E731
+        step: Any = self
+        self.trainer = Trainer(
+            step, replace(SCHEDULE, **{**lengths, **schedule}), state, checkpoints, log, [], evaluate, self.stop
+        )
+
+    device, world, model = torch.device("cpu"), World(), torch.nn.Linear(1, 1)
+
+    def __call__(self, _: object, iteration: int) -> Taken:
+        self.before_step(iteration)
+        return Taken(torch.tensor([iteration + 1.0, 10.0]), torch.tensor(self.norms.get(iteration, 1.0)))
+
+    def write(self, state: TrainState, numbered: bool, best: bool) -> None:
+        self.saved.append((state.iteration, numbered, best))
+        self.states.append(state)
+
+    def fit(self, batches: Iterator[Any] | None = None) -> Any:
+        return self.trainer.fit(iter(lambda: None, 0) if batches is None else batches)
+
+
+@pytest.fixture
+def _two_seconds(monkeypatch):
+    """Two steps take two seconds, half a second of it waiting for data."""
+
+    @contextmanager
+    def within() -> Iterator[None]:
+        yield
+
+    clock = SimpleNamespace(waiting=within, paused=within, lap=lambda: (2.0, 0.5, 2))
+    monkeypatch.setattr(trainer, "Clock", lambda: clock)
+
+
+@pytest.mark.usefixtures("_two_seconds")
+def test_a_record_is_of_the_steps_since_the_last_one():
+    loop = Loop([0.1], eval_every=100, lr=0.5, warmup=0)
+    loop.norms = {0: 3.0, 1: math.inf, 2: math.inf, 3: math.nan}
+    loop.fit()
+    assert [(epoch, iteration) for epoch, iteration, *_ in loop.records] == [(1, 2), (2, 4), (3, 5)]
+    values = [values for _, _, values, _ in loop.records]
+    assert [(each["loss"], each["loss_l"], each["loss_c"]) for each in values] == [
+        (11.5, 1.5, 10),
+        (13.5, 3.5, 10),
+        (15, 5, 10),
+    ]
+    assert [each["grad_norm"] for each in values] == [3, None, 1]  # of the finite ones
+    assert [(each["images_per_s"], each["data_wait"]) for each in values] == [(4, 0.25)] * 3
+    assert [left for *_, left in loop.records] == [3, 1, 0]
+    assert [each["lr"] for each in values] == [loop.trainer.schedule.lr_at(iteration) for iteration in (1, 3, 4)]
+
+
+@pytest.mark.parametrize("start", [2, None])
+def test_a_resumed_record_counts_what_was_summed_before(start):
+    """Of the steps 3 and 4, the first of them before the restart; states of before it was kept do not tell where it began."""
+    state = TrainState(
+        {}, ["cat"], {}, {}, iteration=3, window=torch.tensor([3.0, 10.0]), grad_norms=torch.tensor([5.0, 1.0]),
+        window_start=start,
+    )  # fmt: skip
+    loop = Loop([0.1], state, iterations=4, eval_every=100)
+    kept = loop.trainer.state()
+    assert kept.window is not None
+    assert kept.grad_norms is not None
+    assert (kept.window.tolist(), kept.grad_norms.tolist(), kept.window_start) == ([3, 10], [5, 1], 2)
+    loop.fit()
+    ((_, iteration, values, _),) = loop.records
+    assert (iteration, values["loss_l"], values["loss_c"], values["grad_norm"]) == (4, 3.5, 10, 3)
+    assert loop.states[-1].window_start == 4
+
+
+def test_checkpoints_come_when_they_are_due_and_the_best_is_marked():
+    """Evaluations after 2, 4 and 5 of five steps; the best until then is the last state, while there is no figure."""
+    loop = Loop([math.nan, 0.3, 0.2], checkpoint_every=3)
+    best = loop.fit()
+    assert (best.iteration, best.evaluation.mean_ap) == (4, 0.3)
+    assert loop.evaluated == [2, 4, 5]
+    assert loop.saved == [
+        (2, False, True), (2, False, True), (3, True, True), (4, False, True), (4, False, True), (5, False, False),
+        (5, False, False),
+    ]  # fmt: skip
+    last = loop.states[-1]
+    assert (last.best_map, last.evaluated_at, last.not_improved) == (0.3, 5, 1)
+    assert loop.said[0] == "evaluation after iteration 2, epoch 1"
+
+
+def test_an_equal_figure_is_no_better_and_patience_ends_a_run():
+    loop = Loop([0.3, 0.3, 0.1, 0.9], iterations=20, patience=2)
+    assert loop.fit().iteration == 2
+    assert loop.evaluated == [2, 4, 6]
+    assert loop.said[-1] == "eval.patience: no better evaluation in 2; training ends at iteration 6"
+
+
+def test_a_best_evaluation_of_an_earlier_start_is_not_known():
+    state = TrainState({}, ["cat"], {}, {}, iteration=4, best_map=0.5, evaluated_at=4)
+    loop = Loop([0.4], state)
+    assert loop.fit() is None
+    assert loop.evaluated == [5]  # that of iteration 4 is made already
+    assert not any(best for *_, best in loop.saved)
+
+
+def test_an_evaluation_that_was_cut_off_is_made_at_once():
+    loop = Loop([0.4, 0.5], TrainState({}, ["cat"], {}, {}, iteration=4, evaluated_at=2))
+    loop.before_step = lambda _: loop.evaluated.append(0)
+    loop.fit()
+    assert loop.evaluated == [4, 0, 5]
+
+
+def test_without_a_figure_the_last_state_is_the_best():
+    loop = Loop([math.nan])
+    loop.trainer.schedule = replace(loop.trainer.schedule, eval_every=100)
+    best = loop.fit()
+    assert best.iteration == 5
+    assert loop.saved[-1] == (5, False, True)
+
+
+def test_the_average_is_evaluated_where_there_is_one():
+    applied = []
+
+    @contextmanager
+    def applied_to(model: torch.nn.Module) -> Iterator[None]:
+        applied.append(model)
+        yield
+
+    loop = Loop([0.1], eval_every=100)
+    loop.updater.average = SimpleNamespace(applied_to=applied_to)
+    loop.fit()
+    assert applied == [loop.model]
+
+
+def test_a_request_ends_the_loop_after_its_step_with_a_checkpoint():
+    loop = Loop([], eval_every=100)
+    loop.before_step = lambda iteration: setattr(loop.stop, "signal", 15 * (iteration == 2))
+    with pytest.raises(Stopped) as stopped:
+        loop.fit()
+    assert stopped.value.exit_code == 143
+    assert [iteration for iteration, *_ in loop.saved] == [3]
+
+
+def test_data_that_fails_costs_nothing_that_was_learned():
+    def two_batches() -> Iterator[None]:
+        yield from (None, None)
+        raise ValueError("gone")
+
+    loop = Loop([], eval_every=100)
+    with pytest.raises(ValueError, match="gone"):
+        loop.fit(two_batches())
+    assert [iteration for iteration, *_ in loop.saved] == [2]
+    loop = Loop([], eval_every=100)
+    loop.trainer.world = World(size=2)  # which would have to agree
+    loop.trainer._asked_to_stop = lambda _: False
+    loop.trainer._record = lambda _: None
+    with pytest.raises(ValueError, match="gone"):
+        loop.fit(two_batches())
+    assert loop.saved == []
+
+
+def test_what_is_not_finite_is_never_saved():
+    loop = Loop([], eval_every=100, log_every=100)
+    loop.non_finite = 1
+    with pytest.raises(NonFiniteError, match=r"^iteration 2: the loss or its gradient is not finite; the weights were left"):
+        loop.trainer.save()
+    with pytest.raises(NonFiniteError):
+        loop.fit()
+    assert loop.saved == []
