@@ -56,10 +56,12 @@ class Objects(NamedTuple):
 
 
 def objects_in(content: Mapping[str, Any]) -> Objects:
-    """The objects of a file. `iscrowd: 1` tells a region of many; but some tools (CVAT) mark every object with a mask so."""
+    """The objects of a file. `iscrowd: 1` tells a region of many; but some tools (CVAT) mark every object with a mask so, where
+    COCO has outlines of single objects beside the masks of its crowds."""
     marked = [str(item.get("iscrowd")).strip().lower() in ("1", "1.0", "true") for item in content["annotations"]]
     by_cvat = ["occluded" in item["attributes"] for item in content["annotations"]]
-    are_objects = sum(marked) > MAX_CROWDS * len(marked)
+    masks = [crowd for item, crowd in zip(content["annotations"], marked, strict=True) if item["has_mask"]]
+    are_objects = sum(marked) > MAX_CROWDS * len(marked) or sum(masks) > len(masks) / 2
     is_crowd = [crowd and not (are_objects or cvat) for crowd, cvat in zip(marked, by_cvat, strict=True)]
     items = [item for item, crowd in zip(content["annotations"], is_crowd, strict=True) if not crowd]
     return Objects(items, sum(marked) - sum(is_crowd), sum(is_crowd))
@@ -112,6 +114,7 @@ def _read_of(item: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
         found["segmentation"] = _shallow(item["segmentation"], 2)
     attributes = item.get("attributes")
     if "bbox" in names:
+        found["has_mask"] = bool(item.get("segmentation"))  # or outlines
         kept = attributes if isinstance(attributes, dict) else {}
         found["attributes"] = {name: _shallow(kept[name], 0) for name in ("occluded", "rotation") if name in kept}
     return found

@@ -15,7 +15,7 @@ def numbered(names: object, path: Path) -> dict[int, str]:
     """The name of each number, from a list or a mapping; blank names leave their number without one.
 
     Raises:
-        DataError: it is neither, or has keys that are no numbers, or names that are no text.
+        DataError: it is neither, or has keys that are no numbers or twice the same, or names that are no text.
     """
     pairs: Iterable[tuple[object, object]]
     if isinstance(names, Mapping):
@@ -24,14 +24,16 @@ def numbered(names: object, path: Path) -> dict[int, str]:
         pairs = enumerate(names)
     else:
         raise DataError(f"{path}: names: expected a list, or a mapping from numbers, got {names!r}")
-    found = {}
+    found: dict[int, str] = {}
     for number, name in pairs:
         if isinstance(name, list | dict):
             raise DataError(f"{path}: names: expected text as the name of {number}, got a list or a mapping")
         try:
-            found[int(str(number))] = str(name).strip()
+            key, text = int(str(number)), str(name).strip()
         except ValueError:
             raise DataError(f"{path}: names: expected numbers as keys, got {', '.join(map(str, names))}") from None
+        if found.setdefault(key, text) != text:  # 3 and 03
+            raise DataError(f"{path}: names: class {key} is {found[key]!r} and {text!r}; take one of them away")
     return {number: name for number, name in sorted(found.items()) if name}
 
 

@@ -101,7 +101,9 @@ def test_a_coco_file_named_itself_is_divided_like_a_folder(tmp_path, voc):
 def test_crowds_are_left_out_and_counted(tmp_path, voc):
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
-    content["annotations"][0]["iscrowd"] = 1
+    for item in content["annotations"]:
+        item["segmentation"] = [[1, 2, 9, 2, 9, 8]]
+    content["annotations"][0].update(iscrowd=1, segmentation={"size": [9, 9], "counts": [3, 78]})
     (tmp_path / "all.json").write_text(json.dumps(content))
     loaded = load_photos([SourceConfig(path="all.json")], tmp_path, CLASSES)
     np.testing.assert_allclose(loaded.photos.boxes, voc.boxes[1:], atol=1e-3)
@@ -109,7 +111,9 @@ def test_crowds_are_left_out_and_counted(tmp_path, voc):
 
 
 @pytest.mark.parametrize(
-    ("share", "extra"), [(1, {}), (2, {}), (40, {"attributes": {"occluded": False}})], ids=["all", "half", "by CVAT"]
+    ("share", "extra"),
+    [(1, {}), (2, {}), (40, {"attributes": {"occluded": False}}), (9, {})],
+    ids=["all", "half", "by CVAT", "all masks"],
 )
 def test_masks_that_are_marked_as_crowds_are_objects(tmp_path, voc, share, extra):
     """CVAT marks every mask so, whatever it shows."""
