@@ -8,15 +8,14 @@
 
     onnx    NAME.onnx, for onnxruntime and all that reads ONNX
     torch   NAME.pt2, for PyTorch: torch.export.load(FILE).module()(images); import torchvision before
-    aoti    NAME.aoti.pt2, compiled by AOTInductor for this kind of processor: torch._inductor.aoti_load_package(FILE)(images),
-            or from C++; takes a C++ compiler and a minute or two
     weights NAME.weights.pt, for this project: scripts/detect.py, model.init_from. The checkpoint without what a resume takes,
             in half precision: a sixth of its size, or less
 
-A file of the first three holds everything from pixels to detections: image preparation, network, decoding and non-maximum
+A file of the first two holds everything from pixels to detections: image preparation, network, decoding and non-maximum
 suppression. It takes `images` [B, H, W, 3] uint8 RGB of any size and gives `boxes` [B, K, 4] in pixels, `labels` [B, K] and
 `scores` [B, K]; places without a detection have the label -1. Class names and thresholds stand in its metadata. It is run at
-once on photos (by default those that the run was evaluated on) and compared with the checkpoint itself.
+once on a blank photo, on one object alone and on photos (by default those that the run was evaluated on), and compared with
+the checkpoint itself.
 
 --int8 writes NAME.int8.onnx, whose convolutions work in 8-bit whole numbers: a quarter of the size, and faster on most
 processors. It needs the run's photos: training photos to calibrate the numbers, and all validation photos to tell what they
@@ -28,7 +27,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +36,6 @@ from ssd.system.arguments import Parser, add_overrides, fraction, whole_number
 from ssd.system.command import command
 from ssd.system.errors import Failure, UsageError
 from ssd.system.files import naming
-from ssd.system.machine import require_cpp_compiler
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -48,7 +45,7 @@ if TYPE_CHECKING:
     from ssd.training.run import Run
     from ssd.weights.checkpoint import TrainState
 
-SUFFIXES_OF = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".aoti.pt2", "weights": ".weights.pt"}
+SUFFIXES_OF = {"onnx": ".onnx", "torch": ".pt2", "weights": ".weights.pt"}
 INT8_SUFFIX = ".int8.onnx"
 NUM_PHOTOS = 16
 NUM_CALIBRATION = 128  # training photos that show how large the values of each map become
@@ -81,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.int8:
         return write_int8(output, state, predictor, options)
     photos = [read_photo(path) for path in find_photos(state, options)]
-    write = export_onnx if options.format == "onnx" else partial(export_torch, compiled=options.format == "aoti")
+    write = export_onnx if options.format == "onnx" else export_torch
     with naming(output):
         write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
     run, metadata = load_program(output, options.format, predictor.device)
@@ -95,6 +92,7 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     from tqdm import tqdm
 
     from ssd.deploy.export import network_graph, save_onnx, with_detection
+    from ssd.deploy.program import sparse_photos
     from ssd.deploy.quantise import detections_of, quantise
     from ssd.evaluation.evaluate import Thresholds, figure_name, measured
     from ssd.evaluation.pictures import spread
@@ -133,9 +131,16 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     if not loss <= max_loss:
         raise Failure(f"int8 costs {100 * loss:.1f} points of mAP, more than {100 * max_loss:g}: not written; see --max-loss")
     told = {"metric": figure_name(before), "float32": before.mean_ap, "int8": results[best].mean_ap, "photos": num_val}
+    program = with_detection(tried[best], state.classes, predictor.limits, {"int8": json.dumps(told)})
     with naming(output):
-        save_onnx(output, with_detection(tried[best], state.classes, predictor.limits, {"int8": json.dumps(told)}))
+        save_onnx(output, program)
     print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB ({best}); classes: {', '.join(state.classes)}")
+    some = [val.image(index) for index in spread(num_val, NUM_PHOTOS)]
+    sparse = sparse_photos(predictor, some)
+    counts = [len(entry["labels"]) for entry in detections_of(program, [*sparse.values(), *some])]
+    names = [*sparse, f"{len(some)} photos"]
+    totals = [*counts[: len(sparse)], sum(counts[len(sparse) :])]
+    print(f"detections: {', '.join(f'{count} in {name}' for name, count in zip(names, totals, strict=True))}")
     return 0
 
 
@@ -156,7 +161,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--format", choices=SUFFIXES_OF, default="onnx", help="what to write (onnx)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside the checkpoint, NAME.onnx and so on")
-    parser.add_argument("--device", default="cpu", help="where a torch or aoti file shall run: cpu | cuda | cuda:N (cpu)")
+    parser.add_argument("--device", default="cpu", help="where a torch file shall run: cpu | cuda | cuda:N (cpu)")
     parser.add_argument("--score", type=fraction, default=0.3, metavar="S", help="least score of a detection (0.3)")
     parser.add_argument("--nms", type=fraction, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
     parser.add_argument("--top-k", type=whole_number(1), default=200, metavar="K", help="most detections in a photo (200)")
@@ -186,11 +191,9 @@ def check_usage(options: argparse.Namespace, output: Path) -> None:
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: no such folder")
     if options.format in ("onnx", "weights") and options.device != "cpu":
-        raise UsageError("--device is for torch and aoti files; an ONNX file runs on any device, and so do weights")
+        raise UsageError("--device is for torch files; an ONNX file runs on any device, and so do weights")
     if options.format == "weights" and output.resolve() == options.checkpoint.resolve():
         raise UsageError(f"--output {output}: is the checkpoint itself, which a resume needs; name another file")
-    if options.format == "aoti":
-        require_cpp_compiler("--format aoti")
 
 
 def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:

@@ -3,10 +3,13 @@
 import json
 import sys
 
-import cv2
 import numpy as np
 import onnxruntime
 
+try:
+    import cv2
+except ImportError as error:
+    sys.exit(f"error: OpenCV cannot be loaded ({error}); without a display it is pip install opencv-python-headless")
 if len(sys.argv) < 3:
     sys.exit("usage: python scripts/run_onnx.py FILE.onnx PHOTO...")
 sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore (names may have letters that a terminal lacks)

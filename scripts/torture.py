@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.system.arguments import Parser, whole_number
+from ssd.system.command import command
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = (
@@ -32,6 +33,7 @@ START_UP = 3.0  # seconds, about, before the first step
 TIMING = ("images_per_s", "data_wait")
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--kills", type=whole_number(1), default=20, help="how many in all (default: 20)")
@@ -54,10 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
             config = write_config(folder, options.iterations)
             uninterrupted, killed = folder / f"{number}_uninterrupted", folder / f"{number}_killed"
             start = time.monotonic()
-            finish(command(config, kind, uninterrupted))
+            finish(train_command(config, kind, uninterrupted))
             length = time.monotonic() - start
             survived += kill_often(
-                command(config, kind, killed), killed, kills, options.iterations, length / options.iterations, instants
+                train_command(config, kind, killed), killed, kills, options.iterations, length / options.iterations, instants
             )
             differences += [f"{killed.name}: {text}" for text in compare(uninterrupted, killed)]
     print(f"{survived}/{options.kills} kills survived; weights and metrics {'differ' if differences else 'equal'}")
@@ -89,7 +91,7 @@ def write_config(folder: Path, iterations: int) -> Path:
     return path
 
 
-def command(config: Path, kind: dict[str, Any], output: Path) -> list[str]:
+def train_command(config: Path, kind: dict[str, Any], output: Path) -> list[str]:
     overrides = [f"{key}={value}" for key, value in kind.items()]
     return [sys.executable, "train.py", "--config", str(config), "--resume", "auto", *overrides, f"output_dir={output}"]
 

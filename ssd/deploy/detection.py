@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from itertools import islice
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ssd.deploy.inputs import Input, output_name
 from ssd.deploy.predictor import Detections, Predictor
 from ssd.deploy.results import Found, Results
-from ssd.deploy.video import Video, VideoFile
+from ssd.deploy.video import DEFAULT_RATE, Video, VideoFile, writable_rate
 from ssd.evaluation.pictures import draw_boxes
 from ssd.system.errors import UsageError
 from ssd.system.files import require_writable
@@ -30,17 +30,27 @@ READ_AHEAD = 4  # photos: of 12 megapixels, 150 MB
 def output_folder(wanted: Path | None, overwrite: bool, usual: Path) -> Path:
     """The folder to write to, made: the one that is wanted or the usual one, with a number behind it where that is taken; never
     one with anything else in it, unless it is to be overwritten."""
-    folder = wanted or usual
-    number = 1
-    while wanted is None and folder.exists():
-        number += 1
-        folder = usual.with_name(f"{usual.name}-{number}")
+    if wanted is None:
+        return _next_folder(usual)
+    folder = wanted
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {printable(folder)}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise UsageError(f"{printable(folder)}: is not empty; choose another --output, or --overwrite")
     require_writable(folder, "--output")
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _next_folder(usual: Path) -> Path:
+    """A folder of one's own, also where other commands look for one at the same time: to make it is to have it."""
+    require_writable(usual.parent, "--output")
+    folder = usual
+    for number in count(2):
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+        folder = usual.with_name(f"{usual.name}-{number}")
     return folder
 
 
@@ -165,26 +175,39 @@ class Job:
                 raise ImageError(f"{printable(source.path)}: has no frame that can be decoded")
             if total and done < 0.9 * total:  # the number in the file is an estimate
                 raise ImageError(f"{printable(source.path)}: {done} of about {total} frames could be decoded")
+            if video.num_lost:
+                raise ImageError(f"{printable(source.path)}: {video.num_lost} frames could not be decoded; {done} others could")
 
     def _frames(self, name: str, video: Video, total: int | None) -> None:
-        done = 0
         stream = islice(video, self.frames)
         with ExitStack() as stack:
             bar = stack.enter_context(tqdm(total=total, unit="frame", desc=name, disable=None))
-            writer = None
+            writer, is_first = None, True
             while batch := list(islice(stream, 1 if video.is_camera else self.batch_size)):
-                found = self.predictor.detect(batch, self.batch_size)
-                if writer is None and self.pictures:
-                    path = self.output / "videos" / output_name(name, ".mp4", self.video_names)
-                    writer = stack.enter_context(VideoFile(path, video.rate, batch[0].shape[1], batch[0].shape[0]))
+                numbers, images = zip(*batch, strict=True)
+                found = self.predictor.detect(images, self.batch_size)
+                if is_first and self.pictures:
+                    with self.errors_printed():  # the frames are looked at all the same
+                        writer = stack.enter_context(self._video_file(name, video, images[0]))
                 entries = []
-                for number, (image, detections) in enumerate(zip(batch, found, strict=True), start=done):
+                for number, image, detections in zip(numbers, images, found, strict=True):
                     entries.append(Found(name, number, image.shape[1], image.shape[0], detections))
                     if writer is not None:
                         writer.write(self.drawn(image, detections))
                 self.results.add(entries)
-                done += len(batch)
+                is_first = False
                 bar.update(len(batch))
+
+    def _video_file(self, name: str, video: Video, first: np.ndarray) -> VideoFile:
+        """The file for a video's frames, of the size of the first, at the speed of the video."""
+        rate = writable_rate(video.rate)
+        if not rate and not video.is_camera:
+            tqdm.write(
+                f"note: {printable(video.source)}: is said to have {video.rate:g} frames/s; written at {DEFAULT_RATE:g}",
+                file=sys.stderr,
+            )
+        path = self.output / "videos" / output_name(name, ".mp4", self.video_names)
+        return VideoFile(path, rate or DEFAULT_RATE, first.shape[1], first.shape[0])
 
     def drawn(self, image: np.ndarray, detections: Detections) -> np.ndarray:
         return draw_boxes(image, detections.boxes, detections.labels, self.predictor.classes, detections.scores)

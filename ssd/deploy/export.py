@@ -1,7 +1,7 @@
 """The network with all that surrounds it, pixels of any photo in and detections out, as a file that runs without this project:
-ONNX, a program of torch.export, or one compiled by AOTInductor.
+ONNX, or a program of torch.export.
 
-The interface is the same for all three. In: `images` `[B, H, W, 3]` uint8 RGB; B, H and W are free. Out, K = `limits.top_k` an
+The interface is the same for both. In: `images` `[B, H, W, 3]` uint8 RGB; B, H and W are free. Out, K = `limits.top_k` an
 image, by falling score: `boxes` `[B, K, 4]` float32, edges (x1, y1, x2, y2) in pixels counted from 0; `labels` `[B, K]` int64
 from 0 over the classes, -1 where there is no further detection; `scores` `[B, K]` float32, 0 there.
 """
@@ -120,7 +120,12 @@ class PixelsToDetections(nn.Module):
         # One call settles all images and classes, laid side by side; in double precision, which keeps them as exact there.
         aside = (image * scores.shape[1] + label) * (images.shape[1] + images.shape[2])
         apart = boxes[image, dbox[image, label, rank]].double() + aside[:, None]
-        kept = nms(apart, candidates[image, label, rank].double(), self.limits.nms_thresh)
+        # torch.export takes nms to keep two boxes at least: two that are always kept, far from all others and of score 0, go in
+        # with them, and as the last ones out again.
+        spare = apart.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])
+        least = apart.new_zeros(2)
+        ranked = torch.cat([candidates[image, label, rank].double(), least])
+        kept = nms(torch.cat([apart, spare]), ranked, self.limits.nms_thresh)[:-2]
         kept = (image[kept], label[kept], rank[kept])
         left = torch.zeros_like(candidates).index_put(kept, candidates[kept])
         scores, place = left.flatten(1).topk(self.limits.top_k, dim=1)  # [B, K] each
@@ -140,17 +145,8 @@ def metadata_of(classes: Sequence[str], limits: Thresholds) -> dict[str, str]:
     return {"classes": json.dumps(list(classes)), "thresholds": json.dumps(vars(limits)), "input": "RGB"}
 
 
-def export_torch(
-    path: Path,
-    model: SSD300,
-    preparation: Preparation,
-    classes: Sequence[str],
-    limits: Thresholds,
-    compiled: bool = False,
-) -> None:
-    """Writes a program of torch.export, or one that AOTInductor compiled for the model's device and this processor.
-
-    Classes and thresholds are in `metadata.json` among the program's extra files, or in the compiled package's metadata.
+def export_torch(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
+    """Writes a program of torch.export. Classes and thresholds are in `metadata.json` among its extra files.
 
     Raises:
         OSError: the file cannot be written.
@@ -163,11 +159,7 @@ def export_torch(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)  # within torchvision
         program = torch.export.export(network, (example,), dynamic_shapes=(FREE,))
-        if compiled:
-            options = {"aot_inductor.metadata": metadata}
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
-        else:
-            torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
+        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
 def network_graph(model: SSD300, preparation: Preparation) -> onnx.ModelProto:

@@ -1,7 +1,8 @@
 """Using a trained network: photos in, detections out."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -12,13 +13,14 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssd.config import TilesConfig
+from ssd.config import LEAST_TILE, TilesConfig
 from ssd.deploy.compiled import Compiled
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.evaluation.merge import merge
 from ssd.model import SSD300
 from ssd.preparation import Preparation, Tiles, fit, tile_windows
-from ssd.system.device import choose_device, choose_precision
+from ssd.system.device import choose_device, choose_precision, compute_in_forks
+from ssd.system.errors import first_line
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
 from ssd.vgg import ConvBlock
 from ssd.weights.checkpoint import TrainState, load_checkpoint
@@ -41,6 +43,9 @@ class Predictor:
 
     On a CPU the network takes a quarter less time for a batch of 16 after `ssd.system.device.keep_freed_memory()`, which
     `scripts/detect.py` calls. That is left to the caller, since it holds for the whole process.
+
+    After a fork (gunicorn's preload, multiprocessing.Pool) a predictor on a CPU goes on in the child, with one thread of
+    PyTorch; to set more there would hang it. One on a GPU has to be made in the child, by CUDA's rules.
 
     Args:
         model: the network; a copy of it is used.
@@ -68,6 +73,7 @@ class Predictor:
         tiles: Tiles | None = None,
         compile: bool = False,
     ) -> None:
+        compute_in_forks()
         self.model = for_inference(model, dtype).to(device)
         self.network = Compiled(self.model, device) if compile else self.model
         self.classes = tuple(classes)
@@ -81,7 +87,7 @@ class Predictor:
     def from_checkpoint(
         cls,
         checkpoint: str | Path | TrainState,
-        device: str = "auto",
+        device: str | int | torch.device = "auto",
         precision: str = "auto",
         score_thresh: float = 0.5,
         nms_thresh: float = 0.45,
@@ -93,7 +99,7 @@ class Predictor:
 
         Args:
             checkpoint: checkpoints/best.pt of a run, what scripts/convert_weights.py wrote, or one that is read already.
-            device: auto | cpu | mps | cuda | cuda:N.
+            device: auto | cpu | mps | cuda | cuda:N, or N alone.
             precision: auto | float32 | bfloat16 | float16.
             score_thresh: least score of a detection.
             nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
@@ -104,21 +110,23 @@ class Predictor:
         Raises:
             CheckpointError: the file is missing, damaged, or no checkpoint of this application.
             ConfigError: this machine does not have the device, the precision, or a compiler.
+            ValueError: a threshold, `top_k` or `tiles` is out of range.
         """
         state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(Path(checkpoint))
-        where = choose_device(device)
+        where = choose_device(f"cuda:{device}" if isinstance(device, int) else str(device))
         dtype = choose_precision(precision, where)
         limits = Thresholds(score_thresh, nms_thresh, top_k)
         chosen = choose_tiles(tiles, state)
         return cls(network_of(state), state.classes, Preparation(**state.preparation), where, dtype, limits, chosen, compile)
 
-    def __call__(self, images: Photo | Sequence[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
+    def __call__(self, images: Photo | Iterable[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
         """Detections in photos of any sizes.
 
         Args:
-            images: one photo or several, each one of: the path of a file; an array `[H, W, 3]` or `[H, W]` uint8; a PIL
-                image; a tensor `[3, H, W]`, uint8 or floats in 0..1, RGB. Files and PIL images are turned
-                upright as their EXIF says, and boxes are those of the upright photo.
+            images: one photo or several, each one of: the path of a file; an array uint8 `[H, W, 3]`, `[H, W, 4]` with
+                alpha, which is dropped, or grey `[H, W]` or `[H, W, 1]`; a PIL image; a tensor `[3, H, W]`, uint8 or floats
+                in 0..1, RGB. Files and PIL images are turned upright as their EXIF says, and boxes are those of the upright
+                photo.
             bgr: arrays have their channels in OpenCV's order; otherwise RGB.
             batch_size: photos and tiles that go through the network at once.
 
@@ -127,17 +135,23 @@ class Predictor:
 
         Raises:
             ImageError: one of them is no photo.
+            ValueError: the batch size is no whole number from 1 on.
         """
-        alone = isinstance(images, str | Path | np.ndarray | Image.Image) or (isinstance(images, Tensor) and images.ndim == 3)
-        photos: Sequence[Photo] = [images] if alone else images  # pyright: ignore[reportAssignmentType]
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size: expected a whole number from 1 on, got {batch_size!r}")
+        is_array = isinstance(images, np.ndarray | Tensor)
+        alone = (
+            images.ndim < 4 if is_array else isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable)
+        )
+        photos: Iterable[Photo] = [images] if alone else images  # pyright: ignore[reportAssignmentType]
         found: list[Detections] = []
         batch: list[np.ndarray] = []
         for number, photo in enumerate(photos):
             batch.append(to_pixels(photo, number, bgr))
-            if self.fills(batch, batch_size) or number + 1 == len(photos):
+            if self.fills(batch, batch_size):
                 found += self.detect(batch, batch_size)
                 batch = []
-        return found
+        return found + self.detect(batch, batch_size)
 
     def fills(self, pixels: Sequence[np.ndarray], batch_size: int) -> bool:
         """Whether photos, with their tiles, are as many as go through the network at once, or as large as a photo may be."""
@@ -181,8 +195,8 @@ def choose_tiles(tiles: Literal["trained", "none"] | int | Tiles, state: TrainSt
     trained = Tiles(theirs["size"], theirs["overlap"]) if theirs else None
     if tiles == "trained":
         return trained
-    if not isinstance(tiles, int) or tiles < 1:
-        raise ValueError(f"tiles: expected 'trained', 'none', a number of pixels or Tiles, got {tiles!r}")
+    if not isinstance(tiles, int) or tiles < LEAST_TILE:
+        raise ValueError(f"tiles: expected 'trained', 'none', a number of pixels or Tiles, got {tiles!r}; least: {LEAST_TILE}")
     return Tiles(tiles, trained.overlap if trained else TilesConfig().overlap)
 
 
@@ -224,18 +238,24 @@ def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:
         if photo.is_floating_point():
             if photo.numel() and not (photo.min() >= 0 and photo.max() <= 1):
                 raise ImageError(f"{where}: expected floats in 0..1, got {photo.min():g} to {photo.max():g}")
-            photo = (photo * 255).round().to(torch.uint8)
+            photo = (photo.float() * 255).round().to(torch.uint8)
         photo, bgr = photo.permute(1, 2, 0).cpu().numpy(), False
     if not isinstance(photo, np.ndarray):
         raise ImageError(f"{where}: expected a path, an array, a PIL image or a tensor, got {type(photo).__name__}")
-    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or photo.shape[2:] not in ((), (3,)) or not photo.size:
+    if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or photo.shape[2:] not in ((), (1,), (3,), (4,)) or not photo.size:
         raise ImageError(f"{where}: expected an array [H, W, 3] or [H, W] of uint8, got {list(photo.shape)} of {photo.dtype}")
-    if photo.ndim == 2:
-        return cv2.cvtColor(photo, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB) if bgr else np.ascontiguousarray(photo)
+    if photo.ndim == 2 or photo.shape[2] == 1:
+        return np.repeat(photo.reshape(*photo.shape[:2], 1), 3, axis=2)
+    photo = np.ascontiguousarray(photo[..., :3])
+    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB) if bgr else photo
 
 
 def _pillow_to_pixels(photo: Image.Image, number: int) -> np.ndarray:
     """A PIL image, turned upright as its EXIF says, as `[H, W, 3]` uint8 RGB."""
     require_decodable(photo, f"image {number}")
-    return to_rgb(ImageOps.exif_transpose(photo))
+    if 0 in photo.size:
+        raise ImageError(f"image {number}: has no pixels")
+    try:
+        return to_rgb(ImageOps.exif_transpose(photo))
+    except (OSError, SyntaxError) as error:  # its file is read only now
+        raise ImageError(f"image {number}: cannot be decoded ({first_line(error)})") from None

@@ -11,13 +11,14 @@ from typing import Self
 import cv2
 import numpy as np
 
-from ssd.system.errors import UsageError
+from ssd.system.errors import Failure, UsageError
 from ssd.system.images import ImageError, printable
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 CAMERA = "camera:"
 DEFAULT_RATE = 25.0  # frames a second, of a camera or a video that does not say
-MAX_RATE = 240.0  # of a video that can be believed
+MAX_TICKS = 65_535  # a second, of the clock of MPEG-4; a rate of three decimals takes a thousand for each frame
+MAX_LOST = 1000  # frames in a row that cannot be decoded; nothing tells them from the end of the video
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a video that cannot be read is reported once, in our words
 
@@ -45,8 +46,8 @@ class Video:
         if not self.frames.isOpened():
             self.stack.close()
             raise ImageError(f"{printable(source)}: cannot be opened as a {'camera' if self.is_camera else 'video'}")
-        rate = self.frames.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate <= MAX_RATE else DEFAULT_RATE  # frames a second
+        self.num_lost = 0  # frames so far that could not be decoded
+        self.rate = self.frames.get(cv2.CAP_PROP_FPS)  # frames a second, as the file says
         total = self.frames.get(cv2.CAP_PROP_FRAME_COUNT)
         self.total = int(total) if math.isfinite(total) and total > 0 and not self.is_camera else None  # as the file says
 
@@ -56,18 +57,22 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Frames `[H, W, 3]` uint8 RGB, to the end or to the first that cannot be decoded."""
-        while True:
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames `[H, W, 3]` uint8 RGB, each behind its number from 0; those that cannot be decoded are left out."""
+        number = num_missing = 0
+        while num_missing < (1 if self.is_camera else MAX_LOST):
             is_read, frame = self.frames.read()
             if not is_read:
-                return
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                num_missing += 1
+                continue
+            self.num_lost += num_missing
+            yield number + num_missing, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            number, num_missing = number + num_missing + 1, 0
 
 
 class VideoFile:
     """A video that is written frame by frame, for the time of a `with` block. It takes its name at the end, however the block
-    ends: the frames until then are a video that can be played.
+    ends, if it is whole: the frames until then are a video that can be played.
 
     Args:
         path: the file, which ends in .mp4.
@@ -76,32 +81,52 @@ class VideoFile:
         height: likewise.
 
     Raises:
-        UsageError: this OpenCV writes no videos.
+        ImageError: no video of that kind can be written.
+        Failure: at the end of the block, where a part of it did not get to the disk; none is left then.
     """
 
     def __init__(self, path: Path, rate: float, width: int, height: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.aside, self.size = path, path.with_name(f".{path.stem}.aside{path.suffix}"), (width, height)
+        self.num_frames = 0
         self.stack = ExitStack()
-        plain = self.stack.enter_context(_plain_path(self.aside))
-        self.writer = cv2.VideoWriter(str(plain), cv2.VideoWriter.fourcc(*"mp4v"), rate, self.size)
+        self.aside_plain = str(self.stack.enter_context(_plain_path(self.aside)))
+        self.writer = cv2.VideoWriter(self.aside_plain, cv2.VideoWriter.fourcc(*"mp4v"), rate, self.size)
         if not self.writer.isOpened():
             self.stack.close()
-            raise UsageError(f"{printable(path)}: this OpenCV cannot write videos; use --no-pictures")
+            raise ImageError(
+                f"{printable(path)}: no video of {width} × {height} pixels, {rate:g} frames/s, can be written here"
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.writer.release()
+        written = cv2.VideoCapture(self.aside_plain)  # the writer says nothing of a full disk
+        num_written = written.get(cv2.CAP_PROP_FRAME_COUNT)
+        written.release()
         self.stack.close()
-        os.replace(self.aside, self.path)
+        if self.num_frames and num_written == self.num_frames:
+            os.replace(self.aside, self.path)
+            return
+        self.aside.unlink(missing_ok=True)
+        if self.num_frames:
+            raise Failure(f"{printable(self.path)}: the video could not be written whole, and was removed; is the disk full?")
 
     def write(self, image: np.ndarray) -> None:
         """One frame `[H, W, 3]` uint8 RGB, scaled where a camera or a video changes its size on the way."""
         if (image.shape[1], image.shape[0]) != self.size:
             image = cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
+        self.num_frames += 1
         self.writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def writable_rate(rate: float) -> float:
+    """The frame rate nearest to another one that a video can be written at, frames a second; 0 where none is near."""
+    if not math.isfinite(rate) or rate <= 0:
+        return 0.0
+    return next((near for digits in (3, 2, 1, 0) if (near := round(rate, digits)) * 10**digits <= MAX_TICKS), 0.0)
 
 
 def _camera_number(source: str) -> int:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -28,11 +29,22 @@ Network = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # images → offset
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What `ssd.detect.detect` takes beside the predictions."""
+    """What `ssd.detect.detect` takes beside the predictions.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
 
     score_thresh: float = 0.01
     nms_thresh: float = 0.45
     top_k: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("score_thresh", "nms_thresh"):
+            if not isinstance(value := getattr(self, name), Real) or not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
+        if not isinstance(self.top_k, Integral) or self.top_k < 1:
+            raise ValueError(f"top_k: expected a whole number from 1 on, got {self.top_k!r}")
 
 
 @dataclass(frozen=True)

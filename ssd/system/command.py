@@ -65,6 +65,11 @@ def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tu
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         full = f"; make room{' and ' + resume if resume else ''}" if error.errno in DISK_FULL else ""
         return _lines(f"{text}{full}"), 1
+    if isinstance(error, ImportError) and ((error.name or "").partition(".")[0] == "cv2" or "libGL" in str(error)):
+        return _lines(
+            f"OpenCV cannot be loaded ({first_line(error)}); a machine without a display takes opencv-python-headless in place "
+            "of opencv-python: uninstall both by pip, then pip install opencv-python-headless"
+        ), 2
     if isinstance(error, RuntimeError):
         reason = _of_pytorch(error, less_memory)
         return None if reason is None else (_lines(f"{reason}{hint}"), 1)

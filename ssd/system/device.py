@@ -1,9 +1,11 @@
 """The device a run uses, the precision and memory format that suit it, and what makes the host's memory fast."""
 
 import ctypes
+import os
 import platform
 import re
 import sys
+from functools import cache, partial
 
 import torch
 
@@ -58,9 +60,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the device multiplies it faster than float32, and float32 elsewhere.
 
     Raises:
-        ConfigError: float16 on a CPU, whose gradients it cannot hold and where nothing scales them, or anything but
-            float32 on Apple's GPUs, where no other was tried.
+        ConfigError: there is no such precision; float16 on a CPU, whose gradients it cannot hold and where nothing scales
+            them; or anything but float32 on Apple's GPUs, where no other was tried.
     """
+    if name != "auto" and name not in DTYPES:
+        raise ConfigError(f"precision: expected auto, {', '.join(DTYPES)}, got {name!r}")
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     if name == "float16" and device.type == "cpu":
@@ -115,6 +119,15 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+
+
+@cache
+def compute_in_forks() -> None:
+    """Lets processes that are forked from this one compute, such as those of gunicorn's preload or of a multiprocessing.Pool:
+    with one thread each. The threads of PyTorch stay behind in the parent, and a child would wait for them for ever.
+    """
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 def keep_freed_memory(keep: bool = True) -> None:

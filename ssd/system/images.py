@@ -18,6 +18,7 @@ import simplejpeg
 from PIL import Image
 
 from ssd.system.errors import UserError, first_line
+from ssd.system.files import write_whole
 
 # What is read, by Pillow's names, and the suffixes that such files have. Formats that hold programs (EPS) are not among them.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "SUN")
@@ -218,7 +219,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
         height, width = image.shape[:2]
         raise ImageError(f"{printable(path)}: {width} × {height} pixels cannot be written as {suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded.tobytes())
+    write_whole(path, lambda file: file.write(encoded.data), outlasts_power_cut=False)
 
 
 def printable(name: str | Path) -> str:

@@ -2,9 +2,11 @@ import csv
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,8 +21,10 @@ from scripts import detect
 from ssd.deploy import detection, results
 from ssd.deploy.inputs import find_inputs
 from ssd.deploy.predictor import Predictor
+from ssd.deploy.video import Video, VideoFile
 from ssd.system.device import keep_freed_memory
-from ssd.system.images import ImageError, read_photo
+from ssd.system.errors import Failure
+from ssd.system.images import ImageError, read_photo, write_picture
 from tests.ssd.system.test_images import DAMAGED
 
 LABELS = {name: label for label, name in enumerate(CLASSES)}
@@ -184,9 +188,9 @@ def test_options_have_bounds(checkpoint, capsys, option, value, said):
     assert said in line
 
 
-def clip(path, photo, frames: int = 3) -> None:
+def clip(path, photo, frames: int = 3, rate: float = 5) -> None:
     kind = "MJPG" if path.suffix == ".avi" else "mp4v"
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*kind), 5, (160, 120))
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*kind), rate, (160, 120))
     for _ in range(frames):
         video.write(cv2.resize(cv2.imread(str(photo)), (160, 120)))
     video.release()
@@ -205,6 +209,73 @@ def test_a_broken_video_costs_nothing_else(checkpoint, photos, tmp_path, capfd):
     assert len(json.loads((tmp_path / "out/coco.json").read_text())["images"]) == 4
     lines = [line for line in capfd.readouterr().err.splitlines() if "frame" not in line and "photo" not in line]
     assert lines == [f"error: {tmp_path}/broken.mp4: cannot be opened as a video"]  # and no word of a library's
+
+
+@pytest.mark.parametrize(
+    "rate, written", [(119.881, 119.88), (1000, 1000), (29.97003, 29.97), (655.357, 655.4), (90_000, 25), (2e-4, 25)]
+)
+def test_a_video_keeps_its_speed_at_any_rate(photos, tmp_path, monkeypatch, capsys, rate, written):
+    clip(tmp_path / "a.avi", photos / "a.jpg")
+    video = Video(str(tmp_path / "a.avi"))
+    monkeypatch.setattr(video, "rate", rate)
+    job = detection.Job(None, None, tmp_path, 1, None, True)  # pyright: ignore[reportArgumentType]
+    image = np.zeros((48, 64, 3), np.uint8)
+    with video, job._video_file("a.avi", video, image) as file:
+        for _ in range(12):
+            file.write(image)
+    assert cv2.VideoCapture(str(tmp_path / "videos/a.mp4")).get(cv2.CAP_PROP_FPS) == pytest.approx(written, rel=1e-4)
+    assert ("written at 25" in capsys.readouterr().err) == (written == 25)
+
+
+def test_a_video_that_cannot_be_written_costs_nothing_else(checkpoint, photos, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        clip(tmp_path / f"{name}.avi", photos / "a.jpg")
+    monkeypatch.setattr(detection, "writable_rate", lambda _: 70_000)  # which MPEG-4 has no clock for
+    words = (tmp_path / "a.avi", tmp_path / "b.avi", "--output", tmp_path / "out")
+    assert run(checkpoint, *words) == 2
+    assert found_in(tmp_path / "out") == [*["a.avi"] * 3, *["b.avi"] * 3]
+    assert capsys.readouterr().err.count("no video of 160 × 120 pixels, 70000 frames/s, can be written here") == 2
+    assert not list((tmp_path / "out/videos").iterdir())
+
+
+def test_a_frame_that_cannot_be_decoded_costs_itself_alone(checkpoint, photos, tmp_path, capsys):
+    clip(tmp_path / "a.mp4", photos / "a.jpg", frames=12)
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    starts = [match.start() for match in re.finditer(b"\0\0\1\xb6", content)]  # of MPEG-4's frames
+    content[starts[5] : starts[6]] = bytes(starts[6] - starts[5])
+    (tmp_path / "a.mp4").write_bytes(content)
+    assert run(checkpoint, tmp_path / "a.mp4", "--output", tmp_path / "out") == 2
+    frames = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [entry["frame"] for entry in frames] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert "a.mp4: 1 frames could not be decoded; 11 others could" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of file sizes")
+def test_a_full_disk_leaves_no_broken_video_and_no_broken_picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+
+    def write_video():
+        with VideoFile(tmp_path / "a.mp4", 5, 160, 120) as video:
+            for _ in range(20):
+                video.write(noise)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        with pytest.raises(Failure, match="mp4: the video could not be written whole"):
+            write_video()
+        with pytest.raises(OSError, match="png"):
+            write_picture(tmp_path / "a.png", noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_at_once_get_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: detection.output_folder(None, False, tmp_path / "runs/detect"), range(40)))
+    assert len(set(folders)) == 40
+    assert {folder.name for folder in folders} == {"detect", *(f"detect-{number}" for number in range(2, 41))}
 
 
 def test_a_damaged_photo_is_named_and_left_out(checkpoint, photos, tmp_path, capfd):

@@ -2,7 +2,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -181,25 +180,22 @@ ALONE = """
 import sys, numpy, torch, torchvision
 images = torch.from_numpy(numpy.load(sys.argv[2]))
 path = sys.argv[1]
-program = torch._inductor.aoti_load_package(path) if path.endswith(".aoti.pt2") else torch.export.load(path).module()
+program = torch.export.load(path).module()
 numpy.savez(sys.argv[3], *(values.detach().numpy() for values in program(images)))
 assert not [name for name in sys.modules if name.split(".")[0] in ("ssd", "data", "train")]
 """
 
 
-@pytest.mark.parametrize("kind", ["torch", "aoti"])
-def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shapes_root, tmp_path, capsys):
-    if kind == "aoti" and not shutil.which("g++"):
-        pytest.skip("no C++ compiler here")
-    path = tmp_path / f"best{export.SUFFIXES_OF[kind]}"
+def test_a_program_of_pytorch_runs_alone_and_gives_the_same(checkpoint, shapes_root, tmp_path, capsys):
+    path = tmp_path / "best.pt2"
     # No more than 400 detections a class can be left, so K is 400 times the classes.
-    options = ["--format", kind, "--output", str(path), "--score", "0.35", "--top-k", "100000"]
+    options = ["--format", "torch", "--output", str(path), "--score", "0.35", "--top-k", "100000"]
     assert export.main([str(checkpoint), *options, "--photos", str(shapes_root / "shapes/JPEGImages")]) == 0
     shown = capsys.readouterr().out
     assert f"written: {path}" in shown
     assert f"classes: {', '.join(CLASSES)}" in shown
     assert "with 0 detections" not in shown
-    _, metadata = program.load_program(path, kind, torch.device("cpu"))
+    _, metadata = program.load_program(path, "torch", torch.device("cpu"))
     assert json.loads(metadata["thresholds"]) == {"score_thresh": 0.35, "nms_thresh": 0.45, "top_k": 400 * len(CLASSES)}
     photos = [cv2.resize(read_photo(each), (310, 200)) for each in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:3]]
     np.save(tmp_path / "images.npy", np.stack([*photos, np.zeros_like(photos[0])]))
@@ -215,6 +211,26 @@ def test_programs_of_pytorch_run_alone_and_give_the_same(kind, checkpoint, shape
         assert (labels[i, count:] == -1).all()
         assert not boxes[i, count:].any()
         assert not scores[i, count:].any()
+
+
+def test_a_program_of_pytorch_runs_where_one_object_is_found_or_none(checkpoint, shapes_root, tmp_path, capsys):
+    photos = sorted((shapes_root / "shapes/JPEGImages").iterdir())
+    scores = [entry.scores for entry in Predictor.from_checkpoint(checkpoint, "cpu", "float32", 0.1)(photos[:6])]
+    score = max(second for _, second, *_ in scores)  # one object at most in each of these
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in photos[:6]:
+        (folder / path.name).symlink_to(path)
+    words = ["--format", "torch", "--score", str(score), "--photos", str(folder), "--output", str(tmp_path / "a.pt2")]
+    assert export.main([str(checkpoint), *words]) == 0
+    total = sum((each > score).sum() for each in scores)
+    assert 0 < total <= 6
+    assert f"checked on 6 photos with {total} detections, a blank photo" in capsys.readouterr().out
+    run, _ = program.load_program(tmp_path / "a.pt2", "torch", torch.device("cpu"))
+    for path, own in zip(photos[:6], scores, strict=False):
+        _, labels, _ = run(read_photo(path)[None])
+        assert (labels >= 0).sum() == (own > score).sum()
+    assert {(own > score).sum() for own in scores} >= {1}
 
 
 @pytest.fixture(scope="module")
@@ -323,13 +339,10 @@ def test_the_example_says_how_it_is_used():
         assert done.stderr == "usage: python scripts/run_onnx.py FILE.onnx PHOTO...\n"
 
 
-def test_options_that_do_not_go_together(checkpoint, capsys, monkeypatch):
+def test_options_that_do_not_go_together(checkpoint, capsys):
     assert export.main([str(checkpoint), "--device", "cuda"]) == 2
     assert "an ONNX file runs on any device" in capsys.readouterr().err
     assert export.main([str(checkpoint), "--format", "torch", "--output", "x.onnx"]) == 2
     assert "has to end in .pt2" in capsys.readouterr().err
     assert export.main([str(checkpoint), "--output", "/nowhere/x.onnx"]) == 2
     assert "/nowhere/x.onnx: no such folder" in capsys.readouterr().err
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert export.main([str(checkpoint), "--format", "aoti"]) == 2
-    assert "needs a C++ compiler" in capsys.readouterr().err

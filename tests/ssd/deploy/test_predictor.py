@@ -1,3 +1,6 @@
+import os
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from ssd.model import SSD300
 from ssd.preparation import IMAGENET, Preparation
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
+from tests.conftest import ROOT
+from tests.processes import completed
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +91,23 @@ def test_pil_images_of_every_depth():
         (np.zeros((0, 4, 3), np.uint8), "expected an array"),
         (torch.zeros(4, 4, 3), r"expected a tensor \[3, H, W\], got \[4, 4, 3\]"),
         (torch.full((3, 4, 4), 255.0), "expected floats in 0..1, got 255 to 255"),
+        (np.zeros((4, 4, 3), np.uint16), "expected an array .* got .* of uint16"),
+        (torch.zeros(3, 0, 4), "expected an array"),
+        (Image.new("RGB", (0, 4)), "image 0: has no pixels"),
+        (None, "image 0: expected a path, an array, a PIL image or a tensor, got NoneType"),
+        (7, "image 0: expected a path, .* got int"),
     ],
 )
 def test_what_is_no_photo_is_refused(predictor, photo, said):
     with pytest.raises(ImageError, match=said):
+        predictor(photo)
+
+
+def test_a_pil_image_whose_file_is_cut_off_is_refused(predictor, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "a.png") as photo, pytest.raises(ImageError, match="image 0: cannot be decoded"):
         predictor(photo)
 
 
@@ -104,6 +122,72 @@ def test_grey_photos_and_none_at_all(predictor):
     assert to_pixels(np.full((4, 5), 7, np.uint8)).tolist() == np.full((4, 5, 3), 7).tolist()
     assert predictor([]) == []
     assert len(predictor(np.zeros((1, 1, 3), np.uint8))) == 1
+
+
+def test_photos_from_a_generator_and_arrays_of_every_layout(predictor, paths):
+    rgb = [read_photo(path) for path in paths]
+    expected = predictor(rgb)
+    assert_alike(predictor(path for path in paths), expected)
+    assert_alike(predictor(np.stack(rgb[:1])), expected[:1])
+    assert_alike(predictor([np.dstack([image, image[..., :1]]) for image in rgb]), expected)
+    assert_alike(predictor([np.asfortranarray(image[..., ::-1]) for image in rgb], bgr=True), expected)
+    assert_alike(predictor([image[::-1].copy()[::-1] for image in rgb]), expected)
+    grey = [image[:, ::-1, 1] for image in rgb]
+    assert_alike(predictor([image[..., None] for image in grey]), predictor(grey))
+    exact = [torch.from_numpy(image // 8 * 8).permute(2, 0, 1) for image in rgb]
+    half = [(image.float() / 255).half() for image in exact]
+    assert all((to_pixels(one) == to_pixels(other)).all() for one, other in zip(half, exact, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"score_thresh": 1.5}, "score_thresh: expected a number from 0 to 1, got 1.5"),
+        ({"score_thresh": float("nan")}, "score_thresh: expected a number from 0 to 1, got nan"),
+        ({"nms_thresh": -0.1}, "nms_thresh: expected a number from 0 to 1"),
+        ({"nms_thresh": "0.5"}, "nms_thresh: expected a number from 0 to 1, got '0.5'"),
+        ({"top_k": 0}, "top_k: expected a whole number from 1 on, got 0"),
+        ({"top_k": 2.5}, "top_k: expected a whole number from 1 on"),
+        ({"device": "gpu"}, "device: expected .* got 'gpu'"),
+        ({"device": 99}, "device: cuda:99 is asked for"),
+        ({"precision": "int8"}, "precision: expected auto, float32, bfloat16, float16, got 'int8'"),
+        ({"tiles": 1}, "tiles: expected"),
+    ],
+)
+def test_arguments_have_bounds(checkpoint, options, said):
+    with pytest.raises(ValueError, match=said):
+        Predictor.from_checkpoint(checkpoint, **{"device": "cpu", **options})
+
+
+def test_a_device_of_pytorch_and_bounds_of_a_batch(checkpoint, predictor):
+    assert Predictor.from_checkpoint(checkpoint, torch.device("cpu")).device == torch.device("cpu")
+    for size in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="batch_size: expected a whole number from 1 on"):
+            predictor([], batch_size=size)
+
+
+FORKED = """
+import multiprocessing, sys
+import numpy as np, torch
+from ssd.deploy.predictor import Predictor
+
+torch.set_num_threads(4)
+predictor = Predictor.from_checkpoint(sys.argv[1], "cpu", "float32", score_thresh=0.35)
+photos = [np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)] * 4
+expected = predictor(photos)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    (found,) = pool.map(predictor, [photos])
+for ours, theirs in zip(expected, found, strict=True):
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_predictor_works_on_after_a_fork(checkpoint):
+    """The child waited for ever for threads that the parent alone has."""
+    done = completed([sys.executable, "-c", FORKED, str(checkpoint)], timeout=60, cwd=ROOT)
+    assert done.stdout == "done\n", done.stderr
 
 
 @pytest.mark.parametrize("batch_norm", ["none", "backbone", "all"])

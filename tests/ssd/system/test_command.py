@@ -30,3 +30,19 @@ def test_what_has_no_memory_is_told_how_to_take_less(monkeypatch, capsys, main, 
     monkeypatch.setitem(main.__wrapped__.__globals__, "parse_arguments", full)
     assert main(words) == 1
     assert advice in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("libGL.so.1: cannot open shared object file: No such file or directory"),
+        ImportError("libgthread-2.0.so.0: cannot open shared object file: No such file or directory", name="cv2"),
+        ModuleNotFoundError("No module named 'cv2'", name="cv2"),
+    ],
+)
+def test_an_opencv_that_cannot_be_loaded_is_told_in_a_line(error):
+    (line,), code = explain(error) or ([""], 0)
+    assert code == 2
+    assert line.startswith(f"error: OpenCV cannot be loaded ({error}); ")
+    assert "opencv-python-headless" in line
+    assert explain(ImportError("another", name="ssd")) is None

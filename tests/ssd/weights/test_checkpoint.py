@@ -225,7 +225,7 @@ def test_a_folder_is_not_called_damaged(tmp_path):
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["best.onnx", "best.pt2", "best.aoti.pt2"])
+@pytest.mark.parametrize("name", ["best.onnx", "best.pt2"])
 def test_an_exported_file_is_not_called_damaged(tmp_path, name):
     (tmp_path / name).write_bytes(b"a program")
     for read in (load_checkpoint, load_any):
