@@ -109,7 +109,7 @@ def voc_ap(detections: list[dict], truths: list[dict], label: int, use_07_metric
                 overlap = width * height / (sum(areas) - width * height)
                 if overlap > best:
                     best, best_object = overlap, k
-        if best > iou_thresh:
+        if best >= iou_thresh:
             if truths[i]["difficult"][best_object]:
                 continue
             hits.append(not claimed[i][best_object])
@@ -145,15 +145,15 @@ def error_kinds(
         own = max((m for m in range(len(overlaps)) if objects["labels"][m] == label), key=lambda m: overlaps[m], default=None)
         other = max((m for m in range(len(overlaps)) if objects["labels"][m] != label), key=lambda m: overlaps[m], default=None)
         of_own, of_other = (0 if m is None else overlaps[m] for m in (own, other))
-        if of_own > 0.5 and objects["difficult"][own]:
+        if of_own >= 0.5 and objects["difficult"][own]:
             continue
-        if of_own > 0.5 and (i, own) not in claimed:
+        if of_own >= 0.5 and (i, own) not in claimed:
             claimed.add((i, own))
-        elif 0.1 <= of_own <= 0.5:
+        elif 0.1 <= of_own < 0.5:
             kind_of[i, k], about[i, k] = "localisation", own
-        elif of_other > 0.5:
+        elif of_other >= 0.5:
             kind_of[i, k], about[i, k] = "classification", other
-        elif of_own > 0.5:
+        elif of_own >= 0.5:
             kind_of[i, k] = "duplicate"
         elif of_own < 0.1 and of_other < 0.1:
             kind_of[i, k] = "background"

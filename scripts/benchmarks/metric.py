@@ -54,7 +54,7 @@ def loop_eval(detections: list[dict[str, np.ndarray]], truths: list[dict[str, np
             areas = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, axis=1) + np.prod(box[2:] - box[:2] + 1)
             overlap = common / (areas - common)
             best = int(overlap.argmax()) if len(overlap) else -1
-            if best >= 0 and overlap[best] > 0.5:
+            if best >= 0 and overlap[best] >= 0.5:
                 if not difficult[best]:
                     (false if claimed[best] else true)[k] = 1
                     claimed[best] = True

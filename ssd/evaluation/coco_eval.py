@@ -18,7 +18,7 @@ METRIC = "COCO"
 def coco_eval(detections: Sequence[Arrays], ground_truth: Sequence[Arrays], result: VOCResult) -> VOCResult:
     """COCO's AP@[.5:.95] of each class and their mean, in the place of VOC's.
 
-    Difficult objects count as crowds: neither missed nor hit. At most 100 detections a photo are looked at.
+    Difficult objects count as crowds: neither missed nor hit. Of each class at most 100 detections a photo are looked at.
 
     Args:
         detections: an entry an image, as `voc_eval` takes it.

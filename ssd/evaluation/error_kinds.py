@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssd.evaluation.overlap import nearest
-from ssd.evaluation.voc_eval import Arrays, Flat, ap_of, claims, flatten, in_falling_score
+from ssd.evaluation.voc_eval import IOU_THRESH, Arrays, Flat, ap_of, claims, flatten, in_falling_score
 
-FOREGROUND, BACKGROUND = 0.5, 0.1  # overlaps: more than the one meets an object, less than the other meets none
+BACKGROUND = 0.1  # what overlaps an object by less meets none
 
 # A false positive is of the first kind that it fits; `missed` alone is of objects.
 KINDS = ("localisation", "classification", "duplicate", "background", "both", "missed")
@@ -44,8 +44,8 @@ def error_kinds(
     With the overlaps 0.5 and 0.1, a false positive is, in this order,
 
     - an error of localisation: it overlaps an object of its class by 0.1 to 0.5,
-    - of classification: one of another class by more than 0.5,
-    - a duplicate: one of its class by more than 0.5, which a detection of higher score claims,
+    - of classification: one of another class by 0.5 or more,
+    - a duplicate: one of its class by 0.5 or more, which a detection of higher score claims,
     - background: no object by 0.1,
     - both: what is left, at 0.1 to 0.5 of an object of another class;
 
@@ -65,7 +65,7 @@ def error_kinds(
         use_07_metric: as of `voc_eval`: 11-point AP or the area.
     """
     found, objects = in_falling_score(flatten(detections, "scores")), flatten(ground_truth, "difficult")
-    own, overlap, hit, counts = claims(found, objects, FOREGROUND)
+    own, overlap, hit, counts = claims(found, objects, IOU_THRESH)
     kind = np.where(hit, HIT, np.where(counts, BOTH, IGNORED)).astype(np.int8)
     of_object = np.where(hit, own, -1)
     false = np.flatnonzero(kind == BOTH)
@@ -73,10 +73,10 @@ def error_kinds(
         found.boxes[false], found.image[false], objects.boxes, objects.image, (found.labels[false], objects.labels)
     )
     own, own_overlap = own[false], overlap[false]
-    is_localisation = (own_overlap >= BACKGROUND) & (own_overlap <= FOREGROUND)
-    is_classification = ~is_localisation & (other_overlap > FOREGROUND)
+    is_localisation = (own_overlap >= BACKGROUND) & (own_overlap < IOU_THRESH)
+    is_classification = ~is_localisation & (other_overlap >= IOU_THRESH)
     kind[false] = np.select(
-        [is_localisation, is_classification, own_overlap > FOREGROUND, np.maximum(own_overlap, other_overlap) < BACKGROUND],
+        [is_localisation, is_classification, own_overlap >= IOU_THRESH, np.maximum(own_overlap, other_overlap) < BACKGROUND],
         [LOCALISATION, CLASSIFICATION, DUPLICATE, NO_OBJECT],
         BOTH,
     )

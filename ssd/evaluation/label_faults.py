@@ -14,13 +14,13 @@ from ssd.evaluation.error_kinds import (
     BOTH,
     CLASSIFICATION,
     DUPLICATE,
-    FOREGROUND,
     HIT,
     IGNORED,
     LOCALISATION,
     NO_OBJECT,
     Errors,
 )
+from ssd.evaluation.voc_eval import IOU_THRESH
 
 # What may be wrong: an object has no label; or its label has another class, a box beside the object, or nothing in it.
 FAULTS = ("missing", "wrong class", "wrong box", "nothing there")
@@ -50,7 +50,7 @@ def label_faults(errors: Errors, num_classes: int) -> Faults:
     (0 where none does), the suspicion is
 
     - of a missing label: p of a detection that is no duplicate, less the more it overlaps an object,
-    - of a wrong class: p of a detection of another class that overlaps the object by more than 0.5, times 1 - b,
+    - of a wrong class: p of a detection of another class that overlaps the object by 0.5 or more, times 1 - b,
     - of a wrong box: p of a detection of its class, times how far their overlap is below what is usual,
     - of nothing there: the share of objects of its class and of similar size that are found more surely, times 1 - b;
 
@@ -128,7 +128,7 @@ def found_share(errors: Errors, support: np.ndarray) -> np.ndarray:
 def _displaced(errors: Errors, doubt: np.ndarray) -> np.ndarray:
     """How far the overlap of each detection with an object of its class is below what is usual `[n]`, 0 to 1."""
     is_hit = errors.kind == HIT
-    usual = np.median(errors.overlap[is_hit]) if is_hit.any() else FOREGROUND
+    usual = np.median(errors.overlap[is_hit]) if is_hit.any() else IOU_THRESH
     distance = np.clip(1 - errors.overlap / usual, 0, 1)
     return np.where(is_hit, distance, np.where(errors.kind == LOCALISATION, distance * doubt, 0))
 
@@ -145,12 +145,12 @@ def _strongest(suspicion: np.ndarray, of_object: np.ndarray, num_objects: int) -
 def _missing(errors: Errors, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The detections where a label may be missing, one at a place, and how suspect that is; `chance` is theirs to be right."""
     is_beside = errors.kind == LOCALISATION
-    near = np.where(is_beside, FOREGROUND, 1)  # what overlaps an object of its own class is rather a part of it
+    near = np.where(is_beside, IOU_THRESH, 1)  # what overlaps an object of its own class is rather a part of it
     suspicion = chance * (1 - errors.overlap / near) * (is_beside | np.isin(errors.kind, (NO_OBJECT, BOTH)))
     rows = np.flatnonzero(suspicion >= LEAST)
     boxes = errors.found.boxes[rows]
     apart = boxes + (boxes.max(initial=0) + 1) * errors.found.image[rows, None]  # photos lie side by side
-    kept = nms(torch.from_numpy(apart), torch.from_numpy(suspicion[rows]), FOREGROUND).numpy()
+    kept = nms(torch.from_numpy(apart), torch.from_numpy(suspicion[rows]), IOU_THRESH).numpy()
     return rows[kept], suspicion[rows[kept]]
 
 

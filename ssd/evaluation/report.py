@@ -23,10 +23,10 @@ from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, grid, p
 from ssd.evaluation.label_faults import Faults
 from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.pictures import TRUTH, draw_boxes, jpeg, scaled_into, spread
+from ssd.evaluation.voc_eval import IOU_THRESH
 from ssd.preparation import IMAGENET
 from ssd.system.files import write_whole
 
-IOU_THRESH = 0.5
 NUM_HARDEST = 6
 NUM_PICTURED = 6
 NUM_FAULTS = 12

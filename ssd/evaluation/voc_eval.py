@@ -10,6 +10,7 @@ from ssd.evaluation.overlap import nearest
 
 Arrays = Mapping[str, Any]  # of tensors or arrays
 VOC07, VOC10 = "VOC07 11-point", "VOC10 area"  # the metrics, as they are named wherever a figure is printed
+IOU_THRESH = 0.5  # the least overlap at which an object is found; VOCevaldet.m compares `ovmax>=VOCopts.minoverlap`
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,12 @@ def voc_eval(
     detections: Sequence[Arrays],
     ground_truth: Sequence[Arrays],
     num_classes: int,
-    iou_thresh: float = 0.5,
+    iou_thresh: float = IOU_THRESH,
     use_07_metric: bool = True,
 ) -> VOCResult:
     """VOC average precision.
 
-    A detection claims the object of its class, in its image, that it overlaps most, if by more than `iou_thresh`. The
+    A detection claims the object of its class, in its image, that it overlaps most, if by `iou_thresh` or more. The
     first claim of an object, in falling score, is a true positive, any later one a false positive; claims of difficult
     objects do not count at all. Detections of equal score are taken together, since no threshold can part them: their
     order makes no difference.
@@ -146,14 +147,14 @@ def claims(detections: Flat, objects: Flat, iou_thresh: float) -> Claims:
     Args:
         detections: in falling score.
         objects: the ground truth; its values tell which are difficult.
-        iou_thresh: that the overlap has to exceed.
+        iou_thresh: least overlap of a claim.
     """
     num_classes = 1 + max(detections.labels.max(initial=0), objects.labels.max(initial=0))
     own, overlap = nearest(
         detections.boxes, detections.image * num_classes + detections.labels,
         objects.boxes, objects.image * num_classes + objects.labels,
     )  # fmt: skip
-    claimed = np.where(overlap > iou_thresh, own, -1)
+    claimed = np.where(overlap >= iou_thresh, own, -1)
     counts = np.append(objects.values == 0, True)[claimed]
     first_claim = np.zeros(len(claimed), bool)
     first_claim[np.unique(claimed, return_index=True)[1]] = True

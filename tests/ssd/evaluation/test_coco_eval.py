@@ -29,6 +29,14 @@ def test_classes_without_objects_and_without_detections():
     assert result.mean_ap == 0
 
 
+def test_a_hundred_detections_of_each_class_are_looked_at():
+    objects = [truth(boxes(*[(1, 1, 50, 50)] * 2), [0, 1])]
+    far = boxes(*[(101, 1, 150, 50)] * 99, (1, 1, 50, 50))
+    scores = np.linspace(0.9, 0.1, 100)
+    both = found(np.concatenate([far, far]), [0] * 100 + [1] * 100, np.concatenate([scores, scores]))
+    assert evaluate([both], objects, 2).ap == pytest.approx([0.01, 0.01])
+
+
 def test_difficult_objects_neither_count_nor_hurt():
     objects = [truth(boxes((1, 1, 50, 50), (101, 1, 150, 50)), [0, 0], [False, True])]
     hit = (1, 1, 50, 50)

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from ssd.evaluation.error_kinds import KINDS, error_kinds
+from ssd.evaluation.error_kinds import CLASSIFICATION, DUPLICATE, HIT, KINDS, error_kinds
+from ssd.evaluation.overlap import pixel_iou
+from ssd.evaluation.report import pair
 from ssd.evaluation.voc_eval import voc_eval
 from tests import reference
 from tests.ssd.evaluation.test_voc_eval import found, random_set, truth
@@ -34,6 +36,18 @@ def test_each_kind_once(kind, detections):
     first_missed = {"background": (0.5 + 1) / 2, "both": (0.5 + 1) / 2}
     assert before + errors.costs[kind] == pytest.approx(first_missed.get(kind, 1))
     assert before < 1 - 1e-6
+
+
+def test_an_overlap_of_exactly_a_half_meets_an_object_everywhere():
+    half, objects = (11, 11, 50, 30), [truth((*BOX, 0, False))]
+
+    def kinds(*detections: tuple) -> list[int]:
+        return error_kinds([found(*detections)], objects, 2).kind.tolist()
+
+    assert kinds((*half, 0, 0.9)) == [HIT]
+    assert kinds((*half, 1, 0.9)) == [CLASSIFICATION]
+    assert kinds((*BOX, 0, 0.9), (*half, 0, 0.8)) == [HIT, DUPLICATE]
+    assert pair(pixel_iou(np.array([half], float)[:, None], objects[0]["boxes"])).tolist() == [0]
 
 
 def test_one_detection_of_several_is_mended():

@@ -45,11 +45,11 @@ def test_difficult_objects_neither_count_nor_hurt():
     assert result.num_objects == [1]
 
 
-def test_the_overlap_is_of_inclusive_pixels_and_has_to_exceed_the_threshold():
-    # 10 × 10 pixels against the left 5 of them: exactly 0.5. One column more is enough.
+def test_the_overlap_is_of_inclusive_pixels_and_has_to_reach_the_threshold():
+    # 10 × 10 pixels against the left 5 of them: exactly 0.5, which is enough. One column less is not.
     truths = [truth((1, 1, 10, 10, 0, False))]
-    assert voc_eval([found((1, 1, 5, 10, 0, 0.9))], truths, 1).mean_ap == 0
-    assert voc_eval([found((1, 1, 6, 10, 0, 0.9))], truths, 1).mean_ap == pytest.approx(1)
+    assert voc_eval([found((1, 1, 5, 10, 0, 0.9))], truths, 1).mean_ap == pytest.approx(1)
+    assert voc_eval([found((1, 1, 4, 10, 0, 0.9))], truths, 1).mean_ap == 0
 
 
 def test_absent_classes_are_left_out_of_the_mean():
