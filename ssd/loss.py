@@ -151,8 +151,17 @@ class MultiBoxLoss(nn.Module):
 
     def _terms(self, loc: Tensor, conf: Tensor, matched: Matched) -> tuple[Tensor, Tensor]:
         """What each DBox adds to loss_l and to loss_c before the division, `[B, P]` each; 0 where it does not count."""
+        # What does not count is replaced before the arithmetic: 0 times what is not finite is NaN, in the gradient too.
         positive = matched.conf > 0
-        distance = F.smooth_l1_loss(loc.float(), matched.loc, reduction="none").sum(dim=-1)
-        entropy = F.cross_entropy(conf.float().flatten(0, 1), matched.conf.flatten(), reduction="none").view_as(positive)
-        negative = hard_negative_mining(entropy, positive, self.neg_pos, self.min_neg)
-        return distance * positive, torch.where(positive | negative, entropy, 0)
+        loc = torch.where(positive[..., None], loc.float(), matched.loc)
+        distance = F.smooth_l1_loss(loc, matched.loc, reduction="none").sum(dim=-1)
+        with torch.no_grad():
+            negative = hard_negative_mining(_entropy(conf, matched.conf), positive, self.neg_pos, self.min_neg)
+        counted = positive | negative
+        conf = torch.where(counted[..., None], conf.float(), 0)
+        return distance, torch.where(counted, _entropy(conf, matched.conf), 0)
+
+
+def _entropy(conf: Tensor, conf_t: Tensor) -> Tensor:
+    """Cross entropy of each DBox: logits `[B, P, C]`, classes `[B, P]` → `[B, P]` float32."""
+    return F.cross_entropy(conf.float().flatten(0, 1), conf_t.flatten(), reduction="none").view_as(conf_t)

@@ -8,8 +8,8 @@ must not decide between them, or it would be another DBox on every device. So ov
 in steps of 2^-16; of equal ones the pair with the nearer centres comes first, in steps of 2^-20 of the squared distance, then
 the lower DBox, then the lower object.
 
-The work is done for a whole batch at once on a table of (objects × DBoxes), on a GPU without a question that the host would
-have to wait for, unless a photo has more than 32 objects.
+The work is done for a whole batch at once on a table of (objects × DBoxes), some rows at a time, on a GPU without a question
+that the host would have to wait for, unless a photo has more than 32 objects.
 """
 
 from typing import NamedTuple
@@ -30,8 +30,9 @@ INDEX = 2**INDEX_BITS - 1
 # need no more rounds than that; where one has more, a wait costs less than hundreds of rounds in which nobody bids.
 ROUNDS_UNASKED = 32
 
-# Objects whose tables of float64 stay in a CPU's cache while they are worked on: with thousands of objects a third of the time.
-ROWS_ON_A_CPU = 16
+# Objects whose rows of the table are worked out at once: those whose float64 stays in a CPU's cache, which takes a third of the
+# time with thousands of objects, and those that take some hundred MB on a GPU, where an ordinary batch is one part.
+ROWS_ON_A_CPU, ROWS_ON_A_GPU = 16, 1024
 
 
 class Matched(NamedTuple):
@@ -85,10 +86,8 @@ def match_batch(
     boxes = targets.boxes.flatten(0, 1).index_select(0, targets.objects).float()  # [N, 4]
     labels = targets.labels.flatten().index_select(0, targets.objects)  # [N]
     image = targets.objects // num_slots  # [N]
-    key = _keys(boxes.double(), dbox_list.double())  # [N, P]
-
-    own = _own_dboxes(key, image, num_images, num_slots)  # [N]
-    best, overlap = _best_objects(key, image, num_images)  # [B, P] each
+    best, overlap, candidates = _candidates(boxes.double(), dbox_list.double(), image, num_images, num_slots)
+    own = _own_dboxes(candidates, image, num_images, num_dboxes)  # [N]
     positive = overlap >= max(round(jaccard_thresh * OVERLAP_STEPS), 1)  # [B, P]
     position = image * num_dboxes + own
     best.view(-1).index_copy_(0, position, torch.arange(num_objects, device=best.device))
@@ -111,41 +110,51 @@ def _offsets(boxes: Tensor, best: Tensor, dbox_list: Tensor, variances: tuple[fl
     return pairs.sub_(with_logarithms(dbox_list)).mul_(scale)
 
 
-def _keys(boxes: Tensor, dbox_list: Tensor) -> Tensor:
-    """All pairs as int64 of the order in which they are taken, with the lowest `INDEX_BITS` free: corners `[N, 4]`, centres
-    `[P, 4]`, both float64 → `[N, P]`.
-    """
-    corners = to_corners(dbox_list)
-    dbox_x, dbox_y = dbox_list[:, :2].clamp(0, 1).T.contiguous()
-    keys = torch.empty(len(boxes), len(dbox_list), dtype=torch.int64, device=boxes.device)
-    rows = ROWS_ON_A_CPU if boxes.device.type == "cpu" else len(boxes)
-    for part, out in zip(boxes.split(rows), keys.split(rows), strict=True):
-        overlap = iou(part, corners).mul_(OVERLAP_STEPS).round_()
-        x, y = to_centers(part)[:, :2].clamp(0, 1).T[..., None]  # [N, 1] each
-        distance = (x - dbox_x).square_().add_((y - dbox_y).square_()).mul_(DISTANCE_STEPS).round_()  # squared
-        # Whole numbers below 2^40 and their multiples, which float64 holds exactly.
-        out.copy_(overlap.mul_(2**NEARNESS_BITS).add_(2**NEARNESS_BITS - 1).sub_(distance).mul_(2**INDEX_BITS))
-    return keys
-
-
-def _best_objects(key: Tensor, image: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
-    """For each DBox of each image: the object that comes first, and their overlap.
+def _candidates(
+    boxes: Tensor, dbox_list: Tensor, image: Tensor, num_images: int, num_slots: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What comes first for each DBox, and for each object.
 
     Args:
-        key: `_keys` `[N, P]`.
+        boxes: corners `[N, 4]`, float64.
+        dbox_list: centres `[P, 4]`, float64.
         image: `[N]`, the image of each object.
+        num_images: B.
+        num_slots: G, the most objects of an image.
 
     Returns:
-        Row of the object `[B, P]` (any in an image without objects) and overlap `[B, P]` in steps (0 there).
+        For each DBox of each image the row of its object `[B, P]` (any in an image without objects) and their overlap `[B, P]`
+        in steps (0 there); for each object the keys of its best G DBoxes `[N, K]`, falling, with P - 1 - DBox in the index.
     """
-    num_objects, num_dboxes = key.shape
-    falling = torch.arange(num_objects - 1, -1, -1, device=key.device)[:, None]  # the lower object has the larger key
-    rows = image[:, None].expand_as(key)
-    best = key.new_zeros(num_images, num_dboxes).scatter_reduce_(0, rows, key + falling, "amax")
-    return num_objects - 1 - (best & INDEX), best >> INDEX_BITS + NEARNESS_BITS
+    num_objects, num_dboxes = len(boxes), len(dbox_list)
+    corners = to_corners(dbox_list)
+    # The lower object has the larger key, and so has the lower DBox.
+    falling = torch.arange(num_objects - 1, -1, -1, device=boxes.device)[:, None]
+    falling_dbox = torch.arange(num_dboxes - 1, -1, -1, device=boxes.device)
+    best = image.new_zeros(num_images, num_dboxes)
+    candidates = image.new_empty(num_objects, min(num_slots, num_dboxes))
+    rows = ROWS_ON_A_CPU if boxes.device.type == "cpu" else ROWS_ON_A_GPU
+    for part in (slice(begin, begin + rows) for begin in range(0, num_objects, rows)):
+        key = _keys(boxes[part], dbox_list, corners)
+        best.scatter_reduce_(0, image[part, None].expand_as(key), key + falling[part], "amax")
+        # An object can lose at most G - 1 DBoxes to the others of its image, so its best G are enough for an exact answer.
+        candidates[part] = key.add_(falling_dbox).topk(candidates.shape[1], dim=1).values
+    return num_objects - 1 - (best & INDEX), best >> INDEX_BITS + NEARNESS_BITS, candidates
 
 
-def _own_dboxes(key: Tensor, image: Tensor, num_images: int, num_slots: int) -> Tensor:
+def _keys(boxes: Tensor, dbox_list: Tensor, corners: Tensor) -> Tensor:
+    """Pairs as int64 of the order in which they are taken, with the lowest `INDEX_BITS` free: corners `[n, 4]`, centres
+    `[P, 4]` and their corners, all float64 → `[n, P]`.
+    """
+    dbox_x, dbox_y = dbox_list[:, :2].clamp(0, 1).T.contiguous()
+    overlap = iou(boxes, corners).mul_(OVERLAP_STEPS).round_()
+    x, y = to_centers(boxes)[:, :2].clamp(0, 1).T[..., None]  # [n, 1] each
+    distance = (x - dbox_x).square_().add_((y - dbox_y).square_()).mul_(DISTANCE_STEPS).round_()  # squared
+    # Whole numbers below 2^40 and their multiples, which float64 holds exactly.
+    return overlap.mul_(2**NEARNESS_BITS).add_(2**NEARNESS_BITS - 1).sub_(distance).mul_(2**INDEX_BITS).long()
+
+
+def _own_dboxes(candidates: Tensor, image: Tensor, num_images: int, num_dboxes: int) -> Tensor:
     """The DBox that each object takes for itself: greedy bipartite matching in falling order, for all images at once.
 
     Every object bids its key for a DBox, and a DBox goes to the highest bid so far (deferred acceptance, Gale and
@@ -154,30 +163,27 @@ def _own_dboxes(key: Tensor, image: Tensor, num_images: int, num_slots: int) -> 
     latest, so G rounds are enough; most objects want different DBoxes, and then a few are.
 
     Args:
-        key: `_keys` `[N, P]`.
+        candidates: keys of the best DBoxes of each object `[N, K]`, as of `_candidates`.
         image: `[N]`, the image of each object.
         num_images: B.
-        num_slots: G, the most objects of an image.
+        num_dboxes: P.
 
     Returns:
         `[N]` indices of DBoxes, no two alike within an image (if it has at least as many DBoxes as objects).
     """
-    num_objects, num_dboxes = key.shape
-    # An object can lose at most G - 1 DBoxes to the others of its image, so its best G are enough for an exact answer.
-    falling = torch.arange(num_dboxes - 1, -1, -1, device=key.device)  # the lower DBox has the larger key
-    candidates = (key + falling).topk(min(num_slots, num_dboxes), dim=1).values  # [N, K]
+    num_objects, num_candidates = candidates.shape
     dbox = num_dboxes - 1 - (candidates & INDEX)
     position = image[:, None] * num_dboxes + dbox
-    order = torch.arange(num_objects - 1, -1, -1, device=key.device)[:, None]  # of equal bids the lower object's is higher
+    order = torch.arange(num_objects - 1, -1, -1, device=image.device)[:, None]  # of equal bids the lower object's is higher
     bids = (candidates & ~INDEX) + order
-    held = key.new_full((num_images * num_dboxes,), -1)  # the highest bid for each DBox
+    held = image.new_full((num_images * num_dboxes,), -1)  # the highest bid for each DBox
     place = image.new_zeros(num_objects, 1)
-    rounds_unasked = 1 if key.device.type == "cpu" else ROUNDS_UNASKED
-    for number in range(1, num_slots + 1):
+    rounds_unasked = 1 if image.device.type == "cpu" else ROUNDS_UNASKED
+    for number in range(1, num_candidates + 1):
         place = (held[position] <= bids).int().argmax(dim=1, keepdim=True)  # the best DBox that no higher bid holds
         wanted, bid = position.gather(1, place).squeeze(1), bids.gather(1, place).squeeze(1)
         held.scatter_reduce_(0, wanted, bid, "amax")
-        if number % rounds_unasked or number == num_slots or torch.compiler.is_compiling():
+        if number % rounds_unasked or number == num_candidates or torch.compiler.is_compiling():
             continue
         if torch.equal(held[wanted], bid):  # every object holds the DBox that it wants
             break

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -215,3 +217,24 @@ def test_picked_rows_and_all_rows_give_the_same(counts, monkeypatch):
         results.append((*losses, loc.grad, conf.grad))
     for picked, dense in zip(*results, strict=True):
         torch.testing.assert_close(picked, dense)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("compiling", [False, True], ids=["picked", "dense"])
+def test_what_does_not_count_need_not_be_finite(value, compiling, monkeypatch):
+    """Offsets of a DBox at background, and logits of an image of which nothing counts: in the losses and their gradients."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    loc, conf = predictions(2)
+    targets = batch([3, 0])
+    matched = MultiBoxLoss().match(pad_targets(targets), DBOXES)
+    wild = (matched.conf[0] == 0).nonzero()[0, 0]
+    expected, found = [], []
+    for results in (expected, found):
+        losses = MultiBoxLoss()((loc, conf, DBOXES), targets)
+        (losses[0] + losses[1]).backward()
+        results += [*losses, loc.grad, conf.grad, MultiBoxLoss().sums((loc, conf, DBOXES), pad_targets(targets))]
+        loc.grad = conf.grad = None
+        with torch.no_grad():
+            loc[0, wild], conf[1, wild, 1] = value, value
+    for each, other in zip(found, expected, strict=True):
+        assert torch.equal(each, other)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from ssd import preparation
 from ssd.batch import Batch, Targets
 from ssd.loss import MultiBoxLoss
-from ssd.match import ROUNDS_UNASKED, match_batch
+from ssd.match import ROUNDS_UNASKED, ROWS_ON_A_GPU, match_batch
 from ssd.model import SSD300
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
@@ -37,6 +37,7 @@ class Copies(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.num_operations = 0
+        self.largest = 0  # number of elements of a tensor
         self.waited: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -45,6 +46,7 @@ class Copies(TorchDispatchMode):
         result = None if func is torch.ops.aten._fused_sgd_.default else func(*args, **kwargs)
         tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, torch.Tensor)]
         self.num_operations += 1
+        self.largest = max(self.largest, *(tensor.numel() for tensor in tensors), 0)
         if len({tensor.device.type for tensor in tensors}) > 1 and not kwargs.get("non_blocking"):
             self.waited.append(str(func))
         return result
@@ -100,6 +102,13 @@ def test_matching_asks_nothing(num_slots):
 def test_a_crowd_is_asked_whether_it_is_settled():
     with made_up_gpu(), pytest.raises(DataDependentOutputException):
         match_batch(targets_of(3, ROUNDS_UNASKED + 1, 90, "cuda"), torch.empty(8732, 4, device="cuda"))
+
+
+def test_a_crowd_is_matched_in_parts():
+    """The whole table of 8,000 objects would be eight times as large, and there would be several of them."""
+    with made_up_gpu() as copies, pytest.raises(DataDependentOutputException):
+        match_batch(targets_of(8, 1000, 8000, "cuda"), torch.empty(8732, 4, device="cuda"))
+    assert copies.largest <= ROWS_ON_A_GPU * 8732
 
 
 @pytest.mark.parametrize("waits", [lambda x: x[x > 0], lambda x: x.max().item(), lambda x: bool((x > 0).any())])
