@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 @command(
     resume="resume with --resume auto",
-    less_memory="try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else; in an "
-    "evaluation a smaller eval.batch_size",
+    less_memory="try train.batch_size=auto, a smaller one, or a larger train.accumulate, which changes nothing else, but "
+    "for the statistics of batch normalisation; in an evaluation a smaller eval.batch_size",
 )
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""

@@ -46,7 +46,8 @@ class ImageCache:
     """One block of memory for all photos, filled as they are first read.
 
     The block is mapped before the workers are forked and shared by them: a photo that one has decoded, all have. Two
-    that decode the same one at once write the same bytes. A worker that is not forked has a cache of its own.
+    that decode the same one at once write the same bytes. A worker that is not forked has a cache of its own: see
+    `data.workers.num_caches`.
 
     Args:
         sizes: width and height of each photo `[n, 2]`, pixels.

@@ -74,6 +74,11 @@ def start_method() -> str:
     return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
+def num_caches(workers: int) -> int:
+    """How many caches of photos a process and its workers fill: one that all share, or one for each that is not forked."""
+    return max(workers, 1) if start_method() == "spawn" else 1
+
+
 class WatchedLoader(Generic[T]):
     """A loader of batches T, waited for as long as its workers live and the run is not asked to stop, and no longer.
 

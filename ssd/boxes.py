@@ -7,10 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+APPLE = {"mps"}  # kinds of device that have no float64, and more that is missing or wrong
 VARIANCES = (0.1, 0.2)
 
 # Smallest width or height that `encode` takes the logarithm of: a hundredth of a pixel in an image 10,000 pixels wide.
 MIN_SIZE = 1e-6
+
+
+def is_apple(device: torch.device) -> bool:
+    """Whether it is a GPU of Apple's, for which float64, fused optimisers and channels_last are avoided."""
+    return device.type in APPLE
 
 
 def to_corners(boxes: Tensor) -> Tensor:

@@ -235,7 +235,7 @@ class TrainConfig(_Section):
     batch_size: Literal["auto"] | Positive = DEFAULT_BATCH_SIZE
     """photos a step, over all processes and accumulation steps; auto: 32, in as few accumulation steps as memory allows"""
     accumulate: Positive = 1
-    """accumulation steps that a batch is spread over, to save memory"""
+    """accumulation steps that a batch is spread over, to save memory; batch normalisation takes its statistics from each"""
     iterations: Positive | None = None
     """length of the run; 120,000 where `epochs` is not set either"""
     epochs: Positive | None = None
@@ -303,7 +303,7 @@ class EvalConfig(_Section):
     every: Positive = 10_000
     """iterations between two of them; the last iteration is always followed by one"""
     patience: Positive | None = None
-    """evaluations without a better one, after which training ends; null: it never does"""
+    """evaluations without a better one, after the first that finds something, until training ends; null: it never does"""
     metric: Literal["voc07", "voc10", "coco"] = "voc07"
     """voc07: 11-point; voc10: area under the curve; coco: mean over overlaps 0.5 to 0.95"""
     score_thresh: Fraction = 0.01

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssd.boxes import decode
+from ssd.boxes import decode, is_apple
 
 # Caffe SSD's nms_param.top_k: boxes of one class, in one image, that may enter NMS.
 CANDIDATES = 400
@@ -33,6 +33,9 @@ def detect(
         A dict an image: `boxes` `[n, 4]` corners relative to the image and clipped to it, `labels` `[n]` from 0 over the
         class names, `scores` `[n]`, falling. A DBox with a NaN among its logits, or an offset that is not finite, gives none.
     """
+    if is_apple(loc.device):  # it has no float64
+        found = detect(loc.cpu(), conf.cpu(), dbox_list.cpu(), score_thresh, nms_thresh, top_k)
+        return [{name: values.to(loc.device) for name, values in each.items()} for each in found]
     scores = conf.float().softmax(dim=2)[..., 1:]  # [B, P, C - 1]
     # One NaN makes a whole row of the softmax NaN, which would rank before every score.
     scores.masked_fill_((scores[..., 0].isnan() | ~loc.isfinite().all(dim=2))[..., None], 0)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ssd.batch import Targets, pad_targets
-from ssd.boxes import MIN_SIZE, VARIANCES, iou, to_centers, to_corners
+from ssd.boxes import MIN_SIZE, VARIANCES, iou, is_apple, to_centers, to_corners
 
 # A pair of object and DBox as one int64 that sorts as the rules say: overlap, nearness, and what decides between equals.
 OVERLAP_STEPS = 2**16  # up to an overlap of 1
@@ -74,7 +74,7 @@ def match_batch(
     variances: tuple[float, float] = VARIANCES,
 ) -> Matched:
     """Matches the objects of B images; arguments as in `match`."""
-    if targets.labels.device.type == "mps":  # it has no float64
+    if is_apple(targets.labels.device):  # it has no float64
         matched = match_batch(targets.to(torch.device("cpu")), dbox_list.cpu(), jaccard_thresh, variances)
         return Matched(*(each.to(dbox_list.device) for each in matched))
     num_images, num_slots = targets.labels.shape

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.boxes import is_apple
+
 
 class Preparation(NamedTuple):
     """What a set of weights expects of its images. Means and scales are per channel, in the order R, G, B."""
@@ -91,11 +93,17 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
+def inference_format(device: torch.device) -> torch.memory_format:
+    """The memory format of activations in inference: channels_last, but contiguous on Apple's GPUs, where batch normalisation
+    is reported to be wrong in the other."""
+    return torch.contiguous_format if is_apple(device) else torch.channels_last
+
+
 def prepare(
     images: Tensor,
     preparation: Preparation,
     device: torch.device | None = None,
-    memory_format: torch.memory_format = torch.channels_last,
+    memory_format: torch.memory_format | None = None,
 ) -> Tensor:
     """Pixels to network input, on the device: only bytes travel there.
 
@@ -103,7 +111,8 @@ def prepare(
         images: `[B, H, W, 3]` uint8, RGB.
         preparation: what the weights expect.
         device: where the result shall be; by default where `images` are.
-        memory_format: of the result, which that of all activations follows. Pixels lie as channels_last has them.
+        memory_format: of the result, which that of all activations follows; by default that of inference. Pixels lie as
+            channels_last has them.
 
     Returns:
         `[B, 3, H, W]` float32.
@@ -116,7 +125,7 @@ def prepare(
     mean, scale = constants(preparation, pixels.device)
     prepared = (pixels - mean) * scale
     ordered = prepared.flip(1) if preparation.channel_order == "bgr" else prepared
-    return ordered.contiguous(memory_format=memory_format)
+    return ordered.contiguous(memory_format=memory_format or inference_format(pixels.device))
 
 
 @cache

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd.model import SSD300
+from ssd.preparation import inference_format
 from ssd.system.machine import require_cpp_compiler
 
 
@@ -37,7 +38,7 @@ class Compiled:
         if missing := self._size(count) - count:
             images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
         with config.patch(freezing=True):  # weights become constants, in the layout that is fastest for each layer
-            loc, conf, dbox_list = self.network(images.contiguous(memory_format=torch.channels_last))
+            loc, conf, dbox_list = self.network(images.contiguous(memory_format=inference_format(images.device)))
         return loc[:count], conf[:count], dbox_list
 
     def _size(self, count: int) -> int:

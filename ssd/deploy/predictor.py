@@ -18,7 +18,7 @@ from ssd.deploy.compiled import Compiled
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.evaluation.merge import merge
 from ssd.model import SSD300
-from ssd.preparation import Preparation, Tiles, fit, tile_windows
+from ssd.preparation import Preparation, Tiles, fit, inference_format, tile_windows
 from ssd.system.device import choose_device, choose_precision, compute_in_forks
 from ssd.system.errors import first_line
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
@@ -218,7 +218,7 @@ def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
     for conv in network.modules():
         if isinstance(conv, nn.Conv2d):
             conv.to(dtype)
-    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network.to(memory_format=inference_format(network.dbox_list.device))  # pyright: ignore[reportCallIssue]
 
 
 def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:

@@ -10,6 +10,7 @@ from functools import cache, partial
 import torch
 
 from ssd.config import DEVICE_PATTERN, DEVICES, ConfigError
+from ssd.preparation import inference_format
 
 WIDE = 0.4  # least width of a network that counts as wide
 
@@ -96,8 +97,8 @@ def processor_features() -> list[str]:
 
 
 def choose_training_format(device: torch.device, dtype: torch.dtype, width: float) -> torch.memory_format:
-    """The memory format of weights and activations in training: channels_last, but contiguous for a wide network in float32 on
-    a processor whose vectors end at AVX2. Inference is in channels_last everywhere.
+    """The memory format of weights and activations in training: that of inference, but contiguous for a wide network in float32
+    on a processor whose vectors end at AVX2.
 
     Args:
         device: where the network is trained.
@@ -111,7 +112,7 @@ def choose_training_format(device: torch.device, dtype: torch.dtype, width: floa
     #   width 0.25, bfloat16: 1.33; inference 1.67 and 1.80
     # On one core, float32, AVX2, batch 8: 0.88 at width 0.5, 1.05 at width 0.35; the same at about 0.4.
     is_avx2 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return torch.contiguous_format if is_avx2 and dtype == torch.float32 and width >= WIDE else torch.channels_last
+    return torch.contiguous_format if is_avx2 and dtype == torch.float32 and width >= WIDE else inference_format(device)
 
 
 def device_name(device: torch.device) -> str:

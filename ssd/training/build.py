@@ -1,6 +1,7 @@
 """The parts of a run that its configuration describes: data, network, batch size, schedule and step, built in this order."""
 
 import copy
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.training.checkpoints import BEST
-from ssd.training.datasets import Data, crowded_batch, load_data, plain_samples, tiles_notes, train_samples
+from ssd.training.datasets import Data, caches_of, crowded_batch, load_data, plain_samples, tiles_notes, train_samples
 from ssd.training.folder import Found, best_until
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
@@ -102,7 +103,7 @@ def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
     reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run up to here"
     kept = f"; {BEST} stays as {best_until(state.iteration)}" if has_best and not found.goes_back else ""
     run.say(f"{reason}: the best checkpoint is chosen again, from this iteration{kept}")
-    return replace(first, best_map=-1.0, not_improved=0)
+    return replace(first, best_map=-1.0, best_loss=math.inf, not_improved=0)
 
 
 def _has_best(folder: Path, found: Found) -> bool:
@@ -205,11 +206,17 @@ def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Sche
 
 def synchronise_norms(run: Run, model: SSD300) -> None:
     """Where several processes share a batch, batch normalisation uses the whole of it, if the device can."""
-    if run.world.size > 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    if run.world.size > 1 and learns_statistics(model):
         if run.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces the norms within the model
         else:
             run.say("warning: on CPUs batch normalisation uses each process's share of the batch, not the whole batch")
+
+
+def learns_statistics(model: nn.Module) -> bool:
+    """Whether it has batch normalisation that is not frozen."""
+    norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    return any(parameter.requires_grad for norm in norms for parameter in norm.parameters())
 
 
 def build_criterion(config: Config) -> MultiBoxLoss:
@@ -253,7 +260,7 @@ def settle_batch_size(
         batch = crowded_batch(samples, count)
         build_step(alone, copy.deepcopy(model), preparation, build_schedule(alone, len(samples)))([batch], 0)
 
-    reserved = samples.cache.bytes if samples.cache else 0
+    reserved = samples.cache.bytes * caches_of(run) if samples.cache else 0
     found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size, reserved)
     every = run.world.gather(found)
     if None in every:
@@ -261,6 +268,12 @@ def settle_batch_size(
     steps = max(count for count in every if count)
     run.set_train(batch_size=size, accumulate=steps)
     run.say(f"train.batch_size: auto: {size} photos in {steps} step(s) of {size // steps}")
+    if steps > 1 and learns_statistics(model):
+        run.say(
+            "warning: batch normalisation takes its statistics from each accumulation step, not from the whole batch; "
+            "with model.batch_norm: none nothing but memory and time would change"
+        )
+    limit_evaluation(run)
 
 
 def use_batch_size_of(run: Run, state: TrainState) -> None:
@@ -269,6 +282,17 @@ def use_batch_size_of(run: Run, state: TrainState) -> None:
         # Weights converted from another project's tell of none.
         began = state.config.get("train", {"batch_size": DEFAULT_BATCH_SIZE, "accumulate": 1})
         run.set_train(batch_size=began["batch_size"], accumulate=began["accumulate"])
+        limit_evaluation(run)
+
+
+def limit_evaluation(run: Run) -> None:
+    """Lets no more photos at once through the network in an evaluation than in a training step, which takes more memory."""
+    most = max(run.batch_size // (run.config.train.accumulate * run.world.size), 1)
+    if run.config.eval.batch_size > most:
+        run.say(
+            f"train.batch_size: auto: eval.batch_size {most} instead of {run.config.eval.batch_size}, as in a training step"
+        )
+        run.config = run.config.model_copy(update={"eval": run.config.eval.model_copy(update={"batch_size": most})})
 
 
 def describe(run: Run, parts: RunParts, iteration: int) -> None:

@@ -16,7 +16,7 @@ from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, mak
 from data.photos import Loaded, Photos, load_photos, shared_warning
 from data.source_cache import FolderDigest
 from data.tiles import Windows, cut
-from data.workers import WatchedLoader
+from data.workers import WatchedLoader, num_caches
 from ssd.batch import Batch
 from ssd.config import Config
 from ssd.preparation import Preparation
@@ -173,15 +173,20 @@ def _cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
     """Where decoded photos and tiles are kept, if that is wanted and has room."""
     if run.config.data.cache == "none":
         return None
-    size = cache_bytes(windows.sizes, output)
-    if all(run.world.gather(fits(size, run.world.local_size))):
+    size, count = cache_bytes(windows.sizes, output), caches_of(run) * run.world.local_size
+    if all(run.world.gather(fits(size, count))):
         return ImageCache(windows.sizes, output)
-    copies = f" for each of {run.world.local_size} processes" if run.world.local_size > 1 else ""
+    copies = f" for each of {count} processes" if count > 1 else ""
     run.say(
         f"warning: data.cache: ram would take {size / 2**30:.1f} GiB{copies}, more than {USED:.0%} of the "
         f"{free_memory() / 2**30:.1f} GiB of memory that are free; the run does without it"
     )
     return None
+
+
+def caches_of(run: Run) -> int:
+    """How many caches this process and its workers fill."""
+    return num_caches(choose_workers(run.config.data.workers, run.device, run.world))
 
 
 def plain_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:

@@ -6,6 +6,7 @@ import torch
 
 from ssd.system.machine import memory_in_use
 from ssd.training.build import build_parts, describe
+from ssd.training.datasets import caches_of
 from ssd.training.progress import duration
 from ssd.training.run import Run
 from ssd.training.timing import measure
@@ -29,7 +30,11 @@ def dry_run(run: Run, began: float) -> None:
     else:
         memory = f"{memory_in_use() / 2**30:.1f} GiB of memory"
     cache = parts.samples.cache
-    more = f", and in the course of the run {cache.bytes / 2**30:.1f} GiB more for data.cache: ram" if cache else ""
+    more = (
+        f", and in the course of the run {cache.bytes * caches_of(run) / 2**30:.1f} GiB more for data.cache: ram"
+        if cache
+        else ""
+    )
     run.say(f"a step takes {costs.step:.2f} s ({run.batch_size / costs.step:.1f} images/s) and {memory}{more}")
     run.say(
         f"start {costs.start:.0f} s, an evaluation {costs.evaluation:.1f} s, a checkpoint {costs.checkpoint:.1f} s, "

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ssd.boxes import is_apple
 from ssd.model import L2Norm
 
 
@@ -36,7 +37,7 @@ def param_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float, b
 def make_optimizer(
     model: nn.Module, kind: str, lr: float, momentum: float, weight_decay: float, backbone_lr: float = 1.0
 ) -> torch.optim.Optimizer:
-    """SGD as in the paper, or AdamW; both in their fused form.
+    """SGD as in the paper, or AdamW; both in their fused form, but on Apple's GPUs, where that does not know `found_inf`.
 
     Args:
         model: the network.
@@ -46,12 +47,14 @@ def make_optimizer(
         weight_decay: of weights only.
         backbone_lr: factor on the backbone's learning rate.
     """
+    fused = not is_apple(next(model.parameters()).device)
     optimizer: torch.optim.Optimizer
     if kind == "sgd":
-        optimizer = torch.optim.SGD(param_groups(model, weight_decay, 2.0, backbone_lr), lr=lr, momentum=momentum, fused=True)
+        groups = param_groups(model, weight_decay, 2.0, backbone_lr)
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=fused)
     else:
         groups = param_groups(model, weight_decay, 1.0, backbone_lr)
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
     begin_state(optimizer)
     return optimizer
 
@@ -67,7 +70,8 @@ def begin_state(optimizer: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
             if "betas" in group:
-                state.setdefault("step", torch.zeros((), device=parameter.device))
+                # The host counts where it looks at the number.
+                state.setdefault("step", torch.zeros((), device=parameter.device if group["fused"] else "cpu"))
             for name in names:
                 state.setdefault(name, torch.zeros_like(parameter))
 

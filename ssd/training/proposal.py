@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from data.annotation import DataError, similar_classes
@@ -16,15 +17,18 @@ from data.image_cache import cache_bytes
 from data.inspection import Watch
 from data.layouts.find import find_layout, shortage
 from data.layouts.tree import list_tree
+from data.loader import choose_workers
 from data.photos import Loaded, Photos, load_photos, shared_warning
 from data.source_cache import FolderDigest
 from data.splits import choose
+from data.workers import num_caches
 from ssd.config import ConfigError, SourceConfig, TilesConfig
 from ssd.config_entries import top_entry
 from ssd.config_file import parse_config
 from ssd.config_yaml import dump_yaml, parse_yaml
 from ssd.dbox import DBOX_SPECS, DBoxSpec, make_dbox_list, spec_of
 from ssd.preparation import IMAGENET
+from ssd.system.distributed import World
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
 from ssd.system.memory import free_memory
@@ -86,7 +90,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
         "data.root": Choice(root),
         "data.train": Choice([{"path": path, **sources[0]}]),
         "data.val": Choice([{"path": path, **sources[1]}]),
-        **cache_choice(train),
+        **cache_choice(train, wish.device),
         **damaged_choice(*loaded),
     }
 
@@ -233,9 +237,9 @@ def tiles_note(photos: Photos, spec: DBoxSpec) -> list[str]:
     ]
 
 
-def cache_choice(photos: Photos) -> dict[str, Choice]:
+def cache_choice(photos: Photos, device: str) -> dict[str, Choice]:
     """Whether decoded photos are kept in memory."""
-    size = cache_bytes(photos.sizes, IMAGENET.size)
+    size = cache_bytes(photos.sizes, IMAGENET.size) * num_caches(choose_workers("auto", torch.device(device), World()))
     if size > MEMORY_SHARE * free_memory():
         return {}
     return {"data.cache": Choice("ram", f"decoded once; all of them take {size / 2**30:.1f} GiB")}

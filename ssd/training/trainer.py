@@ -1,5 +1,6 @@
 """The training loop: steps, records, checkpoints, evaluations, and a clean end whatever happens."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,6 +22,9 @@ from ssd.weights.checkpoint import TrainState
 
 # So many steps before an evaluation its workers start, and decode the first photos while the network still trains.
 AHEAD = 10
+
+# Figures that differ by no more are equal; and so are losses, relative: or patience would wait as long as the last digits fall.
+ROUNDING, LOSS_ROUNDING = 1e-9, 1e-4
 
 
 class NonFiniteError(Failure):
@@ -138,9 +142,12 @@ class Trainer:
         return self.best if is_known else None
 
     def _is_patience_over(self) -> bool:
-        """Whether the last evaluations were no better than one before them, as often as the schedule allows."""
-        not_improved, iteration = self.now.not_improved, self.now.iteration
-        if self.schedule.patience is None or not_improved < self.schedule.patience:
+        """Whether the last evaluations were no better than one before them, as often as the schedule allows.
+
+        It begins with the first evaluation that finds something: figures of 0 say nothing of what a network learns.
+        """
+        not_improved, iteration, patience = self.now.not_improved, self.now.iteration, self.schedule.patience
+        if patience is None or not_improved < patience or self.now.best_map <= 0:
             return False
         self.log.say(f"eval.patience: no better evaluation in {not_improved}; training ends at iteration {iteration}")
         return True
@@ -216,14 +223,20 @@ class Trainer:
         with average.applied_to(model) if average else nullcontext():
             evaluation = self.evaluate(model, batches)
         now.evaluated_at = now.iteration
-        improved = evaluation.mean_ap > now.best_map  # never with NaN
-        now.best_map = evaluation.mean_ap if improved else now.best_map
+        improved = self._is_better(evaluation)
+        if improved:
+            now.best_map, now.best_loss = evaluation.mean_ap, min(math.inf, evaluation.loss)  # inf in the place of NaN
         now.not_improved = 0 if improved else now.not_improved + 1
         if now.best_map < 0 or improved:
             self.best = Best(now.iteration, evaluation)
         self.log.evaluated(epoch, now.iteration, evaluation)
         self.save(best=improved)
         self.log.illustrate(evaluation, now.iteration)
+
+    def _is_better(self, evaluation: Evaluation) -> bool:
+        """Whether it is the best so far: by its figure, and of equal figures by the lower validation loss; never with NaN."""
+        gain = evaluation.mean_ap - self.now.best_map
+        return gain > ROUNDING or (abs(gain) <= ROUNDING and evaluation.loss < (1 - LOSS_ROUNDING) * self.now.best_loss)
 
     def save(self, numbered: bool = False, best: bool = False) -> None:
         """Keeps the state: under a number too, or as the best one too, where that is asked for or no better one is known."""

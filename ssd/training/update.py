@@ -16,7 +16,7 @@ class Updater:
 
     Args:
         model: the network, on its device.
-        optimizer: over its parameters, in a fused form.
+        optimizer: over its parameters, as of `make_optimizer`.
         schedule: of the learning rate.
         dtype: precision of the activations; in float16 the loss is scaled.
         average: the moving average of the weights, if one is kept.
@@ -70,8 +70,11 @@ class Updater:
         self.non_finite_at = torch.where((self.non_finite_at == 0) & non_finite, float(iteration + 1), self.non_finite_at)
         # The fused optimisers leave weights and state alone where this is 1: no need for the host to know.
         found_inf = ~norm.isfinite() | (self.non_finite_at > 0)
-        self.optimizer.found_inf = found_inf.float()  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.step()
+        if self.optimizer.defaults["fused"]:
+            self.optimizer.found_inf = found_inf.float()  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+        elif not found_inf:  # others know nothing of it: it is waited for
+            self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:

@@ -1,6 +1,7 @@
 """Checkpoints: all that survives a restart, in one file of tensors and plain values."""
 
 import hashlib
+import math
 import os
 import pickle
 import shutil
@@ -39,6 +40,7 @@ class TrainState:
     scaler: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Tensor] | None = None  # moving average of the weights, if the run keeps one
     best_map: float = -1.0
+    best_loss: float = math.inf  # its validation loss, which decides between equal figures
     evaluated_at: int = -1  # iteration of the last evaluation
     not_improved: int = 0  # evaluations since the best one
     window: Tensor | None = None  # sums since the last train record

@@ -229,7 +229,7 @@ def test_photos_are_kept_in_memory_only_where_they_fit(monkeypatch):
     photos = objects_of(150)
     for free, cached in ((4 * 270_000 + 4, True), (4 * 270_000 - 4, False)):
         monkeypatch.setattr(proposal, "free_memory", lambda free=free: free)
-        assert ("data.cache" in proposal.cache_choice(photos)) == cached
+        assert ("data.cache" in proposal.cache_choice(photos, "cpu")) == cached
 
 
 def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):

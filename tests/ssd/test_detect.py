@@ -184,3 +184,17 @@ def test_lower_boxes_are_looked_at_only_where_they_could_count(monkeypatch):
     conf[2, :, 0] += 30  # nothing passes
     detect(loc, conf, DBOXES)
     assert looks == [(3, 1000), (1, len(DBOXES))]
+
+
+def test_a_cut_leaves_out_what_scores_less_than_all_that_is_kept():
+    """Of the DBoxes that are kept, the lower classes are no better than the DBoxes that were cut off: they wait for the second
+    look, or a box would be suppressed by none of those that come before it."""
+    num_kept, top_k = 5, 1000
+    scores = torch.zeros(1, len(DBOXES), 2)
+    scores[0, : 2 * num_kept, 0] = torch.linspace(0.9, 0.5, 2 * num_kept)
+    scores[0, :num_kept, 1] = 0.3  # below the least score of the kept ones
+    loc = torch.zeros(1, len(DBOXES), 4)
+    (found,), complete = detection._detect(loc, scores, DBOXES, 0.01, 1.0, top_k, num_best=num_kept)
+    assert complete == [False]
+    assert found["labels"].tolist() == [0] * (num_kept - 1)
+    assert found["scores"].min() > scores[0, num_kept - 1, 0]

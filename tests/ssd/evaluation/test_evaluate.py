@@ -10,7 +10,7 @@ from ssd.batch import Batch, pad_targets
 from ssd.boxes import encode
 from ssd.dbox import make_dbox_list
 from ssd.evaluation.error_kinds import KINDS
-from ssd.evaluation.evaluate import Thresholds, evaluate
+from ssd.evaluation.evaluate import Thresholds, evaluate, predict
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, scaled_into
 from ssd.loss import MultiBoxLoss
 from ssd.preparation import IMAGENET
@@ -75,6 +75,18 @@ def test_detections_come_in_the_photo_s_inclusive_pixels():
     assert replace(evaluation, loss_l=math.inf).record()["loss"] is None  # JSON knows no infinity
     assert "left out of the mean, having no object to find here: cat" in evaluation.table()
     assert "4 photos" in evaluation.table()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_network_computes_in_the_precision_that_is_asked_for(dtype):
+    layer, seen = torch.nn.Conv2d(3, 4, 1), []
+
+    def network(images):
+        seen.append(layer(images).dtype)
+        return Oracle()(images)
+
+    predict(network, torch.zeros(2, 8, 8, 3, dtype=torch.uint8), IMAGENET, torch.device("cpu"), dtype, Thresholds())
+    assert seen == [dtype]
 
 
 def test_leaves_when_asked_to():

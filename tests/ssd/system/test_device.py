@@ -45,7 +45,9 @@ def test_training_is_in_channels_last_but_where_contiguous_memory_is_faster(capa
     ]
     contiguous = [case for case in cases if choose_training_format(*case) == torch.contiguous_format]
     others = [case for case in cases if choose_training_format(*case) == torch.channels_last]
-    assert contiguous == ([(CPU, torch.float32, 0.5), (CPU, torch.float32, 1.0)] if capability == "AVX2" else [])
+    # On Apple's GPUs batch normalisation is reported wrong in channels_last.
+    apple = [case for case in cases if case[0].type == "mps"]
+    assert contiguous == [*([(CPU, torch.float32, 0.5), (CPU, torch.float32, 1.0)] if capability == "AVX2" else []), *apple]
     assert len(contiguous) + len(others) == len(cases)
 
 

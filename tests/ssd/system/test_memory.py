@@ -89,6 +89,12 @@ def test_a_gpu_library_that_cannot_allocate_does_not_fit(monkeypatch, error):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     assert fewest_steps(failing, 32, torch.device("cuda")) == 4
+    # What a step takes may be 80 % of what is free, and of what PyTorch holds already.
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
+    for taken, expected in ((1200, 1), (1201, None)):
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device, taken=taken: taken)
+        assert fewest_steps(lambda count: None, 32, torch.device("cuda")) == expected
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
     assert fewest_steps(lambda count: failing(9), 32, torch.device("cuda")) is None
     with pytest.raises(RuntimeError, match="illegal memory access"):
         fewest_steps(wrong, 32, torch.device("cuda"))

@@ -1,9 +1,10 @@
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
+from data.loader import Samples
 from ssd.config import ConfigError
 from ssd.config_file import parse_config
 from ssd.model import SSD300
@@ -57,6 +58,23 @@ def test_several_processes_on_cpus_are_told_of_their_own_statistics(network, sai
     run.world = World(size=2)
     synchronise_norms(run, SSD300(2, width=0.05, **network))
     assert ("each process's share of the batch" in capsys.readouterr().out) is said
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("batch_norm", ["none", "backbone"])
+def test_what_automatic_accumulation_changes_is_said(steps, batch_norm, monkeypatch, capsys):
+    monkeypatch.setattr(build, "fewest_steps", lambda *_: steps)
+    source = [{"path": "shapes"}]
+    run = Run.alone(parse_config({"data": {"train": source, "val": source}, "train": {"batch_size": "auto"}}))
+    samples = cast("Samples", SimpleNamespace(cache=None))
+    build.settle_batch_size(run, SSD300(2, batch_norm, 0.05), IMAGENET, samples, None)
+    said = capsys.readouterr().out
+    assert ("warning: batch normalisation takes its statistics from each accumulation step" in said) is (
+        steps > 1 and batch_norm != "none"
+    )
+    # No more photos at once than the step that was tried.
+    assert run.config.eval.batch_size == min(16, 32 // steps)
+    assert ("eval.batch_size 8 instead of 16" in said) is (steps > 1)
 
 
 @pytest.mark.parametrize(

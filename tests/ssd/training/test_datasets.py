@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import train
-from data import image_cache
+from data import image_cache, workers
 from ssd.config_file import load_config
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
@@ -69,6 +69,18 @@ def test_photos_are_kept_in_memory_where_they_fit(shapes_root, tmp_path, monkeyp
         "warning: data.cache: ram would take 0.0 GiB, more than 80% of the 0.0 GiB of memory that are free; the run does "
         "without it"
     ]
+
+
+def test_workers_that_are_not_forked_have_a_cache_each(shapes_root, tmp_path, monkeypatch, capsys):
+    run = alone(tmp_path, shapes_root, cache="ram", workers=3)
+    photos = load_data(run).train
+    size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
+    monkeypatch.setattr(image_cache, "free_memory", lambda: 2 * size)
+    assert train_samples(run, photos, IMAGENET).cache is not None
+    monkeypatch.setattr(workers, "start_method", lambda: "spawn")
+    assert train_samples(run, photos, IMAGENET).cache is None
+    assert "GiB for each of 3 processes, more than" in capsys.readouterr().out
+    assert train_samples(alone(tmp_path, shapes_root, cache="ram", workers=1), photos, IMAGENET).cache is not None
 
 
 def test_a_dry_run_counts_the_cache(shapes_root, tmp_path, capsys):

@@ -1,8 +1,11 @@
 """The training loop: what it begins before it is needed."""
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,10 +13,13 @@ import torch
 import train
 from data.workers import WatchedLoader
 from ssd.system.distributed import World
+from ssd.system.stop import StopRequest
 from ssd.training import outcome, trainer
+from ssd.training.checkpoints import Checkpoints
 from ssd.training.run_log import RunLog
+from ssd.training.step import Taken
 from ssd.training.trainer import Trainer
-from ssd.weights.checkpoint import TrainState
+from ssd.weights.checkpoint import TrainState, load_checkpoint
 from tests.ssd.training.test_restarts import small
 from tests.ssd.training.test_update import SCHEDULE
 from tests.test_survival import signals_as_they_were
@@ -55,3 +61,53 @@ def test_the_photos_of_an_evaluation_are_begun_while_the_network_trains(tmp_path
         assert train.main(["--config", str(config)]) == 0
     assert [event for event in begun if event] == [1, -3, 3, -5]  # those before the first step are others
     assert [record["iteration"] for record in records(tmp_path, "eval")] == [3, 5]
+
+
+def fit(folder: Path, figures: list[tuple[float, float]], patience: int | None = None, resume: bool = False) -> tuple[int, int]:
+    """A run with an evaluation after each step, of a figure and a loss that are made up, and without a network.
+
+    Returns:
+        The iterations of last.pt and best.pt.
+    """
+    step = Mock(world=World(), device=torch.device("cpu"), return_value=Taken(torch.zeros(2), torch.tensor(1.0)))
+    step.updater.first_non_finite.return_value = None
+    step.updater.state.return_value = {}
+    step.updater.average = None
+    folder.mkdir(exist_ok=True)
+    last, best = folder / "last.pt", folder / "best.pt"
+    state = load_checkpoint(last) if resume else TrainState({}, ["cat"], {}, {})
+    schedule = replace(SCHEDULE, iterations=state.iteration + len(figures), eval_every=1, patience=patience)
+    made_up = iter([SimpleNamespace(mean_ap=figure, loss=loss) for figure, loss in figures])
+    run = Trainer(step, schedule, state, Checkpoints(folder, 0), Mock(), [], lambda *_: next(made_up), StopRequest())  # pyright: ignore
+    run.fit(iter(lambda: None, 0))
+    return load_checkpoint(last).iteration, load_checkpoint(best).iteration
+
+
+@pytest.mark.parametrize(
+    "figures, best",
+    [
+        ([(1.0, 3.0), (1.0, 2.0), (1.0, 2.5)], 2),
+        ([(0.0, 5.0), (0.0, 4.0), (0.0, 6.0)], 2),
+        ([(0.5, 3.0), (0.4, 1.0), (0.5 - 1e-12, 2.0)], 3),  # rounding decides nothing
+        ([(0.5, 2.0), (0.5, 2.0 - 1e-5), (0.5, 2.0)], 1),
+        ([(0.5, math.nan), (0.5, 2.0), (0.5, math.nan)], 2),
+        ([(0.4, 1.0), (0.5, 3.0), (0.5, 3.0)], 2),
+        ([(0.5, 1.0), (math.nan, 0.5), (0.5, 2.0)], 1),
+    ],
+)
+def test_of_equal_figures_the_lower_validation_loss_is_the_better(tmp_path, figures, best):
+    assert fit(tmp_path / "whole", figures)[1] == best
+    for each in figures:  # the same, with a restart before each step
+        _, resumed = fit(tmp_path / "parts", [each], resume=each is not figures[0])
+    assert resumed == best
+
+
+def test_patience_begins_when_something_was_found(tmp_path):
+    worse = [(0.0, 5.0 + i) for i in range(6)]
+    assert fit(tmp_path / "nothing", worse, patience=2) == (6, 1)
+    assert fit(tmp_path / "found", [*worse, (0.1, 9.0), (0.1, 9.0), (0.0, 9.0), (0.5, 1.0)], patience=2) == (9, 7)
+
+
+def test_patience_counts_from_the_last_better_evaluation(tmp_path):
+    assert fit(tmp_path, [(0.2, 1.0), (0.1, 1.0), (0.3, 1.0), (0.1, 1.0), (0.3, 0.9), (0.1, 1.0)], patience=2) == (6, 5)
+    assert fit(tmp_path, [(0.2, 1.0), (0.9, 1.0)], patience=2, resume=True) == (7, 5)  # the second one in a row

@@ -41,7 +41,7 @@ class Loop:
         log.evaluated = lambda _, iteration, __: self.evaluated.append(iteration)
         checkpoints: Any = SimpleNamespace(write=self.write)
         state = state or TrainState({}, ["cat"], {}, {})
-        evaluate: Any = lambda *_: SimpleNamespace(mean_ap=self.maps.pop(0))  # noqa: E731
+        evaluate: Any = lambda *_: SimpleNamespace(mean_ap=self.maps.pop(0), loss=1.0)  # noqa: E731
         step: Any = self
         self.trainer = Trainer(
             step, replace(SCHEDULE, **{**lengths, **schedule}), state, checkpoints, log, [], evaluate, self.stop

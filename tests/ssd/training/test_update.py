@@ -8,6 +8,7 @@ from itertools import permutations
 import pytest
 import torch
 
+from ssd import boxes
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
 from ssd.training.optimizer import WeightAverage, make_optimizer
@@ -209,3 +210,18 @@ def test_a_state_resumes_in_another_memory_format(kind, formats):
         three_updates(updater, 3)
     torch.testing.assert_close(after.state(), before.state())
     assert after.model.weight.is_contiguous(memory_format=formats[1])
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_an_optimiser_that_is_not_fused_leaves_the_same_steps_out(kind, monkeypatch):
+    """That of Apple's GPUs, here on a CPU."""
+    fused = updater_of(kind, torch.float32)
+    monkeypatch.setattr(boxes, "APPLE", {"cpu"})
+    plain = updater_of(kind, torch.float32)
+    assert (fused.optimizer.defaults["fused"], plain.optimizer.defaults["fused"]) == (True, False)
+    for iteration, gradient in enumerate((0.3, 0.2, math.inf, 0.1)):  # from the third on the weights stay
+        before = [parameter.detach().clone() for parameter in plain.model.parameters()]
+        ours, theirs = (update(updater, gradient, iteration=iteration) for updater in (plain, fused))
+        assert is_same(before, ours) is (iteration >= 2)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
