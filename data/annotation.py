@@ -10,6 +10,7 @@ from ssd.system.errors import UserError
 
 RARE = 20  # times fewer objects: so rare a class may be another one misspelt
 
+MIN_SIDE = 0.5  # pixels of a box: less is no object that anybody drew
 MAX_SIDE = 2**31  # pixels of a photo: more make no sense
 
 
@@ -49,7 +50,9 @@ class Annotation(NamedTuple):
     truncated: np.ndarray  # [m] int8: 1 where the object reaches beyond its box, as VOC tells it, 0 where not; -1: not told
     clipped: tuple[str, ...]  # the places in its file of boxes that reached beyond the photo
     empty: tuple[str, ...]  # and of boxes without area, which were dropped
+    tiny: tuple[str, ...]  # and of those far smaller than a pixel, which were dropped
     repeated: tuple[str, ...]  # and of those that repeat another of their class, which were dropped
+    written: np.ndarray  # [k, 4] float32 pixels: edges of all boxes as they were read, also of those that were dropped
 
 
 def agreed_size(said: tuple[int, int], photo: PhotoSize | None, where: str, entry: str, faults: list[str]) -> tuple[int, int]:
@@ -82,8 +85,8 @@ def clipped_annotation(
     where: Callable[[int], str],
     truncated: Sequence[int] | None = None,
 ) -> Annotation:
-    """An annotation with its boxes (pixel edges from 0) clipped to the photo; those without area, and those that stand twice
-    with the same class, as where annotations were merged, are dropped.
+    """An annotation with its boxes (pixel edges from 0) clipped to the photo; those without area or far smaller than a pixel,
+    and those that stand twice with the same class, as where annotations were merged, are dropped.
 
     Args:
         width: of the photo, in pixels; 0 where it is not known.
@@ -96,13 +99,15 @@ def clipped_annotation(
     """
     edges, kinds = np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
     clipped, is_clipped = _clip(edges, width, height)
-    whole = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    shorter = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf)
+    whole = shorter >= MIN_SIDE
     kept = whole & _is_first(edges, kinds)
-    dropped = (is_clipped & kept, ~whole, whole & ~kept)
+    told = (is_clipped & kept, shorter <= 0, (shorter > 0) & ~whole, whole & ~kept)
+    clipped_at, empty_at, tiny_at, repeated_at = (tuple(map(where, np.flatnonzero(chosen).tolist())) for chosen in told)
     return Annotation(
         width, height, clipped[kept], kinds[kept], np.array(difficult, bool)[kept],
         np.full(len(kept), -1, np.int8)[kept] if truncated is None else np.array(truncated, np.int8)[kept],
-        *(tuple(map(where, np.flatnonzero(chosen).tolist())) for chosen in dropped),
+        clipped_at, empty_at, tiny_at, repeated_at, edges,
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def unwatched(done: int, total: int) -> None:
 MENDED = {
     "clipped": "boxes reached beyond their photo and were clipped to it",
     "empty": "boxes without area were left out",
+    "tiny": "boxes are narrower or lower than half a pixel and were left out",
     "repeated": "boxes repeat another of their class and were left out",
 }
 
@@ -52,6 +53,7 @@ class Inspected(NamedTuple):
     labels: np.ndarray  # [N] int64
     difficult: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] int8
+    written: np.ndarray  # [M, 6] float32: edges of all boxes as they were read, width and height of their photo
     num_read: int  # n, and those that cannot be used
     mended: dict[str, tuple[int, list[str]]]  # by the names in MENDED: how many boxes, and the places of the first
     looked_at: list[tuple[Path, Stamp, Look | str]]  # what is to be remembered of photos
@@ -161,6 +163,7 @@ class _Inspection(Dataset[Inspected]):
             labels=np.concatenate([np.zeros(0, np.int64), *(a.labels for a in annotations)]),
             difficult=np.concatenate([np.zeros(0, bool), *(a.difficult for a in annotations)]),
             truncated=np.concatenate([np.zeros(0, np.int8), *(a.truncated for a in annotations)]),
+            written=np.concatenate([np.zeros((0, 6), np.float32), *map(_with_size, annotations)]),
             num_read=len(batch),
             mended={kind: _counted([place for a in annotations for place in getattr(a, kind)]) for kind in MENDED},
             looked_at=looked_at,
@@ -213,6 +216,12 @@ def _look(entry: Entry, known: Known, looked_at: list[tuple[Path, Stamp, Look | 
         raise
     looked_at.append((entry.photo, stamp, look))
     return look
+
+
+def _with_size(annotation: Annotation) -> np.ndarray:
+    """The boxes as they were read, each with the size of the photo `[k, 6]`."""
+    size = np.array([annotation.width, annotation.height], np.float32)
+    return np.column_stack([annotation.written, np.broadcast_to(size, (len(annotation.written), 2))])
 
 
 def _counted(places: list[str]) -> tuple[int, list[str]]:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from data.annotation import DataError
+from data.conventions import fault_in
 from data.inspection import MENDED, NAMED, Inspected, Known, Watch, inspect, unwatched
 from data.layouts.find import list_entries
 from data.listing import Entry
@@ -195,7 +196,7 @@ def load_photos(
             continue
         notes: list[str] = []
         try:
-            entries = list_entries(folder, source, labels, ignore_others, seed, notes, data_format)
+            layout, entries = list_entries(folder, source, labels, ignore_others, seed, notes, data_format)
         except DataError as error:
             faults += str(error).splitlines()
             continue
@@ -204,7 +205,7 @@ def load_photos(
         batches = _read(entries, memories, damaged == "skip", workers, progress)
         done += len(entries)
         parts.append(_loaded(tuple(classes), batches, notes))
-        found = [fault for batch in batches for fault in batch.faults] or _relative_boxes(folder, parts[-1].photos)
+        found = [fault for batch in batches for fault in batch.faults] or _boxes_fault(folder, layout, batches)
         faults += found
         if not found and all(batch.is_lasting for batch in batches):
             _remember(cache, parts[-1])
@@ -265,14 +266,15 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
     )
 
 
-def _relative_boxes(folder: Path, photos: Photos) -> list[str]:
-    """The fault of a folder whose boxes are all smaller than a pixel."""
-    if not len(photos.boxes) or photos.boxes.max() > 1 or photos.sizes.min() <= 1:
+def _boxes_fault(folder: Path, layout: str, batches: Sequence[Inspected]) -> list[str]:
+    """The fault of a folder whose boxes are written in another convention than its layout's."""
+    written = np.concatenate([np.zeros((0, 6), np.float32), *(batch.written for batch in batches)])
+    if not len(written):
         return []
-    return [
-        f"{folder}: all {len(photos.boxes)} boxes lie within 0..1, as if relative to their photo ({photos.path(0)}, ...); "
-        "pixels are expected: export them again"
-    ]
+    places = [place for kind in MENDED for batch in batches for place in batch.mended[kind][1]]
+    photos = [os.fsdecode(path) for batch in batches for path in batch.paths[:1]]
+    fault = fault_in(written[:, :4], written[:, 4:], layout, [*places, *photos][0])
+    return [f"{folder}: {fault}"] if fault else []
 
 
 def _named(places: Sequence[str], count: int) -> str:

@@ -187,9 +187,9 @@ def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
         ValueError: it has neither, or what it has makes no sense.
     """
     bbox, segmentation = item.get("bbox"), item.get("segmentation")
-    has_angle = isinstance(bbox, list) and len(bbox) == 5
-    angle = bbox[4] if has_angle else item["attributes"].get("rotation")
-    if has_angle or is_turned(angle):
+    five = bbox if isinstance(bbox, list) and len(bbox) == 5 else None
+    angle = five[4] if five else item["attributes"].get("rotation")
+    if five or is_turned(angle):
         raise ValueError(turned_box(angle))
     if not bbox and isinstance(segmentation, list) and segmentation:
         return _around(segmentation)

@@ -128,8 +128,8 @@ def list_entries(
     seed: int,
     notes: list[str],
     known: str | None = None,
-) -> list[Entry]:
-    """The photos that one source names.
+) -> tuple[str, list[Entry]]:
+    """The layout of one source, and the photos that it names.
 
     Args:
         folder: the data set.
@@ -143,7 +143,7 @@ def list_entries(
     Raises:
         DataError: the folder or the split is missing, or it names no photo.
     """
-    _, layout = find_layout(folder, known, notes)
+    name, layout = find_layout(folder, known, notes)
     split = find_split(folder, source, layout.splits())
     entries = layout.entries(split, labels, ignore_others, notes)
     if not entries:
@@ -151,4 +151,4 @@ def list_entries(
     if source.val_fraction is not None:
         chosen = divide([entry.name for entry in entries], folder, source, seed)
         entries = [entry for entry in entries if entry.name in chosen]
-    return entries
+    return name, entries

@@ -85,7 +85,7 @@ def parse_annotation(
                 faults.append(f"{where}: {unknown_class(name, classes)}")
             continue
         try:
-            box = _box(item)
+            box = _box(item, width, height)
         except ValueError as error:
             faults.append(f"{where} ({name}): {error}")
             continue
@@ -157,8 +157,8 @@ def _angle(item: ElementTree.Element) -> str:
     return ""
 
 
-def _box(item: ElementTree.Element) -> tuple[float, float, float, float]:
-    """The corners of one object's box, inclusive pixels counted from 1.
+def _box(item: ElementTree.Element, width: int, height: int) -> tuple[float, float, float, float]:
+    """The corners of one object's box in a photo of that size, inclusive pixels counted from 1.
 
     Raises:
         ValueError: it has none, or one with an angle, or its corners are no numbers or the wrong way round.
@@ -180,5 +180,7 @@ def _box(item: ElementTree.Element) -> tuple[float, float, float, float]:
             raise ValueError(f"{name} is no finite number: {text!r}")
     xmin, ymin, xmax, ymax = (corners[name] for name in CORNERS)
     if xmax < xmin or ymax < ymin:
-        raise ValueError(f"the box is inverted: ({xmin:g}, {ymin:g}) to ({xmax:g}, {ymax:g}); swap its corners")
+        is_size = min(xmin, ymin) >= 0 < min(xmax, ymax) and xmin + xmax / 2 <= width + 1 and ymin + ymax / 2 <= height + 1
+        other = ", or, if the last two are its width and height, write its right and bottom edges" if is_size else ""
+        raise ValueError(f"the box is inverted: ({xmin:g}, {ymin:g}) to ({xmax:g}, {ymax:g}); swap its corners{other}")
     return xmin, ymin, xmax, ymax
