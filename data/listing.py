@@ -1,5 +1,7 @@
-"""What the readers of all layouts list: an entry a photo."""
+"""What the readers of all layouts list: an entry a photo, and notes; and names as they are compared."""
 
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,3 +16,31 @@ class Entry(NamedTuple):
     photo: Path | None
     fault: str  # what is wrong where there is no photo
     read: Callable[[PhotoSize | None], Annotation]  # its objects, given what the photo measures; raises DataError
+
+
+WARNING = "warning: "  # begins a note of what is likely to be a mistake
+
+
+def counted(what: str, count: int, total: int) -> str:
+    """A note of so many of all photos or labels: a warning above half.
+
+    Args:
+        what: is said of them.
+    """
+    return f"{WARNING if count > total / 2 else ''}{what}"
+
+
+def attributed(part: str, note: str) -> str:
+    """A note with the part of the data that it is of; that it is a warning stays in front."""
+    return f"{WARNING if note.startswith(WARNING) else ''}{part}: {note.removeprefix(WARNING)}"
+
+
+def composed(name: str) -> str:
+    """A name as it is compared: macOS and some tools write é as e and an accent, others as one letter."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def unquoted(line: str) -> str:
+    """The name in a line of a list, without the quotes that Datumaro writes around names with spaces, and what follows them."""
+    found = re.match(r'"((?:[^"\\]|\\.)*)"', line)
+    return found[1].replace('\\"', '"') if found else line

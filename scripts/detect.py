@@ -38,10 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.deploy.predictor import Predictor
     from ssd.deploy.results import Results
     from ssd.system.device import keep_freed_memory
-    from ssd.system.images import printable
+    from ssd.system.images import passed_over, printable
 
     keep_freed_memory()
     inputs = find_inputs(options.inputs)
+    if passed_over(inputs.unread):
+        print(f"note: {passed_over(inputs.unread)}", file=sys.stderr)
     predictor = Predictor.from_checkpoint(
         options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles,
         compile=options.compile,

@@ -12,7 +12,7 @@ from data.annotation import DataError
 from data.inspection import Watch, unwatched
 from data.layouts.coco_file import ENCODINGS, category_names, id_of, is_coco, objects_in, read_file, to_annotation
 from data.layouts.tree import Tree, list_tree, same_split, split_of, stem_of
-from data.listing import Entry
+from data.listing import Entry, composed, counted
 from data.splits import role, words
 
 MAX_JUDGED = 50  # JSON files that are looked at: tools that write one a photo have no other than those
@@ -111,7 +111,22 @@ class Coco:
         twice = [photo for photo, count in Counter(entry.photo for entry in listed if entry.photo).items() if count > 1]
         if twice:
             raise DataError(f"{twice[0]}: {len(twice)} such photos stand twice in {', '.join(paths)}; join their entries")
+        self._tell_bare(split, [entry.photo for entry in listed if entry.photo], notes)
         return listed
+
+    def _tell_bare(self, split: str | None, listed: list[Path], notes: list[str]) -> None:
+        """Counts the photos that no file lists, as far as the files of other splits cannot list them."""
+        is_whole = len(self._of(split)) == len(self.tree.of(".json") if self.is_file else self.files)
+        known = set(listed)
+        bare = [
+            photo
+            for photo in self.tree.photos
+            if (is_whole or (split and same_split(split_of(posixpath.dirname(photo)) or "-", split_of(split))))
+            and self.tree.path(photo) not in known
+        ]
+        if bare:
+            what = f"{self.tree.path(bare[0])}: is in no list of images; {len(bare)} such photos were left out"
+            notes.append(counted(what, len(bare), len(bare) + len(listed)))
 
     def _entries_of(
         self, path: str, split: str, labels: Mapping[str, int], ignore_others: bool, notes: list[str]
@@ -143,13 +158,17 @@ class Coco:
                 f"{where}: {found.num_marked} of {len(content['annotations'])} annotations are marked as crowds (iscrowd), as "
                 "CVAT marks every mask; they were taken as single objects. If they are regions of many, take them out"
             )
-        listed = []
+        listed, num_empty = [], 0
         finder = _PhotoFinder(self.tree, self.by_name, path, split)
         for image in content["images"]:
-            name = str(image["file_name"])
+            name = composed(str(image["file_name"]))
             photo, fault = finder.find(name)
             read = partial(to_annotation, where, image, objects[id_of(image["id"])], categories, labels, ignore_others)
+            num_empty += not objects[id_of(image["id"])]
             listed.append(Entry(name, self.tree.path(photo) if photo else None, fault, read))
+        if num_empty:
+            what = f"{num_empty} of {len(listed)} images have no annotation, and count as photos without objects"
+            notes.append(counted(f"{where}: {what}", num_empty, len(listed)))
         return listed
 
 

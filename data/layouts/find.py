@@ -11,15 +11,17 @@ from data.layouts.named import ARCHIVES, layout_named
 from data.layouts.tree import Tree, list_tree
 from data.layouts.voc import Voc
 from data.layouts.yolo import Yolo
-from data.listing import Entry
+from data.listing import Entry, counted
 from data.splits import divide, find_split
 from ssd.config import SourceConfig
 from ssd.system.files import looked_in
-from ssd.system.images import SUFFIXES
+from ssd.system.images import NOT_READ, SUFFIXES, passed_over
 
 
 class Layout(Protocol):
     """One way in which photos and boxes lie in a folder."""
+
+    tree: Tree
 
     def __init__(self, tree: Tree) -> None: ...
 
@@ -110,6 +112,8 @@ def shortage(tree: Tree) -> str:
     packed = [suffix for suffix in ARCHIVES if tree.others[suffix]]
     if packed:
         remedy = f"Unpack the {', '.join(packed)} first"
+    elif not tree.photos and passed_over(tree.others):
+        remedy = f"Its {passed_over(tree.others)}"
     elif not tree.photos:
         remedy = f"It has no photo that can be read ({', '.join(SUFFIXES)}): add the photos, or convert those of other formats"
     else:
@@ -146,6 +150,10 @@ def list_entries(
     name, layout = find_layout(folder, known, notes)
     split = find_split(folder, source, layout.splits())
     entries = layout.entries(split, labels, ignore_others, notes)
+    unread = passed_over(layout.tree.others)
+    if unread:
+        count = sum(layout.tree.others[suffix] for suffix in NOT_READ)
+        notes.append(counted(f"{folder}: {unread}", count, count + len(layout.tree.photos)))
     if not entries:
         raise DataError(f"{folder}: {f'split {split}' if split else 'the folder'} names no photo")
     if source.val_fraction is not None:

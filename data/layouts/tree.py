@@ -3,13 +3,14 @@
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from data.layouts.named import base_of
+from data.listing import composed
 from data.splits import role, words
 from ssd.system.images import SUFFIXES
 from ssd.system.links import is_listed
@@ -30,20 +31,21 @@ MAX_SAME_STEM = 64  # photos of one name that are looked at for an annotation fi
 
 @dataclass(frozen=True)
 class Tree:
-    """The files below a folder, as paths relative to it, with slashes, in order."""
+    """The files below a folder, as paths relative to it, with slashes and composed letters, in order."""
 
     folder: Path
     photos: tuple[str, ...]
     files: dict[str, tuple[str, ...]]  # what a layout may read, by suffix
     others: Counter[str]  # how many files there are of each suffix that none reads
     named: str = ""  # the JSON file or data.yaml that was named in place of the folder; it may lie outside of it
+    spelt: Mapping[str, str] = field(default_factory=dict)  # how paths are called in the file system, where it differs
 
     def of(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes."""
         return sorted(path for suffix in suffixes for path in self.files.get(suffix, ()))
 
     def path(self, name: str) -> Path:
-        return self.folder / name
+        return self.folder / self.spelt.get(name, name)
 
     def contents(self) -> str:
         """What is in the folder, in words."""
@@ -89,7 +91,14 @@ def list_tree(folder: Path) -> Tree:
                         waiting.append((f"{place}{name}/", depth + 1))
                 else:
                     others[suffix or "without suffix"] += 1
-    return Tree(base, tuple(sorted(photos)), {key: tuple(sorted(paths)) for key, paths in files.items()}, others, named)
+    found = {*photos, *(path for paths in files.values() for path in paths)}
+    spelt = {composed(path): path for path in found if composed(path) not in found}
+    names = {path: name for name, path in spelt.items()}
+
+    def in_order(paths: list[str]) -> tuple[str, ...]:
+        return tuple(sorted(names.get(path, path) for path in paths))
+
+    return Tree(base, in_order(photos), {key: in_order(paths) for key, paths in files.items()}, others, named, spelt)
 
 
 @cache
@@ -125,6 +134,12 @@ def key_of(path: str) -> str:
     return f"{part}/{stem_of(path)}" if part else stem_of(path)
 
 
+def photo_named(path: str) -> str:
+    """The path of the photo that an annotation file is named after with its suffix (a.jpg.txt); empty where it is not."""
+    name = posixpath.splitext(path)[0]
+    return name if name.lower().endswith(SUFFIXES) else ""
+
+
 class Pairs(NamedTuple):
     """Which photos belong to which annotation files."""
 
@@ -135,8 +150,8 @@ class Pairs(NamedTuple):
 
 def pair(annotations: Iterable[str], photos: Sequence[str]) -> Pairs:
     """Pairs annotation files with photos: of the same name, side by side or in folders of the same part of the data
-    (`images/a/1.jpg` with `labels/a/1.txt`); where none is there, the only photo of that name that has no annotation yet and
-    is of no other split."""
+    (`images/a/1.jpg` with `labels/a/1.txt`, or `labels/a/1.jpg.txt`); where none is there, the only photo of that name that has
+    no annotation yet and is of no other split."""
     by_key: dict[str, list[str]] = {}
     for photo in photos:
         by_key.setdefault(key_of(photo), []).append(photo)
@@ -146,7 +161,7 @@ def pair(annotations: Iterable[str], photos: Sequence[str]) -> Pairs:
     doubles, rest = [], []
     # Where labels lie beside the photos and in a folder of their own, the latter are meant.
     for path in sorted(annotations, key=lambda path: (posixpath.dirname(path) in places, path)):
-        candidates = by_key.get(key_of(path), [])
+        candidates = by_key.get(key_of(path), []) or _whole_name(path, by_key, key_of)
         beside = [photo for photo in candidates if posixpath.dirname(photo) == posixpath.dirname(path)]
         mates = beside or candidates
         if not mates:
@@ -160,6 +175,13 @@ def pair(annotations: Iterable[str], photos: Sequence[str]) -> Pairs:
     return Pairs(found, doubles, lonely)
 
 
+def _whole_name(path: str, photos: Mapping[str, list[str]], key: Callable[[str], str]) -> list[str]:
+    """The photos that an annotation file is named after with their suffix; with another one where none has it."""
+    named = photo_named(path)
+    found = photos.get(key(named), []) if named else []
+    return [photo for photo in found if photo.lower().endswith(posixpath.basename(named).lower())] or found
+
+
 def _pair_rest(
     rest: list[str], photos: Sequence[str], found: dict[str, list[str]], taken: set[str], doubles: list[str]
 ) -> list[str]:
@@ -170,6 +192,7 @@ def _pair_rest(
     lonely = []
     for path in rest:
         candidates = by_stem.get(stem_of(path).casefold(), [])
+        candidates = candidates or _whole_name(path, by_stem, lambda name: stem_of(name).casefold())
         candidates = candidates if len(candidates) <= MAX_SAME_STEM else []
         candidates = [
             photo for photo in candidates if same_split(split_of(posixpath.dirname(photo)), split_of(posixpath.dirname(path)))

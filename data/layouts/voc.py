@@ -9,11 +9,11 @@ from pathlib import Path
 
 from data.annotation import DataError
 from data.inspection import Watch, tally, unwatched
-from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, split_of, stem_of
+from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, photo_named, split_of, stem_of
 from data.layouts.voc_annotation import is_annotation, names_in, parse_annotation, root_of
-from data.listing import Entry
+from data.listing import Entry, composed, counted, unquoted
 from data.splits import role
-from ssd.system.images import SUFFIXES
+from ssd.system.images import SUFFIXES, passed_over
 
 NUM_JUDGED = 20  # files by which a layout is recognised
 
@@ -33,7 +33,7 @@ class Voc:
             return pairs._replace(lonely=[])
         taken = {photo for mates in pairs.photos.values() for photo in mates}
         free = [photo for photo in self.tree.photos if photo not in taken]
-        named = {_as_named_within(self.tree.folder, path): path for path in lonely} if free else {}
+        named = {_as_named_within(self.tree, path): path for path in lonely} if free else {}
         more = pair(list(named), free)
         photos = pairs.photos | {named[name]: mates for name, mates in more.photos.items()}
         return Pairs(photos, pairs.doubles, [path for path in lonely if path not in photos])
@@ -41,7 +41,9 @@ class Voc:
     @cached_property
     def by_key(self) -> dict[str, str]:
         """The annotation file of each part and name."""
-        return {key_of(path): path for path in sorted([*self.pairs.photos, *self.pairs.lonely], reverse=True)}
+        paths = sorted([*self.pairs.photos, *self.pairs.lonely], reverse=True)
+        whole = {key_of(photo_named(path)): path for path in paths if photo_named(path)}  # a.jpg.xml is of a
+        return whole | {key_of(path): path for path in paths}
 
     @cached_property
     def by_photo(self) -> dict[str, list[str]]:
@@ -94,7 +96,7 @@ class Voc:
 
     def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Counter[str]:
         """How many objects of each name there are, in the order in which they are met; what cannot be read counts as none."""
-        return tally(sorted(self.pairs.photos), partial(names_in, self.tree.folder), workers, watch)
+        return tally([str(self.tree.path(path)) for path in sorted(self.pairs.photos)], names_in, workers, watch)
 
     def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
         """The photos of a split; arguments as in `data.layouts.find.Layout`."""
@@ -108,7 +110,7 @@ class Voc:
         fault = ""
         if not mates:
             where = self.tree.path(posixpath.join(_commonest(self.tree.photos, "JPEGImages"), stem_of(path)))
-            fault = f"{where}: no photo of that name ({', '.join(SUFFIXES)})"
+            fault = f"{where}: no photo of that name ({passed_over(self.tree.others) or ', '.join(SUFFIXES)})"
         elif len(mates) > 1:
             fault = (
                 f"{self.tree.path(mates[0])}: {posixpath.basename(mates[1])} has the same name; remove or rename one of them"
@@ -131,7 +133,9 @@ class Voc:
             else:
                 if set(name) & set("/\\\0"):
                     raise DataError(f"{where}: {name!r} is a path; an id is the name of a photo, without suffix")
-                path = posixpath.join(_commonest(self.tree.of(".xml"), "Annotations"), f"{_without_columns(name)}.xml")
+                path = posixpath.join(
+                    _commonest(self.tree.of(".xml"), "Annotations"), f"{_without_columns(unquoted(name))}.xml"
+                )
                 entries[path] = self._entry(path, self.by_photo.get(key_of(path), []), labels, ignore_others)
         if strangers:
             notes.append(f"{where}: {strangers} of {len(names)} lines name no annotated photo, and were left out")
@@ -141,7 +145,7 @@ class Voc:
 
     def find(self, list_file: str, name: str) -> str | None:
         """The annotation file that a line of a list means: in the folder around ImageSets, or the only one of that name."""
-        for each in dict.fromkeys((name, _without_columns(name))):
+        for each in dict.fromkeys((name, _without_columns(name), unquoted(name))):
             part = part_of(posixpath.join(_base(list_file) or "", posixpath.dirname(each)))
             stems = [posixpath.basename(each), *([stem_of(each)] if each.lower().endswith(SUFFIXES) else [])]
             for stem in stems:
@@ -157,25 +161,34 @@ class Voc:
         if self.pairs.doubles:
             first = self.tree.path(self.pairs.doubles[0])
             notes.append(f"{first}: its photo has another annotation file; {len(self.pairs.doubles)} such files were left out")
-        if split is None:
-            folders = {posixpath.dirname(mates[0]) for mates in self.pairs.photos.values()}
-            used = {photo for mates in self.pairs.photos.values() for photo in mates}
-            bare = [photo for photo in self.tree.photos if photo not in used and posixpath.dirname(photo) in folders]
-            if bare:
-                notes.append(f"{self.tree.path(bare[0])}: has no annotation file; {len(bare)} such photos were left out")
-        else:
+        used = {photo for mates in self.pairs.photos.values() for photo in mates}
+        bare = [photo for photo in self.tree.photos if photo not in used and _is_of(split, photo)]
+        total = sum(_is_of(split, photo) for photo in self.tree.photos)
+        if bare:
+            what = f"{self.tree.path(bare[0])}: has no annotation file; {len(bare)} such photos were left out, of {total}"
+            notes.append(counted(what, len(bare), total))
+        if split is not None:
+            lonely = [path for path in self.pairs.lonely if _is_of(split, path)]
+            if lonely:
+                what = f"{self.tree.path(lonely[0])}: has no photo; {len(lonely)} such annotation files were left out"
+                notes.append(counted(what, len(lonely), len(lonely) + len(self.in_folders[split])))
             outside = len(self.pairs.photos) - sum(map(len, self.in_folders.values()))
             if outside:
                 notes.append(f"{self.tree.folder}: {outside} annotated photos lie in no folder of a split, and were left out")
 
 
-def _as_named_within(folder: Path, path: str) -> str:
+def _is_of(split: str | None, path: str) -> bool:
+    """Whether a file is of a split by its folder; all are of None."""
+    return split is None or split_of(posixpath.dirname(path)) == split
+
+
+def _as_named_within(tree: Tree, path: str) -> str:
     """Where an annotation file would lie if it were called like the photo that it names; empty if it names none."""
-    root = root_of(folder / path)
+    root = root_of(tree.path(path))
     if root is None:
         return ""
     name = (root.findtext("filename") or root.findtext("path") or "").strip()
-    name = posixpath.basename(name.replace("\\", "/"))
+    name = composed(posixpath.basename(name.replace("\\", "/")))
     stem = stem_of(name) if name.lower().endswith(SUFFIXES) else name
     return posixpath.join(posixpath.dirname(path), f"{stem}.xml")
 
@@ -198,7 +211,7 @@ def _read_ids(list_file: Path) -> list[str]:
         lines = list_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{list_file}: cannot be read: {error}") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [composed(line.strip()) for line in lines if line.strip()]
 
 
 def _without_columns(line: str) -> str:

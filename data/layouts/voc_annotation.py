@@ -46,9 +46,9 @@ def root_of(path: Path) -> ElementTree.Element | None:
         return None
 
 
-def names_in(folder: Path, path: str) -> list[str]:
+def names_in(path: str) -> list[str]:
     """The names of the objects in an annotation file; none where it cannot be read."""
-    root = root_of(folder / path)
+    root = root_of(Path(path))
     items = [] if root is None else root.findall("object")
     return [name for item in items if (name := (item.findtext("name") or "").strip())]
 

@@ -13,7 +13,7 @@ from data.layouts.tree import Pairs, Tree, key_of, pair, split_of
 from data.layouts.yolo_labels import is_labels, numbered_lines, numbers_in, read_labels, read_text, resembles_labels
 from data.layouts.yolo_names import NAME_FILES, names_in_notes, names_in_settings, numbered
 from data.layouts.yolo_splits import NamedSplits, Split, photo_lists
-from data.listing import Entry
+from data.listing import Entry, counted
 from data.splits import role
 
 NUM_JUDGED = 20  # files by which a layout is recognised
@@ -149,7 +149,7 @@ class Yolo:
         Raises:
             DataError: a file of names cannot be used; or there is none, and a number is likely to be wrong.
         """
-        numbers = tally(list(self.pairs.photos), partial(numbers_in, self.tree.folder), workers, watch)
+        numbers = tally([str(self.tree.path(path)) for path in self.pairs.photos], numbers_in, workers, watch)
         names = self.names or self._unnamed(numbers)
         counts: Counter[str] = Counter()
         for number, name in names.items():
@@ -180,7 +180,7 @@ class Yolo:
         if chosen.faults:
             raise DataError("\n".join(chosen.faults))
         notes += chosen.notes
-        self._tell_left_out(split, notes)
+        self._tell_left_out(split, chosen.photos, notes)
         names = self.names or dict(enumerate(labels))
         listed, seen = [], {}
         for photo in chosen.photos:
@@ -194,14 +194,18 @@ class Yolo:
             listed.append(Entry(key_of(photo), None if fault else self.tree.path(photo), fault, read))
         return listed
 
-    def _tell_left_out(self, split: str | None, notes: list[str]) -> None:
-        """Says which photos and label files of the folder are not used."""
-        folders = {posixpath.dirname(path) for path in self.pairs.photos}
-        lonely = [path for path in self.pairs.lonely if posixpath.dirname(path) in folders and is_labels(self.tree.path(path))]
+    def _tell_left_out(self, split: str | None, photos: list[str], notes: list[str]) -> None:
+        """Says which of the photos have no labels, and which photos and label files of the folder are not used."""
+        bare = [photo for photo in photos if photo not in self.texts]
+        if bare:
+            what = f"{len(bare)} of {len(photos)} photos have no label file, and count as photos without objects"
+            notes.append(counted(f"{self.tree.path(bare[0])}: {what}", len(bare), len(photos)))
+        lonely = [path for path in self.pairs.lonely if is_labels(self.tree.path(path))]
         strays = len(self.tree.photos) - len(self.photos)
         for paths, said in ((lonely, "has no photo"), (self.pairs.doubles, "its photo has another label file")):
             if paths:
-                notes.append(f"{self.tree.path(paths[0])}: {said}; {len(paths)} such files were left out")
+                what = f"{self.tree.path(paths[0])}: {said}; {len(paths)} such files were left out"
+                notes.append(counted(what, len(paths), len(paths) + len(self.pairs.photos)))
         if strays:
             notes.append(f"{self.tree.folder}: {strays} photos lie where no photo has labels, and were left out")
         if split is not None:

@@ -71,9 +71,9 @@ def read_text(path: Path, strict: bool = True) -> str:
         raise Damaged(f"{path}: line {row}: is not text in UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
-def numbers_in(folder: Path, path: str) -> list[int]:
+def numbers_in(path: str) -> list[int]:
     """The numbers of the classes in a file of labels; none where it cannot be read."""
-    return [number for _, number in numbered_lines(folder / path)]
+    return [number for _, number in numbered_lines(Path(path))]
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, int]]:

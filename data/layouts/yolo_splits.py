@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from data.layouts.named import ENTRIES, places_in
 from data.layouts.tree import Tree, split_of, stem_of
 from data.layouts.yolo_labels import read_text
+from data.listing import composed, unquoted
 from data.splits import role
 from ssd.system.images import SUFFIXES
 
@@ -57,7 +58,7 @@ class NamedSplits:
         """The photos that an entry of data.yaml names: folders or lists, relative to it or to its `path`; or from where the
         tool thought that the data set would be, as far as that can be found."""
         split = Split([], [], [])
-        for each in places_in(self.content, name):
+        for each in map(composed, places_in(self.content, name)):
             place = self._find(each)
             if place is None:
                 remedy = "mend the entry, or remove it"
@@ -146,4 +147,5 @@ def photo_lists(tree: Tree) -> list[str]:
 
 def _lines(tree: Tree, path: str) -> list[str]:
     """The lines of a text file that are not blank."""
-    return [line.strip().replace("\\", "/") for line in read_text(tree.path(path)).splitlines() if line.strip()]
+    lines = read_text(tree.path(path)).splitlines()
+    return [composed(unquoted(line.strip()).replace("\\", "/")) for line in lines if line.strip()]

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
 from itertools import chain, count
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from ssd.deploy.video import CAMERA, VIDEO_SUFFIXES
 from ssd.system.errors import UsageError
-from ssd.system.images import SUFFIXES, printable
+from ssd.system.images import NOT_READ, SUFFIXES, passed_over, printable
 from ssd.system.links import is_listed
 
 RESOURCE_FORK = "._"  # begins the names of files that macOS leaves beside others
@@ -28,6 +29,7 @@ class Inputs(NamedTuple):
 
     photos: list[Input]
     videos: list[Input]  # and cameras
+    unread: Counter[str]  # how many other photos there are, by suffix
 
 
 def find_inputs(words: Iterable[str]) -> Inputs:
@@ -38,11 +40,11 @@ def find_inputs(words: Iterable[str]) -> Inputs:
         UsageError: a word is no file, or names no photo and no video.
         OSError: a folder cannot be read.
     """
-    found = Inputs([], [])
+    found = Inputs([], [], Counter())
     seen: set[str] = set()
     names: set[str] = set()
     for word in words:
-        for path, base in _files(word):
+        for path, base in _files(word, found.unread):
             place = path if path.startswith(CAMERA) else _place(path)
             if place not in seen:
                 seen.add(place)
@@ -91,40 +93,40 @@ def _candidates(path: str, base: str) -> Iterator[str]:
     yield from _numbered(printable("/".join(parts)))
 
 
-def _files(word: str) -> Iterator[tuple[str, str]]:
-    """Photos and videos that a word means, each with the folder that it is named from."""
+def _files(word: str, unread: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Photos and videos that a word means, each with the folder that it is named from; others are counted."""
     if "://" in word:
         raise UsageError(f"{word}: addresses are not fetched; download the file and name it")
     if word.startswith(CAMERA):
         yield word, ""
     elif os.path.isdir(word):
-        inside = list(_below(word))
+        inside = list(_below(word, unread))
         if not inside:
-            raise UsageError(f"{printable(word)}: holds no photos and no videos ({', '.join(SUFFIXES + VIDEO_SUFFIXES)})")
+            hint = passed_over(unread) or ", ".join(SUFFIXES + VIDEO_SUFFIXES)
+            raise UsageError(f"{printable(word)}: holds no photos and no videos ({hint})")
         yield from ((path, word) for path in inside)
     else:
         matches = [word] if os.path.exists(word) else sorted(glob(word, recursive=True))
         if not matches:
             hint = ", and no file fits the pattern" if has_magic(word) else ""
             raise UsageError(f"{printable(word)}: no such file{hint}")
-        files = [(path, os.path.dirname(path) or ".") for path in matches if _is_known(path)]
-        files += [(path, folder) for folder in filter(os.path.isdir, matches) for path in _below(folder)]
+        files = [(path, os.path.dirname(path) or ".") for path in matches if _is_known(path, unread)]
+        files += [(path, folder) for folder in filter(os.path.isdir, matches) for path in _below(folder, unread)]
         if not files:
-            raise UsageError(
-                f"{printable(word)}: is neither a photo ({', '.join(SUFFIXES)}) nor a video ({', '.join(VIDEO_SUFFIXES)})"
-            )
+            known = f"is neither a photo ({', '.join(SUFFIXES)}) nor a video ({', '.join(VIDEO_SUFFIXES)})"
+            raise UsageError(f"{printable(word)}: {passed_over(unread) or known}")
         yield from files
 
 
-def _below(folder: str) -> Iterator[str]:
+def _below(folder: str, unread: Counter[str]) -> Iterator[str]:
     """The photos and videos of a folder and of all below it, in the order of their names. Links to folders elsewhere are
-    followed."""
+    followed, and photos that are not read are counted."""
     listed = [os.path.realpath(folder)]
 
     def inside(folder: str) -> Iterator[str]:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
-        yield from (entry.path for entry in entries if _is_known(entry.path) and os.path.isfile(entry.path))
+        yield from (entry.path for entry in entries if _is_known(entry.path, unread) and os.path.isfile(entry.path))
         for entry in entries:
             is_link = entry.is_symlink() and os.path.isdir(entry.path)
             if (is_link and not is_listed(entry.path, listed)) or entry.is_dir(follow_symlinks=False):
@@ -133,8 +135,10 @@ def _below(folder: str) -> Iterator[str]:
     return inside(folder)
 
 
-def _is_known(path: str) -> bool:
+def _is_known(path: str, unread: Counter[str]) -> bool:
     name = os.path.basename(path)
+    suffix = os.path.splitext(name)[1].lower()
+    unread[suffix] += suffix in NOT_READ and not name.startswith(RESOURCE_FORK)
     return not name.startswith(RESOURCE_FORK) and name.lower().endswith(SUFFIXES + VIDEO_SUFFIXES)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from data.annotation import DataError
 from data.augment import Switches
 from data.image_cache import ImageCache, cache_bytes, fits
+from data.listing import attributed
 from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
 from data.photos import Loaded, Photos, load_photos, shared_warning
 from data.source_cache import FolderDigest
@@ -81,7 +82,7 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
     for part, result in loaded.items():
         result.photos.require_objects(f"data.{part}", with_difficult=part == "train" and run.config.data.keep_difficult)
         for note in result.notes:
-            run.say(f"data.{part}: {note}")
+            run.say(attributed(f"data.{part}", note))
     return loaded
 
 

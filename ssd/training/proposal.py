@@ -17,6 +17,7 @@ from data.image_cache import cache_bytes
 from data.inspection import Watch
 from data.layouts.find import find_layout, shortage
 from data.layouts.tree import list_tree
+from data.listing import WARNING, attributed
 from data.loader import choose_workers
 from data.photos import Loaded, Photos, load_photos, shared_warning
 from data.source_cache import FolderDigest
@@ -110,7 +111,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     summary = [
         *first_faults(left_out(loaded), MAX_FAULTS),
         *shared_warning(train, val),
-        *(f"note: {note}" for note in notes),
+        *(note if note.startswith(WARNING) else f"note: {note}" for note in notes),
         f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}",
         f"DBoxes: {dboxes}, which cover {shares[dboxes]:.1%} of the objects, as a mean over the classes",
@@ -149,7 +150,7 @@ def notes_of(loaded: list[Loaded]) -> list[str]:
     for name, part in zip(("data.train", "data.val"), loaded, strict=True):
         for note in part.notes:
             parts.setdefault(note, []).append(name)
-    return [f"{' and '.join(names)}: {note}" for note, names in parts.items()]
+    return [attributed(" and ".join(names), note) for note, names in parts.items()]
 
 
 def told(start: Start, wish: Wish, num_photos: int) -> str:

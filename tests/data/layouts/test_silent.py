@@ -428,7 +428,7 @@ def annotations_alone(folder: Path) -> None:
         (packed, r"In it: 10 photos, 1 \.zip; folders: images\. .*Unpack the \.zip first"),
         (table, r"In it: 10 photos, 1 \.csv; .*the tables \(CSV\) of TensorFlow's tutorials .* have to be exported again"),
         (labelme, r"In it: 10 photos, 10 \.json; .*the JSON files of labelme, .* have to be exported again, or converted"),
-        (heic, r"In it: 10 \.xml, 1 \.heic; .*no photo that can be read \(\.jpg, .*\): add the photos, or convert"),
+        (heic, r"In it: 10 \.xml, 1 \.heic; .*Its 1 \.heic cannot be read and were passed over; HEIC is converted to JPEG by"),
         (empty, r"In it: no files; .*no photo that can be read"),
         (photos_alone, r"no object was found in it, read as VOC\. In it: 10 photos; .*VOC needs an XML file a photo"),
         (annotations_alone, r"no object was found in it, read as VOC\. In it: 10 \.xml; .*no photo that can be read"),

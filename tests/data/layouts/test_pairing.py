@@ -1,0 +1,161 @@
+"""Which photo a label is of where names are written in several ways, and what is told of those that are of none."""
+
+import json
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data.layouts.find import find_layout
+from data.photos import Loaded, load_photos
+from ssd.config import SourceConfig
+from ssd.deploy.inputs import find_inputs
+from ssd.system.errors import UsageError
+from tests.data.layouts.exports import write
+from tests.data.layouts.test_voc import pixels_of
+from tests.data.layouts.test_voc_annotation import item, xml
+
+ONE = "café n°1"  # é as one letter
+OTHER = unicodedata.normalize("NFD", ONE)  # and as two, as macOS has it
+
+
+def photo(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".jpg", pixels_of(path.name))[1].tobytes())
+
+
+def yolo(folder: Path, photos: str | list[str], labels: str | list[str], suffix: str = ".jpg") -> Path:
+    for name in photos:
+        photo(folder / f"images/{name}{suffix}")
+    for name in labels:
+        write(folder / f"labels/{name}.txt", "0 0.5 0.5 0.2 0.3\n")
+    write(folder / "classes.txt", "cat\n")
+    return folder
+
+
+def voc(folder: Path, photos: str | list[str], labels: str | list[str], ids: str | None = None) -> Path:
+    for name in photos:
+        photo(folder / f"JPEGImages/{name}.jpg")
+    for name in labels:
+        write(folder / f"Annotations/{name}.xml", xml(item(), size=None))
+    if ids is not None:
+        write(folder / "ImageSets/Main/train.txt", ids)
+    return folder
+
+
+def coco(folder: Path, photos: str | list[str], names: list[str], num_labelled: int) -> Path:
+    for name in photos:
+        photo(folder / f"images/{name}.jpg")
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 30, 40]} for i in range(num_labelled)]
+    images = [{"id": i, "file_name": name, "width": 100, "height": 80} for i, name in enumerate(names)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+    write(folder / "annotations.json", json.dumps(content))
+    return folder
+
+
+def load(folder: Path, split: str = "all") -> Loaded:
+    return load_photos([SourceConfig(path=folder.name, split=split)], folder.parent, ["cat"])
+
+
+@pytest.mark.parametrize("of_files, of_names", [(ONE, OTHER), (OTHER, ONE)])
+def test_names_in_two_forms_of_one_letter_are_one(tmp_path, of_files, of_names):
+    folders = [
+        voc(tmp_path / "a", [of_files], [of_names]),
+        voc(tmp_path / "b", [of_files], [of_files], ids=of_names),
+        yolo(tmp_path / "c", [of_files], [of_names]),
+        coco(tmp_path / "d", [of_files], [f"{of_names}.jpg"], 1),
+        yolo(tmp_path / "e", [of_files], [of_files]),
+        voc(tmp_path / "f", [of_files], ["1"]),
+    ]
+    write(tmp_path / "e/train.txt", f"images/{of_names}.jpg\n")
+    write(
+        tmp_path / "f/Annotations/1.xml",
+        xml(item(), size=None).replace("<annotation>", f"<annotation><filename>{of_names}.jpg</filename>"),
+    )
+    for folder in folders:
+        photos = load(folder, "train" if folder.name in "be" else "all").photos
+        assert (len(photos), len(photos.labels)) == (1, 1)
+        assert Path(photos.path(0)).name == f"{of_files}.jpg"
+        assert find_layout(folder)[1].class_counts().total() == 1
+
+
+def test_files_that_differ_in_the_form_of_a_letter_alone_are_two(tmp_path):
+    photos = load(yolo(tmp_path / "a", [ONE, OTHER], [ONE, OTHER])).photos
+    assert {Path(photos.path(i)).name for i in range(2)} == {f"{ONE}.jpg", f"{OTHER}.jpg"}
+
+
+def test_ids_in_quotes_as_datumaro_writes_them(tmp_path):
+    names = ["my cat", 'the "best" cat', '"', "plain"]
+    folder = voc(tmp_path / "a", names, names, ids='"my cat"\n"the \\"best\\" cat"\n"\nplain\n')
+    write(folder / "ImageSets/Main/val.txt", '"my cat"  1\nplain -1\n')
+    assert len(load(folder, "train").photos) == 4
+    assert len(load(folder, "val").photos) == 2
+    folder = yolo(tmp_path / "b", ["my cat"], ["my cat"])
+    write(folder / "train.txt", '"images/my cat.jpg"\n')
+    assert len(load(folder, "train").photos.labels) == 1
+
+
+def test_labels_named_after_the_whole_name_of_a_photo(tmp_path):
+    folder = yolo(tmp_path / "a", ["a", "b", "c.jpg"], ["a.jpg", "b.JPG", "c.jpg", "d.png"])
+    photo(folder / "images/a.png")
+    write(folder / "labels/a.png.txt", "0 0.5 0.5 0.2 0.3\n0 0.5 0.5 0.1 0.3\n")
+    photo(folder / "images/d.jpg")  # converted since
+    photos = load(folder).photos
+    counts = {Path(photos.path(i)).name: int(n) for i, n in enumerate(np.diff(photos.starts))}
+    assert counts == {"a.jpg": 1, "a.png": 2, "b.jpg": 1, "c.jpg.jpg": 1, "d.jpg": 1}
+    folder = voc(tmp_path / "b", "ab", ["a.jpg", "b.jpg"], ids="a\nb.jpg\n")
+    assert len(load(folder, "train").photos.labels) == 2
+
+
+@pytest.mark.parametrize(
+    "make, labelled, said",
+    [
+        (yolo, "abcd", "2 of 6 photos have no label file, and count as photos without objects"),
+        (yolo, "ab", "4 of 6 photos have no label file, and count as photos without objects"),
+        (voc, "abcd", "has no annotation file; 2 such photos were left out, of 6"),
+        (voc, "ab", "has no annotation file; 4 such photos were left out, of 6"),
+    ],
+)
+def test_photos_without_a_label_are_counted(tmp_path, make, labelled, said):
+    (note,) = load(make(tmp_path / "a", "abcdef", labelled)).notes
+    assert said in note
+    assert note.startswith("warning: ") == (labelled == "ab")
+
+
+def test_images_of_coco_without_an_annotation_and_photos_that_it_does_not_list_are_counted(tmp_path):
+    empty, bare = load(coco(tmp_path / "a", "abcdef", ["a.jpg", "b.jpg", "c.jpg"], 1)).notes
+    assert "2 of 3 images have no annotation, and count as photos without objects" in empty
+    assert "d.jpg: is in no list of images; 3 such photos were left out" in bare
+    assert [empty.startswith("warning: "), bare.startswith("warning: ")] == [True, False]
+
+
+def test_labels_without_a_photo_are_counted(tmp_path):
+    folder = yolo(tmp_path / "a", "ab", "abcde")
+    for name in "cde":
+        write(folder / f"images/{name}.heic", "")
+    lonely, unread = load(folder).notes
+    assert lonely == f"warning: {folder}/labels/c.txt: has no photo; 3 such files were left out"
+    assert unread.startswith(f"warning: {folder}: 3 .heic cannot be read and were passed over; HEIC is converted to JPEG by")
+    folder = tmp_path / "b"
+    for part in ("train", "val"):
+        voc(folder / part, [f"{part}{i}" for i in range(3)], [f"{part}{i}" for i in range(5)])
+    (note,) = load(folder, "train").notes
+    assert note == f"{folder}/train/Annotations/train3.xml: has no photo; 2 such annotation files were left out"
+
+
+def test_photos_that_detection_passes_over_are_counted(tmp_path):
+    for name in ("a.heic", "below/b.HEIC", "c.CR2", "notes.txt", "._d.heic"):
+        write(tmp_path / "photos" / name, "")
+    with pytest.raises(
+        UsageError, match=r"holds no photos and no videos \(2 \.heic, 1 \.cr2 cannot be read .*; HEIC is converted"
+    ):
+        find_inputs([str(tmp_path / "photos")])
+    with pytest.raises(UsageError, match=r"a\.heic: 1 \.heic cannot be read and were passed over; HEIC is converted"):
+        find_inputs([str(tmp_path / "photos/a.heic")])
+    photo(tmp_path / "photos/e.jfif")
+    inputs = find_inputs([str(tmp_path / "photos")])
+    assert [entry.name for entry in inputs.photos] == ["e.jfif"]
+    assert +inputs.unread == Counter({".heic": 2, ".cr2": 1})
