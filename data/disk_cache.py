@@ -26,7 +26,7 @@ def stamp_of(path: str | Path, status: os.stat_result) -> Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ino % 2**63, change
 
 
-def digest_of(content: bytes | np.ndarray) -> int:
+def digest_of(content: bytes | memoryview) -> int:
     """63 bits: equal where the content is, and by chance for one pair of a hundred million photos in a thousand."""
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
 

@@ -74,4 +74,4 @@ def inspect_photo(path: Path) -> Look:
         raise Damaged(f"{error}; {REMEDY}") from None
     height, width = stored.shape[:2]
     upright = (height, width) if orientation in ROTATED else (width, height)
-    return Look(PhotoSize(width, height, *upright), digest_of(encoded))
+    return Look(PhotoSize(width, height, *upright), digest_of(encoded.data))

@@ -199,7 +199,7 @@ ROWS = [
     Row("split missing", remove("ImageSets/Main/all.txt")),
     Row("split empty", split(""), "names no photo"),
     Row("split only blanks", split("\n  \n\r\n"), "names no photo"),
-    Row("split not text", split(b"\xff\xfe\x00a\x80"), "cannot be read"),
+    Row("split not text", split(b"\xff\xfe\x00a\x80"), "is text in UTF-16, or no text at all"),
     Row("split with blank lines", split("\na\n\n\nb\nc\n\n")),
     Row("split with crlf", split("a\r\nb\r\nc\r\n")),
     Row("split with bom", split("\ufeffa\nb\nc\n")),
