@@ -186,12 +186,16 @@ def test_the_seed_decides_on_the_first_weights():
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
-def test_what_is_taken_from_pretrained_weights_is_said(tmp_path, capsys):
+def test_weights_of_a_start_are_taken_frozen_and_told(tmp_path, capsys):
     model, preparation = build_model(run_of(), None)
     save_checkpoint(tmp_path / "a.pt", TrainState(model.state_dict(), ["cat", "dog"], preparation.to_plain(), {}))
     capsys.readouterr()
-    build_model(run_of(model={"pretrained": "none", "width": 0.05, "init_from": str(tmp_path / "a.pt")}), None)
+    options = {"pretrained": "none", "width": 0.05, "init_from": str(tmp_path / "a.pt"), "freeze": "conv3_3"}
+    again, _ = build_model(run_of(model=options), None)
     assert "a.pt" in capsys.readouterr().out
+    first = next(again.parameters())
+    assert torch.equal(first, next(model.parameters()))
+    assert not first.requires_grad  # it is placed as the configuration says
 
 
 def test_classes_of_another_checkpoint_are_told():

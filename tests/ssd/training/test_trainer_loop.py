@@ -75,7 +75,7 @@ def _two_seconds(monkeypatch):
 
 @pytest.mark.usefixtures("_two_seconds")
 def test_a_record_is_of_the_steps_since_the_last_one():
-    loop = Loop([0.1], eval_every=100, lr=0.5, warmup=0)
+    loop = Loop([0.1], eval_every=100, lr=0.5, warmup=6)
     loop.norms = {0: 3.0, 1: math.inf, 2: math.inf, 3: math.nan}
     loop.fit()
     assert [(epoch, iteration) for epoch, iteration, *_ in loop.records] == [(1, 2), (2, 4), (3, 5)]
@@ -124,6 +124,10 @@ def test_checkpoints_come_when_they_are_due_and_the_best_is_marked():
     assert loop.said[0] == "evaluation after iteration 2, epoch 1"
 
 
+def test_a_figure_of_0_is_a_figure():
+    assert Loop([0.0, 0.0, 0.0]).fit().iteration == 2
+
+
 def test_an_equal_figure_is_no_better_and_patience_ends_a_run():
     loop = Loop([0.3, 0.3, 0.1, 0.9], iterations=20, patience=2)
     assert loop.fit().iteration == 2
@@ -131,12 +135,13 @@ def test_an_equal_figure_is_no_better_and_patience_ends_a_run():
     assert loop.said[-1] == "eval.patience: no better evaluation in 2; training ends at iteration 6"
 
 
-def test_a_best_evaluation_of_an_earlier_start_is_not_known():
-    state = TrainState({}, ["cat"], {}, {}, iteration=4, best_map=0.5, evaluated_at=4)
-    loop = Loop([0.4], state)
+@pytest.mark.parametrize("best_map", [0.5, 0.0])
+def test_a_best_evaluation_of_an_earlier_start_is_not_known(best_map):
+    state = TrainState({}, ["cat"], {}, {}, iteration=4, best_map=best_map, evaluated_at=4)
+    loop = Loop([best_map], state)
     assert loop.fit() is None
     assert loop.evaluated == [5]  # that of iteration 4 is made already
-    assert not any(best for *_, best in loop.saved)
+    assert loop.saved == [(5, False, False)] * 2  # before that evaluation and after it
 
 
 def test_an_evaluation_that_was_cut_off_is_made_at_once():
@@ -203,3 +208,41 @@ def test_what_is_not_finite_is_never_saved():
     with pytest.raises(NonFiniteError):
         loop.fit()
     assert loop.saved == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_loop_at_the_next_record():
+    loop = Loop([], eval_every=100)
+    steps: list[int] = []
+    loop.before_step = steps.append
+    loop.non_finite = 0
+    with pytest.raises(NonFiniteError):
+        loop.fit()
+    assert (steps, loop.records) == ([0, 1], [])
+
+
+def test_several_processes_agree_to_stop_on_a_gpu_only_where_it_is_waited_for(monkeypatch):
+    loop = Loop([])
+    monkeypatch.setattr(StopRequest, "agree", lambda *_: True)
+    assert not loop.trainer._asked_to_stop(at_log=True)  # one alone has nobody to ask
+    loop.trainer.world = World(size=2)
+    assert loop.trainer._asked_to_stop(at_log=False)
+    loop.device = torch.device("cuda")
+    assert not loop.trainer._asked_to_stop(at_log=False)
+    assert loop.trainer._asked_to_stop(at_log=True)
+
+
+def test_each_evaluation_has_the_photos_that_were_begun_for_it():
+    begun: list[int] = []
+
+    class Photos:
+        def __iter__(self) -> Iterator[Any]:
+            begun.append(loop.trainer.now.iteration)
+            return iter([len(begun)])
+
+    loop = Loop([])
+    seen: list[list[Any]] = []
+    loop.trainer.val_batches = Photos()
+    loop.trainer.evaluate = lambda _, batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1)  # pyright: ignore
+    loop.fit()
+    assert begun == [0, 2, 4]  # evaluations follow steps 2, 4 and 5
+    assert seen == [[1], [2], [3]]
