@@ -137,7 +137,7 @@ def test_an_equal_figure_is_no_better_and_patience_ends_a_run():
 
 @pytest.mark.parametrize("best_map", [0.5, 0.0])
 def test_a_best_evaluation_of_an_earlier_start_is_not_known(best_map):
-    state = TrainState({}, ["cat"], {}, {}, iteration=4, best_map=best_map, evaluated_at=4)
+    state = TrainState({}, ["cat"], {}, {}, iteration=4, best_map=best_map, best_loss=1.0, evaluated_at=4)
     loop = Loop([best_map], state)
     assert loop.fit() is None
     assert loop.evaluated == [5]  # that of iteration 4 is made already
@@ -242,7 +242,7 @@ def test_each_evaluation_has_the_photos_that_were_begun_for_it():
     loop = Loop([])
     seen: list[list[Any]] = []
     loop.trainer.val_batches = Photos()
-    loop.trainer.evaluate = lambda _, batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1)  # pyright: ignore
+    loop.trainer.evaluate = lambda _, batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1, loss=1.0)
     loop.fit()
     assert begun == [0, 2, 4]  # evaluations follow steps 2, 4 and 5
     assert seen == [[1], [2], [3]]
