@@ -36,6 +36,9 @@ IMAGENET = Preparation(mean=(123.675, 116.28, 103.53), scale=(1 / 58.395, 1 / 57
 # Weights that come from Caffe's VGG16, in the ports that turned its first layer to RGB: the mean alone.
 CAFFE = Preparation(mean=(123.0, 117.0, 104.0), scale=(1.0, 1.0, 1.0))
 
+# VGG16's own weights, as Oxford trained them, with the first layer turned to RGB: the mean alone.
+OXFORD = Preparation(mean=(123.68, 116.779, 103.939), scale=(1.0, 1.0, 1.0))
+
 
 class Tiles(NamedTuple):
     """The windows that a large photo is cut into; the network sees each as a photo of its own, beside the whole one."""

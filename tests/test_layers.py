@@ -14,6 +14,7 @@ ROWS = [
     {"ssd"},
     {"ssd.system"},
     {"ssd.weights", "ssd.evaluation"},
+    {"ssd.compress"},
     {"data"},
     {"ssd.training", "ssd.deploy"},
 ]

@@ -9,20 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from data.loader import Samples
+from data.photos import Photos
+from ssd.compress.features import NUM_CONVS, prunable_features, start_from_features
+from ssd.compress.prune import PHOTOS as PRUNE_PHOTOS
 from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
 from ssd.config_yaml import dump_yaml
 from ssd.dbox import spec_of
+from ssd.evaluation.pictures import spread
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preparation import Preparation
+from ssd.preparation import IMAGENET, Preparation
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.training.checkpoints import BEST
-from ssd.training.datasets import Data, caches_of, crowded_batch, load_data, plain_samples, tiles_notes, train_samples
+from ssd.training.datasets import (
+    Data,
+    caches_of,
+    crowded_batch,
+    load_data,
+    load_part,
+    plain_samples,
+    tiles_notes,
+    train_samples,
+)
 from ssd.training.folder import Found, best_until
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
@@ -55,7 +69,7 @@ def build_parts(run: Run, state: TrainState | None) -> RunParts:
         ConfigError: the memory does not hold a step.
     """
     data = load_data(run)
-    return assemble(run, data, *build_model(run, state), state)
+    return assemble(run, data, *build_model(run, state, data.train), state)
 
 
 def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, state: TrainState | None) -> RunParts:
@@ -124,8 +138,18 @@ def _differs(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:
     return key in theirs.get(section, {}) and theirs[section][key] != ours[section][key]
 
 
-def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation]:
-    """The network on its device, and what its weights expect of images."""
+def build_model(run: Run, state: TrainState | None, photos: Photos | None = None) -> tuple[SSD300, Preparation]:
+    """The network on its device, and what its weights expect of images.
+
+    Args:
+        run: the run.
+        state: that it resumes, if any.
+        photos: to train on, for pretrained features that have to be pruned; read where they are needed and not given.
+
+    Raises:
+        CheckpointError: the weights cannot be used.
+        DataError: the photos cannot be read.
+    """
     config = run.config
     classes = list(config.data.class_names)
     torch.manual_seed(config.seed)
@@ -133,6 +157,8 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
     if state is None:
         if config.model.init_from:
             preparation, notes = init_from(model, Path(config.model.init_from), classes)
+        elif (features := prunable_features(config.model)) is not None:
+            preparation, notes = _pruned_start(run, model, features, photos or load_part(run, "train")), []
         else:
             preparation, notes = load_pretrained(model, config.model.pretrained, classes)
         for note in notes:
@@ -165,6 +191,30 @@ def build_model(run: Run, state: TrainState | None) -> tuple[SSD300, Preparation
             )
     place(run, model, config.model.freeze)
     return model, preparation
+
+
+def _pruned_start(run: Run, model: SSD300, features: dict[str, Tensor], photos: Photos) -> Preparation:
+    """Prunes pretrained features by some of the training photos, in the main process; the others receive its weights."""
+    source = run.config.model.pretrained
+    outcome: tuple[dict[str, Tensor], Preparation] | str | None = None  # or an error, which all processes raise
+    if run.world.is_main:
+        run.say(f"model.pretrained: pruning VGG16's features in {source} to this network, by up to {PRUNE_PHOTOS} photos")
+        chosen = [(0, index) for index in spread(len(photos), PRUNE_PHOTOS)]
+        pixels = plain_samples(run, photos, IMAGENET).__getitems__(chosen).images
+        with tqdm(total=NUM_CONVS, desc="pruning", unit="layer", disable=None, leave=False) as bar:
+            try:
+                outcome = {}, start_from_features(model, features, pixels, source, lambda _: bar.update())
+            except CheckpointError as error:
+                outcome = str(error)
+    if run.world.size > 1 and isinstance(outcome, tuple):
+        outcome = model.state_dict(), outcome[1]
+    outcome = run.world.gather(outcome, patient=True)[0]
+    if not isinstance(outcome, tuple):
+        raise CheckpointError(str(outcome))
+    weights, preparation = outcome
+    if weights:
+        model.load_state_dict(weights)
+    return preparation
 
 
 def place(run: Run, model: SSD300, freeze: str | None) -> None:

@@ -10,7 +10,7 @@ from ssd.config import ModelConfig
 from ssd.config_yaml import dump_yaml
 from ssd.dbox import make_dbox_list, spec_of
 from ssd.model import SSD300
-from ssd.preparation import CAFFE, IMAGENET, Preparation
+from ssd.preparation import CAFFE, IMAGENET, OXFORD, Preparation
 from ssd.vgg import conv_names
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, shape_of
 from ssd.weights.class_names import same_class
@@ -20,6 +20,7 @@ from ssd.weights.sources import weights_file
 # Positions of the 13 convolutions in torchvision's `features`.
 CONV_POSITIONS = REDUCED_POSITIONS[:13]
 BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+TORCHVISION_BIASES = (0.4034, 0.3778, 0.4644)  # the first ones of VGG16_Weights.IMAGENET1K_V1
 MOST_NAMED = 6  # tensors that are left, in one message
 
 
@@ -84,7 +85,9 @@ def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Pr
         CheckpointError: they are of another format.
     """
     batch_norm = model.backbone.is_normalised
-    if "features.0.weight" in state:
+    if is_features(state):
+        converted, preparation = from_features(state, source), preparation_of_features(state)
+    elif "features.0.weight" in state:
         converted, preparation = from_torchvision(state, batch_norm, source), IMAGENET
     elif "0.weight" in state and not batch_norm:
         converted, preparation = from_reduced_fc(state, source), CAFFE
@@ -152,9 +155,9 @@ def take_fitting(
     origin = "" if project == "here" else f", which has the format of {project}"
     notes = [f"{entry}: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
     theirs = state.config.get("model", {}).get("dboxes")
+    has_heads = any(name.startswith(("loc.", "conf.")) for name in taken)
     if theirs is not None:
         known = ModelConfig.model_validate({"dboxes": theirs}).dboxes
-        has_heads = any(name.startswith(("loc.", "conf.")) for name in taken)
         if has_heads and not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
             which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
             notes.append(
@@ -166,7 +169,7 @@ def take_fitting(
             f"warning: {entry}: the weights have learned with batch_norm: {theirs}, this model has {ours}; set "
             f"model.batch_norm: {theirs} to use them as they are"
         )
-    if (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
+    if has_heads and (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
         notes.append(
             f"warning: {entry}: the heads on conv4_3 have learned with conv4_3_norm: {theirs}, this model has {ours}; set "
             f"model.conv4_3_norm: {theirs} to use them as they are"
@@ -207,6 +210,34 @@ def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_cl
         if place is not None:
             fitted[:, column] = theirs[:, place + 1]
     return fitted.flatten(0, 1)
+
+
+def is_features(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict holds VGG16's 13 convolutions in torchvision's layout, and no classifier or one of NaN, as
+    `VGG16_Weights.IMAGENET1K_FEATURES` has it."""
+    if f"features.{CONV_POSITIONS[-1]}.weight" not in state:
+        return False
+    classifier = [value for name, value in state.items() if name.startswith("classifier.")]
+    return not classifier or any(bool(value.isnan().any()) for value in classifier)
+
+
+def preparation_of_features(state: Mapping[str, Tensor]) -> Preparation:
+    """What VGG16's convolutions expect of images: Oxford's pixels without a scale, unless they are torchvision's own, cut from
+    its classifier, which the first biases tell."""
+    first = state["features.0.bias"][:3].float()
+    is_torchvision = torch.allclose(first, torch.tensor(TORCHVISION_BIASES), atol=1e-3)
+    return IMAGENET if is_torchvision else OXFORD
+
+
+def from_features(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The weights of the backbone's 13 convolutions from torchvision's layout, in float32."""
+    converted = {}
+    for name, position in zip(conv_names(), CONV_POSITIONS, strict=True):
+        for entry in ("weight", "bias"):
+            if (value := state.get(f"features.{position}.{entry}")) is None:
+                raise CheckpointError(f"model.pretrained: {source}: features.{position}.{entry} ({name}) is missing")
+            converted[f"{name}.conv.{entry}"] = value.float()
+    return converted
 
 
 def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str) -> dict[str, Tensor]:

@@ -1,0 +1,232 @@
+"""Makes a narrower network: python scripts/slim.py SOURCE --width 0.5
+
+    python scripts/slim.py runs/mine/checkpoints/best.pt --width 0.5
+    python scripts/slim.py vgg16_features.pth --width 0.5 --photos photos/
+
+SOURCE is a checkpoint, or VGG16's 13 convolutions in torchvision's layout. The channels that the next layers need least are
+removed, and the weights of the others refitted by least squares on photos: those of the run's training set, or those of
+--photos. --width counts from VGG16: 0.5 has half its channels and about a quarter of its arithmetic.
+
+Prints how much of each layer's variance is left unexplained, parameters and GFLOP, and, where the run's validation photos are
+there, mAP before and after. The new file is a checkpoint of weights alone. Some epochs of training recover most of the loss:
+name it in model.init_from, with its model.width. data.root=FOLDER tells where the run's photos are now.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ssd.system.arguments import Parser, add_overrides, whole_number
+from ssd.system.command import command
+from ssd.system.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ssd.compress.prune import LayerFit
+    from ssd.model import SSD300
+    from ssd.training.run import Run
+    from ssd.weights.checkpoint import TrainState
+
+MAX_WIDTH = 4.0
+
+
+@command()
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    output = options.output or options.source.with_suffix(f".width{options.width:g}.pt")
+    check_usage(options, output)
+    from ssd.compress.features import features_in
+    from ssd.weights.checkpoint import read_tensors, save_checkpoint
+    from ssd.weights.formats import state_of
+
+    content = read_tensors(options.source)
+    features = features_in(content)
+    if features is not None:
+        state = slim_features(features, options)
+    else:
+        state = slim_checkpoint(state_of(content, options.source)[0], options)
+    save_checkpoint(output, state)
+    print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
+    """The start that VGG16's convolutions give a narrower network."""
+    from ssd.compress.features import start_from_features
+    from ssd.config import ModelConfig
+    from ssd.weights.checkpoint import TrainState
+    from ssd.weights.pretrained import build_network
+
+    if not options.photos:
+        raise UsageError(f"{options.source}: has no training photos of its own; name a folder with --photos")
+    shape = ModelConfig(pretrained="none", width=options.width, batch_norm=options.batch_norm or "backbone")
+    network = build_network(2, shape)
+    pixels = resized(photos_of_folder(options.photos, options.number))
+    preparation = start_from_features(network, features, pixels, str(options.source), report)
+    layers = tuple(f"backbone.{name}." for name in network.backbone.layer_names()[:-2])
+    weights = {name: value for name, value in network.state_dict().items() if name.startswith(layers)}
+    print("fc6, fc7, the extra layers and the heads are not part of the file: they are drawn at random by model.init_from")
+    return TrainState(weights, [], preparation.to_plain(), {"model": shape.model_dump(mode="json")})
+
+
+def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainState":
+    """A checkpoint's network with fewer channels, and what that costs."""
+    import torch
+
+    from ssd.compress.prune import prune
+    from ssd.config import ModelConfig
+    from ssd.preparation import Preparation, prepare
+    from ssd.weights.checkpoint import TrainState, shape_of
+    from ssd.weights.pretrained import build_network, network_of
+
+    wide = network_of(state)
+    if options.width > wide.width:
+        raise UsageError(f"--width {options.width:g}: the checkpoint has width {wide.width:g}; name a smaller one")
+    model = {**state.config["model"], "width": options.width, "pretrained": "none", "init_from": None, "freeze": None}
+    if options.batch_norm:
+        model["batch_norm"] = options.batch_norm
+    shape = ModelConfig.model_validate(shape_of(model))
+    narrow = build_network(len(state.classes) + 1, shape).eval()
+    preparation = Preparation(**state.preparation)
+    run = None if options.photos else run_of(state, options)
+    photos = photos_of_folder(options.photos, options.number) if run is None else training_photos(run, options.number)
+    images = prepare(resized(photos), preparation, memory_format=torch.contiguous_format)
+    for fit in prune(wide, narrow, images):
+        report(fit)
+    for name, network in ((f"width {wide.width:g}", wide), (f"width {narrow.width:g}", narrow)):
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        print(f"{name}: {parameters:,} parameters, {gflop(network):.2f} GFLOP a photo{graded(run, network, preparation)}")
+    config = {**state.config, "model": shape.model_dump(mode="json")}
+    return TrainState(narrow.state_dict(), state.classes, state.preparation, config)
+
+
+def report(fit: "LayerFit") -> None:
+    name = fit.name.removeprefix("backbone.").removeprefix("extras.")
+    print(f"{name:9} {fit.kept:5} of {fit.of:4} channels  unexplained variance {fit.unexplained:.3f}", flush=True)
+
+
+def run_of(state: "TrainState", options: argparse.Namespace) -> "Run":
+    """The run that a checkpoint is of, on this machine's CPU.
+
+    Raises:
+        UsageError: it names no photos, being weights alone.
+    """
+    from ssd.config_file import parse_config
+    from ssd.training.run import Run
+
+    if "train" not in state.config.get("data", {}):
+        raise UsageError(f"{options.source}: names no photos, being weights alone; name a folder with --photos")
+    return Run.alone(parse_config(state.config, str(options.source), options.overrides))
+
+
+def training_photos(run: "Run", number: int) -> "list[np.ndarray]":
+    """Some of a run's training photos, pixels `[H, W, 3]` uint8 RGB."""
+    from ssd.evaluation.pictures import spread
+    from ssd.preparation import IMAGENET
+    from ssd.training.datasets import load_part, plain_samples
+
+    photos = load_part(run, "train")
+    samples = plain_samples(run, photos, IMAGENET)
+    return [samples.image(index) for index in spread(len(photos), number)]
+
+
+def photos_of_folder(folder: Path, number: int) -> "list[np.ndarray]":
+    """Some of a folder's photos, pixels `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        UsageError: there are none.
+    """
+    from ssd.evaluation.pictures import spread
+    from ssd.system.images import SUFFIXES, read_photo
+
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UsageError(f"--photos {folder}: no photos ({', '.join(SUFFIXES)})")
+    return [read_photo(paths[index]) for index in spread(len(paths), number)]
+
+
+def resized(photos: "Sequence[np.ndarray]"):
+    """Photos as the network takes them, `[N, 300, 300, 3]` uint8."""
+    import numpy as np
+    import torch
+
+    from ssd.preparation import IMAGENET, fit
+
+    return torch.from_numpy(np.stack([fit(photo, IMAGENET.size) for photo in photos]))
+
+
+def gflop(network: "SSD300") -> float:
+    """Billions of floating-point operations for one photo; a multiplication and an addition count as two."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 300, 300))
+    return counter.get_total_flops() / 1e9
+
+
+def graded(run: "Run | None", network: "SSD300", preparation) -> str:
+    """The network's mAP on the run's validation photos, in words; nothing where they are not there."""
+    from data.annotation import DataError
+    from ssd.training.datasets import load_part, plain_samples
+    from ssd.training.evaluating import evaluate_photos
+
+    if run is None:
+        return ""
+    try:
+        photos = load_part(run, "val")
+    except DataError as error:
+        print(f"note: the validation photos cannot be read ({str(error).splitlines()[0]})", file=sys.stderr)
+        return ""
+    return f", {evaluate_photos(run, plain_samples(run, photos, preparation), preparation, network).summary}"
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a checkpoint, or VGG16's convolutions")
+    parser.add_argument(
+        "--width", type=width, required=True, metavar="W", help="channels of the new network, as a factor on VGG16's"
+    )
+    parser.add_argument(
+        "--photos", type=Path, metavar="FOLDER", help="photos to refit the weights on (the run's training photos)"
+    )
+    parser.add_argument("--number", type=whole_number(1), default=64, metavar="N", help="of those photos (64)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside SOURCE, NAME.width0.5.pt and so on")
+    parser.add_argument(
+        "--batch-norm", choices=("none", "backbone"), help="of the new network (the checkpoint's; backbone for VGG16)"
+    )
+    add_overrides(parser, "data.root=/data, where the run's photos are")
+    return parser.parse_intermixed_args(arguments)
+
+
+def width(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_WIDTH:
+        raise argparse.ArgumentTypeError(f"expected a factor above 0, up to {MAX_WIDTH:g}, got {text!r}")
+    return value
+
+
+def check_usage(options: argparse.Namespace, output: Path) -> None:
+    """Looks at what can be wrong before the work.
+
+    Raises:
+        UsageError: the output cannot be written, or there is no such folder of photos.
+    """
+    if output.exists():
+        raise UsageError(f"{output}: exists already; remove it, or choose another --output")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: no such folder")
+    if options.photos and not options.photos.is_dir():
+        raise UsageError(f"--photos {options.photos}: no such folder")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""VGG16's features as a start for a narrower network, or for one with batch normalisation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssd.compress.prune import LayerFit, parts_of, prune
+from ssd.config import ModelConfig
+from ssd.model import SSD300
+from ssd.preparation import Preparation, prepare
+from ssd.vgg import conv_names
+from ssd.weights.checkpoint import CheckpointError, is_own, read_tensors
+from ssd.weights.formats import format_of, weights_in
+from ssd.weights.pretrained import build_network, is_features, load_backbone
+
+LAST = "backbone.conv5_3"
+NUM_CONVS = 13
+SCALE = 1 / 58  # of pixels, where the network is normalised: about the standard deviation of photos
+
+
+def features_in(content: Any) -> dict[str, Tensor] | None:
+    """The state dict in what was read from a file, if it holds VGG16's features and no classifier."""
+    weights = weights_in(content)
+    return weights if not is_own(content) and not format_of(weights) and is_features(weights) else None
+
+
+def prunable_features(options: ModelConfig) -> dict[str, Tensor] | None:
+    """The state dict of `model.pretrained` where it holds VGG16's features and the network is narrower or normalised.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    is_plain = options.width == 1 and options.batch_norm == "none"
+    if options.init_from or is_plain or not Path(options.pretrained).is_file():
+        return None
+    return features_in(read_tensors(Path(options.pretrained)))
+
+
+def start_from_features(
+    model: SSD300,
+    features: dict[str, Tensor],
+    pixels: Tensor,
+    source: str,
+    watch: Callable[[LayerFit], object] = lambda fit: None,
+) -> Preparation:
+    """Prunes VGG16's 13 convolutions into the backbone of a network; fc6, fc7 and all that follows stay as they are.
+
+    Args:
+        model: of width 1 or less, on the CPU; changed in place.
+        features: state dict of the convolutions.
+        pixels: `[N, 300, 300, 3]` uint8 RGB of photos like those to be trained on, any number.
+        source: how messages call the weights.
+        watch: receives each layer's fit.
+
+    Returns:
+        What the network expects of images. With batch normalisation they are scaled to about unit variance.
+
+    Raises:
+        CheckpointError: the weights do not fit, or the network is wider than VGG16.
+    """
+    if model.width > 1:
+        raise CheckpointError(f"model.pretrained: {source}: has no channels for model.width {model.width:g}; set 1.0 or less")
+    wide = build_network(2, ModelConfig(pretrained="none"))
+    preparation = load_backbone(wide, features, source)
+    for fit in prune(wide, model, prepare(pixels, preparation, memory_format=torch.contiguous_format), LAST):
+        watch(fit)
+    if not model.backbone.is_normalised:
+        return preparation
+    to_unit_scale(model)
+    if preparation.scale == (1.0, 1.0, 1.0):
+        with torch.no_grad():
+            parts_of(model, "backbone.conv1_1")[0].weight.div_(SCALE)
+        preparation = preparation._replace(scale=(SCALE,) * 3)
+    return preparation
+
+
+@torch.no_grad()
+def to_unit_scale(model: SSD300) -> None:
+    """Scales the outputs of the 13 convolutions to unit variance, as batch normalisation starts; the next layer's weights
+    take the factors in, so that nothing else changes.
+
+    VGG16's activations reach hundreds, where steps of an optimiser that are made for normalised networks change nothing.
+    """
+    names = [f"backbone.{name}" for name in conv_names()]
+    for name, reader in zip(names, [*names[1:], None], strict=True):
+        _, norm = parts_of(model, name)
+        assert norm is not None
+        factor = norm.weight.clone()
+        norm.weight.fill_(1.0)
+        norm.bias.div_(factor)
+        if reader:
+            parts_of(model, reader)[0].weight.mul_(factor[:, None, None])
