@@ -97,7 +97,8 @@ def clipped_annotation(
         where: tells the place in the file of one of them.
         truncated: as an `Annotation` has it; None where the layout does not tell.
     """
-    edges, kinds = np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
+    edges = np.clip(np.array(boxes, np.float64), -MAX_SIDE, MAX_SIDE).astype(np.float32).reshape(-1, 4)
+    kinds = np.array(labels, np.int64)
     clipped, is_clipped = _clip(edges, width, height)
     shorter = (clipped[:, 2:] - clipped[:, :2]).min(axis=1, initial=np.inf)
     whole = shorter >= MIN_SIDE

@@ -96,7 +96,7 @@ def parse_annotation(
         truncated.append(_flag(item, "truncated"))
     if faults:
         raise DataError("\n".join(faults))
-    corners = np.array(boxes, np.float32).reshape(-1, 4)
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
     # Equal corners are a box of one pixel by VOC's rule, but in practice always a mistake: kept without area.
     has_no_area = (corners[:, :2] == corners[:, 2:]).any(axis=1, keepdims=True)
     edges = np.where(has_no_area, corners, voc_to_edges(corners))

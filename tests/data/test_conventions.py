@@ -75,6 +75,20 @@ def test_corners_in_a_coco_file_end_every_command(tmp_path, capsys, bare_machine
     assert f"; as {CORNERS}" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_all_bounds_are_clipped_without_a_word_of_numpy(tmp_path):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    for item, bbox in zip(content["annotations"], ([1e300, 2, 1e300, 4], [1, 2, 1e38, 4], [-1e39, 2, 1e39, 4]), strict=False):
+        item["bbox"] = bbox
+    dump(tmp_path / "mine/a.json", content)
+    notes = load(tmp_path / "mine").notes
+    assert [note.partition(":")[0] for note in notes] == [
+        "1 boxes reached beyond their photo and were clipped to it",
+        "2 boxes without area were left out",
+    ]
+
+
 def test_boxes_far_below_a_pixel_are_left_out_aloud(tmp_path):
     photos(tmp_path / "mine/images", SHOTS[1:])
     content = coco(SHOTS[1:])
