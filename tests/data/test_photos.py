@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data.annotation import DataError
-from data.photos import Photos
+from data.photos import Photos, load_photos
+from ssd.config import SourceConfig
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -109,3 +110,15 @@ def test_the_same_content_is_found_under_any_name():
     assert one.repeats() == [("a/0.jpg", "a/2.jpg")]
     assert other.repeats() == []
     assert one.shared_with(replace(other, contents=np.array([1, 2, 3]))) == []
+
+
+def test_progress_counts_over_all_folders(shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where nothing is remembered yet
+    told: list[tuple[int, int]] = []
+    sources = [SourceConfig.model_validate({"path": "shapes", "split": split}) for split in ("val", "train")]
+    classes = ("circle", "square", "triangle", "star", "cross")
+    photos = load_photos(sources, shapes_root, classes, watch=lambda *counts: told.append(counts)).photos
+    assert len(photos) == 8 + 24
+    assert told == sorted(told)
+    assert {(8, 8), (32, 32)} <= set(told)
+    assert all(count <= total for count, total in told)

@@ -180,6 +180,26 @@ def test_the_batch_that_the_memory_holds_is_shared_by_the_processes(processes, s
         build.settle_batch_size(run, SSD300(3, width=0.05), IMAGENET, samples, None)
 
 
+@pytest.mark.parametrize(
+    "batch_size, accumulate, before, now, tried",
+    [(12, 3, 1, 1, []), (12, 3, 0, 1, []), (12, 3, 2, 2, []), (12, 3, 2, 1, [12]), (12, 3, 1, 2, [6]), (12, 3, 0, 8, [1])],
+)
+def test_a_resumed_run_keeps_its_batches_where_as_many_processes_share_them(
+    batch_size, accumulate, before, now, tried, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(build, "fewest_steps", lambda step, size, *_: asked.append(size) or 1)
+    monkeypatch.setattr(World, "gather", lambda _, steps: [steps])
+    run = run_of(train={"batch_size": "auto", "iterations": 9})
+    run.world = World(size=now)
+    began = {"train": {"batch_size": batch_size, "accumulate": accumulate}}
+    samples: Any = SimpleNamespace(cache=None)
+    state = TrainState({}, [], {}, began, num_processes=before)
+    build.settle_batch_size(run, SSD300(3, width=0.05), IMAGENET, samples, state)
+    assert asked == tried
+    assert run.config.train.accumulate == (1 if tried else accumulate)
+
+
 def test_the_seed_decides_on_the_first_weights():
     first, same, other = (build_model(run_of(seed=seed), None)[0].state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(value, same[name]) for name, value in first.items())
