@@ -267,13 +267,17 @@ def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Seque
 
 
 def _boxes_fault(folder: Path, layout: str, batches: Sequence[Inspected]) -> list[str]:
-    """The fault of a folder whose boxes are written in another convention than its layout's."""
+    """The fault of a folder whose boxes are written in another convention than its layout's, or cannot be used at all."""
     written = np.concatenate([np.zeros((0, 6), np.float32), *(batch.written for batch in batches)])
     if not len(written):
         return []
     places = [place for kind in MENDED for batch in batches for place in batch.mended[kind][1]]
     photos = [os.fsdecode(path) for batch in batches for path in batch.paths[:1]]
     fault = fault_in(written[:, :4], written[:, 4:], layout, [*places, *photos][0])
+    if not fault and not any(batch.counts.any() for batch in batches):
+        counts = {what: sum(batch.mended[kind][0] for batch in batches) for kind, what in MENDED.items()}
+        reasons = "; ".join(f"{count} {what}" for what, count in counts.items() if count)
+        fault = f"none of {len(written)} boxes is left ({places[0]}, ...): {reasons}"
     return [f"{folder}: {fault}"] if fault else []
 
 

@@ -83,7 +83,7 @@ def test_numbers_beyond_all_bounds_are_clipped_without_a_word_of_numpy(tmp_path)
         item["bbox"] = bbox
     dump(tmp_path / "mine/a.json", content)
     notes = load(tmp_path / "mine").notes
-    assert [note.partition(":")[0] for note in notes] == [
+    assert [note.partition(":")[0] for note in notes if " boxes " in note] == [
         "1 boxes reached beyond their photo and were clipped to it",
         "2 boxes without area were left out",
     ]
@@ -100,6 +100,11 @@ def test_boxes_far_below_a_pixel_are_left_out_aloud(tmp_path):
     tiny = len(content["annotations"][::3])
     assert note.startswith(f"{tiny} boxes are narrower or lower than half a pixel and were left out: ")
     assert len(loaded.photos.labels) == len(content["annotations"]) - tiny
+    for item in content["annotations"]:
+        item["bbox"][3] = 0.01
+    dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=r"mine: none of 16 boxes is left \(.*\): 16 boxes are narrower or lower than half"):
+        load(tmp_path / "mine")
 
 
 def test_a_voc_box_that_may_have_its_size_in_place_of_corners_is_told_so(tmp_path):

@@ -216,7 +216,7 @@ def test_an_object_that_stands_twice_is_taken_once(tmp_path, layout):
 
 
 def test_of_many_mended_boxes_the_first_are_named(tmp_path):
-    shots = [shot._replace(objects=((0, 5, 5, 6, 9),) * 2) for shot in SHOTS]
+    shots = [shot._replace(objects=((0, 5, 5, 6, 9), (0, 5, 5, 6, 9), (1, 5, 5, 29, 29))) for shot in SHOTS]
     photos(tmp_path / "mine/images")
     xmls(tmp_path / "mine/annots", shots)
     (note,) = load(tmp_path / "mine").notes
