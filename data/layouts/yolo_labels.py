@@ -60,7 +60,8 @@ def read_text(path: Path, strict: bool = True) -> str:
         if not strict:
             return ""
         raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:NUM_JUDGED]:
+    head = content[:NUM_JUDGED]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head.count(0) > len(head) / 4:  # of UTF-16 half of them
         if not strict:
             return content.decode("utf-16", errors="replace").replace("\0", "")
         raise Damaged(f"{path}: line 1: is text in UTF-16, or no text at all; save it as UTF-8")
