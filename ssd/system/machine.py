@@ -4,10 +4,13 @@ import os
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 
 import psutil
 
 from ssd.config import ConfigError
+
+MUCH_LOAD = 0.25  # cores: less than that hardly changes a time
 
 
 def num_cores() -> int:
@@ -41,3 +44,41 @@ def require_cpp_compiler(asked_by: str) -> None:
 def memory_in_use() -> int:
     """Bytes of memory that this process has taken."""
     return psutil.Process().memory_info().rss
+
+
+class OtherLoad:
+    """How much of the processor other programs use, counted from here on."""
+
+    def __init__(self) -> None:
+        self._begin = _processor_times()
+
+    def cores(self) -> float:
+        """Cores that other programs kept busy, on average."""
+        total, busy, own = (now - then for now, then in zip(_processor_times(), self._begin, strict=True))
+        return max(0.0, (busy - own) / total * (os.cpu_count() or 1)) if total > 0 else 0.0
+
+    def warning(self) -> str:
+        """A line for who plans by a time that was taken meanwhile; empty where the machine was free."""
+        cores = self.cores()
+        if cores < MUCH_LOAD:
+            return ""
+        return (
+            f"warning: other programs used {cores:.1f} of {os.cpu_count()} cores while the machine was timed: without them a "
+            "run is faster; repeat this when they have ended"
+        )
+
+
+def _processor_times() -> tuple[float, float, float]:
+    """Seconds of all cores: since the start of the machine, those that were not idle, and those of this process and its
+    children."""
+    times = psutil.cpu_times()._asdict()
+    for counted_elsewhere in ("guest", "guest_nice"):
+        times.pop(counted_elsewhere, None)
+    total = sum(times.values())
+    idle = times["idle"] + times.get("iowait", 0.0)
+    process = psutil.Process()
+    own = sum(process.cpu_times()[:4])  # with children that have ended
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):  # it may end meanwhile
+            own += sum(child.cpu_times()[:4])
+    return total, total - idle, own

@@ -41,4 +41,6 @@ def dry_run(run: Run, began: float) -> None:
         f"report {costs.end:.1f} s" + (f", decoding all photos once {costs.decoding:.0f} s" if cache else "")
     )
     whole = duration(costs.of_run(iterations, evaluations, iterations // schedule.checkpoint_every))
+    if costs.warning:
+        run.say(costs.warning)
     run.say(f"the run will take about {whole}: {iterations} steps and {evaluations} evaluations")

@@ -111,6 +111,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     summary = [
         *first_faults(left_out(loaded), MAX_FAULTS),
         *shared_warning(train, val),
+        *([chosen.costs.warning] if chosen.costs.warning else []),
         *(note if note.startswith(WARNING) else f"note: {note}" for note in notes),
         f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}",

@@ -11,6 +11,7 @@ from data.loader import Samples
 from ssd.batch import Batch
 from ssd.evaluation.pictures import spread
 from ssd.evaluation.report import write_report
+from ssd.system.machine import OtherLoad
 from ssd.system.stop import Stopped
 from ssd.training.build import RunParts
 from ssd.training.datasets import plain_samples, train_batches, train_samples
@@ -34,6 +35,7 @@ class Costs(NamedTuple):
     checkpoint: float
     evaluation: float  # of all validation photos, with its picture
     end: float  # report and picture
+    warning: str = ""  # where other programs kept the machine busy meanwhile
 
     def of_run(self, iterations: int, evaluations: int, checkpoints: int) -> float:
         """A whole run; each evaluation writes two checkpoints beside the numbered ones."""
@@ -53,10 +55,11 @@ def measure(run: Run, parts: RunParts, start: float) -> Costs:
     Raises:
         Stopped: the run is asked to stop.
     """
+    load = OtherLoad()
     decoding, samples = _first_look(run, parts)
     step = _seconds_a_step(run, parts, lambda count: iter(train_batches(run, samples, count, 0)))
     evaluation, end = _evaluation_and_end(run, parts)
-    return Costs(start, step, decoding, _a_checkpoint(parts), evaluation, end)
+    return Costs(start, step, decoding, _a_checkpoint(parts), evaluation, end, load.warning())
 
 
 @contextmanager
@@ -87,7 +90,8 @@ def _first_look(run: Run, parts: RunParts) -> tuple[float, Samples]:
 
 
 def _seconds_a_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator[Batch]]) -> float:
-    """Of a few steps; every process does as many."""
+    """Of a few steps, timed twice; the shorter time counts, since a passing load makes one longer and none shorter. Every
+    process does as many."""
     warm_up = WARM_UP.get(run.device.type, 1)
     stream = batches(warm_up + MOST_STEPS)
 
@@ -100,8 +104,8 @@ def _seconds_a_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator
         return seconds[0]
 
     last = [step() for _ in range(warm_up)][-1]
-    count = max(run.world.gather(min(max(round(SECONDS / last), 1), MOST_STEPS)))
-    return sum(step() for _ in range(count)) / count
+    count = max(run.world.gather(min(max(round(SECONDS / last / 2), 1), MOST_STEPS // 2)))
+    return min(sum(step() for _ in range(count)) / count for _ in range(2))
 
 
 def _a_checkpoint(parts: RunParts) -> float:
