@@ -41,7 +41,8 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for name in ("score_thresh", "nms_thresh"):
-            if not isinstance(value := getattr(self, name), Real) or not 0 <= value <= 1:
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= float(value) <= 1:
                 raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
         if not isinstance(self.top_k, Integral) or self.top_k < 1:
             raise ValueError(f"top_k: expected a whole number from 1 on, got {self.top_k!r}")
