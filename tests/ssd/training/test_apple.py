@@ -34,7 +34,12 @@ ON_PLANES = ("convolution", "batch_norm")  # operations that follow the memory f
 class Forbidden(TorchDispatchMode):
     """Refuses float64, fused optimisers, and layers in channels_last, on the device alone."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: set[str] = set()  # devices of what the last operation took
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.last = {each.device.type for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, torch.Tensor)]
         tensors = [tensor for tensor in tensors if tensor.device.type == "cuda"]
@@ -82,5 +87,6 @@ def test_detection_takes_nothing_that_apple_s_gpus_lack():
         images = torch.empty(2, 300, 300, 3, dtype=torch.uint8)
         with Forbidden():
             loc, conf, dbox_list = model(prepare(images, IMAGENET, STAND_IN))
-        with Forbidden(), pytest.raises(DataDependentOutputException):  # on the CPU, which asks how many boxes there are
+        with Forbidden() as forbidden, pytest.raises(DataDependentOutputException):  # how many boxes are there?
             detect(loc, conf, dbox_list)
+    assert forbidden.last == {"cpu"}  # which has float64
