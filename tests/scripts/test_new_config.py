@@ -333,7 +333,7 @@ def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypa
     assert new_config.main([str(folders / "voc"), "--output", str(output), "--minutes", "600"]) == 0
     ((freeze, costs),) = measured
     assert freeze == "conv3_3"
-    assert all(value > 0 for value in costs)
+    assert all(value > 0 for value in costs if isinstance(value, float))
     config = load_config(output)
     assert (config.model.pretrained, config.model.dboxes, config.model.width) == ("coco", "coco", 1.0)
     small = ["train.epochs=null", "train.iterations=1", "train.batch_size=1", "data.workers=0", "device=cpu", "train.ema=null"]
