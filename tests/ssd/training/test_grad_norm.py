@@ -49,9 +49,10 @@ def _no_report(monkeypatch):
 
 
 def trained(folder: Path, root: Path, *arguments: str, resume: Path | None = None) -> list[float | None]:
-    """The norms in the records of a run of three steps."""
+    """The norms in the records of a run of three steps, which may go back to an earlier checkpoint."""
+    again = ["--resume", str(resume), "--overwrite"] if resume else []
     config = small(folder, root, train={"iterations": 3}, eval={"every": 100}, checkpoint={"every": 1, "keep": 3})
-    assert train.main(["--config", str(config), *arguments, *(["--resume", str(resume)] if resume else [])]) == 0
+    assert train.main(["--config", str(config), *arguments, *again]) == 0
     return [record["grad_norm"] for record in records(folder)]
 
 
