@@ -59,6 +59,30 @@ def test_objects_that_photos_cut_off_may_be_drawn_whole(layout):
     assert fault_in(edges[:2] + 5000, sizes[:2], layout, "here") == ""  # two slips of the hand
 
 
+HONEST = {  # photo, edges of the objects
+    "three over the lower edge of landscapes, all on the left": ((640, 480), [(20 * i, 300, 20 * i + 60, 470) for i in range(9)]
+                                                                 + [(30 * i, 350, 30 * i + 50, 500) for i in range(3)]),
+    "all in the lower right corner, some cut off": ((640, 480), [(500, 400, 560, 470)] * 9 + [(580, 420, 650, 495)] * 4),
+    "all in the upper left corner, some cut off": ((640, 480), [(40, 30, 90, 70)] * 9 + [(-12, -10, 40, 60)] * 4),
+    "a few large ones, cut off by every edge": ((300, 300), [(20, 20, 310, 310), (-9, 40, 280, 308), (30, -9, 310, 290)]),
+    "two pixels over the edges of small photos": ((64, 64), [(-2, -2, 66, 66), (-2, 10, 40, 66), (10, 20, 66, 66)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+@pytest.mark.parametrize("name", HONEST)
+def test_few_objects_that_another_convention_fits_by_chance_are_taken(name, layout):
+    size, boxes = HONEST[name]
+    assert fault_in(np.array(boxes, np.float32), np.tile(np.float32(size), (len(boxes), 1)), layout, "here") == ""
+
+
+@pytest.mark.parametrize("written_as", [CORNERS, LEFT_TOP, CENTRE])
+def test_relative_numbers_are_told_in_whatever_convention(written_as):
+    edges, sizes = drawn()
+    numbers = read(edges / np.tile(sizes, 2), sizes, "coco", written_as)
+    assert "as if relative to their photo" in fault_in(numbers, sizes, "coco", "here")
+
+
 def test_corners_in_a_coco_file_end_every_command(tmp_path, capsys, bare_machine):
     photos(tmp_path / "mine/images")
     content = coco()
