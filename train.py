@@ -41,23 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
     # An evaluation can do without its report, and of several processes the first one alone writes.
     if not options.eval_only and os.environ.get("RANK", "0") == "0":
         require_writable(Path(config.output_dir), "output_dir")
-    stop = StopRequest()
-    stop.listen()
-    # PyTorch takes seconds to load: not before all that can be said without it is said.
-    from ssd.training.dry_run import dry_run
-    from ssd.training.evaluating import eval_only
-    from ssd.training.folder import locked
-    from ssd.training.run import open_run
+    with StopRequest().listening() as stop:
+        # PyTorch takes seconds to load: not before all that can be said without it is said.
+        from ssd.training.dry_run import dry_run
+        from ssd.training.evaluating import eval_only
+        from ssd.training.folder import locked
+        from ssd.training.run import open_run
 
-    with open_run(config, stop) as run:
-        if options.eval_only:
-            eval_only(run, options.resume)
-        elif options.dry_run:
-            dry_run(run, began)
-        else:
-            stop.after(config.train.max_hours)
-            with locked(run.folder, run.world):
-                train(run, options.resume, options.overwrite)
+        with open_run(config, stop) as run:
+            if options.eval_only:
+                eval_only(run, options.resume)
+            elif options.dry_run:
+                dry_run(run, began)
+            else:
+                stop.after(config.train.max_hours)
+                with locked(run.folder, run.world):
+                    train(run, options.resume, options.overwrite)
     return 0
 
 

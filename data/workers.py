@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from ssd.system.device import give_back_freed_memory
 from ssd.system.errors import Failure, first_line
-from ssd.system.stop import StopRequest
+from ssd.system.stop import SIGNALS, StopRequest
 
 T = TypeVar("T")
 
@@ -269,8 +269,8 @@ def _leave_if_orphaned() -> None:
 def _init_worker(_: int) -> None:
     # A terminal or a scheduler signals the whole process group, but the parent alone decides when a run stops, and still
     # wants batches until then. Workers end when it closes the loader, or when they find it gone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     Finalize(None, _leave_if_orphaned, exitpriority=100)  # before the queue's own, which waits
     gc.freeze()  # what the parent made: a search for garbage in it would write to it, and so copy all of it into this process
     sys.excepthook = _report

@@ -27,7 +27,7 @@ BATCH_SIZES = {
 }  # fmt: skip
 
 
-@command(less_memory="try a smaller --batch-size")
+@command(less_memory="try a smaller --batch-size", prints_result=True)
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)

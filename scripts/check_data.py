@@ -17,11 +17,9 @@ from ssd.system.errors import UserError
 from ssd.system.stop import StopRequest
 
 
-@command()
+@command(prints_result=True)
 def main(arguments: list[str] | None = None) -> int:
     config = config_named(__doc__, arguments)
-    stop = StopRequest()
-    stop.listen()
 
     import numpy as np
 
@@ -33,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.training.run import Run
 
     try:
-        train_photos, val_photos, damaged = load_data(Run.alone(config, stop), max_faults=None)
+        with StopRequest().listening() as stop:
+            train_photos, val_photos, damaged = load_data(Run.alone(config, stop), max_faults=None)
     except DataError as error:
         raise UserError(f"{error}\n{len(str(error).splitlines())} faults") from None
     dbox_list = make_dbox_list(spec_of(config.model.dboxes))

@@ -33,7 +33,7 @@ FORMATS = ("json", "csv", "voc", "coco")
 @command(less_memory="try a smaller --batch-size")
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    from ssd.deploy.detection import Job, output_folder, sigterm_as_interrupt
+    from ssd.deploy.detection import Job, output_folder
     from ssd.deploy.inputs import find_inputs
     from ssd.deploy.predictor import Predictor
     from ssd.deploy.results import Results
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         compile=options.compile,
     )  # fmt: skip
     output = output_folder(options.output, options.overwrite, Path("runs/detect"))
-    with Results(output, options.formats, predictor.classes) as results, sigterm_as_interrupt():
+    with Results(output, options.formats, predictor.classes) as results:
         job = Job(predictor, results, output, options.batch_size, options.frames, not options.no_pictures)
         try:
             job.detect_photos(inputs.photos)
@@ -60,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     kind = "frames and photos" if inputs.videos else "photos"
     print(f"{results.num_objects} objects in {results.num_inputs} {kind}; written to {printable(output)}")
     if job.is_ended:
-        print("ended before all was done", file=sys.stderr)
-        return 130
+        print("interrupted; results are partial", file=sys.stderr)
+        return 130  # another signal's code, where it was that one
     return 2 if job.num_faults else 0
 
 

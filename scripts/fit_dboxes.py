@@ -19,11 +19,9 @@ from ssd.system.command import command
 from ssd.system.stop import StopRequest
 
 
-@command()
+@command(prints_result=True)
 def main(arguments: list[str] | None = None) -> int:
     config = config_named(__doc__, arguments)
-    stop = StopRequest()
-    stop.listen()
 
     from data.coverage import all_boxes, best_overlaps, show_change
     from data.dbox_fit import COVERED, fit, objects_of
@@ -33,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.training.datasets import load_part
     from ssd.training.run import Run
 
-    photos = load_part(Run.alone(config, stop), "train")
+    with StopRequest().listening() as stop:
+        photos = load_part(Run.alone(config, stop), "train")
     photos.require_objects("data.train", with_difficult=True)
     windows = cut(photos, config.data.tiles, config.seed).of_training()
     found = fit(objects_of(all_boxes(windows), windows.labels, config.seed))

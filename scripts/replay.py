@@ -14,7 +14,7 @@ from ssd.system.arguments import Parser
 from ssd.system.command import command
 
 
-@command()
+@command(prints_result=True)
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="the output_dir of the run")

@@ -13,15 +13,9 @@ from ssd.system import memory
 from ssd.training import build, outcome, timing
 from ssd.training.run_log import RunLog
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
-from tests.test_survival import LONG, signals_as_they_were
+from tests.test_survival import LONG
 from tests.test_train import assert_same_weights, records, write_config
 from train import main
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    with signals_as_they_were():
-        yield
 
 
 @pytest.fixture
@@ -59,23 +53,32 @@ class Timer:
         self.seconds = seconds
         self.function = function
         self.daemon = False
+        self.is_ended = False
 
     def start(self) -> None:
         assert self.daemon  # or the process would wait for it at its end
 
     def cancel(self) -> None:
-        raise AssertionError("nothing is to end the limit")
+        self.is_ended = True
+
+    def join(self) -> None:
+        assert self.is_ended
 
 
 def test_a_time_limit_saves_and_ends(tmp_path, shapes_root, run, monkeypatch):
     """That is reached in the third step."""
     timers: list[Timer] = []
     steps: list[None] = []
+
+    def goes_off() -> None:
+        assert not timers[0].is_ended
+        timers[0].function()
+
     monkeypatch.setattr(threading, "Timer", lambda *given: timers.append(Timer(*given)) or timers[-1])
-    monkeypatch.setattr(RunLog, "step", lambda self: steps.append(None) or (len(steps) == 3 and timers[0].function()))
+    monkeypatch.setattr(RunLog, "step", lambda self: steps.append(None) or (len(steps) == 3 and goes_off()))
     config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 10_000, "keep": 1})
     shown = run(config, "train.max_hours=0.5")
-    assert [timer.seconds for timer in timers] == [1800]
+    assert [(timer.seconds, timer.is_ended) for timer in timers] == [(1800, True)]  # it does not outlive the command
     assert shown.splitlines()[-1] == "train.max_hours are over; resume with --resume auto"
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration == 3
     shown = run(config, "--resume", "auto", "train.iterations=4")

@@ -1,8 +1,6 @@
 """The detection of many inputs, one after the other, into an output folder."""
 
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,19 +50,6 @@ def _next_folder(usual: Path) -> Path:
             break
         folder = usual.with_name(f"{usual.name}-{number}")
     return folder
-
-
-@contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, with what is done kept."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

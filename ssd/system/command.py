@@ -5,66 +5,89 @@ No torch here: a command that is called wrongly answers at once.
 """
 
 import errno
-import io
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
 from ssd.config import ConfigError
-from ssd.system.errors import Failure, UserError, first_line
-from ssd.system.stop import Stopped
+from ssd.system.errors import Failure, UserError, first_line, is_saved
+from ssd.system.output import output_for_watchers
+from ssd.system.stop import Interrupt, Stopped, interrupts
 
 P = ParamSpec("P")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def command(resume: str = "", less_memory: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
+def command(
+    resume: str = "", less_memory: str = "", prints_result: bool = False
+) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Makes a function the main function of a command: it returns the exit code whatever happens within.
 
     Args:
         resume: what to tell a user whose command was ended before its time, where it can be resumed.
         less_memory: what to tell one whose device has too little memory, where something helps.
+        prints_result: what it prints is what it is called for; by default it is for those who watch, and may be lost.
     """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @wraps(main)
         def answered(*args: P.args, **kwargs: P.kwargs) -> int:
-            if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a file may lack the letters of a class or a file name
-                sys.stdout.reconfigure(errors="backslashreplace")
-            try:
-                return main(*args, **kwargs)
-            except (Exception, KeyboardInterrupt) as error:
-                answer = explain(error, resume, less_memory)
-                if answer is None:
-                    raise
-                lines, code = answer
-                if _is_first_to_say(lines):
-                    for line in lines:
-                        print(line, file=sys.stdout if isinstance(error, Stopped) else sys.stderr, flush=True)
-                return code
+            with output_for_watchers() as output, interrupts() as received:
+                try:
+                    code = main(*args, **kwargs)
+                    if prints_result:
+                        output.require_whole()
+                    code = 128 + received[0] if received else code
+                except (Exception, KeyboardInterrupt) as error:
+                    code = _answer(error, resume, less_memory)
+            # To end in good order, Python and NCCL would wait for processes that wait for this one.
+            if _is_connected():
+                os._exit(code)
+            return code
 
         return answered
 
     return decorate
 
 
+def _answer(error: Exception | KeyboardInterrupt, resume: str, less_memory: str) -> int:
+    """Prints what an error means; returns the exit code."""
+    answer = explain(error, resume, less_memory)
+    if answer is None:  # a fault of the program
+        if resume and is_saved(error):
+            error.add_note(resume)
+        if not _is_connected():
+            raise error
+        traceback.print_exception(error)
+        return 1
+    lines, code = answer
+    if _is_first_to_say(lines):
+        for line in lines:
+            print(line, file=sys.stdout if isinstance(error, Stopped) else sys.stderr, flush=True)
+    return code
+
+
 def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tuple[list[str], int] | None:
     """The lines to print of an error, and the exit code; None where the error is a fault of the program."""
     hint = f"; {resume}" if resume else ""
+    if_saved = hint if is_saved(error) or getattr(error, "can_resume", False) else ""
     if isinstance(error, Stopped):
         return [f"{error}{hint}"], error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return [f"stopped by SIGINT{hint}"], 130
+        number = error.number if isinstance(error, Interrupt) else signal.SIGINT
+        return [f"stopped by {signal.Signals(number).name}{hint}"], 128 + number
     if isinstance(error, (ConfigError, UserError)):
-        return _lines(error), 2
+        return _lines(f"{error}{if_saved}"), 2
     if isinstance(error, Failure):
-        return _lines(f"{error}{hint if error.can_resume else ''}"), 1
+        return _lines(f"{error}{if_saved}"), 1
     if isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        full = f"; make room{' and ' + resume if resume else ''}" if error.errno in DISK_FULL else ""
-        return _lines(f"{text}{full}"), 1
+        full = f"; make room{' and ' + resume if resume else ''}"
+        return _lines(f"{text}{full if error.errno in DISK_FULL else if_saved}"), 1
     if isinstance(error, ImportError) and ((error.name or "").partition(".")[0] == "cv2" or "libGL" in str(error)):
         return _lines(
             f"OpenCV cannot be loaded ({first_line(error)}); a machine without a display takes opencv-python-headless in place "
@@ -74,6 +97,12 @@ def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tu
         reason = _of_pytorch(error, less_memory)
         return None if reason is None else (_lines(f"{reason}{hint}"), 1)
     return None
+
+
+def _is_connected() -> bool:
+    """Whether this process is still one of several."""
+    distributed = sys.modules.get("torch.distributed")  # loaded, and not in half, where they were connected
+    return getattr(distributed, "is_initialized", bool)()
 
 
 def _is_first_to_say(lines: list[str]) -> bool:

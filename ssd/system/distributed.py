@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from ssd.system.errors import UsageError
+from ssd.system.stop import Stopped
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def world_from_environment() -> World:
 
 @contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Connects the processes for the time of the block: nccl between GPUs, gloo between CPUs.
+    """Connects the processes for the time of the block: nccl between GPUs, gloo between CPUs. An error leaves them connected.
 
     Raises:
         UsageError: they cannot be connected.
@@ -134,9 +135,11 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
         ) from None
     try:
         yield
-    finally:
-        _patient_group = None
+    except Stopped:  # all of them are, by agreement
         dist.destroy_process_group()
+        raise
+    # After any other error the group stays: NCCL would wait for the others' part in what is under way, which may never come.
+    dist.destroy_process_group()
 
 
 def first_to_say(text: str) -> bool:

@@ -19,6 +19,14 @@ class Failure(RuntimeError):
     can_resume = False  # what was done so far is saved, and resuming may well come further
 
 
+SAVED = "saved at iteration"  # begins the note on an error after which a run can be resumed
+
+
+def is_saved(error: BaseException) -> bool:
+    """Whether what a run learned before an error is in a checkpoint."""
+    return any(note.startswith(SAVED) for note in getattr(error, "__notes__", ()))
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without the details that libraries add below; its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

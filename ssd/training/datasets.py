@@ -23,7 +23,7 @@ from ssd.config import Config
 from ssd.preparation import Preparation
 from ssd.system.machine import num_cores
 from ssd.system.memory import USED, free_memory
-from ssd.system.stop import Stopped, StopRequest
+from ssd.system.stop import Stopped, StopRequest, strongest
 from ssd.training.run import Run
 
 MAX_FAULTS = 50  # lines of one error message
@@ -114,7 +114,7 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
     The others wait for one that looks at its photos as long as it lives, which with a large data set takes hours.
     """
     shares = run.world.gather((run.stop.signal, list(dict.fromkeys(faults))), patient=True)  # of a folder named twice, once
-    run.stop.signal = max(number for number, _ in shares)
+    run.stop.signal = strongest(number for number, _ in shares)
     if run.stop():
         raise Stopped(run.stop.signal)
     first_rank = {line: rank for rank, (_, lines) in reversed(list(enumerate(shares))) for line in lines}

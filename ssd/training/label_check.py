@@ -57,9 +57,7 @@ def check_labels(
         raise CheckpointError(f"{checkpoint}: names no photos, being weights alone; take checkpoints/best.pt of their run")
     config = parse_config(state.config, str(checkpoint), [*ANYWHERE, *overrides])
     model, preparation = network_of(state), Preparation(**state.preparation)
-    stop = StopRequest()
-    stop.listen()
-    with open_run(config, stop) as run:
+    with StopRequest().listening() as stop, open_run(config, stop) as run:
         folder = output_folder(output, overwrite, run.folder / f"labels_{part}")
         samples = plain_samples(run, load_part(run, part), preparation)
         place(run, model, None)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,13 @@ class RecordFile:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             self._drop_after({"train": iteration, "eval": evaluated_at})
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
-        with optional(self.board.log_dir):
-            self.board.add_custom_scalars({"training and validation": CHARTS})
+        self.folder = folder / "tensorboard"
+        self.board: SummaryWriter | None = None
+        self.hook = threading.excepthook
+        threading.excepthook = self._thread_ended
+        with optional(self.folder):
+            self.board = SummaryWriter(str(self.folder), purge_step=iteration + 1)
+        self._show(lambda board: board.add_custom_scalars({"training and validation": CHARTS}))
 
     def _drop_after(self, last: dict[str, int]) -> None:
         kept = []
@@ -72,25 +77,28 @@ class RecordFile:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        with optional(self.board.log_dir):
-            self._write_scalars(kind, iteration, values)
+        self._show(lambda board: _write_scalars(board, kind, iteration, values))
 
-    def _write_scalars(self, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(f"{kind}/{name}", value, iteration)
-            elif isinstance(value, dict):
-                for key, entry in value.items():
-                    if entry is not None:
-                        self.board.add_scalar(f"{kind}/{name}/{key}", entry, iteration)
+    def _show(self, write: Callable[[SummaryWriter], object]) -> None:
+        """Writes for TensorBoard. Where that fails once, nothing more is written there: it only shows what is recorded."""
+        if self.board:
+            with optional(self.folder):
+                write(self.board)
+                return
+            self.board = None
+
+    def _thread_ended(self, args: threading.ExceptHookArgs) -> None:
+        """What the thread that writes for TensorBoard dies of is raised where it is given something next, and told there."""
+        if args.thread is None or not type(args.thread).__module__.startswith("tensorboard"):
+            self.hook(args)
 
     def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
         """A picture `[H, W, 3]` uint8 RGB for TensorBoard, as JPEG: as PNG photos take ten times the time and the room."""
         encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
         height, width, colours = image.shape
         content = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=encoded)
-        assert self.board.file_writer is not None
-        self.board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=content)]), iteration)
+        summary = Summary(value=[Summary.Value(tag=name, image=content)])
+        self._show(lambda board: board._get_file_writer().add_summary(summary, iteration))
 
     def pr_curve(self, name: str, num_objects: int, values: PRValues, iteration: int) -> None:
         """A precision-recall curve for TensorBoard.
@@ -105,8 +113,18 @@ class RecordFile:
         true = np.rint(recall * num_objects)
         nothing = np.zeros_like(true)  # a detector has no true negatives
         parts = (true, counts - true, nothing, num_objects - true, precision, recall)
-        self.board.add_pr_curve_raw(name, *parts, iteration, len(THRESHOLDS))
+        self._show(lambda board: board.add_pr_curve_raw(name, *parts, iteration, len(THRESHOLDS)))
 
     def close(self) -> None:
-        with optional(self.board.log_dir):
-            self.board.close()
+        self._show(lambda board: board.close())
+        threading.excepthook = self.hook
+
+
+def _write_scalars(board: SummaryWriter, kind: str, iteration: int, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, int | float):
+            board.add_scalar(f"{kind}/{name}", value, iteration)
+        elif isinstance(value, dict):
+            for key, entry in value.items():
+                if entry is not None:
+                    board.add_scalar(f"{kind}/{name}/{key}", entry, iteration)

@@ -11,9 +11,10 @@ from torch import nn
 
 from ssd.batch import Batch
 from ssd.evaluation.evaluate import Evaluation
-from ssd.system.errors import Failure
-from ssd.system.stop import Stopped, StopRequest
-from ssd.training.checkpoints import Checkpoints
+from ssd.system.distributed import World, is_lost_peer
+from ssd.system.errors import SAVED, Failure, optional
+from ssd.system.stop import Stopped, StopQuestion, StopRequest
+from ssd.training.checkpoints import LAST, Checkpoints
 from ssd.training.progress import Clock
 from ssd.training.run_log import RunLog
 from ssd.training.schedule import Schedule
@@ -81,6 +82,8 @@ class Trainer:
         self.val_stream: Iterator[Batch] | None = None  # of the next evaluation, once its workers have started
         self.evaluate = evaluate
         self.stop = stop
+        self.is_asked_to_stop = StopQuestion(stop, step.world)
+        self.saved_at = state.iteration
         # Plain values alone.
         self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, window=None, grad_norms=None)
         self.best: Best | None = None
@@ -112,7 +115,17 @@ class Trainer:
         Raises:
             Stopped: on request, after a checkpoint.
             NonFiniteError: a loss or gradient was NaN or infinite.
+            Exception: of any other kind; what was learned until then is saved, if it can be.
         """
+        try:
+            return self._fit(batches)
+        except NonFiniteError:
+            raise
+        except Exception as error:  # Stopped too, which ends a wait for data
+            self._save_before_end(error)
+            raise
+
+    def _fit(self, batches: Iterable[Batch]) -> Best | None:
         self._evaluate_if_due()
         stream = iter(batches)
         clock = Clock()
@@ -121,14 +134,13 @@ class Trainer:
             if schedule.next_evaluation(now.iteration) - now.iteration <= AHEAD:
                 self._begin_evaluation()
             with clock.waiting():
-                micro_batches = self._next_batches(stream)
+                micro_batches = [next(stream) for _ in range(schedule.accumulate)]
             self._count(self.step(micro_batches, now.iteration))
             now.iteration += 1
             self.log.step()
-            at_log = now.iteration % schedule.log_every == 0 or now.iteration == schedule.iterations
-            if at_log:
+            if now.iteration % schedule.log_every == 0 or now.iteration == schedule.iterations:
                 self._record(clock)
-            if self._asked_to_stop(at_log):
+            if self.is_asked_to_stop():
                 self.save()
                 raise Stopped(self.stop.signal)
             if now.iteration % schedule.checkpoint_every == 0:
@@ -151,15 +163,6 @@ class Trainer:
             return False
         self.log.say(f"eval.patience: no better evaluation in {not_improved}; training ends at iteration {iteration}")
         return True
-
-    def _next_batches(self, stream: Iterator[Batch]) -> list[Batch]:
-        """The micro-batches of one step. If the data fails, what was learned so far is saved first."""
-        try:
-            return [next(stream) for _ in range(self.schedule.accumulate)]
-        except Exception:
-            if self.world.size == 1:  # several would have to agree, and the others know nothing of it
-                self.save()
-            raise
 
     def _count(self, taken: Taken) -> None:
         """Adds a step to the sums of the next train record."""
@@ -196,17 +199,6 @@ class Trainer:
         if iteration is not None:
             raise NonFiniteError(iteration)
 
-    def _asked_to_stop(self, at_log: bool) -> bool:
-        """Whether any process was asked to; they have to agree, or one would wait for the others' gradients for ever.
-
-        On GPUs the question is put where the device is waited for anyway.
-        """
-        if self.world.size == 1:
-            return self.stop()
-        if self.step.device.type == "cuda" and not at_log:
-            return False
-        return self.stop.agree(self.world)
-
     def _begin_evaluation(self) -> Iterator[Batch]:
         """Starts the workers of the next evaluation, if they have not started."""
         self.val_stream = self.val_stream or iter(self.val_batches)
@@ -222,6 +214,7 @@ class Trainer:
         batches, self.val_stream = self._begin_evaluation(), None
         with average.applied_to(model) if average else nullcontext():
             evaluation = self.evaluate(model, batches)
+        self.log.evaluated(epoch, now.iteration, evaluation)  # first: what is not recorded is evaluated again
         now.evaluated_at = now.iteration
         improved = self._is_better(evaluation)
         if improved:
@@ -229,7 +222,6 @@ class Trainer:
         now.not_improved = 0 if improved else now.not_improved + 1
         if now.best_map < 0 or improved:
             self.best = Best(now.iteration, evaluation)
-        self.log.evaluated(epoch, now.iteration, evaluation)
         self.save(best=improved)
         self.log.illustrate(evaluation, now.iteration)
 
@@ -244,3 +236,22 @@ class Trainer:
         state = self.state()
         if self.world.is_main:
             self.checkpoints.write(state, numbered, best or state.best_map < 0)
+        self.saved_at = state.iteration
+
+    def _save_before_end(self, error: Exception) -> None:
+        """Saves what was learned before an error ends the run, and leaves a note of it on the error."""
+        if not self.world.is_main:
+            return
+        if self.world.size > 1 and self.now.iteration > self.saved_at:
+            if self.step.device.type == "cuda" and isinstance(error, RuntimeError) and is_lost_peer(error, self.world):
+                return  # the device waits for the lost one
+            # The others know nothing of it. All have the same weights; the sums are this process's, and begin anew.
+            self.world = World()
+            self.window.zero_()
+            self.grad_norms.zero_()
+            self.now.window_start = self.now.iteration
+        if self.now.iteration > self.saved_at:
+            with optional(self.checkpoints.folder / LAST):
+                self.save()
+        if self.saved_at:
+            error.add_note(f"{SAVED} {self.saved_at}")

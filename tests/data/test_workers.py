@@ -197,14 +197,10 @@ class Stuck(Numbers):
 
 
 @pytest.fixture
-def stop() -> Iterator[StopRequest]:
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop = StopRequest()
-    stop.listen()
-    yield stop
-    for number, handler in previous.items():
-        signal.signal(number, handler)
-    signal.set_wakeup_fd(-1)
+def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopRequest]:
+    monkeypatch.setattr("ssd.system.stop.SAME_REQUEST", 0)  # or it would be waited for at the end
+    with StopRequest().listening() as stop:
+        yield stop
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

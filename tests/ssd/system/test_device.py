@@ -10,13 +10,15 @@ CPU = torch.device("cpu")
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(device.index))
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     with pytest.raises(ConfigError, match=r"device: cuda:1 would be shared by the 2 processes .* set device: cuda"):
         choose_device("cuda:1", local_rank=0, local_size=2)
     assert not torch.backends.cudnn.benchmark
     assert choose_device("cuda:1", local_rank=0, local_size=1) == torch.device("cuda:1")
     assert [choose_device("cuda", rank, 2).index for rank in (0, 1)] == [0, 1]
+    assert current == [1, 0, 1]  # what PyTorch does without naming a device, it does on the process's own
     with pytest.raises(ConfigError, match="cuda:2 is asked for, but there are 2 GPUs"):
         choose_device("auto", 2, 3)
     assert torch.backends.cudnn.benchmark

@@ -5,8 +5,9 @@ import os
 import re
 import socket
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,15 +17,17 @@ from data.loader import Samples
 from ssd.config_file import load_config, parse_config
 from ssd.model import SSD300
 from ssd.preparation import IMAGENET
+from ssd.system import distributed
 from ssd.system.distributed import World, is_lost_peer, process_group
 from ssd.system.errors import UsageError
+from ssd.system.stop import Stopped
 from ssd.training import build
 from ssd.training.datasets import load_part, plain_samples
 from ssd.training.evaluating import evaluate_photos
 from ssd.training.run import Run
 from ssd.weights.checkpoint import TrainState
 from tests.conftest import ROOT
-from tests.processes import start
+from tests.processes import completed, start
 from tests.test_train import write_config
 
 pytestmark = pytest.mark.slow
@@ -170,3 +173,78 @@ def test_automatic_accumulation_is_kept_for_the_same_number_of_processes_only(mo
     build.settle_batch_size(run, model, IMAGENET, cast("Samples", SimpleNamespace(cache=None)), state)
     assert run.batch_size == 64  # what the run learns from stays
     assert run.config.train.accumulate == accumulate
+
+
+def test_batch_normalisation_is_synchronised_on_gpus_alone(monkeypatch):
+    def norms(device: str, size: int) -> set[type]:
+        run = cast("Run", SimpleNamespace(world=World(0, size), device=torch.device(device), say=lambda _: None))
+        model = SSD300(2, batch_norm="backbone", width=0.05)
+        build.synchronise_norms(run, model)
+        return {type(module) for module in model.modules() if "BatchNorm" in type(module).__name__}
+
+    assert norms("cuda", 2) == {torch.nn.SyncBatchNorm}
+    assert norms("cuda", 1) == norms("cpu", 2) == {torch.nn.BatchNorm2d}
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stands in for a process group: how it was made, and whether it was destroyed."""
+    made: dict[str, Any] = {"destroyed": 0}
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: made.update(backend=backend, **options))
+    monkeypatch.setattr(dist, "new_group", lambda **options: made.update(patient=options))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: made.update(destroyed=made["destroyed"] + 1))
+    return made
+
+
+def test_a_peer_is_waited_for_as_long_as_it_says(group, monkeypatch):
+    connected(monkeypatch, "localhost", 1)
+    assert group["timeout"] == distributed.TIMEOUT <= timedelta(hours=1)
+    assert group["patient"] == {"backend": "gloo", "timeout": distributed.PATIENT_TIMEOUT}
+    assert group["destroyed"] == 1
+
+
+def test_an_error_leaves_without_waiting_for_the_others(group, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    for error, destroyed in ((RuntimeError(), 0), (UsageError(), 0), (Stopped(15), 1)):
+        with pytest.raises(type(error)), process_group(World(0, 2), CPU):
+            raise error
+        assert group["destroyed"] == destroyed
+
+
+FAILING = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import torch, torch.distributed as dist
+from ssd.system.command import command
+from ssd.system import distributed
+from ssd.system.distributed import World, process_group
+from ssd.system.errors import UserError
+
+dist.destroy_process_group = lambda: time.sleep(1000)  # as under NCCL
+
+@command()
+def main():
+    with process_group(World(0, 2), torch.device("cpu")):
+        raise {"user": UserError("that is wrong"), "program": KeyError("a fault")}[sys.argv[2]]
+
+dist.init_process_group = lambda *_, **__: None
+dist.new_group = lambda **_: None
+dist.is_initialized = lambda: True
+import atexit
+atexit.register(time.sleep, 1000)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("kind, code, text", [("user", 2, "error: that is wrong"), ("program", 1, "KeyError: 'a fault'")])
+def test_a_process_that_fails_says_so_and_is_gone(tmp_path, kind, code, text):
+    (tmp_path / "failing.py").write_text(FAILING)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    around = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
+    words = [sys.executable, str(tmp_path / "failing.py"), str(ROOT), kind]
+    done = completed(words, timeout=60, env={**os.environ, **around})
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1] == text

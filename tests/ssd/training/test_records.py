@@ -95,3 +95,21 @@ def test_a_picture_in_tensorboard_is_the_one_given(tmp_path):
     assert (event.step, event.width, event.height) == (7, 60, 40)
     shown = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_allclose(shown[:, :24].astype(int), image[:, :24], atol=6)
+
+
+def test_a_full_disk_under_tensorboard_costs_its_events_alone(tmp_path, capfd):
+    records = RecordFile(tmp_path)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    records.write("train", 1, 1, {"loss": 1.0})
+    (tmp_path / "full").symlink_to("/dev/full")
+    (tmp_path / "full").replace(events)
+    for iteration in range(2, 100):
+        records.write("train", 1, iteration, {"loss": 1.0})
+    records.picture("validation photos", np.zeros((40, 60, 3), np.uint8), 100)
+    records.close()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"warning: {tmp_path / 'tensorboard'}: was not written ([Errno 28] No space left on device)"
+    assert len(read_records(tmp_path)) == 99
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another/tensorboard").touch()
+    RecordFile(tmp_path / "another").write("train", 1, 1, {"loss": 1.0})

@@ -13,16 +13,17 @@ import torch
 import train
 from data.workers import WatchedLoader
 from ssd.system.distributed import World
-from ssd.system.stop import StopRequest
+from ssd.system.errors import UserError
+from ssd.system.stop import Stopped, StopRequest
 from ssd.training import outcome, trainer
 from ssd.training.checkpoints import Checkpoints
+from ssd.training.records import RecordFile
 from ssd.training.run_log import RunLog
-from ssd.training.step import Taken
+from ssd.training.step import Step, Taken
 from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from tests.ssd.training.test_restarts import small
 from tests.ssd.training.test_update import SCHEDULE
-from tests.test_survival import signals_as_they_were
 from tests.test_train import records
 
 
@@ -57,8 +58,7 @@ def test_the_photos_of_an_evaluation_are_begun_while_the_network_trains(tmp_path
     monkeypatch.setattr(RunLog, "step", lambda _: steps.append(None))
     monkeypatch.setattr(RunLog, "evaluated", lambda *given: begun.append(-len(steps)) or evaluated(*given))
     config = small(tmp_path, shapes_root, train={"iterations": 5}, eval={"every": 3})
-    with signals_as_they_were():
-        assert train.main(["--config", str(config)]) == 0
+    assert train.main(["--config", str(config)]) == 0
     assert [event for event in begun if event] == [1, -3, 3, -5]  # those before the first step are others
     assert [record["iteration"] for record in records(tmp_path, "eval")] == [3, 5]
 
@@ -111,3 +111,48 @@ def test_patience_begins_when_something_was_found(tmp_path):
 def test_patience_counts_from_the_last_better_evaluation(tmp_path):
     assert fit(tmp_path, [(0.2, 1.0), (0.1, 1.0), (0.3, 1.0), (0.1, 1.0), (0.3, 0.9), (0.1, 1.0)], patience=2) == (6, 5)
     assert fit(tmp_path, [(0.2, 1.0), (0.9, 1.0)], patience=2, resume=True) == (7, 5)  # the second one in a row
+
+
+FULL = OSError(28, "No room", "metrics.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [KeyError("a fault"), UserError("a photo is gone"), FULL, Stopped(15)])
+def test_whatever_ends_a_run_what_it_learned_is_saved(tmp_path, shapes_root, monkeypatch, capsys, error):
+    step, write = Step.__call__, RecordFile.write
+
+    def fails_in_step(self, batches, iteration):
+        if iteration == 2:
+            raise error
+        return step(self, batches, iteration)
+
+    def fails_to_record(self, kind, epoch, iteration, values):
+        if iteration == 2:
+            raise error
+        write(self, kind, epoch, iteration, values)
+
+    if isinstance(error, OSError):
+        monkeypatch.setattr(RecordFile, "write", fails_to_record)
+    else:
+        monkeypatch.setattr(Step, "__call__", fails_in_step)
+    config = small(tmp_path, shapes_root, train={"iterations": 5}, eval={"every": 100}, checkpoint={"every": 100})
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError) as raised:
+            train.main(["--config", str(config), "log_every=1"])
+        assert raised.value.__notes__ == ["saved at iteration 2", "resume with --resume auto"]
+    else:
+        assert train.main(["--config", str(config), "log_every=1"]) in (1, 2, 143)
+        printed = capsys.readouterr()
+        assert (printed.err or printed.out).splitlines()[-1].endswith("resume with --resume auto")
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration == 2
+
+
+@pytest.mark.slow
+def test_what_fails_before_anything_is_learned_leaves_no_checkpoint(tmp_path, shapes_root, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Step, "__call__", full)
+    assert train.main(["--config", str(small(tmp_path, shapes_root))]) == 1
+    assert "out of memory" in capsys.readouterr().err
+    assert not (tmp_path / "run/checkpoints/last.pt").exists()

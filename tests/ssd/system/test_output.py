@@ -1,0 +1,91 @@
+"""What cannot be printed is lost, and nothing else is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tqdm import tqdm
+
+from ssd.system.command import command
+from tests.conftest import ROOT
+
+PRINTING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tqdm import tqdm
+from ssd.system.command import command
+
+@command(prints_result=sys.argv[3] == "result")
+def main():
+    print("of interest", flush=True)
+    for _ in tqdm(range(3), file=sys.stderr, disable=False):
+        tqdm.write("more", file=sys.stdout)
+    print("x" * 100_000)
+    Path(sys.argv[2]).write_text("done")
+    return 0
+
+sys.exit(main())
+"""
+
+
+def run(tmp_path: Path, where: str, kind: str = "watched") -> tuple[int, str]:
+    """Exit code and errors of a command whose output goes to some place, in the shell's words."""
+    words = f'"$0" -c "$1" "$2" "$3" {kind} {where}'
+    done = subprocess.run(
+        ["bash", "-c", words, sys.executable, PRINTING, str(ROOT), str(tmp_path / "done")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (tmp_path / "done").read_text() == "done"
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&- <&-", "2>/dev/full", "> >(true); code=$?; wait; exit $code",
+    ],
+)  # fmt: skip
+def test_a_command_does_its_work_whoever_watches(tmp_path, where):
+    code, errors = run(tmp_path, where)
+    assert code == 0
+    assert "Error" not in errors
+    assert "error" not in errors
+
+
+def test_a_result_that_cannot_be_printed_is_no_success(tmp_path):
+    code, errors = run(tmp_path, ">/dev/full", "result")
+    assert code == 1
+    assert errors.splitlines()[-1] == "error: standard output: No space left on device; make room"
+    code, errors = run(tmp_path, "> >(true); code=$?; wait; exit $code", "result")  # like head: it had enough
+    assert code == 0
+    assert "error" not in errors
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_streams_that_are_not_there_are_put_back(monkeypatch, is_closed):
+    def stream():
+        if not is_closed:
+            return None
+        closed = open(os.devnull, "w")  # noqa: SIM115
+        closed.close()
+        return closed
+
+    @command()
+    def main() -> int:
+        print("one")
+        print("two", file=sys.stderr, flush=True)
+        for _ in tqdm(range(2), disable=None):
+            tqdm.write("three", file=sys.stdout)
+        assert not sys.stderr.isatty()
+        return 0
+
+    before = stream(), stream()
+    monkeypatch.setattr(sys, "stdout", before[0])
+    monkeypatch.setattr(sys, "stderr", before[1])
+    code, after = main(), (sys.stdout, sys.stderr)
+    monkeypatch.undo()
+    assert code == 0
+    assert after == before
