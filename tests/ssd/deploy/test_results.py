@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssd.deploy.predictor import Detections
-from ssd.deploy.results import Found, Results
+from ssd.deploy.results import Found, Results, as_coco
 
 CLASSES = ("cat", 'a, "b"\n& <c>', "US$5", "猫")
 
@@ -102,3 +102,36 @@ def test_memory_does_not_grow(tmp_path):
         tracemalloc.stop()
     assert (tmp_path / "detections.json").stat().st_size > 400_000
     assert grown < 50_000
+
+
+TWO = Detections(
+    np.float32([[1.25, 2, 11.256, 12], [20, 30, 20.5, 30.25]]), np.array([3, 0]), np.float32([0.87654, 0.5]), ["猫", "cat"]
+)
+
+
+def test_a_photo_as_coco_has_it():
+    image, annotations = as_coco(Found("a/b.jpg", None, 100, 80, TWO), 7, 40)
+    assert image == {"id": 7, "file_name": "a/b.jpg", "width": 100, "height": 80}
+    common = {"image_id": 7, "iscrowd": 0}
+    assert annotations == [
+        {**common, "id": 40, "category_id": 4, "bbox": [1.25, 2, 10.01, 10], "area": 100.1, "score": 0.8765},
+        {**common, "id": 41, "category_id": 1, "bbox": [20, 30, 0.5, 0.25], "area": 0.12, "score": 0.5},
+    ]
+    assert as_coco(Found("a.mp4", 0, 100, 80, TWO), 1, 1)[0]["file_name"] == "a.mp4#0"
+
+
+def test_photos_as_voc_has_them(tmp_path):
+    """Pixels are counted from 1, and the last one is part of the box; the second is less than a pixel wide."""
+    with Results(tmp_path, ["voc"], CLASSES) as results:
+        results.add([Found(f"far/below/{name}.jpg", None, 100, 80, TWO) for name in "ab"])
+        results.add([Found("clip.mp4", 0, 100, 80, TWO)])  # whose frames are no files
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(files) == ["Annotations/far/below/a.xml", "Annotations/far/below/b.xml"]
+    root = ElementTree.parse(tmp_path / "Annotations/far/below/a.xml").getroot()
+    assert root.findtext("filename") == "a.jpg"
+    assert [(side.tag, side.text) for side in root.iterfind("size/*")] == [("width", "100"), ("height", "80"), ("depth", "3")]
+    first, second = root.iterfind("object")
+    assert [first.findtext(tag) for tag in ("name", "difficult", "score")] == ["猫", "0", "0.8765"]
+    assert [corner.text for corner in first.iterfind("bndbox/*")] == ["2.2", "3.0", "11.3", "12.0"]
+    assert [corner.text for corner in second.iterfind("bndbox/*")] == ["21.0", "31.0", "21.0", "31.0"]
+    assert "<name>猫</name>" in (tmp_path / "Annotations/far/below/a.xml").read_text("utf-8")

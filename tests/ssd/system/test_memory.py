@@ -98,3 +98,32 @@ def test_a_gpu_library_that_cannot_allocate_does_not_fit(monkeypatch, error):
     assert fewest_steps(lambda count: failing(9), 32, torch.device("cuda")) is None
     with pytest.raises(RuntimeError, match="illegal memory access"):
         fewest_steps(wrong, 32, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("share, expected", [(32, 4), (8, 1), (1, 1)])
+def test_each_size_is_tried_afresh_on_the_processs_own_gpu(monkeypatch, share, expected):
+    """What PyTorch holds from before, or held for a larger size, does not count; in the end the GPU is as empty as it was."""
+    own = torch.device("cuda:1")
+    held, peak = 900, 2000  # of 1000; 80 % of them are 8 photos
+
+    def empty() -> None:
+        nonlocal held
+        held = 0
+
+    def reset(device: torch.device) -> None:
+        nonlocal peak
+        assert device == own
+        peak = held
+
+    def take(count: int) -> None:
+        nonlocal held, peak
+        held += 100 * count
+        peak = max(peak, held)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 - held, 1000) if device == own else (0, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: held if device == own else 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: peak if device == own else 10_000)
+    assert fewest_steps(take, share, own) == expected
+    assert held == 0

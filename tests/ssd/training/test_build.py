@@ -8,7 +8,7 @@ from data.loader import Samples
 from ssd.config import ConfigError
 from ssd.config_file import parse_config
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
+from ssd.preparation import IMAGENET, OXFORD, Preparation
 from ssd.system.distributed import World
 from ssd.training import build
 from ssd.training.build import (
@@ -300,3 +300,69 @@ def test_batches_are_those_that_a_run_began_with():
     run = run_of(train={"batch_size": 8})
     use_batch_size_of(run, TrainState({}, [], {}, {"train": {"batch_size": 12, "accumulate": 3}}))
     assert run.batch_size == 8
+
+
+def test_pruned_weights_are_those_of_the_main_process(monkeypatch, capsys):
+    """It alone has the pretrained features and looks at the photos; its error is everybody's."""
+    model, theirs = (SSD300(3, width=0.05) for _ in range(2))
+    gathered: list[Any] = []
+
+    def start(pruned: SSD300, features: object, pixels: object, source: object, _: object) -> Preparation:
+        assert (features, pixels, source) == ({"a": 1}, "pixels of 5", "slim.pt")
+        return OXFORD
+
+    def samples(run: Run, photos: list[int], _: Preparation) -> Any:
+        return SimpleNamespace(__getitems__=lambda keys: SimpleNamespace(images=f"pixels of {len(keys)}"))
+
+    def gather(world: World, value: object, patient: bool = False) -> list[Any]:
+        assert patient
+        gathered.append(value)
+        return [answer, "another's"] if answer else [value]
+
+    monkeypatch.setattr(build, "start_from_features", start)
+    monkeypatch.setattr(build, "plain_samples", samples)
+    monkeypatch.setattr(World, "gather", gather)
+    run, features, photos = run_of(model={"pretrained": "slim.pt", "width": 0.05}), cast("Any", {"a": 1}), cast("Any", range(5))
+    answer: Any = None
+    assert build._pruned_start(run, model, features, photos) == OXFORD
+    assert gathered.pop() == ({}, OXFORD)  # alone it has its weights already
+    assert "pruning VGG16's features in slim.pt to this network" in capsys.readouterr().out
+    run.world = World(rank=0, size=2)
+    build._pruned_start(run, model, features, photos)
+    assert gathered.pop()[0].keys() == model.state_dict().keys()
+    run.world = World(rank=1, size=2)
+    answer = (theirs.state_dict(), IMAGENET)
+    assert build._pruned_start(run, model, features, photos) == IMAGENET
+    assert gathered.pop() is None
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in theirs.state_dict().items())
+    answer = "no such layer"
+    with pytest.raises(CheckpointError, match="no such layer"):
+        build._pruned_start(run, model, features, photos)
+
+
+@pytest.mark.parametrize("tiles, what", [(None, "photos"), ({"size": 50}, "photos and tiles")])
+def test_what_is_about_to_happen_is_told(tiles, what, monkeypatch, capsys):
+    source = [{"path": "shapes"}]
+    run = run_of(
+        data={"train": source, "val": source, "classes": ["cat", "dog"], "tiles": tiles},
+        train={"batch_size": 4, "iterations": 9, "warmup": 9}, output_dir="out",
+    )  # fmt: skip
+    monkeypatch.setattr(build, "tiles_notes", lambda *_: ["of the tiles"])
+
+    class Listed(list[int]):
+        photos: "Listed"
+        labels = range(20)
+
+    samples, val_samples = Listed(range(24)), Listed(range(10))
+    samples.photos, val_samples.photos = Listed(range(12)), Listed(range(5))
+    schedule, model = build_schedule(run, len(samples)), torch.nn.Linear(999, 2)
+    parts: Any = SimpleNamespace(samples=samples, val_samples=val_samples, model=model, schedule=schedule)
+    build.describe(run, parts, 3)
+    assert capsys.readouterr().out.splitlines() == [
+        "data: 12 photos with 20 objects to train on, 5 to evaluate on",
+        "of the tiles",
+        "model: SSD300, 2,000 parameters, 2 classes and background",
+        f"training: iterations 3 to 9 of 4 {what}, 1.5 epochs in all",
+        "device: cpu, float32, 1 process(es); output: out",
+        "warning: train.warmup 9 is not over before the last iteration, 9",
+    ]

@@ -3,14 +3,17 @@
 import os
 import re
 import shutil
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import train
 from data import image_cache, workers
-from ssd.config_file import load_config
+from ssd.config_file import load_config, parse_config
 from ssd.preparation import IMAGENET
 from ssd.system.distributed import World
+from ssd.system.stop import Stopped
 from ssd.training import datasets
 from ssd.training.datasets import load_data, plain_samples, tiles_notes, train_samples
 from ssd.training.run import Run
@@ -140,3 +143,54 @@ def test_no_more_processes_look_at_the_photos_than_data_workers(tmp_path, shapes
     )
     load_data(Run.alone(config))
     assert asked == [taken] * 2
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """Stands in for what reads the photos and for the bar on a terminal: what each is given."""
+    told: dict[str, Any] = {}
+
+    class Bar(SimpleNamespace):
+        def __enter__(self):
+            told["bar"] = self
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def update(self, count: int) -> None:
+            self.n += count
+
+    def read(sources: object, root: str, classes: object, *, watch: Any, **options: object) -> None:
+        told.update(sources=sources, root=root, classes=classes, options=options)
+        for done in (1, 3):
+            watch(done, 7)
+        told["bar"] = (told["bar"].n, told["bar"].total, told["bar"].disable)
+
+    monkeypatch.setattr(datasets, "tqdm", lambda **options: Bar(n=0, **options))
+    monkeypatch.setattr(datasets, "load_photos", read)
+    return told
+
+
+def test_photos_are_read_as_the_configuration_says(reading, monkeypatch):
+    monkeypatch.setattr(datasets, "num_cores", lambda: 6)
+    train, val = [{"path": "a"}], [{"path": "b"}]
+    data = {
+        "train": train, "val": val, "root": "here", "classes": ["cat"], "other_classes": "ignore", "format": "yolo",
+        "fraction": 0.5, "damaged": "skip", "workers": 4,
+    }  # fmt: skip
+    run = Run.alone(parse_config({"data": data, "seed": 9}))
+    common = {"seed": 9, "ignore_others": True, "workers": 4, "data_format": "yolo", "damaged": "skip", "digests": {}}
+    for part, fraction in (("train", 0.5), ("val", 1.0)):  # a figure of fewer photos would be another one
+        datasets._load_part(run, part, {})
+        assert reading["options"] == {**common, "fraction": fraction}
+        assert reading["sources"] == getattr(run.config.data, part)
+        assert (reading["root"], list(reading["classes"])) == ("here", ["cat"])
+        assert reading["bar"] == (3, 7, None)
+    run.world = World(rank=1, size=2, local_size=2)
+    run.config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"workers": "auto"})})
+    datasets._load_part(run, "val", {})
+    assert reading["options"]["workers"] == 3  # cores are shared
+    assert reading["bar"] == (3, 7, True)  # a single process draws a bar
+    run.stop.signal = 15
+    with pytest.raises(Stopped):
+        datasets._load_part(run, "val", {})
