@@ -225,6 +225,26 @@ def test_a_signal_before_or_after_the_wait_raises_nothing(stop):
     assert stop.signal == signal.SIGTERM
 
 
+def test_a_worker_that_ends_ends_the_wait_at_once():
+    """PyTorch looks for lost workers every few seconds only."""
+    previous = signal.getsignal(signal.SIGCHLD)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+
+    def wait() -> None:
+        with workers._ends_reported([child]):
+            child.kill()
+            time.sleep(20)
+
+    with pytest.raises(WorkerError, match=rf"\(pid {child.pid}\) is killed by signal: SIGKILL") as caught:
+        wait()
+    assert caught.value.can_resume
+    with pytest.raises(WorkerError, match="is killed by signal: SIGKILL"), workers._ends_reported([child]):
+        raise AssertionError("there is nothing to wait for")
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    signal.signal(signal.SIGCHLD, previous)
+
+
 def test_a_lost_worker_is_reported_in_the_wait_and_nowhere_else():
     batches = iter(watched(Numbers(), 2))
     next(batches)

@@ -5,7 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from ssd.compress.prune import Reader, Weights, _patches, _places, _refitted, folded, layers_of, most_useful, prune
+from ssd.compress.prune import (
+    Reader,
+    Weights,
+    _convolved,
+    _patches,
+    _places,
+    _refitted,
+    _write,
+    folded,
+    layers_of,
+    most_useful,
+    prune,
+)
 from ssd.model import SSD300
 from ssd.vgg import ConvBlock
 
@@ -95,7 +107,10 @@ def test_the_channel_that_is_missed_least_goes_first():
     assert most_useful(readers, 3).tolist() == sorted(set(range(7)) - set(gone))
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"dilation": 6, "padding": 6}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2, "padding": 1}, {"dilation": 6, "padding": 6}, {"stride": (2, 3), "padding": (0, 2), "dilation": (2, 1)}],
+)
 def test_patches_are_what_a_convolution_sees(options):
     conv = nn.Conv2d(4, 5, 3, **options)
     inputs = torch.randn(2, 4, 19, 23)
@@ -140,3 +155,20 @@ def test_folding_a_norm():
     weights = folded(nn.ModuleDict({"block": block}), "block")
     images = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(nn.functional.conv2d(images, *weights, padding=1), block(images))
+
+
+def test_weights_in_front_of_a_norm_are_calibrated():
+    """Each channel has a variance of 1 before the norm, and behind it the outputs of the weights; also one that never moves."""
+    torch.manual_seed(0)
+    block = ConvBlock(3, 4, 3, padding=1, batch_norm=True).eval()
+    network = nn.ModuleDict({"block": block})
+    fit = Weights(torch.randn(4, 3, 3, 3), torch.tensor([5.0, -3.0, 0.0, 2.0]))
+    fit.weight[3] = 0
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        _write(network, "block", fit, _convolved(images, fit, block.conv))
+        inner = block.conv(images)
+        torch.testing.assert_close(block.norm(inner), nn.functional.conv2d(images, *fit, padding=1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(inner[:, :3].var(dim=(0, 2, 3)), torch.ones(3), atol=0.01, rtol=0)
+    torch.testing.assert_close(block.norm.running_mean[:3], inner[:, :3].mean(dim=(0, 2, 3)), atol=0.01, rtol=0)
+    torch.testing.assert_close(folded(network, "block").weight, fit.weight, atol=0, rtol=1e-6)

@@ -91,6 +91,8 @@ def test_pil_images_of_every_depth():
         (np.zeros((0, 4, 3), np.uint8), "expected an array"),
         (torch.zeros(4, 4, 3), r"expected a tensor \[3, H, W\], got \[4, 4, 3\]"),
         (torch.full((3, 4, 4), 255.0), "expected floats in 0..1, got 255 to 255"),
+        (torch.full((3, 4, 4), 1.5), "expected floats in 0..1, got 1.5 to 1.5"),
+        (torch.full((3, 4, 4), -0.5), "expected floats in 0..1, got -0.5 to -0.5"),
         (np.zeros((4, 4, 3), np.uint16), "expected an array .* got .* of uint16"),
         (torch.zeros(3, 0, 4), "expected an array"),
         (Image.new("RGB", (0, 4)), "image 0: has no pixels"),
@@ -99,8 +101,9 @@ def test_pil_images_of_every_depth():
     ],
 )
 def test_what_is_no_photo_is_refused(predictor, photo, said):
-    with pytest.raises(ImageError, match=said):
-        predictor(photo)
+    for take in (predictor, to_pixels):
+        with pytest.raises(ImageError, match=said):
+            take(photo)
 
 
 def test_a_pil_image_whose_file_is_cut_off_is_refused(predictor, tmp_path):

@@ -105,8 +105,9 @@ def test_memory_does_not_grow(tmp_path):
 
 
 TWO = Detections(
-    np.float32([[1.25, 2, 11.256, 12], [20, 30, 20.5, 30.25]]), np.array([3, 0]), np.float32([0.87654, 0.5]), ["猫", "cat"]
-)
+    np.array([[1.25, 2, 11.256, 12], [20, 30, 20.5, 30.25]], np.float32), np.array([3, 0]),
+    np.array([0.87654, 0.5], np.float32), ["猫", "cat"],
+)  # fmt: skip
 
 
 def test_a_photo_as_coco_has_it():

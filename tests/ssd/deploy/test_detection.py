@@ -1,0 +1,155 @@
+"""A job's videos, with frames and a network that are made up: what is looked at, what is told, what ends it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from ssd.deploy import detection
+from ssd.deploy.detection import Job, output_folder
+from ssd.deploy.inputs import Input
+from ssd.deploy.predictor import Detections
+from ssd.deploy.results import Results
+from ssd.system.errors import UsageError
+
+NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), [])
+
+
+@dataclass
+class Frames:
+    """Stands in for a video or a camera."""
+
+    source: str = "a.mp4"
+    count: int = 10  # that can be decoded
+    total: int | None = None  # as the file says
+    num_lost: int = 0
+    rate: float = 12.5
+    is_interrupted: bool = False  # behind the last one
+
+    @property
+    def is_camera(self) -> bool:
+        return self.source.startswith("camera:")
+
+    def __enter__(self) -> "Frames":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        yield from ((number, np.zeros((8 + number // 5, 6, 3), np.uint8)) for number in range(self.count))
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+
+
+class Watched:
+    """Stands in for a predictor, and for a format of results."""
+
+    classes = ("cat",)
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.entries: list[Any] = []
+
+    def detect(self, images: tuple[np.ndarray, ...], _: int) -> list[Detections]:
+        self.batches.append(len(images))
+        return [NOTHING] * len(images)
+
+    def add(self, entries: list[Any]) -> None:
+        self.entries += entries
+
+
+def looked_at(
+    frames: Frames, monkeypatch: Any, tmp_path: Any, most: int | None = None, pictures: bool = False
+) -> tuple[Job, Watched]:
+    watched = Watched()
+    results = Results(tmp_path, [], ["cat"])
+    results.formats = [watched]
+    monkeypatch.setattr(detection, "Video", lambda _: frames)
+    job = Job(watched, results, tmp_path, 4, most, pictures)  # pyright: ignore[reportArgumentType]
+    job.detect_video(Input("name", frames.source))
+    return job, watched
+
+
+@pytest.mark.parametrize(
+    "frames, most, batches, said",
+    [
+        (Frames(), None, [4, 4, 2], ""),
+        (Frames(), 5, [4, 1], ""),
+        (Frames(total=100), 5, [4, 1], ""),
+        (Frames(total=8), 20, [4, 4, 2], ""),
+        (Frames("camera:0", 3), None, [1, 1, 1], ""),
+        (Frames(count=9, total=10), None, [4, 4, 1], ""),  # the number in the file is an estimate
+        (Frames(count=8, total=10), None, [4, 4], "a.mp4: 8 of about 10 frames could be decoded"),
+        (Frames(count=3, total=50), 5, [3], "a.mp4: 3 of about 5 frames could be decoded"),
+        (Frames(num_lost=2), None, [4, 4, 2], "a.mp4: 2 frames could not be decoded; 10 others could"),
+        (Frames(count=0), None, [], "a.mp4: has no frame that can be decoded"),
+    ],
+)
+def test_frames_are_looked_at_by_batches_and_what_is_missing_is_told(
+    frames, most, batches, said, monkeypatch, tmp_path, capsys
+):
+    job, watched = looked_at(frames, monkeypatch, tmp_path, most)
+    assert watched.batches == batches
+    assert [(entry.name, entry.frame) for entry in watched.entries] == [("name", number) for number in range(sum(batches))]
+    assert all((entry.width, entry.height) == (6, 8 + entry.frame // 5) for entry in watched.entries)
+    assert job.num_faults == bool(said)
+    assert [line for line in capsys.readouterr().err.splitlines() if "error" in line] == [f"error: {said}"] * bool(said)
+
+
+@pytest.mark.parametrize("total, most, expected", [(None, None, None), (8, None, 8), (8, 5, 5), (8, 20, 8), (None, 5, 5)])
+def test_the_bar_ends_where_the_frames_do(total, most, expected, monkeypatch, tmp_path):
+    totals = []
+
+    class Bar(tqdm):
+        def __init__(self, **options: Any) -> None:
+            totals.append(options["total"])
+            super().__init__(**options)
+
+    monkeypatch.setattr(detection, "tqdm", Bar)
+    looked_at(Frames(total=total), monkeypatch, tmp_path, most)
+    assert totals == [expected]
+
+
+def test_all_frames_are_written_to_one_video_of_the_size_of_the_first(monkeypatch, tmp_path):
+    made, written = [], []
+
+    class File:
+        def __init__(self, path: Any, rate: float, width: int, height: int) -> None:
+            made.append((path.relative_to(tmp_path).as_posix(), rate, width, height))
+
+        def __enter__(self) -> "File":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def write(self, image: np.ndarray) -> None:
+            written.append(image.shape[0])
+
+    monkeypatch.setattr(detection, "VideoFile", File)
+    looked_at(Frames(), monkeypatch, tmp_path, pictures=True)
+    assert made == [("videos/name.mp4", 12.5, 6, 8)]
+    assert written == [8] * 5 + [9] * 5
+
+
+def test_ctrl_c_is_the_way_to_end_a_camera_and_ends_all_at_a_video(monkeypatch, tmp_path):
+    job, watched = looked_at(Frames("camera:0", 3, is_interrupted=True), monkeypatch, tmp_path)
+    assert (len(watched.entries), job.num_faults) == (3, 0)
+    with pytest.raises(KeyboardInterrupt):
+        looked_at(Frames(is_interrupted=True), monkeypatch, tmp_path)
+
+
+def test_a_folder_that_holds_something_is_taken_if_it_may_be_overwritten(tmp_path):
+    usual = tmp_path / "runs/detect"
+    assert [output_folder(None, False, usual).name for _ in range(3)] == ["detect", "detect-2", "detect-3"]
+    wanted = tmp_path / "far/below"
+    assert output_folder(wanted, False, usual) == output_folder(wanted, False, usual) == wanted
+    (wanted / "a.txt").touch()
+    with pytest.raises(UsageError, match="is not empty; choose another --output, or --overwrite"):
+        output_folder(wanted, False, usual)
+    assert output_folder(wanted, True, usual) == wanted
+    assert (wanted / "a.txt").exists()
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        output_folder(wanted / "a.txt", True, usual)
