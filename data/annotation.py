@@ -1,6 +1,7 @@
 """The objects of one photo, as arrays: what the readers of all layouts make."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,14 +13,17 @@ RARE = 20  # times fewer objects: so rare a class may be another one misspelt
 
 MIN_SIDE = 0.5  # pixels of a box: less is no object that anybody drew
 MAX_SIDE = 2**31  # pixels of a photo: more make no sense
+ENDLESS = re.compile(r"[^\s/\\]{256,}")  # no file has so long a name
 
 
 class DataError(UserError):
-    """Data that cannot be used; the message has one line for each fault: file, object, what to do."""
+    """Data that cannot be used; the message has one line for each fault: file, object, what to do. Of a number of thousands of
+    digits it has both ends."""
 
     def __init__(self, message: str) -> None:
         # What a loader's worker raises arrives here again, with the worker's traceback around it.
-        super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
+        said = message.rsplit("DataError: ", 1)[-1].strip()
+        super().__init__(ENDLESS.sub(lambda found: f"{found[0][:20]}...{found[0][-20:]}", said))
 
 
 class Damaged(DataError):

@@ -101,6 +101,8 @@ def read_file(path: Path) -> dict[str, Any]:
             nested = [name for name in needed if isinstance(item[name], list | dict)]
             if nested:
                 raise DataError(f"{path}: {key}[{number}]: {nested[0]}: expected a number or text")
+            if key == "categories" and (item["name"] is None or isinstance(item["name"], bool)):
+                raise DataError(f"{path}: {key}[{number}]: name: expected text, got {json.dumps(item['name'])}; write its name")
         content[key] = [_read_of(item, (*needed, *OTHERS[key])) for item in content[key]]
     for key in ("images", "categories"):
         _refuse_twice(path, key, (item["id"] for item in content[key]))

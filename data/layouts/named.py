@@ -51,7 +51,7 @@ def _base_of_settings(path: Path) -> Path:
         raise DataError(f"{path}: is no data.yaml of YOLO, as it has no names; name the folder of the data set")
     base = next(iter(places_in(content, "path")), "")
     entries = [place for name in ENTRIES for place in places_in(content, name)]
-    meant = [folder for folder in (path.parent / Path(base).expanduser(), Path(base).absolute()) if folder.is_dir()]
+    meant = [folder for folder in (path.parent / os.path.expanduser(base), Path(base).absolute()) if folder.is_dir()]
     for folder in meant or [path.parent]:  # where `path` leads nowhere, it may have been moved together with its photos
         places = [Path(os.path.abspath(folder / entry)) for entry in entries]
         there = [place for place in places if place.exists()]

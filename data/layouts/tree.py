@@ -16,7 +16,7 @@ from ssd.system.images import SUFFIXES
 from ssd.system.links import is_listed
 
 MAX_DEPTH = 12  # folders below each other
-READ = (".xml", ".txt", ".json", ".yaml", ".yml", ".names", ".labels")  # suffixes of what a layout may read
+READ = (".xml", ".txt", ".json", ".yaml", ".yml", ".names", ".labels", ".data")  # suffixes of what a layout may read
 # Words in the names of folders that say what is in them, and not which part of the data: images/train and train_labels are
 # both of the part "train".
 KINDS = frozenset(

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from data.annotation import (
 from ssd.boxes import voc_to_edges
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+LARGE, MAX_DEPTH = 50_000, 50  # bytes of a file, and elements within each other: an annotation has four
 YES, NO = ("1", "true", "yes"), ("0", "false", "no")
 NO_XML = (ElementTree.ParseError, ValueError, LookupError)  # raised of it; the latter two where its encoding is wrong
 
@@ -41,9 +44,39 @@ def is_annotation(path: Path) -> bool:
 def root_of(path: Path) -> ElementTree.Element | None:
     """The outermost element of an XML file; None where it cannot be read."""
     try:
-        return ElementTree.parse(path).getroot()
+        return _parsed(path.read_bytes())
     except (OSError, *NO_XML):
         return None
+
+
+def _parsed(text: bytes) -> ElementTree.Element:
+    """The outermost element of an XML text. A large one may be nested so deep that to build its elements takes seconds.
+
+    Raises:
+        ElementTree.ParseError, ValueError, LookupError: it is not valid, or nested too deep.
+    """
+    if len(text) > LARGE:
+        _require_shallow(text)
+    return ElementTree.fromstring(text)
+
+
+def _require_shallow(text: bytes) -> None:
+    """
+    Raises:
+        ValueError: its elements are nested too deep.
+    """
+    above: list[str] = []
+
+    def enter(name: str, _: object) -> None:
+        above.append(name)
+        if len(above) > MAX_DEPTH:
+            raise ValueError("nested too deep")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = enter
+    parser.EndElementHandler = lambda _: above.pop()
+    with suppress(expat.ExpatError):  # which those who build the elements tell
+        parser.Parse(text, True)
 
 
 def names_in(path: str) -> list[str]:
@@ -118,7 +151,7 @@ def _read(path: Path) -> ElementTree.Element:
     text = b""
     try:
         text = path.read_bytes()
-        root = ElementTree.fromstring(text)
+        root = _parsed(text)
     except FileNotFoundError:
         raise Damaged(f"{path}: is missing; add it, or take the photo out of the split") from None
     except OSError as error:

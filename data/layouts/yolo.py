@@ -1,6 +1,8 @@
 """Data sets in YOLO's layout: a text file a photo, with class, centre and size, relative to the photo."""
 
 import posixpath
+import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
@@ -73,22 +75,42 @@ class Yolo:
             DataError: a file cannot be understood, or two of them disagree.
         """
         found: dict[int, tuple[str, str]] = {}
+        settings, content = self.settings
         for path, names in self._named():
             for number, name in names.items():
+                if settings and path != settings and number not in found and number >= len(content["names"]):
+                    raise DataError(
+                        f"{self.tree.path(path)}: class {number} is {name!r}, and {settings} has no such class; mend the one "
+                        "that is wrong, or take it away"
+                    )
                 known, where = found.setdefault(number, (name, path))
                 if known != name:
                     raise DataError(
                         f"{self.tree.path(path)}: class {number} is {name!r}, but {known!r} in {where}; mend the one that is "
                         "wrong, or take it away"
                     )
+        for path, count, _ in self._darknet:
+            if count and found and count not in (str(len(found)), str(max(found) + 1)):
+                said = f"says classes = {count}, but there are names of {len(found)}; mend the one that is wrong"
+                raise DataError(f"{self.tree.path(path)}: {said}")
         return {number: name for number, (name, _) in sorted(found.items())}
+
+    @cached_property
+    def _darknet(self) -> list[tuple[str, str, str]]:
+        """Each of darknet's settings (obj.data): path, number of classes, and name of the file with their names, where told."""
+        found = []
+        for path in self.tree.of(".data"):
+            said = dict(re.findall(r"^\s*(classes|names)\s*=\s*0*(\S+)", read_text(self.tree.path(path), strict=False), re.M))
+            found.append((path, said.get("classes", ""), posixpath.basename(said.get("names", "").replace("\\", "/"))))
+        return found
 
     def _named(self) -> Iterator[tuple[str, dict[int, str]]]:
         """Each file of names, and the name of each number in it."""
         for path, content in self._all_settings():
             yield path, names_in_settings(content, self.tree.path(path))
+        name_files = {*NAME_FILES, *(name for *_, name in self._darknet)}
         for path in self.tree.of(".txt", ".names", ".labels"):
-            if posixpath.basename(path) in NAME_FILES:
+            if posixpath.basename(path) in name_files:
                 yield path, numbered(read_text(self.tree.path(path)).splitlines(), self.tree.path(path))
         for path in self.tree.of(".json"):
             if posixpath.basename(path) == "notes.json":
@@ -104,7 +126,8 @@ class Yolo:
         except KeyError:
             return None
         except (TypeError, ValueError):
-            raise DataError(f"{self.tree.path(path)}: kpt_shape: expected two numbers, got {content['kpt_shape']}") from None
+            shown = reprlib.repr(content["kpt_shape"])
+            raise DataError(f"{self.tree.path(path)}: kpt_shape: expected two numbers, got {shown}") from None
 
     @cached_property
     def photos(self) -> list[str]:

@@ -19,6 +19,7 @@ from data.annotation import (
 )
 
 NUM_JUDGED = 64  # bytes by which an encoding is recognised
+MAX_SHOWN = 400  # letters of a line that cannot be read
 TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
 
 
@@ -143,11 +144,12 @@ def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[flo
         ValueError: it is not a class and four numbers, an outline's or a pose's, in 0..1.
     """
     first, *rest = line.split()
+    shown = line.strip() if len(line) < MAX_SHOWN else f"{line[:MAX_SHOWN]}..."
     try:
         label, values = int(float(first)), [float(text) for text in rest]
     except (ValueError, OverflowError):
         remedy = "write the class as its number, and spaces between them"
-        raise ValueError(f"expected numbers, got {line.strip()!r}; {remedy}") from None
+        raise ValueError(f"expected numbers, got {shown!r}; {remedy}") from None
     if len(values) == 4 + math.prod(keypoints) if keypoints else _is_pose(values):
         values = values[:4]
     if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and (keypoints or len(values) % 2)):
@@ -156,9 +158,9 @@ def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[flo
             raise ValueError(turned_box(rest[4]))
         remedy = "; if the last number is a confidence, export without confidences; if an angle, export upright boxes"
         remedy = remedy if len(values) == 5 else ""
-        raise ValueError(f"expected a class and {wanted}, got {line.strip()!r}{remedy}")
+        raise ValueError(f"expected a class and {wanted}, got {shown!r}{remedy}")
     if not all(map(_is_within, values)):
-        raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {line.strip()!r}")
+        raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {shown!r}")
     if len(values) == 4:
         return label, _edges(*values)
     return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))

@@ -1,6 +1,7 @@
 """The names of YOLO's class numbers, as the files beside the labels have them."""
 
 import json
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,15 @@ def numbered(names: object, path: Path) -> dict[int, str]:
     elif isinstance(names, Sequence) and not isinstance(names, str):
         pairs = enumerate(names)
     else:
-        raise DataError(f"{path}: names: expected a list, or a mapping from numbers, got {names!r}")
+        raise DataError(f"{path}: names: expected a list, or a mapping from numbers, got {reprlib.repr(names)}")
     found: dict[int, str] = {}
     for number, name in pairs:
         if isinstance(name, list | dict):
             raise DataError(f"{path}: names: expected text as the name of {number}, got a list or a mapping")
         try:
-            key, text = int(str(number)), str(name).strip()
+            key, text = int(str(number)), "" if name is None else str(name).strip()
         except ValueError:
-            raise DataError(f"{path}: names: expected numbers as keys, got {', '.join(map(str, names))}") from None
+            raise DataError(f"{path}: names: expected numbers as keys, got {reprlib.repr(list(names))}") from None
         if found.setdefault(key, text) != text:  # 3 and 03
             raise DataError(f"{path}: names: class {key} is {found[key]!r} and {text!r}; take one of them away")
     return {number: name for number, name in sorted(found.items()) if name}

@@ -94,6 +94,8 @@ def test_data_yaml_whose_path_leads_nowhere_is_refused(tmp_path, capsys):
     labelimg_yolo(tmp_path / "sets")
     path = write(tmp_path / "sets/data.yaml", f"path: ../nowhere\ntrain: images/train\nnames: {LIST}\n")
     assert f"{path}: path: ../nowhere: no such folder, from {path.parent} or from " in refusal(path, capsys)
+    write(path, f"path: ~nobody-here/sets\ntrain: images/train\nnames: {LIST}\n")
+    assert f"{path}: path: ~nobody-here/sets: no such folder" in refusal(path, capsys)
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,16 @@ def test_ids_that_stand_twice_are_refused(tmp_path, key, said):
         load(tmp_path / "mine")
 
 
+@pytest.mark.parametrize(("name", "said"), [(None, "null"), (True, "true")])
+def test_a_category_without_a_name_is_refused(tmp_path, name, said):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    content["categories"][1]["name"] = name
+    dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=rf"a.json: categories\[1\]: name: expected text, got {said}; write its name"):
+        load(tmp_path / "mine")
+
+
 def test_photos_that_stand_twice_are_refused(tmp_path):
     photos(tmp_path / "mine/images")
     content = coco()

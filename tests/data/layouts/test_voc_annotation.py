@@ -105,6 +105,8 @@ def test_boxes_are_clipped_and_empty_ones_dropped_and_both_counted(tmp_path):
         (xml(item(box=(1, 1, 2))), "ymax is missing"),
         (xml(item(box=("nan", 1, 2, 3))), "xmin is no finite number"),
         (xml(item(box=(30, 1, 2, 3))), "inverted"),
+        (xml(item(box=("9" * 5000, 1, 2, 3))), f"xmin is no finite number: '{'9' * 19}...{'9' * 19}'"),
+        (xml("<a>" * 9000 + "</a>" * 9000), "is not valid XML (nested too deep)"),
         (xml(item("cta")), "unknown class 'cta'; did you mean 'cat'?"),
         (xml(item("Dog")), "did you mean 'dog'?"),
         (xml(item("zebra")), "known are cat, dog"),

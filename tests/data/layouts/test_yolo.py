@@ -196,6 +196,21 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
         ({"data.yaml": "names: {0: cat, 1: dog}\nnc: two"}, "data.yaml: nc says two classes, names has 2"),
         ({"data.yaml": "names: {0: cat, 0: dog}"}, "data.yaml: cannot be read (key '0' stands twice"),
         (
+            {"data.yaml": "names: [cat, dog]", "classes.txt": "cat\ndog\nfox"},
+            "classes.txt: class 2 is 'fox', and data.yaml has no such class; mend the one that is wrong",
+        ),
+        ({"obj.data": "classes = 3\n", "obj.names": "cat\ndog"}, "obj.data: says classes = 3, but there are names of 2; mend"),
+        (
+            {"a/b.data": "classes=1\nnames=x/b.names", "a/b.names": "cat\ndog"},
+            "b.data: says classes = 1, but there are names of 2",
+        ),
+        ({"data.yaml": f"names: [cat]\nnc: {'9' * 5000}"}, f"data.yaml: nc says {'9' * 20}...{'9' * 20} classes, names has 1"),
+        (
+            {"data.yaml": f"names: [cat]\nkpt_shape: [{'9' * 5000}, 3]"},
+            "kpt_shape: expected two numbers, got ['999999999999...9",
+        ),
+        ({"data.yaml": f"names: [cat]\nkpt_shape: [{'1, ' * 999}1]"}, "got ['1', '1', '1', '1', '1', '1', ...]"),
+        (
             {"data.yaml": "names: [cat, [dog, wolf]]"},
             "data.yaml: names: expected text as the name of 1, got a list",
         ),
@@ -217,6 +232,9 @@ def test_names_that_contradict_each_other_are_refused(tmp_path, files, said, cap
         {"data.yaml": "names: {0: dog, 1: cat}\nnc:", "other.yaml": "names: !!python/name:re.sub\n"},
         {"data.yaml": "names: ['dog', '']\nnc: 2", "notes.json": "names"},
         {"notes.json": NOTES},
+        {"obj.data": "classes = 2\ntrain = train.txt\nnames = data/obj.names\n", "obj.names": "dog\ncat\n"},
+        {"voc.data": "classes= 2\nnames = D:\\x\\voc.names", "voc.names": "dog\ncat\n", "coco.names": "person\n"},
+        {"data.yaml": "names: [dog, cat]", "obj.data": b"\xff\x00".decode("latin-1")},
     ],
 )
 def test_names_that_agree_are_taken(tmp_path, files):
