@@ -21,6 +21,7 @@ from data.annotation import (
 NUM_JUDGED = 64  # bytes by which an encoding is recognised
 MAX_SHOWN = 400  # letters of a line that cannot be read
 TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
+BEYOND = 0.1  # the same of a box: it may reach two pixels over both edges of a small photo
 
 
 def is_labels(path: Path) -> bool:
@@ -159,15 +160,15 @@ def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[flo
         remedy = "; if the last number is a confidence, export without confidences; if an angle, export upright boxes"
         remedy = remedy if len(values) == 5 else ""
         raise ValueError(f"expected a class and {wanted}, got {shown!r}{remedy}")
-    if not all(map(_is_within, values)):
+    if not all(_is_within(value, BEYOND if len(values) == 4 else TOLERANCE) for value in values):
         raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {shown!r}")
     if len(values) == 4:
         return label, _edges(*values)
     return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
 
 
-def _is_within(value: float) -> bool:
-    return math.isfinite(value) and -TOLERANCE <= value <= 1 + TOLERANCE
+def _is_within(value: float, beyond: float = TOLERANCE) -> bool:
+    return math.isfinite(value) and -beyond <= value <= 1 + beyond
 
 
 def _edges(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:

@@ -177,6 +177,15 @@ def test_whatever_lies_in_labels_is_told_by_file_and_line(tmp_path, text, capsys
     assert ".txt: line 1: expected numbers" in capsys.readouterr().err.splitlines()[0]
 
 
+def test_a_box_may_reach_two_pixels_over_both_edges(tmp_path):
+    photos(tmp_path / "mine/images", WIDE)
+    for shot in WIDE:
+        write(tmp_path / f"mine/labels/{shot.name}.txt", f"0 0.5 0.5 {1 + 4 / shot.width} {1 + 4 / shot.height}\n")
+    write(tmp_path / "mine/classes.txt", "cat")
+    loaded = load(tmp_path / "mine", classes=["cat"])
+    assert loaded.photos.boxes.tolist() == [[0, 0, shot.width, shot.height] for shot in WIDE]
+
+
 NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
 
 
