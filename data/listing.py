@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,17 @@ def composed(name: str) -> str:
 
 
 def unquoted(line: str) -> str:
-    """The name in a line of a list, without the quotes that Datumaro writes around names with spaces, and what follows them."""
-    found = re.match(r'"((?:[^"\\]|\\.)*)"', line)
-    return found[1].replace('\\"', '"') if found else line
+    """The name in a line of a list, without the quotes that Datumaro and shells put around names with spaces, and what follows
+    them."""
+    found = re.match(r"""(["'])((?:(?!\1)[^\\]|\\.)*)\1""", line)
+    return re.sub(r"""\\(["'])""", r"\1", found[2]) if found else line
+
+
+def spelt(folder: Path) -> Path:
+    """A folder as the file system spells it, where the given letters are composed in another way; otherwise as it is given."""
+    if folder.exists() or folder.parent == folder:
+        return folder
+    parent = spelt(folder.parent)
+    with suppress(OSError):
+        return next((path for path in parent.iterdir() if composed(path.name) == composed(folder.name)), folder)
+    return folder

@@ -13,7 +13,7 @@ from data.annotation import DataError
 from data.conventions import fault_in
 from data.inspection import MENDED, NAMED, Inspected, Known, Watch, inspect, unwatched
 from data.layouts.find import list_entries
-from data.listing import Entry
+from data.listing import Entry, composed, spelt
 from data.photo_sizes import SeenPhotos
 from data.source_cache import Content, FolderDigest, SourceCache
 from data.splits import draw
@@ -175,7 +175,7 @@ def load_photos(
     """
     faults: list[str] = []
     parts: list[Loaded] = []
-    labels = {name: label for label, name in enumerate(classes)}
+    labels = {composed(name): label for label, name in enumerate(classes)}
     memories: dict[Path, SeenPhotos] = {}
     digests = {} if digests is None else digests
     done = 0
@@ -184,7 +184,7 @@ def load_photos(
         watch(done + count, done + total)
 
     for source in sources:
-        folder = Path(root) / source.path
+        folder = spelt(Path(root) / source.path)
         draws = seed if source.val_fraction or fraction < 1 else None
         reading = (source.model_dump(), tuple(classes), draws, ignore_others, data_format, fraction, damaged)
         if folder not in digests:

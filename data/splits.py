@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.annotation import DataError
+from data.listing import composed
 from ssd.config import SourceConfig
 
 ROLES = {
@@ -82,7 +83,7 @@ def find_split(folder: Path, source: SourceConfig, names: Sequence[str]) -> str 
         if names and not divisible(names):
             raise DataError(f"{folder}: val_fraction goes with a folder without splits of its own; {listed}")
         return divisible(names)[0] if names else None
-    wanted = source.split
+    wanted = composed(source.split)
     tests: tuple[Callable[[str], bool], ...] = (
         lambda name: name == wanted,
         lambda name: name.casefold() == wanted.casefold(),

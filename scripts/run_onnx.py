@@ -1,11 +1,13 @@
 """All it takes to use an exported network, with nothing of this project: python scripts/run_onnx.py FILE.onnx PHOTO..."""
 
 import json
+import os
 import sys
 
 import numpy as np
 import onnxruntime
 
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # read when OpenCV is loaded
 try:
     import cv2
 except ImportError as error:
@@ -23,7 +25,10 @@ for path in sys.argv[2:]:
         encoded = np.fromfile(path, np.uint8)
     except OSError as error:
         sys.exit(f"error: {path}: cannot be read: {error.strerror}")
-    photo = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+    try:
+        photo = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+    except cv2.error as error:
+        sys.exit(f"error: {path}: cannot be decoded, or has more than {2**27:,} pixels ({error.err})")
     if photo is None:
         sys.exit(f"error: {path}: is no image that can be decoded")
     outputs = session.run(["boxes", "labels", "scores"], {"images": photo[None]})  # [1, K, 4], [1, K], [1, K]

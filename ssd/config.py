@@ -5,6 +5,7 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from typing import Annotated, Literal, Self
 
@@ -121,6 +122,7 @@ class DataConfig(_Section):
     @classmethod
     def _distinct(cls, classes: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(classes, tuple):
+            classes = tuple(unicodedata.normalize("NFC", name) for name in classes)  # as those of the data are
             for name, count in Counter(classes).items():
                 if count > 1:
                     raise ValueError(f"class {name!r} is listed {count} times")

@@ -14,6 +14,7 @@ from data.layouts.coco_file import ENCODINGS, category_names, id_of, is_coco, ob
 from data.layouts.tree import Tree, list_tree, same_split, split_of, stem_of
 from data.listing import Entry, composed, counted
 from data.splits import role, words
+from ssd.system.images import passed_over
 
 MAX_JUDGED = 50  # JSON files that are looked at: tools that write one a photo have no other than those
 OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")  # COCO's own, beside instances_
@@ -202,7 +203,9 @@ class _PhotoFinder:
         if len(fitting) > 1:
             return None, f"{self.tree.path(fitting[0])}: {fitting[1]} may be meant as well, by {name} in {self.path}"
         if not fitting:
-            return None, f"{self.tree.path(name)}: no such photo, named in {self.tree.path(self.path)}"
+            unread = passed_over(self.tree.others)
+            hint = f" ({unread})" if unread else ""
+            return None, f"{self.tree.path(name)}: no such photo, named in {self.tree.path(self.path)}{hint}"
         if fitting[0].endswith(name):
             self.prefix = fitting[0].removesuffix(name)
         return fitting[0], ""

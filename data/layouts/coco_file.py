@@ -21,6 +21,7 @@ from data.annotation import (
     turned_box,
     unknown_class,
 )
+from data.listing import composed
 
 KEYS = ("images", "annotations", "categories")
 # What is read of their items: all else, such as masks beside boxes, is most of a large file.
@@ -44,7 +45,7 @@ def is_coco(path: Path) -> bool:
 
 
 def category_names(content: Mapping[str, Any]) -> dict[Hashable, str]:
-    return {id_of(category["id"]): str(category["name"]).strip() for category in content["categories"]}
+    return {id_of(category["id"]): composed(str(category["name"]).strip()) for category in content["categories"]}
 
 
 class Objects(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from data.annotation import DataError
+from data.listing import spelt
 from ssd.config_yaml import parse_as_written
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -51,9 +52,10 @@ def _base_of_settings(path: Path) -> Path:
         raise DataError(f"{path}: is no data.yaml of YOLO, as it has no names; name the folder of the data set")
     base = next(iter(places_in(content, "path")), "")
     entries = [place for name in ENTRIES for place in places_in(content, name)]
-    meant = [folder for folder in (path.parent / os.path.expanduser(base), Path(base).absolute()) if folder.is_dir()]
+    folders = map(spelt, (path.parent / os.path.expanduser(base), Path(base).absolute()))
+    meant = [folder for folder in folders if folder.is_dir()]
     for folder in meant or [path.parent]:  # where `path` leads nowhere, it may have been moved together with its photos
-        places = [Path(os.path.abspath(folder / entry)) for entry in entries]
+        places = [spelt(Path(os.path.abspath(folder / entry))) for entry in entries]
         there = [place for place in places if place.exists()]
         if there:
             inside = all(place.is_relative_to(folder.absolute()) for place in there)

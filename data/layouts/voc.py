@@ -100,9 +100,9 @@ class Voc:
 
     def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
         """The photos of a split; arguments as in `data.layouts.find.Layout`."""
+        self._tell_left_out(split, notes)
         if split in self.lists:
             return [entry for path in self.lists[split] for entry in self._of_list(path, labels, ignore_others, notes)]
-        self._tell_left_out(split, notes)
         paths = self.in_folders[split] if split else [*self.pairs.photos, *self.pairs.lonely]
         return [self._entry(path, self.pairs.photos.get(path, []), labels, ignore_others) for path in sorted(paths)]
 
@@ -158,22 +158,27 @@ class Voc:
 
     def _tell_left_out(self, split: str | None, notes: list[str]) -> None:
         """Says which photos and annotation files of the folder are not used."""
+        is_listed = split in self.lists
         if self.pairs.doubles:
             first = self.tree.path(self.pairs.doubles[0])
             notes.append(f"{first}: its photo has another annotation file; {len(self.pairs.doubles)} such files were left out")
         used = {photo for mates in self.pairs.photos.values() for photo in mates}
-        bare = [photo for photo in self.tree.photos if photo not in used and _is_of(split, photo)]
-        total = sum(_is_of(split, photo) for photo in self.tree.photos)
+        places = set(map(posixpath.dirname, used))  # VOC has masks in folders of their own, which no list means
+        photos = [
+            each for each in self.tree.photos if (posixpath.dirname(each) in places if is_listed else _is_of(split, each))
+        ]
+        bare = [photo for photo in photos if photo not in used]
         if bare:
-            what = f"{self.tree.path(bare[0])}: has no annotation file; {len(bare)} such photos were left out, of {total}"
-            notes.append(counted(what, len(bare), total))
+            what = f"{self.tree.path(bare[0])}: has no annotation file; {len(bare)} such photos were left out, of {len(photos)}"
+            notes.append(counted(what, len(bare), len(photos)))
         if split is not None:
-            lonely = [path for path in self.pairs.lonely if _is_of(split, path)]
+            lonely = [path for path in self.pairs.lonely if is_listed or _is_of(split, path)]
             if lonely:
                 what = f"{self.tree.path(lonely[0])}: has no photo; {len(lonely)} such annotation files were left out"
-                notes.append(counted(what, len(lonely), len(lonely) + len(self.in_folders[split])))
+                paired = self.pairs.photos if is_listed else self.in_folders[split]
+                notes.append(counted(what, len(lonely), len(lonely) + len(paired)))
             outside = len(self.pairs.photos) - sum(map(len, self.in_folders.values()))
-            if outside:
+            if outside and not is_listed:
                 notes.append(f"{self.tree.folder}: {outside} annotated photos lie in no folder of a split, and were left out")
 
 

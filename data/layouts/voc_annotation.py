@@ -22,6 +22,7 @@ from data.annotation import (
     turned_box,
     unknown_class,
 )
+from data.listing import composed
 from ssd.boxes import voc_to_edges
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -83,7 +84,7 @@ def names_in(path: str) -> list[str]:
     """The names of the objects in an annotation file; none where it cannot be read."""
     root = root_of(Path(path))
     items = [] if root is None else root.findall("object")
-    return [name for item in items if (name := (item.findtext("name") or "").strip())]
+    return [name for item in items if (name := _name(item))]
 
 
 def parse_annotation(
@@ -109,7 +110,7 @@ def parse_annotation(
     boxes, labels, difficult, truncated, numbers = [], [], [], [], []
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}: object {number}"
-        name = (item.findtext("name") or "").strip()
+        name = _name(item)
         if not name:
             faults.append(f"{where}: has no name; add <name>")
             continue
@@ -139,6 +140,10 @@ def parse_annotation(
         return f"{path}: object {numbers[index]} ({names[labels[index]]})"
 
     return clipped_annotation(width, height, edges, labels, difficult, place, truncated)
+
+
+def _name(item: ElementTree.Element) -> str:
+    return composed((item.findtext("name") or "").strip())
 
 
 def _flag(item: ElementTree.Element, name: str) -> int:

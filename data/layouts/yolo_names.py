@@ -8,6 +8,7 @@ from typing import Any
 
 from data.annotation import DataError
 from data.layouts.named import NULLS
+from data.listing import composed
 
 NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")  # with a name a line
 
@@ -30,7 +31,7 @@ def numbered(names: object, path: Path) -> dict[int, str]:
         if isinstance(name, list | dict):
             raise DataError(f"{path}: names: expected text as the name of {number}, got a list or a mapping")
         try:
-            key, text = int(str(number)), "" if name is None else str(name).strip()
+            key, text = int(str(number)), "" if name is None else composed(str(name).strip())
         except ValueError:
             raise DataError(f"{path}: names: expected numbers as keys, got {reprlib.repr(list(names))}") from None
         if found.setdefault(key, text) != text:  # 3 and 03

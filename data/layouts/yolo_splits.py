@@ -111,7 +111,8 @@ class NamedSplits:
         """The photos that a text file lists, one a line."""
         where = self.tree.path(path)
         lines = _lines(self.tree, path)
-        photos = {line: self._photo(posixpath.dirname(path), line) for line in lines}
+        here = posixpath.dirname(path)
+        photos = {line: self._photo(here, line) or self._photo(here, unquoted(line)) for line in lines}
         found = list(dict.fromkeys(filter(None, photos.values())))
         strangers = [line for line in lines if not photos[line]]
         if not found:
@@ -123,7 +124,7 @@ class NamedSplits:
 
     def _photo(self, here: str, line: str) -> str | None:
         """The photo that a line of a list means: from the folder or the list on, or as much of the path as is there."""
-        parts = [part for part in line.split("/") if part not in ("", ".", "..")]
+        parts = [part for part in line.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         for i in range(len(parts)):
             tail = "/".join(parts[i:])
             for photo in (tail, posixpath.join(here, tail)):
@@ -141,11 +142,11 @@ def photo_lists(tree: Tree) -> list[str]:
     return [
         path
         for path in tree.of(".txt")
-        if role(stem_of(path)) and any(line.lower().endswith(SUFFIXES) for line in _lines(tree, path)[:1])
+        if role(stem_of(path)) and any(unquoted(line).lower().endswith(SUFFIXES) for line in _lines(tree, path)[:1])
     ]
 
 
 def _lines(tree: Tree, path: str) -> list[str]:
     """The lines of a text file that are not blank."""
     lines = read_text(tree.path(path)).splitlines()
-    return [composed(unquoted(line.strip()).replace("\\", "/")) for line in lines if line.strip()]
+    return [composed(line.strip()) for line in lines if line.strip()]

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from ssd.system.errors import UserError, first_line
 from ssd.system.files import write_whole
@@ -23,13 +23,13 @@ from ssd.system.files import write_whole
 # What is read, by Pillow's names, and the suffixes that such files have. Formats that hold programs (EPS) are not among them.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "SUN")
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".avif"),
-    *(".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".ras"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs", ".pbm", ".pgm", ".ppm", ".pnm", ".ras"),
 )
 # Suffixes that OpenCV does not know, or not for colours, and those whose formats it writes in their place.
 WRITTEN_AS = {
     **dict.fromkeys((".jfif", ".mpo"), ".jpg"), **dict.fromkeys((".pbm", ".pgm"), ".ppm"),
-    **dict.fromkeys((".j2k", ".j2c", ".jpf", ".jpx"), ".jp2"),
+    **dict.fromkeys((".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), ".jp2"), ".avifs": ".avif",
 }  # fmt: skip
 # Suffixes of other photos and pictures, to tell that they were passed over.
 HEIC = (".heic", ".heif", ".hif")
@@ -44,6 +44,7 @@ MAX_PIXELS = 2**27
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED_BACK = {6: 8, 8: 6}  # orientations that undo others; the rest undo themselves
+SAMPLES = {1: "whole numbers", 2: "signed numbers", 3: "floating-point numbers"}  # by TIFF's SampleFormat
 JPEG = b"\xff\xd8\xff"  # how such files begin
 
 # What libjpeg says of files that it reads whole: cameras pad them ("extraneous bytes before marker"), or write unusual headers.
@@ -138,7 +139,22 @@ def _open(encoded: np.ndarray, path: str | Path) -> tuple[Image.Image, int]:
         number = "".join(re.findall(r"\d+", str(error))[:1])
         raise TooLarge(f"{printable(path)}: has {int(number):,} pixels, more than {MAX_PIXELS:,}; scale it down") from None
     except Exception:
-        raise ImageError(f"{printable(path)}: is no image that can be decoded") from None
+        raise ImageError(f"{printable(path)}: {_tiff_kind(encoded) or 'is no image that can be decoded'}") from None
+
+
+def _tiff_kind(encoded: np.ndarray) -> str:
+    """What to say of a whole TIFF of pixels that Pillow has no mode for; empty of anything else."""
+    file = io.BytesIO(encoded.data)
+    try:
+        with _opening, warnings.catch_warnings(action="ignore"):
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        bits = tags[TiffImagePlugin.BITSPERSAMPLE]
+        kind = SAMPLES[tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]]
+    except Exception:  # of a broken file anything can come
+        return ""
+    return f"its pixels have {len(bits)} channel(s) of {bits[0]}-bit {kind}, which cannot be read; save it with 8 bits"
 
 
 def require_decodable(header: Image.Image, name: str) -> None:
@@ -155,7 +171,7 @@ def require_decodable(header: Image.Image, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise TooLarge(f"{name}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
     if header.mode == "F" or (header.mode == "I" and header.format != "PPM"):
-        kind = "floating-point numbers" if header.mode == "F" else "whole numbers of 32 bits"
+        kind = "floating-point numbers" if header.mode == "F" else "whole numbers of 32 bits, or with a sign"
         raise ImageError(f"{name}: its pixels are {kind}, of no known range; save it with 8 or 16 bits")
 
 
@@ -164,7 +180,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     decoders raise."""
     image.load()
     if image.mode.startswith("I"):  # 16 bits; Pillow would cut off at 255 what should be scaled to it
-        return cv2.cvtColor((np.asarray(image) >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        # Pillow inverts a TIFF in which 0 is white only if it has 8 bits.
+        is_inverted = image.format == "TIFF" and image.getexif().get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+        return cv2.cvtColor(255 - grey if is_inverted else grey, cv2.COLOR_GRAY2RGB)
     image.info.pop("transparency", None)  # which Pillow would warn of
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 

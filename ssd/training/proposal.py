@@ -17,7 +17,7 @@ from data.image_cache import cache_bytes
 from data.inspection import Watch
 from data.layouts.find import find_layout, shortage
 from data.layouts.tree import list_tree
-from data.listing import WARNING, attributed
+from data.listing import WARNING, attributed, spelt
 from data.loader import choose_workers
 from data.photos import Loaded, Photos, load_photos, shared_warning
 from data.source_cache import FolderDigest
@@ -65,6 +65,7 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
         DataError: the folder is of no known layout, something in it cannot be used, or no object is left for one split.
         UsageError: it holds no objects.
     """
+    folder = spelt(folder)
     kind, layout = find_layout(folder)
     with bar("counting objects", "file") as watch:
         counts = layout.class_counts(num_cores(), watch)

@@ -14,6 +14,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from PIL import Image
 
 from data.shapes import CLASSES
 from scripts import detect, export
@@ -143,11 +144,13 @@ def test_the_example_needs_nothing_of_this_project(exported, checkpoint, shapes_
     script.write_text((ROOT / "scripts/run_onnx.py").read_text())
     photo = sorted((shapes_root / "shapes/JPEGImages").iterdir())[0]
     (expected,) = Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)(photo)
-    for encoding in ("utf-8", "cp1252"):
-        words = [sys.executable, "-W", "error", str(script), "a.onnx", str(photo)]
+    Image.new("1", (16_384, 8_200)).save(tmp_path / "bomb.png")
+    said = "error: bomb.png: cannot be decoded, or has more than 134,217,728 pixels"
+    for encoding, more in (("utf-8", []), ("cp1252", ["bomb.png"])):
+        words = [sys.executable, "-W", "error", str(script), "a.onnx", str(photo), *more]
         environment = {**os.environ, "PYTHONIOENCODING": encoding}
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, env=environment, check=True, timeout=60)
-        assert not done.stderr
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, env=environment, timeout=60)
+        assert (done.returncode, done.stderr.decode().startswith(said)) == ((1, True) if more else (0, False)), done.stderr
         found = [line.removeprefix(f"{photo} ").rsplit(" ", 5)[0] for line in done.stdout.decode(encoding).splitlines()]
         shown = [name.encode(encoding, "backslashreplace").decode(encoding) for name in names]
         assert found == [shown[label] for label in expected.labels]

@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from data.annotation import DataError
 from data.layouts.find import find_layout
 from data.photos import Loaded, load_photos
-from ssd.config import SourceConfig
+from ssd.config import ConfigError, SourceConfig
+from ssd.config_file import parse_config
 from ssd.deploy.inputs import find_inputs
 from ssd.system.errors import UsageError
 from tests.data.layouts.exports import write
@@ -98,6 +100,30 @@ def test_ids_in_quotes_as_datumaro_writes_them(tmp_path):
     assert len(load(folder, "train").photos.labels) == 1
 
 
+def test_ids_in_single_quotes_and_names_that_have_quotes(tmp_path):
+    folder = voc(tmp_path / "a", ["my cat", "it's", "'so'"], ["my cat", "it's", "'so'"], ids="'my cat'\n'it\\'s'\n'so'\n")
+    assert len(load(folder, "train").photos) == 3
+    folder = yolo(tmp_path / "b", ["my cat", "'so'"], ["my cat", "'so'"])
+    write(folder / "train.txt", "'images/my cat.jpg'\nimages\\'so'.jpg\n")
+    assert len(load(folder, "train").photos) == 2
+
+
+def test_classes_folders_and_splits_in_two_forms_of_one_letter_are_one(tmp_path):
+    name = unicodedata.normalize("NFD", "Bär")
+    of_voc = voc(tmp_path / OTHER, "a", "a", ids="a\n")
+    (of_voc / "ImageSets/Main/train.txt").rename(of_voc / f"ImageSets/Main/{OTHER}.txt")
+    write(of_voc / "Annotations/a.xml", xml(item(name), size=None))
+    of_yolo = yolo(tmp_path / "b", "a", "a")
+    write(of_yolo / "classes.txt", f"{name}\n")
+    write(of_yolo / "data.yaml", "names: [Bär]\n")
+    of_coco = coco(tmp_path / "c", "a", ["a.jpg"], 1)
+    write(of_coco / "annotations.json", (of_coco / "annotations.json").read_text().replace('cat"', f'{name}"'))
+    sources = [SourceConfig(path=ONE, split=ONE), SourceConfig(path=of_yolo.name), SourceConfig(path=of_coco.name)]
+    assert len(load_photos(sources, tmp_path, ["Bär"]).photos.labels) == 3
+    with pytest.raises(ConfigError, match="'Bär' is listed 2 times"):
+        parse_config({"data": {"classes": ["Bär", name], "train": [{"path": "-"}], "val": [{"path": "-"}]}})
+
+
 def test_labels_named_after_the_whole_name_of_a_photo(tmp_path):
     folder = yolo(tmp_path / "a", ["a", "b", "c.jpg"], ["a.jpg", "b.JPG", "c.jpg", "d.png"])
     photo(folder / "images/a.png")
@@ -144,6 +170,21 @@ def test_labels_without_a_photo_are_counted(tmp_path):
         voc(folder / part, [f"{part}{i}" for i in range(3)], [f"{part}{i}" for i in range(5)])
     (note,) = load(folder, "train").notes
     assert note == f"{folder}/train/Annotations/train3.xml: has no photo; 2 such annotation files were left out"
+
+
+def test_what_lists_of_voc_cannot_name_is_counted(tmp_path):
+    folder = voc(tmp_path / "a", "abcdef", "abvwxyz", ids="a\nb\n")
+    photo(folder / "SegmentationClass/a.jpg")  # a mask, which no list means
+    bare, lonely = load(folder, "train").notes
+    assert bare == f"warning: {folder}/JPEGImages/c.jpg: has no annotation file; 4 such photos were left out, of 6"
+    assert lonely == f"warning: {folder}/Annotations/v.xml: has no photo; 5 such annotation files were left out"
+
+
+def test_coco_tells_of_photos_that_are_not_read(tmp_path):
+    folder = coco(tmp_path / "a", "a", ["a.jpg", "b.heic"], 1)
+    write(folder / "images/b.heic", "")
+    with pytest.raises(DataError, match=r"b\.heic: no such photo, named in .* \(1 \.heic cannot be read .*; HEIC is converted"):
+        load(folder)
 
 
 def test_photos_that_detection_passes_over_are_counted(tmp_path):

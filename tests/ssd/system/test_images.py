@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +162,34 @@ def test_a_photo_of_no_known_range_is_told_as_such(tmp_path):
         ImageError, match=r"a\.tif: its pixels are floating-point numbers, of no known range; save it with 8 or"
     ):
         read_photo(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (np.float32, "3 channel(s) of 32-bit floating-point"),
+        (np.float64, "3 channel(s) of 64-bit floating-point"),
+        (np.int16, "3 channel(s) of 16-bit signed"),
+    ],
+)
+def test_a_tiff_of_pixels_that_cannot_be_read_is_told_as_such(dtype, said):
+    encoded = cv2.imencode(".tif", PIXELS.astype(dtype))[1]
+    with pytest.raises(ImageError, match=re.escape(f"a.tif: its pixels have {said} numbers, which cannot be read; save it")):
+        decode_stored(encoded, "a.tif")
+    with pytest.raises(ImageError, match="is no image that can be decoded"):
+        decode_stored(encoded[:12], "a.tif")
+
+
+def test_a_tiff_of_16_bits_in_which_0_is_white(tmp_path):
+    grey = PIXELS[..., 0]
+    Image.fromarray(grey.astype(np.uint16) << 8).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    assert np.array_equal(read_photo(tmp_path / "a.tif")[..., 0], 255 - grey)
+
+
+def test_suffixes_are_all_those_of_the_formats():
+    Image.init()
+    kinds = Image.registered_extensions()
+    assert {suffix for suffix, kind in kinds.items() if kind in images.FORMATS} - {*SUFFIXES} == {".pfm"}  # of no known range
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
