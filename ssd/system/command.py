@@ -42,7 +42,7 @@ def command(
                     if prints_result:
                         output.require_whole()
                     code = 128 + received[0] if received else code
-                except (Exception, KeyboardInterrupt) as error:
+                except (Exception, KeyboardInterrupt, Stopped) as error:
                     code = _answer(error, resume, less_memory)
             # To end in good order, Python and NCCL would wait for processes that wait for this one.
             if _is_connected():
@@ -54,7 +54,7 @@ def command(
     return decorate
 
 
-def _answer(error: Exception | KeyboardInterrupt, resume: str, less_memory: str) -> int:
+def _answer(error: Exception | KeyboardInterrupt | Stopped, resume: str, less_memory: str) -> int:
     """Prints what an error means; returns the exit code."""
     answer = explain(error, resume, less_memory)
     if answer is None:  # a fault of the program

@@ -25,8 +25,11 @@ TIME_LIMIT = -1  # in the place of a signal's number
 END = b"\0"  # likewise, to the thread that listens: no more will come
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """The run stopped on request, its checkpoint safe on disk.
+
+    Like KeyboardInterrupt it is no Exception: it may be raised within any code that a wait runs, such as a decoder's, and who
+    handles that code's errors must not take it for one.
 
     Args:
         number: of the signal.

@@ -121,7 +121,7 @@ class Trainer:
             return self._fit(batches)
         except NonFiniteError:
             raise
-        except Exception as error:  # Stopped too, which ends a wait for data
+        except (Exception, Stopped) as error:  # Stopped ends a wait for data
             self._save_before_end(error)
             raise
 
@@ -238,7 +238,7 @@ class Trainer:
             self.checkpoints.write(state, numbered, best or state.best_map < 0)
         self.saved_at = state.iteration
 
-    def _save_before_end(self, error: Exception) -> None:
+    def _save_before_end(self, error: BaseException) -> None:
         """Saves what was learned before an error ends the run, and leaves a note of it on the error."""
         if not self.world.is_main:
             return

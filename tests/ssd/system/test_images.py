@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps
 
 from ssd.system import images
 from ssd.system.images import SUFFIXES, ImageError, TooLarge, decode_stored, printable, read_bytes, read_photo, write_picture
+from ssd.system.stop import Stopped
 
 # Every pixel block of its own colour, wide enough for lossy formats.
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8))
@@ -226,3 +228,11 @@ def test_formats_that_are_programs_are_never_opened(tmp_path):
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match=r"a\.jpg: is no image that can be decoded"):
         read_photo(tmp_path / "a.jpg")
+
+
+def test_a_request_to_stop_is_no_damage(tmp_path, monkeypatch):
+    """Where a run has no workers, a signal may come while a photo is decoded."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(images, "_decode_jpeg", Mock(side_effect=Stopped(15)))
+    with pytest.raises(Stopped):
+        images.read_photo(tmp_path / "a.jpg")

@@ -14,6 +14,14 @@ from ssd.system.distributed import World
 from ssd.system.stop import SIGNALS, TIME_LIMIT, StopQuestion, StopRequest, strongest
 
 
+@pytest.fixture(autouse=True)
+def _no_nohup():
+    """The suite may itself run under nohup, which ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def state_of_signals() -> tuple[object, ...]:
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
