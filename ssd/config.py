@@ -41,6 +41,7 @@ def _expanded(path: str) -> str:
 DEFAULT_BATCH_SIZE = 32
 
 LEAST_TILE = 32  # pixels of a photo: a ninth of what the network sees of any
+MOST_OVERLAP = 0.8  # of tiles: beyond it they are too many for any memory
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # by example
 DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
@@ -77,7 +78,7 @@ class TilesConfig(_Section):
 
     size: Annotated[int, Field(ge=LEAST_TILE, le=65_536)] = 600
     """pixels of the photo a side; half of it shows objects twice as large to the network"""
-    overlap: Annotated[float, Field(ge=0, le=0.8)] = 0.2
+    overlap: Annotated[float, Field(ge=0, le=MOST_OVERLAP)] = 0.2
     """least share of their side that neighbours have in common; what is larger may be seen in parts alone"""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
     """least share of an object's area that lies in a tile for the object to be trained on there, clipped to the tile; the

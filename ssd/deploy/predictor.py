@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssd.config import LEAST_TILE, TilesConfig
+from ssd.config import LEAST_TILE, MOST_OVERLAP, TilesConfig
 from ssd.deploy.compiled import Compiled
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.evaluation.merge import merge
@@ -113,7 +113,7 @@ class Predictor:
             ValueError: a threshold, `top_k` or `tiles` is out of range.
         """
         state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(Path(checkpoint))
-        where = choose_device(f"cuda:{device}" if isinstance(device, int) else str(device))
+        where = choose_device(f"cuda:{device}" if isinstance(device, Integral) else str(device))
         dtype = choose_precision(precision, where)
         limits = Thresholds(score_thresh, nms_thresh, top_k)
         chosen = choose_tiles(tiles, state)
@@ -188,6 +188,8 @@ def choose_tiles(tiles: Literal["trained", "none"] | int | Tiles, state: TrainSt
         ValueError: it means none.
     """
     if isinstance(tiles, Tiles):
+        if not (tiles.size >= LEAST_TILE and 0 <= tiles.overlap <= MOST_OVERLAP):
+            raise ValueError(f"tiles: expected {LEAST_TILE} pixels or more, and an overlap of 0 to {MOST_OVERLAP}, got {tiles}")
         return tiles
     if tiles == "none":
         return None
@@ -195,9 +197,9 @@ def choose_tiles(tiles: Literal["trained", "none"] | int | Tiles, state: TrainSt
     trained = Tiles(theirs["size"], theirs["overlap"]) if theirs else None
     if tiles == "trained":
         return trained
-    if not isinstance(tiles, int) or tiles < LEAST_TILE:
+    if not isinstance(tiles, Integral) or tiles < LEAST_TILE:
         raise ValueError(f"tiles: expected 'trained', 'none', a number of pixels or Tiles, got {tiles!r}; least: {LEAST_TILE}")
-    return Tiles(tiles, trained.overlap if trained else TilesConfig().overlap)
+    return Tiles(int(tiles), trained.overlap if trained else TilesConfig().overlap)
 
 
 def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:

@@ -1,5 +1,6 @@
 """The checkpoints of a run: the last one, the best one, and some numbered ones; how they are kept, and found again."""
 
+import os
 from pathlib import Path
 
 from ssd.system.errors import UsageError
@@ -85,19 +86,23 @@ def find_checkpoint(folder: Path) -> tuple[Path, TrainState, list[str]] | None:
     return None
 
 
-def checkpoint_at(path: Path) -> tuple[Path, TrainState]:
-    """The checkpoint that a path names: itself, or the newest whole one of a run's folder. Its path, and its state.
+def checkpoint_at(name: str | Path) -> tuple[Path, TrainState, list[str]]:
+    """The checkpoint that a name means: itself, or the newest whole one of a run's folder; as of `find_checkpoint`.
+
+    Args:
+        name: a path; a shell leaves the `~` of `--resume=~/run` as it is.
 
     Raises:
         UsageError: it is a folder without any.
         CheckpointError: it cannot be used, or none of those in it is whole.
     """
+    path = Path(os.path.expanduser(name))
     if not path.is_dir():
-        return path, load_checkpoint(path)
+        return path, load_checkpoint(path), []
     for folder in (path / "checkpoints", path):
         found = find_checkpoint(folder)
         if found:
-            return found[:2]
+            return found
     raise UsageError(f"{path}: holds no checkpoint; name a checkpoint, or the output_dir of a run that has some")
 
 

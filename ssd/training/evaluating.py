@@ -71,11 +71,13 @@ def evaluate_checkpoint(run: Run, path: Path, samples: Samples, preparation: Pre
 def eval_only(run: Run, resume: str | None) -> None:
     """Evaluates a checkpoint on the validation photos."""
 
-    def find() -> tuple[Path, TrainState]:
-        return checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else Path(resume))
+    def find() -> tuple[Path, TrainState, list[str]]:
+        return checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else resume)
 
     require_same_config(run)
-    path, state = find_same_state(run.world, find, lambda found: found[1])
+    path, state, skipped = find_same_state(run.world, find, lambda found: found[1])
+    for line in skipped:
+        run.say(f"skipped: {line}")
     model, preparation = build_model(run, state)
     use_batch_size_of(run, state)
     samples = plain_samples(run, load_part(run, "val"), preparation)

@@ -84,7 +84,7 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
     if resume == "auto":
         found = find_checkpoint(folder / "checkpoints")
     elif resume is not None:
-        found = (*checkpoint_at(Path(resume)), [])
+        found = checkpoint_at(resume)
     may_clear = overwrite or not _holds_run(folder)
     if found is None:
         if not may_clear:

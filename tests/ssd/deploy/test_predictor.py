@@ -9,11 +9,11 @@ from PIL import Image
 
 from data.loader import Samples
 from data.photos import load_photos
-from ssd.config import SourceConfig
+from ssd.config import SourceConfig, TilesConfig
 from ssd.deploy.predictor import Detections, Predictor, for_inference, to_pixels
 from ssd.evaluation.evaluate import Thresholds, predict
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET, Preparation
+from ssd.preparation import IMAGENET, Preparation, Tiles
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
@@ -155,11 +155,17 @@ def test_photos_from_a_generator_and_arrays_of_every_layout(predictor, paths):
         ({"device": 99}, "device: cuda:99 is asked for"),
         ({"precision": "int8"}, "precision: expected auto, float32, bfloat16, float16, got 'int8'"),
         ({"tiles": 1}, "tiles: expected"),
+        ({"tiles": Tiles(100, 1.0)}, "tiles: expected 32 pixels or more, and an overlap of 0 to 0.8, got"),
+        ({"device": np.int64(99)}, "device: cuda:99 is asked for"),
     ],
 )
 def test_arguments_have_bounds(checkpoint, options, said):
     with pytest.raises(ValueError, match=said):
         Predictor.from_checkpoint(checkpoint, **{"device": "cpu", **options})
+
+
+def test_a_size_of_tiles_may_be_a_number_of_numpy(checkpoint):
+    assert Predictor.from_checkpoint(checkpoint, "cpu", tiles=np.int64(400)).tiles == Tiles(400, TilesConfig().overlap)
 
 
 def test_a_device_of_pytorch_and_bounds_of_a_batch(checkpoint, predictor):

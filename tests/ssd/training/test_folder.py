@@ -131,6 +131,16 @@ def test_the_newest_whole_checkpoint_may_be_the_best_one(folder, capsys):
     assert find_state(folder, "auto", False, print).state.iteration == 3
 
 
+def test_a_folder_to_resume_from_tells_what_was_skipped_and_may_begin_with_home(folder, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    damage_truncate(folder / "checkpoints" / LAST)
+    found = start(folder, f"~/{folder.name}")
+    assert found
+    assert found.iteration == 4
+    assert f"skipped: {folder / 'checkpoints' / LAST}" in capsys.readouterr().out
+
+
 def test_a_best_checkpoint_by_another_measure_is_kept(folder):
     before = (folder / "checkpoints" / BEST).read_bytes()
     found = Found(of_run("one", 4, best_map=0.7))
