@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import sys
 
 import numpy as np
 import onnxruntime
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # read when OpenCV is loaded
+for name in ("SIGINT", "SIGPIPE"):  # Ctrl-C, and a pipe that nobody reads on, end it without a traceback
+    if hasattr(signal, name):  # Windows has no SIGPIPE
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 try:
     import cv2
 except ImportError as error:

@@ -44,9 +44,11 @@ def command(
                     code = 128 + received[0] if received else code
                 except (Exception, KeyboardInterrupt, Stopped) as error:
                     code = _answer(error, resume, less_memory)
-            # To end in good order, Python and NCCL would wait for processes that wait for this one.
-            if _is_connected():
-                os._exit(code)
+                    # To end in good order, Python and NCCL would wait for processes that wait for this one. To free a loader,
+                    # which goes with the error, takes seconds too.
+                    if _is_connected():
+                        output.flush()
+                        os._exit(code)
             return code
 
         return answered

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -340,6 +341,22 @@ def test_the_example_says_how_it_is_used():
         done = subprocess.run([sys.executable, "scripts/run_onnx.py", *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1
         assert done.stderr == "usage: python scripts/run_onnx.py FILE.onnx PHOTO...\n"
+
+
+def test_the_example_ends_without_a_traceback(exported, shapes_root):
+    """By Ctrl-C, and where nobody reads on, as after head."""
+    photos = [str(path) for path in sorted((shapes_root / "shapes/JPEGImages").iterdir())] * 500
+    for number in (signal.SIGINT, signal.SIGPIPE):
+        words = [sys.executable, "-u", "scripts/run_onnx.py", str(exported[0]), *photos]
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout
+            assert process.stderr
+            assert process.stdout.read(1)
+            if number == signal.SIGINT:
+                process.send_signal(number)
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == -number
 
 
 def test_options_that_do_not_go_together(checkpoint, capsys):

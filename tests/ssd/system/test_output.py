@@ -30,6 +30,27 @@ def main():
 sys.exit(main())
 """
 
+CONNECTED = """
+import sys
+from types import SimpleNamespace
+from ssd.system.command import command
+from ssd.system.errors import Failure
+
+sys.modules["torch.distributed"] = SimpleNamespace(is_initialized=lambda: True)
+
+class Loader:
+    def __del__(self):
+        print("freed", file=sys.stderr)
+
+@command()
+def main():
+    loader = Loader()
+    print("begun")
+    raise Failure("lost")
+
+main()
+"""
+
 
 def run(tmp_path: Path, where: str, kind: str = "watched") -> tuple[int, str]:
     """Exit code and errors of a command whose output goes to some place, in the shell's words."""
@@ -89,3 +110,13 @@ def test_streams_that_are_not_there_are_put_back(monkeypatch, is_closed):
     monkeypatch.undo()
     assert code == 0
     assert after == before
+
+
+def test_one_of_several_leaves_before_anything_is_freed(tmp_path):
+    """To free a loader takes seconds, in which the launcher's signal would be a second error; what was printed is kept."""
+    script = tmp_path / "connected.py"
+    script.write_text(CONNECTED, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "begun\n", "error: lost\n")
