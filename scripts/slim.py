@@ -27,8 +27,10 @@ from ssd.system.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from data.loader import Samples
     from ssd.compress.prune import LayerFit
     from ssd.model import SSD300
+    from ssd.preparation import Preparation
     from ssd.training.run import Run
     from ssd.weights.checkpoint import TrainState
 
@@ -81,16 +83,15 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     from ssd.compress.prune import prune
     from ssd.config import ModelConfig
     from ssd.preparation import Preparation, prepare
+    from ssd.training.evaluating import evaluate_photos
     from ssd.weights.checkpoint import TrainState, shape_of
     from ssd.weights.pretrained import build_network, network_of
 
     wide = network_of(state)
     if options.width > wide.width:
         raise UsageError(f"--width {options.width:g}: the checkpoint has width {wide.width:g}; name a smaller one")
-    model = {**state.config["model"], "width": options.width, "pretrained": "none", "init_from": None, "freeze": None}
-    if options.batch_norm:
-        model["batch_norm"] = options.batch_norm
-    shape = ModelConfig.model_validate(shape_of(model))
+    given = {"width": options.width, **({"batch_norm": options.batch_norm} if options.batch_norm else {})}
+    shape = ModelConfig.model_validate({**shape_of(state.config["model"]), **given})
     narrow = build_network(len(state.classes) + 1, shape).eval()
     preparation = Preparation(**state.preparation)
     run = None if options.photos else run_of(state, options)
@@ -98,9 +99,11 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     images = prepare(resized(photos), preparation, memory_format=torch.contiguous_format)
     for fit in prune(wide, narrow, images):
         report(fit)
-    for name, network in ((f"width {wide.width:g}", wide), (f"width {narrow.width:g}", narrow)):
+    samples = validation_samples(run, preparation) if run else None
+    for network in (wide, narrow):
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        print(f"{name}: {parameters:,} parameters, {gflop(network):.2f} GFLOP a photo{graded(run, network, preparation)}")
+        figure = f", {evaluate_photos(run, samples, preparation, network).summary}" if run and samples else ""
+        print(f"width {network.width:g}: {parameters:,} parameters, {gflop(network):.2f} GFLOP a photo{figure}", flush=True)
     config = {**state.config, "model": shape.model_dump(mode="json")}
     return TrainState(narrow.state_dict(), state.classes, state.preparation, config)
 
@@ -170,20 +173,16 @@ def gflop(network: "SSD300") -> float:
     return counter.get_total_flops() / 1e9
 
 
-def graded(run: "Run | None", network: "SSD300", preparation) -> str:
-    """The network's mAP on the run's validation photos, in words; nothing where they are not there."""
+def validation_samples(run: "Run", preparation: "Preparation") -> "Samples | None":
+    """The run's validation photos; None, with a note, where they are not there."""
     from data.annotation import DataError
     from ssd.training.datasets import load_part, plain_samples
-    from ssd.training.evaluating import evaluate_photos
 
-    if run is None:
-        return ""
     try:
-        photos = load_part(run, "val")
+        return plain_samples(run, load_part(run, "val"), preparation)
     except DataError as error:
         print(f"note: the validation photos cannot be read ({str(error).splitlines()[0]})", file=sys.stderr)
-        return ""
-    return f", {evaluate_photos(run, plain_samples(run, photos, preparation), preparation, network).summary}"
+        return None
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
