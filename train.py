@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.config_file import load_config
+from ssd.config.file import load_config
 from ssd.system.arguments import Parser, add_overrides
 from ssd.system.command import command
 from ssd.system.files import require_writable
@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         require_writable(Path(config.output_dir), "output_dir")
     with StopRequest().listening() as stop:
         # PyTorch takes seconds to load: not before all that can be said without it is said.
-        from ssd.training.dry_run import dry_run
-        from ssd.training.evaluating import eval_only
-        from ssd.training.folder import locked
+        from ssd.autoconfig.dry_run import dry_run
+        from ssd.training.checkpoints import locked
         from ssd.training.run import open_run
+        from ssd.training.validate import eval_only
 
         with open_run(config, stop) as run:
             if options.eval_only:
@@ -62,16 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     """Trains to the end of the schedule, from the start or from a checkpoint, and evaluates."""
+    from ssd.diagnostics.replay import explain_non_finite
     from ssd.training.build import build_parts, describe, first_state
-    from ssd.training.checkpoints import BEST, Checkpoints
+    from ssd.training.checkpoints import BEST, Checkpoints, find_same_state, find_state, list_damaged, make_folder
     from ssd.training.datasets import train_batches, val_batches
-    from ssd.training.evaluating import evaluate_checkpoint, evaluate_photos
-    from ssd.training.folder import find_same_state, find_state, list_damaged, make_folder
-    from ssd.training.outcome import finish
-    from ssd.training.replay import explain_non_finite
     from ssd.training.run import require_same_config
     from ssd.training.run_log import RunLog
     from ssd.training.trainer import Trainer
+    from ssd.training.validate import evaluate_checkpoint, evaluate_photos, finish
 
     require_same_config(run)
     find = partial(find_state, run.folder, resume, overwrite, run.say)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_file import load_config
+from ssd.config.file import load_config
 from ssd.system.arguments import Parser, names_of, several, whole_number
 from ssd.system.command import command
 

@@ -23,9 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     import numpy as np
 
-    from data.annotation import DataError
-    from data.coverage import best_overlaps, show, show_sizes
-    from data.tiles import cut
+    from data.dataset.annotation import DataError
+    from data.dataset.coverage import best_overlaps, show, show_sizes
+    from data.transforms.tiles import cut
     from ssd.dbox import make_dbox_list, spec_of
     from ssd.training.datasets import load_data
     from ssd.training.run import Run

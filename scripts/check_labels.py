@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_overrides(parser, "data.root=/data")
     options = parser.parse_intermixed_args(arguments)
 
-    from ssd.training.label_check import check_labels
+    from ssd.diagnostics.label_check import check_labels
 
     folder, count = check_labels(
         options.checkpoint,

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md, every entry of a configuration, from ssd/config.py: python scripts/config_reference.py"""
+"""Writes docs/configuration.md, every entry, from ssd/config/schema.py: python scripts/config_reference.py"""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_entries import Entry, child, is_section, resolved, section_in, top_entry, values_of
+from ssd.config.entries import Entry, child, is_section, resolved, section_in, top_entry, values_of
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 
@@ -28,7 +28,7 @@ nearest known entry. The run's folder keeps the whole of it, defaults included, 
 Names of classes are read as they are written: `classes: [no, 1e3, 007]` are three names, without quotes; a folder called `2007`
 needs none either. Quotes are needed around a name with `: `, ` #`, a comma in a list, or a first letter of ``[]{}&*!|>'"%@` ``.
 
-This page is written by `scripts/config_reference.py` from `ssd/config.py`.
+This page is written by `scripts/config_reference.py` from `ssd/config/schema.py`.
 """
 
 

@@ -13,7 +13,7 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config import DBoxNames
+from ssd.config.schema import DBoxNames
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.errors import UsageError

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     from ssd.deploy.demo import HOST, LEAST_SCORE, Demo
-    from ssd.deploy.predictor import Predictor
+    from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
 
     class Quiet(WSGIRequestHandler):

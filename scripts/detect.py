@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config import LEAST_TILE
+from ssd.config.schema import LEAST_TILE
 from ssd.system.arguments import Parser, fraction, names_of, whole_number
 from ssd.system.command import command
 
@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     from ssd.deploy.detection import Job, output_folder
     from ssd.deploy.inputs import find_inputs
-    from ssd.deploy.predictor import Predictor
     from ssd.deploy.results import Results
+    from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
     from ssd.system.images import passed_over, printable
 

@@ -40,8 +40,8 @@ from ssd.system.files import naming
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from ssd.deploy.predictor import Predictor
     from ssd.evaluation.voc_eval import VOCResult
+    from ssd.inference.predictor import Predictor
     from ssd.training.run import Run
     from ssd.weights.checkpoint import TrainState
 
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.format == "weights":
         return write_weights(options.checkpoint, output)
     from ssd.deploy.export import export_onnx, export_torch
-    from ssd.deploy.predictor import Predictor, choose_tiles
     from ssd.deploy.program import check, load_program
+    from ssd.inference.predictor import Predictor, choose_tiles
     from ssd.system.images import read_photo
     from ssd.weights.checkpoint import load_checkpoint
 
@@ -94,8 +94,9 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     from ssd.deploy.export import network_graph, save_onnx, with_detection
     from ssd.deploy.program import sparse_photos
     from ssd.deploy.quantise import detections_of, quantise
-    from ssd.evaluation.evaluate import Thresholds, figure_name, measured
+    from ssd.evaluation.evaluate import figure_name, measured
     from ssd.evaluation.pictures import spread
+    from ssd.inference.predict import Thresholds
     from ssd.training.datasets import load_data, plain_samples
 
     with photos_needed("--int8 takes the run's training and validation photos; data.root=FOLDER tells where they are now"):
@@ -224,7 +225,7 @@ def run_of(state: "TrainState", overrides: Sequence[str]) -> "Run":
     Raises:
         ConfigError: it is of none, being weights alone, or an override cannot be used.
     """
-    from ssd.config_file import parse_config
+    from ssd.config.file import parse_config
     from ssd.training.run import Run
 
     return Run.alone(parse_config(state.config, overrides=overrides))
@@ -237,8 +238,8 @@ def photos_needed(hint: str) -> Iterator[None]:
     Raises:
         UsageError: they cannot be read; the message ends in `hint`.
     """
-    from data.annotation import DataError
-    from ssd.config import ConfigError
+    from data.dataset.annotation import DataError
+    from ssd.config.schema import ConfigError
 
     try:
         yield

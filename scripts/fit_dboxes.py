@@ -23,10 +23,10 @@ from ssd.system.stop import StopRequest
 def main(arguments: list[str] | None = None) -> int:
     config = config_named(__doc__, arguments)
 
-    from data.coverage import all_boxes, best_overlaps, show_change
-    from data.dbox_fit import COVERED, fit, objects_of
-    from data.tiles import cut
-    from ssd.config_yaml import dump_yaml
+    from data.dataset.coverage import all_boxes, best_overlaps, show_change
+    from data.transforms.tiles import cut
+    from ssd.autoconfig.dbox_fit import COVERED, fit, objects_of
+    from ssd.config.yaml import dump_yaml
     from ssd.dbox import DBOX_SPECS, make_dbox_list, spec_of
     from ssd.training.datasets import load_part
     from ssd.training.run import Run

@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_entries import top_entry
-from ssd.config_file import parse_config
-from ssd.config_yaml import parse_yaml
+from ssd.config.entries import top_entry
+from ssd.config.file import parse_config
+from ssd.config.yaml import parse_yaml
 from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     import torch
 
-    from ssd.training.proposal import propose
-    from ssd.training.recipes import MINUTES
-    from ssd.training.starts import Wish
+    from ssd.autoconfig.proposal import propose
+    from ssd.autoconfig.recipes import MINUTES
+    from ssd.autoconfig.starts import Wish
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wish = Wish(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)

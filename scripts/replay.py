@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ssd.config_file import load_config
+from ssd.config.file import load_config
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 
@@ -24,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     import torch
 
+    from ssd.diagnostics.replay import load_step, replay
     from ssd.system.device import choose_device, choose_precision
-    from ssd.training.replay import load_step, replay
 
     step = load_step(options.folder)
     device = choose_device(options.device)

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from matplotlib.backend_bases import FigureCanvasBase
 
-    from ssd.training.matching_picture import matching_picture
+    from ssd.diagnostics.matching_picture import matching_picture
 
     kinds = FigureCanvasBase.get_supported_filetypes()
     if options.output.suffix.removeprefix(".") not in kinds:

@@ -27,10 +27,10 @@ from ssd.system.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from data.loader import Samples
+    from data.loading.loader import Samples
     from ssd.compress.prune import LayerFit
     from ssd.model import SSD300
-    from ssd.preparation import Preparation
+    from ssd.preprocessing import Preparation
     from ssd.training.run import Run
     from ssd.weights.checkpoint import TrainState
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
     """The start that VGG16's convolutions give a narrower network."""
     from ssd.compress.features import start_from_features
-    from ssd.config import ModelConfig
+    from ssd.config.schema import ModelConfig
     from ssd.weights.checkpoint import TrainState
     from ssd.weights.pretrained import build_network
 
@@ -81,9 +81,9 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     import torch
 
     from ssd.compress.prune import prune
-    from ssd.config import ModelConfig
-    from ssd.preparation import Preparation, prepare
-    from ssd.training.evaluating import evaluate_photos
+    from ssd.config.schema import ModelConfig
+    from ssd.preprocessing import Preparation, prepare
+    from ssd.training.validate import evaluate_photos
     from ssd.weights.checkpoint import TrainState, shape_of
     from ssd.weights.pretrained import build_network, network_of
 
@@ -119,7 +119,7 @@ def run_of(state: "TrainState", options: argparse.Namespace) -> "Run":
     Raises:
         UsageError: it names no photos, being weights alone.
     """
-    from ssd.config_file import parse_config
+    from ssd.config.file import parse_config
     from ssd.training.run import Run
 
     if "train" not in state.config.get("data", {}):
@@ -130,7 +130,7 @@ def run_of(state: "TrainState", options: argparse.Namespace) -> "Run":
 def training_photos(run: "Run", number: int) -> "list[np.ndarray]":
     """Some of a run's training photos, pixels `[H, W, 3]` uint8 RGB."""
     from ssd.evaluation.pictures import spread
-    from ssd.preparation import IMAGENET
+    from ssd.preprocessing import IMAGENET
     from ssd.training.datasets import load_part, plain_samples
 
     photos = load_part(run, "train")
@@ -158,7 +158,7 @@ def resized(photos: "Sequence[np.ndarray]"):
     import numpy as np
     import torch
 
-    from ssd.preparation import IMAGENET, fit
+    from ssd.preprocessing import IMAGENET, fit
 
     return torch.from_numpy(np.stack([fit(photo, IMAGENET.size) for photo in photos]))
 
@@ -175,7 +175,7 @@ def gflop(network: "SSD300") -> float:
 
 def validation_samples(run: "Run", preparation: "Preparation") -> "Samples | None":
     """The run's validation photos; None, with a note, where they are not there."""
-    from data.annotation import DataError
+    from data.dataset.annotation import DataError
     from ssd.training.datasets import load_part, plain_samples
 
     try:

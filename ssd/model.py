@@ -5,8 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from ssd.backbones.vgg import CONV4_3_CHANNELS, FC_CHANNELS, VGG16, ConvBlock, scaled
 from ssd.dbox import SSD300_VOC, DBoxSpec, make_dbox_list
-from ssd.vgg import CONV4_3_CHANNELS, FC_CHANNELS, VGG16, ConvBlock, scaled
 
 
 class L2Norm(nn.Module):
@@ -174,7 +174,7 @@ class SSD300(nn.Module):
         """Raw predictions, in training and evaluation alike.
 
         Args:
-            images: `[B, 3, 300, 300]`, prepared as the weights want them (`ssd.preparation`).
+            images: `[B, 3, 300, 300]`, prepared as the weights want them (`ssd.preprocessing`).
 
         Returns:
             loc `[B, P, 4]` offsets, conf `[B, P, C]` logits (column 0 = background), dbox_list `[P, 4]` centres.

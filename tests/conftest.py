@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from data.shapes import CLASSES, write_shapes
-from ssd.config import ModelConfig
+from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET, fit, prepare
+from ssd.preprocessing import IMAGENET, fit, prepare
 from ssd.system.download import DownloadError
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
@@ -54,8 +54,8 @@ def shared_data() -> Path:
 @pytest.fixture
 def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """For scripts/new_config.py: a fast machine, whose speed need not be measured, without weights and without a network."""
-    from ssd.training import proposal, timing
-    from ssd.training.timing import Costs
+    from ssd.autoconfig import proposal, timing
+    from ssd.autoconfig.timing import Costs
     from ssd.weights import sources
 
     folder = tmp_path_factory.mktemp("hub")

@@ -22,13 +22,13 @@ import yaml
 from PIL import Image
 
 import train
-from data.augment import Switches
-from data.loader import Samples
-from data.photos import load_photos
+from data.dataset.photos import load_photos
+from data.loading.loader import Samples
+from data.transforms.augment import Switches
 from scripts import check_data
-from ssd.config import SourceConfig
+from ssd.config.schema import SourceConfig
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 TALLY: Counter[str] = Counter()  # printed at the end of the session by conftest.py

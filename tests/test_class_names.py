@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import train
+from data.dataset.photos import load_photos
 from data.layouts.find import find_layout
-from data.photos import load_photos
 from scripts import detect, new_config
-from ssd.config import SourceConfig
-from ssd.config_file import load_config
+from ssd.config.file import load_config
+from ssd.config.schema import SourceConfig
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("bare_machine")]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssd.autoconfig import timing
 from ssd.system import memory
-from ssd.training import build, outcome, timing
+from ssd.training import build, validate
 from ssd.training.run_log import RunLog
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.test_survival import LONG
@@ -104,7 +105,7 @@ def test_a_fraction_of_the_photos(tmp_path, shapes_root, run, monkeypatch):
 
 def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, capsys, run):
     monkeypatch.setattr(build, "DEFAULT_BATCH_SIZE", 8)
-    monkeypatch.setattr(outcome, "write_report", lambda *_: None)  # to draw it takes longer than to train
+    monkeypatch.setattr(validate, "write_report", lambda *_: None)  # to draw it takes longer than to train
     model, train = {"batch_norm": "none"}, {"iterations": 1, "batch_size": "auto"}
     alone = write_config(tmp_path / "alone", shapes_root, model=model, train={**train, "batch_size": 8})
     run(alone)

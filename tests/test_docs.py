@@ -7,7 +7,7 @@ import pytest
 
 import train
 from scripts import config_reference
-from ssd.config_entries import known_keys
+from ssd.config.entries import known_keys
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

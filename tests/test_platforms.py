@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.image_cache import ImageCache
-from data.workers import start_method
-from ssd.config import ConfigError
+from data.loading.image_cache import ImageCache
+from data.loading.workers import start_method
+from ssd.config.schema import ConfigError
 from ssd.system import device
 from tests.conftest import ROOT
 from tests.processes import start

@@ -20,9 +20,9 @@ import pytest
 import torch
 
 import train
-from data.workers import Parcel
+from data.loading.workers import Parcel
 from scripts import replay, torture
-from ssd.training.records import RecordFile
+from ssd.training.run_log import RecordFile
 from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
 from tests.processes import Process, start

@@ -8,12 +8,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from data.annotation import DataError
-from data.inspection import Watch, unwatched
+from data.dataset.annotation import DataError
+from data.dataset.inspection import Watch, unwatched
+from data.dataset.listing import Entry, composed, counted
+from data.dataset.splits import role, words
 from data.layouts.coco_file import ENCODINGS, category_names, id_of, is_coco, objects_in, read_file, to_annotation
 from data.layouts.tree import Tree, list_tree, same_split, split_of, stem_of
-from data.listing import Entry, composed, counted
-from data.splits import role, words
 from ssd.system.images import passed_over
 
 MAX_JUDGED = 50  # JSON files that are looked at: tools that write one a photo have no other than those

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.annotation import (
+from data.dataset.annotation import (
     MAX_SIDE,
     Annotation,
     DataError,
@@ -21,7 +21,7 @@ from data.annotation import (
     turned_box,
     unknown_class,
 )
-from data.listing import composed
+from data.dataset.listing import composed
 
 KEYS = ("images", "annotations", "categories")
 # What is read of their items: all else, such as masks beside boxes, is most of a large file.

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from data.annotation import DataError
-from data.inspection import Watch, unwatched
+from data.dataset.annotation import DataError
+from data.dataset.inspection import Watch, unwatched
+from data.dataset.listing import Entry, counted
+from data.dataset.splits import divide, find_split
 from data.layouts.coco import Coco
 from data.layouts.named import ARCHIVES, layout_named
 from data.layouts.tree import Tree, list_tree
 from data.layouts.voc import Voc
 from data.layouts.yolo import Yolo
-from data.listing import Entry, counted
-from data.splits import divide, find_split
-from ssd.config import SourceConfig
+from ssd.config.schema import SourceConfig
 from ssd.system.files import looked_in
 from ssd.system.images import NOT_READ, SUFFIXES, passed_over
 

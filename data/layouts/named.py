@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from data.annotation import DataError
-from data.listing import spelt
-from ssd.config_yaml import parse_as_written
+from data.dataset.annotation import DataError
+from data.dataset.listing import spelt
+from ssd.config.yaml import parse_as_written
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 LAYOUTS = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}  # of the files that may be named

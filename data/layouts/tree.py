@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from data.dataset.listing import composed
+from data.dataset.splits import role, words
 from data.layouts.named import base_of
-from data.listing import composed
-from data.splits import role, words
 from ssd.system.images import SUFFIXES
 from ssd.system.links import is_listed
 

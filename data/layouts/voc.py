@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-from data.annotation import DataError
-from data.inspection import Watch, tally, unwatched
+from data.dataset.annotation import DataError
+from data.dataset.inspection import Watch, tally, unwatched
+from data.dataset.listing import Entry, composed, counted, unquoted
+from data.dataset.splits import role
 from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, photo_named, split_of, stem_of
 from data.layouts.voc_annotation import is_annotation, names_in, parse_annotation, root_of
-from data.listing import Entry, composed, counted, unquoted
-from data.splits import role
 from ssd.system.images import SUFFIXES, passed_over
 
 NUM_JUDGED = 20  # files by which a layout is recognised

@@ -9,7 +9,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from data.annotation import (
+from data.dataset.annotation import (
     MAX_SIDE,
     Annotation,
     Damaged,
@@ -22,7 +22,7 @@ from data.annotation import (
     turned_box,
     unknown_class,
 )
-from data.listing import composed
+from data.dataset.listing import composed
 from ssd.boxes import voc_to_edges
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

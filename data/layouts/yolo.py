@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
-from data.annotation import DataError
-from data.inspection import Watch, tally, unwatched
+from data.dataset.annotation import DataError
+from data.dataset.inspection import Watch, tally, unwatched
+from data.dataset.listing import Entry, counted
+from data.dataset.splits import role
 from data.layouts.named import read_settings
 from data.layouts.tree import Pairs, Tree, key_of, pair, split_of
 from data.layouts.yolo_labels import is_labels, numbered_lines, numbers_in, read_labels, read_text, resembles_labels
 from data.layouts.yolo_names import NAME_FILES, names_in_notes, names_in_settings, numbered
 from data.layouts.yolo_splits import NamedSplits, Split, photo_lists
-from data.listing import Entry, counted
-from data.splits import role
 
 NUM_JUDGED = 20  # files by which a layout is recognised
 MAX_UNUSED = 100  # numbers without an object, below the highest, where no file has names; of COCO's 80 any may be used

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from data.annotation import (
+from data.dataset.annotation import (
     Annotation,
     Damaged,
     DataError,

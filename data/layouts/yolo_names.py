@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.annotation import DataError
+from data.dataset.annotation import DataError
+from data.dataset.listing import composed
 from data.layouts.named import NULLS
-from data.listing import composed
 
 NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")  # with a name a line
 

@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.dataset.listing import composed, unquoted
+from data.dataset.splits import role
 from data.layouts.named import ENTRIES, places_in
 from data.layouts.tree import Tree, split_of, stem_of
 from data.layouts.yolo_labels import read_text
-from data.listing import composed, unquoted
-from data.splits import role
 from ssd.system.images import SUFFIXES
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import cv2
 
-from data.photos import load_photos
+from data.dataset.photos import load_photos
 from scripts.benchmarks.command import bench_start, bench_train
 from scripts.benchmarks.data import bench_data
 from scripts.benchmarks.detection import bench_detect
@@ -14,7 +14,7 @@ from scripts.benchmarks.measuring import Row, Setting
 from scripts.benchmarks.metric import bench_eval
 from scripts.benchmarks.predict import bench_predict
 from scripts.benchmarks.step import bench_step
-from ssd.config import Config
+from ssd.config.schema import Config
 from ssd.system.device import choose_device, choose_precision
 from ssd.system.machine import require_cpp_compiler
 

@@ -7,11 +7,11 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.augment import Switches
-from data.loader import Samples
-from data.photos import Photos
+from data.dataset.photos import Photos
+from data.loading.loader import Samples
+from data.transforms.augment import Switches
 from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, rows
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 
 
 def bench_data(setting: Setting, batch_size: int) -> list[Row]:

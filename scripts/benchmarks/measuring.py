@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 
-from data.loader import Samples
-from data.photos import Photos
+from data.dataset.photos import Photos
+from data.loading.loader import Samples
 from ssd.batch import Batch
-from ssd.config import Config
-from ssd.preparation import IMAGENET
+from ssd.config.schema import Config
+from ssd.preprocessing import IMAGENET
 from ssd.system.device import keep_freed_memory
 
 OURS, PEER = "ours", "torchvision"

@@ -14,10 +14,10 @@ from scripts.benchmarks import networks
 from scripts.benchmarks.measuring import OURS, Row, Runs, Setting, measure, real_batch, rows
 from scripts.benchmarks.networks import Variant, conv_inputs, our_network, peer_variants, torchvision_network
 from ssd.deploy.export import INPUT, export_onnx
-from ssd.deploy.predictor import Predictor, for_inference
-from ssd.evaluation.evaluate import Thresholds
+from ssd.inference.predict import Thresholds
+from ssd.inference.predictor import Predictor, for_inference
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 
 LIMITS = Thresholds(score_thresh=0.5)  # which nothing passes with random weights: case `detect` measures what comes then
 

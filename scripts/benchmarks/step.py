@@ -15,7 +15,7 @@ from scripts.benchmarks.networks import (
 )
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
-from ssd.preparation import IMAGENET, prepare
+from ssd.preprocessing import IMAGENET, prepare
 from ssd.system.device import choose_training_format
 from ssd.training.optimizer import make_optimizer
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssd.backbones.vgg import conv_names
 from ssd.compress.prune import LayerFit, parts_of, prune
-from ssd.config import ModelConfig
+from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
-from ssd.preparation import Preparation, prepare
-from ssd.vgg import conv_names
+from ssd.preprocessing import Preparation, prepare
 from ssd.weights.checkpoint import CheckpointError, is_own, read_tensors
 from ssd.weights.formats import format_of, weights_in
 from ssd.weights.pretrained import build_network, is_features, load_backbone

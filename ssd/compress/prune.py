@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssd.backbones.vgg import VGG16_STAGES, ConvBlock
 from ssd.model import SSD300
-from ssd.vgg import VGG16_STAGES, ConvBlock
 
 PHOTOS = 64  # that a network is pruned by, where the caller has more
 PLACES = 200  # of a feature map, in each photo, that the least squares see

@@ -19,8 +19,8 @@ from werkzeug.exceptions import (
 )
 from werkzeug.wrappers import Request, Response
 
-from ssd.deploy.predictor import Predictor
 from ssd.evaluation.pictures import class_colour
+from ssd.inference.predictor import Predictor
 from ssd.system.images import ImageError, TooLarge, decode, printable
 
 HOST = "127.0.0.1"

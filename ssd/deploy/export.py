@@ -22,9 +22,9 @@ from torchvision.ops import nms
 
 from ssd.boxes import decode
 from ssd.detect import CANDIDATES
-from ssd.evaluation.evaluate import Thresholds
+from ssd.inference.predict import Thresholds
 from ssd.model import SSD300
-from ssd.preparation import Preparation, prepare
+from ssd.preprocessing import Preparation, prepare
 
 OPSET = 18
 INPUT = "images"  # [B, H, W, 3] uint8, RGB

@@ -9,7 +9,7 @@ import onnxruntime
 import torch
 
 from ssd.deploy.export import INPUT, OUTPUTS
-from ssd.deploy.predictor import Detections, Predictor
+from ssd.inference.predictor import Detections, Predictor
 from ssd.system.errors import Failure
 
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores

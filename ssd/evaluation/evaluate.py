@@ -2,50 +2,26 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssd.batch import Batch
 from ssd.boxes import edges_to_voc
-from ssd.detect import detect
 from ssd.evaluation.coco_eval import METRIC as COCO_METRIC
 from ssd.evaluation.coco_eval import coco_eval
 from ssd.evaluation.error_kinds import Errors, error_kinds
-from ssd.evaluation.merge import Merging, Parts
 from ssd.evaluation.voc_eval import VOCResult, voc_eval
+from ssd.inference.merge import Merging, Parts
+from ssd.inference.predict import Thresholds, forward, postprocess
 from ssd.loss import MultiBoxLoss
-from ssd.preparation import Preparation, prepare
+from ssd.preprocessing import Preparation
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
-
-Network = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # images → offsets, class scores, DBoxes, as of SSD300
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What `ssd.detect.detect` takes beside the predictions.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
-
-    score_thresh: float = 0.01
-    nms_thresh: float = 0.45
-    top_k: int = 200
-
-    def __post_init__(self) -> None:
-        for name in ("score_thresh", "nms_thresh"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= float(value) <= 1:
-                raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
-        if not isinstance(self.top_k, Integral) or self.top_k < 1:
-            raise ValueError(f"top_k: expected a whole number from 1 on, got {self.top_k!r}")
 
 
 @dataclass(frozen=True)
@@ -125,25 +101,6 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def predict(
-    model: Network, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype, limits: Thresholds
-) -> list[dict[str, Tensor]]:
-    """Detections in a batch of pixels `[B, 300, 300, 3]` uint8 RGB; the model has to be in evaluation mode."""
-    return _detect(_outputs(model, images, preparation, device, dtype), limits)
-
-
-@torch.no_grad()
-def _outputs(
-    model: Network, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return model(prepare(images, preparation, device))
-
-
-def _detect(outputs: tuple[Tensor, Tensor, Tensor], limits: Thresholds) -> list[dict[str, Tensor]]:
-    return detect(*outputs, limits.score_thresh, limits.nms_thresh, limits.top_k)
-
-
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -194,9 +151,9 @@ def evaluate(
         for batch in batches:
             if stop():
                 break
-            outputs = _outputs(model, batch.images, preparation, device, dtype)
+            outputs = forward(model, batch.images, preparation, device, dtype)
             sums = criterion.sums(outputs, batch.targets).numpy()
-            for index, detection, row in zip(batch.indices.tolist(), _detect(outputs, limits), sums, strict=True):
+            for index, detection, row in zip(batch.indices.tolist(), postprocess(outputs, limits), sums, strict=True):
                 losses[index] = row
                 merging.add(index, detection)
     if stop.agree(world):

@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from ssd.boxes import voc_to_edges
-from ssd.config_yaml import dump_yaml
+from ssd.config.yaml import dump_yaml
 from ssd.evaluation.curves import curve_figures, over_fitting, series
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.failures import faults_pictures, groups_tables, kinds_table
@@ -24,7 +24,7 @@ from ssd.evaluation.label_faults import Faults
 from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.pictures import TRUTH, draw_boxes, jpeg, scaled_into, spread
 from ssd.evaluation.voc_eval import IOU_THRESH
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.system.files import write_whole
 
 NUM_HARDEST = 6

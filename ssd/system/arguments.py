@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from ssd.config import Config
-from ssd.config_entries import INPUT_SIZE, child, is_input_size, nearest, section_in, top_entry
+from ssd.config.entries import INPUT_SIZE, child, is_input_size, nearest, section_in, top_entry
+from ssd.config.schema import Config
 
 T = TypeVar("T")
 UNKNOWN = "unrecognized arguments: "  # as argparse has it
@@ -65,7 +65,7 @@ def config_named(description: str | None, arguments: list[str] | None) -> Config
     Raises:
         ConfigError: it cannot be used.
     """
-    from ssd.config_file import load_config  # which most commands do without
+    from ssd.config.file import load_config  # which most commands do without
 
     parser = Parser(description)
     parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")

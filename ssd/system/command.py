@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from ssd.config import ConfigError
+from ssd.config.schema import ConfigError
 from ssd.system.errors import Failure, UserError, first_line, is_saved
 from ssd.system.output import output_for_watchers
 from ssd.system.stop import Interrupt, Stopped, interrupts

@@ -9,8 +9,8 @@ from functools import cache, partial
 
 import torch
 
-from ssd.config import DEVICE_PATTERN, DEVICES, ConfigError
-from ssd.preparation import inference_format
+from ssd.config.schema import DEVICE_PATTERN, DEVICES, ConfigError
+from ssd.preprocessing import inference_format
 
 WIDE = 0.4  # least width of a network that counts as wide
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 
-from ssd.config import ConfigError
+from ssd.config.schema import ConfigError
 
 MUCH_LOAD = 0.25  # cores: less than that hardly changes a time
 

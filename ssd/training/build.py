@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.loader import Samples
-from data.photos import Photos
+from data.dataset.photos import Photos
+from data.loading.loader import Samples
 from ssd.compress.features import NUM_CONVS, prunable_features, start_from_features
 from ssd.compress.prune import PHOTOS as PRUNE_PHOTOS
-from ssd.config import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
-from ssd.config_yaml import dump_yaml
+from ssd.config.schema import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
+from ssd.config.yaml import dump_yaml
 from ssd.dbox import spec_of
 from ssd.evaluation.pictures import spread
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET, Preparation
+from ssd.preprocessing import IMAGENET, Preparation
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
-from ssd.training.checkpoints import BEST
+from ssd.training.checkpoints import BEST, Found, best_until
 from ssd.training.datasets import (
     Data,
     caches_of,
@@ -37,12 +37,10 @@ from ssd.training.datasets import (
     tiles_notes,
     train_samples,
 )
-from ssd.training.folder import Found, best_until
 from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
-from ssd.training.step import Step
-from ssd.training.update import Updater
+from ssd.training.step import Step, Updater
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, shape_of
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
 

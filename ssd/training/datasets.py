@@ -9,18 +9,18 @@ import numpy as np
 from torch.utils.data import Sampler
 from tqdm import tqdm
 
-from data.annotation import DataError
-from data.augment import Switches
-from data.image_cache import ImageCache, cache_bytes, fits
-from data.listing import attributed
-from data.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
-from data.photos import Loaded, Photos, load_photos, shared_warning
-from data.source_cache import FolderDigest
-from data.tiles import Windows, cut
-from data.workers import WatchedLoader, num_caches
+from data.dataset.annotation import DataError
+from data.dataset.listing import attributed
+from data.dataset.photos import Loaded, Photos, load_photos, shared_warning
+from data.dataset.source_cache import FolderDigest
+from data.loading.image_cache import ImageCache, cache_bytes, fits
+from data.loading.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
+from data.loading.workers import WatchedLoader, num_caches
+from data.transforms.augment import Switches
+from data.transforms.tiles import Windows, cut
 from ssd.batch import Batch
-from ssd.config import Config
-from ssd.preparation import Preparation
+from ssd.config.schema import Config
+from ssd.preprocessing import Preparation
 from ssd.system.machine import num_cores
 from ssd.system.memory import USED, free_memory
 from ssd.system.stop import Stopped, StopRequest, strongest

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 
-from ssd.config import Config
+from ssd.config.schema import Config
 from ssd.system.device import choose_device, choose_precision, keep_freed_memory
 from ssd.system.distributed import World, process_group, world_from_environment
 from ssd.system.errors import UsageError

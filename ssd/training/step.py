@@ -1,19 +1,135 @@
 """The training step."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preparation import Preparation, prepare
+from ssd.preprocessing import Preparation, prepare
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
-from ssd.training.update import Updater
+from ssd.training.optimizer import WeightAverage, begin_state, lay_out_state, set_lr
+from ssd.training.schedule import Schedule
+from ssd.weights.checkpoint import TrainState
+
+
+class Updater:
+    """Optimiser, gradient scaler and moving average of a network.
+
+    Args:
+        model: the network, on its device.
+        optimizer: over its parameters, as of `make_optimizer`.
+        schedule: of the learning rate.
+        dtype: precision of the activations; in float16 the loss is scaled.
+        average: the moving average of the weights, if one is kept.
+        clip_grad_norm: largest norm of the gradient, if it is limited.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        dtype: torch.dtype,
+        average: WeightAverage | None = None,
+        clip_grad_norm: float | None = None,
+    ) -> None:
+        device = next(model.parameters()).device
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.average = average
+        self.clip_grad_norm = clip_grad_norm
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.non_finite_at = torch.zeros((), device=device)  # number of the first iteration that was not finite, or 0
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to take the gradient of."""
+        return self.scaler.scale(loss)
+
+    def apply(self, losses: Tensor, iteration: int) -> Tensor:
+        """Moves the weights, unless loss or gradient is not finite: then, and ever after, they stay as they are.
+
+        Args:
+            losses: of the step that the gradients come from.
+            iteration: counted from 0.
+
+        Returns:
+            The norm of the gradient of all weights together `[]`, on the device: without the scale of float16, and before
+            it is limited.
+        """
+        set_lr(self.optimizer, self.schedule.lr_at(iteration))
+        scale = self.scaler.scale(torch.ones((), device=self.non_finite_at.device))
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
+        # In float16 a gradient too large for the scale is normal: that step is left out, and the scale falls. Only a gradient
+        # that is still infinite at a scale below 1, where float16 holds no less than the loss needs, is not.
+        normal = norm.isfinite() | (scale >= 1) if self.scaler.is_enabled() else norm.isfinite()
+        non_finite = ~(normal & losses.isfinite().all())
+        self.non_finite_at = torch.where((self.non_finite_at == 0) & non_finite, float(iteration + 1), self.non_finite_at)
+        # The fused optimisers leave weights and state alone where this is 1: no need for the host to know.
+        found_inf = ~norm.isfinite() | (self.non_finite_at > 0)
+        if self.optimizer.defaults["fused"]:
+            self.optimizer.found_inf = found_inf.float()  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+        elif not found_inf:  # others know nothing of it: it is waited for
+            self.optimizer.step()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model, iteration)
+        return norm
+
+    def first_non_finite(self, world: World) -> int | None:
+        """The first iteration, counted from 0, that was not finite in any process; waits for the device."""
+        numbers = [number for number in world.gather(int(self.non_finite_at.item())) if number]
+        return min(numbers) - 1 if numbers else None
+
+    def state(self) -> dict[str, Any]:
+        """Its entries of a `TrainState`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state if self.average else None,
+        }
+
+    def restore(self, state: TrainState) -> list[str]:
+        """Takes up a state where it was left; the optimiser's own settings stay as they are now.
+
+        Returns:
+            A line for each part of the state that cannot be used and starts from nothing.
+        """
+        notes = []
+        self.model.load_state_dict(state.model)
+        groups = self.optimizer.state_dict()["param_groups"]
+        if _shape(state.optimizer["param_groups"]) == _shape(groups):
+            self.optimizer.load_state_dict({"state": state.optimizer["state"], "param_groups": groups})
+        else:
+            name = type(self.optimizer).__name__
+            notes.append(f"the checkpoint is of another optimiser: that of {name} starts from nothing")
+        begin_state(self.optimizer)
+        lay_out_state(self.optimizer)
+        if state.iteration:  # what is saved before the next step is as the last one left it
+            set_lr(self.optimizer, self.schedule.lr_at(state.iteration - 1))
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+        elif self.scaler.is_enabled():
+            notes.append(f"the checkpoint is not of float16: the loss scale starts at {self.scaler.get_scale():g}")
+        if self.average and state.average is not None:
+            for name, value in self.average.state.items():
+                value.copy_(state.average[name])
+        elif self.average:
+            notes.append("the checkpoint has no moving average: train.ema begins with its weights")
+        return notes
 
 
 class Taken(NamedTuple):
@@ -89,3 +205,8 @@ class Step:
     def _gradients_shared(self, last: bool) -> AbstractContextManager[None]:
         """Between processes gradients are summed once, in the last accumulation step."""
         return nullcontext() if last or self.ddp is None else self.ddp.no_sync()
+
+
+def _shape(groups: list[dict[str, Any]]) -> list[tuple[bool, list[int]]]:
+    """What two optimisers must have in common for one to take up the other's state."""
+    return [("betas" in group, group["params"]) for group in groups]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,10 +14,10 @@ from ssd.system.distributed import World, is_lost_peer
 from ssd.system.errors import SAVED, Failure, optional
 from ssd.system.stop import Stopped, StopQuestion, StopRequest
 from ssd.training.checkpoints import LAST, Checkpoints
-from ssd.training.progress import Clock
-from ssd.training.run_log import RunLog
+from ssd.training.run_log import Clock, RunLog
 from ssd.training.schedule import Schedule
 from ssd.training.step import Step, Taken
+from ssd.training.validate import Best
 from ssd.weights.checkpoint import TrainState
 
 # So many steps before an evaluation its workers start, and decode the first photos while the network still trains.
@@ -39,13 +38,6 @@ class NonFiniteError(Failure):
     def __init__(self, iteration: int, advice: str = "the weights were left as before it") -> None:
         super().__init__(f"iteration {iteration + 1}: the loss or its gradient is not finite; {advice}")
         self.iteration = iteration
-
-
-class Best(NamedTuple):
-    """The evaluation of the best checkpoint."""
-
-    iteration: int
-    evaluation: Evaluation
 
 
 class Trainer:

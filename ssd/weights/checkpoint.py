@@ -32,7 +32,7 @@ class TrainState:
 
     model: dict[str, Tensor]
     classes: list[str]
-    preparation: dict[str, Any]  # of images: see `ssd.preparation`
+    preparation: dict[str, Any]  # of images: see `ssd.preprocessing`
     config: dict[str, Any]
     iteration: int = 0  # iterations done
     num_processes: int = 0  # that shared the last ones; 0: of a time when that was not kept

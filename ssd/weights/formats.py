@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from ssd.config import VOC_CLASSES, ModelConfig
+from ssd.backbones.vgg import conv_names
+from ssd.config.schema import VOC_CLASSES, ModelConfig
 from ssd.model import SSD300
-from ssd.preparation import CAFFE, Preparation
-from ssd.vgg import conv_names
+from ssd.preprocessing import CAFFE, Preparation
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, state_in
 
 NUM_MAPS = 6

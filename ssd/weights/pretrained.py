@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssd.config import ModelConfig
-from ssd.config_yaml import dump_yaml
+from ssd.backbones.vgg import conv_names
+from ssd.config.schema import ModelConfig
+from ssd.config.yaml import dump_yaml
 from ssd.dbox import make_dbox_list, spec_of
 from ssd.model import SSD300
-from ssd.preparation import CAFFE, IMAGENET, OXFORD, Preparation
-from ssd.vgg import conv_names
+from ssd.preprocessing import CAFFE, IMAGENET, OXFORD, Preparation
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, shape_of
 from ssd.weights.class_names import same_class
 from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of, weights_in

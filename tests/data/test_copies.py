@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from data.photos import load_photos, shared_warning
-from ssd.config import SourceConfig
+from data.dataset.photos import load_photos, shared_warning
+from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc import make_folder
 from tests.data.layouts.test_voc_annotation import item, xml
 

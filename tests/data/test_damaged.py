@@ -2,10 +2,10 @@
 
 import pytest
 
-from data import inspection
-from data.annotation import DataError
-from data.photos import load_photos
-from ssd.config import SourceConfig
+from data.dataset import inspection
+from data.dataset.annotation import DataError
+from data.dataset.photos import load_photos
+from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc import make_folder
 from tests.data.layouts.test_voc_annotation import item, xml
 from tests.ssd.system.test_images import DAMAGED
@@ -89,7 +89,7 @@ def test_a_damaged_photo_is_looked_at_once_and_again_when_it_changes(folder, mon
 
 
 def test_what_may_pass_is_not_remembered(folder, monkeypatch):
-    from data.annotation import Unreachable
+    from data.dataset.annotation import Unreachable
 
     def unreachable(path):
         raise Unreachable(f"{path}: cannot be read: Input/output error")

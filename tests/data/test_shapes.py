@@ -1,8 +1,8 @@
 import numpy as np
 
-from data.photos import load_photos
+from data.dataset.photos import load_photos
 from data.shapes import CLASSES, draw_image, draw_small_shapes
-from ssd.config import SourceConfig
+from ssd.config.schema import SourceConfig
 
 
 def test_an_image_can_be_drawn_again():

@@ -96,7 +96,7 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(trained, shapes_root
 
 
 def test_nothing_that_is_there_is_overwritten_by_surprise(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ssd.training.label_check.evaluate_photos", None)  # it is told before that
+    monkeypatch.setattr("ssd.diagnostics.label_check.evaluate_photos", None)  # it is told before that
     (tmp_path / "file").touch()
     assert main([str(trained), "--output", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err == f"error: --output {tmp_path / 'file'}: is a file; name a folder\n"

@@ -20,8 +20,8 @@ from data.shapes import CLASSES
 from scripts import detect
 from ssd.deploy import detection, results
 from ssd.deploy.inputs import find_inputs
-from ssd.deploy.predictor import Predictor
 from ssd.deploy.video import Video, VideoFile
+from ssd.inference.predictor import Predictor
 from ssd.system.device import keep_freed_memory
 from ssd.system.errors import Failure
 from ssd.system.images import ImageError, read_photo, write_picture

@@ -22,8 +22,8 @@ from scripts import detect, export
 from ssd.deploy import export as export_module
 from ssd.deploy import program, quantise
 from ssd.deploy.export import EXAMPLE, FREE, OPSET, _product, export_onnx, metadata_of, resize
-from ssd.deploy.predictor import Predictor
-from ssd.evaluation.evaluate import Thresholds
+from ssd.inference.predict import Thresholds
+from ssd.inference.predictor import Predictor
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import ROOT

@@ -4,13 +4,13 @@ import torch
 import yaml
 
 from scripts.fit_dboxes import main
-from ssd.config import ModelConfig
+from ssd.config.schema import ModelConfig
 from ssd.dbox import make_dbox_list, spec_of
 from tests.conftest import ROOT
 
 
 def test_it_prints_what_to_put_into_the_configuration(capsys, shapes_root, monkeypatch):
-    monkeypatch.setattr("data.dbox_fit.STEPS", (1.3,))
+    monkeypatch.setattr("ssd.autoconfig.dbox_fit.STEPS", (1.3,))
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}"]) == 0
     shown = capsys.readouterr().out
     options = ModelConfig.model_validate({"pretrained": "none", **yaml.safe_load(shown[shown.index("model:") :])["model"]})
@@ -26,7 +26,7 @@ def test_it_prints_what_to_put_into_the_configuration(capsys, shapes_root, monke
 
 
 def test_a_configuration_that_has_them_is_where_it_starts(capsys, shapes_root, monkeypatch):
-    monkeypatch.setattr("data.dbox_fit.STEPS", ())
+    monkeypatch.setattr("ssd.autoconfig.dbox_fit.STEPS", ())
     dboxes = "{sizes: [301, 302, 303, 304, 305, 306, 307], ratios: [[2], [2, 3], [2, 3], [2, 3], [2], [2]]}"
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", f"model.dboxes={dboxes}"]) == 0
     shown = capsys.readouterr().out
@@ -35,7 +35,7 @@ def test_a_configuration_that_has_them_is_where_it_starts(capsys, shapes_root, m
 
 
 def test_they_travel_with_a_checkpoint(tmp_path):
-    from ssd.preparation import IMAGENET
+    from ssd.preprocessing import IMAGENET
     from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
     from ssd.weights.pretrained import build_network, init_from, network_of
 

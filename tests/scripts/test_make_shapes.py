@@ -4,10 +4,10 @@ import sys
 import pytest
 
 import data.shapes
-from data.photos import load_photos
+from data.dataset.photos import load_photos
 from data.shapes import CLASSES, write_shapes
 from scripts.make_shapes import main
-from ssd.config import SourceConfig
+from ssd.config.schema import SourceConfig
 from tests.conftest import ROOT
 
 

@@ -14,18 +14,18 @@ import yaml
 from torchvision.models.detection import ssd300_vgg16
 
 import train
-from data import inspection
+from data.dataset import inspection
+from data.dataset.photos import Photos, load_photos
 from data.layouts.find import find_layout
-from data.photos import Photos, load_photos
 from data.shapes import CLASSES
 from scripts import new_config
-from ssd.config import ModelConfig
-from ssd.config_file import load_config
+from ssd.autoconfig import proposal
+from ssd.autoconfig.recipes import Choice
+from ssd.autoconfig.trial import try_out
+from ssd.config.file import load_config
+from ssd.config.schema import ModelConfig
 from ssd.dbox import SSD300_VOC, spec_of
 from ssd.system.machine import num_cores
-from ssd.training import proposal
-from ssd.training.recipes import Choice
-from ssd.training.trial import try_out
 from ssd.weights import sources
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 from tests.conftest import refuse

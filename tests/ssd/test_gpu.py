@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from data.loader import Samples
+from data.loading.loader import Samples
 from ssd.batch import pad_targets
-from ssd.config_file import load_config
+from ssd.config.file import load_config
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.system.distributed import World

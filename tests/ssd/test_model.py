@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.models.detection import ssd300_vgg16
 
+from ssd.backbones.vgg import VGG16, VGG16_STAGES
 from ssd.model import SSD300, L2Norm
-from ssd.vgg import VGG16, VGG16_STAGES
 
 EXTRAS = [f"extras.conv{number}_{half}" for number in (6, 7, 8, 9) for half in (1, 2)]
 

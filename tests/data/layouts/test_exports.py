@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import train
-from data.photos import Photos, load_photos
+from data.dataset.photos import Photos, load_photos
 from scripts import new_config
-from ssd.config_file import load_config
+from ssd.config.file import load_config
 from tests.data.layouts.exports import EXPORTS, NAMES, SHOTS, Export, photos, xmls
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_machine")]

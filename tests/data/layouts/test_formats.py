@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data.annotation import DataError
+from data.dataset.annotation import DataError
+from data.dataset.photos import Photos, load_photos
 from data.layouts.find import find_layout
-from data.photos import Photos, load_photos
 from data.shapes import CLASSES
-from ssd.config import SourceConfig
+from ssd.config.schema import SourceConfig
 
 
 def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Photos:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data.annotation import DataError
-from data.photos import load_photos
+from data.dataset.annotation import DataError
+from data.dataset.photos import load_photos
 from scripts import new_config
-from ssd.config import SourceConfig
+from ssd.config.schema import SourceConfig
 from tests.data.layouts.exports import NAMES, SHOTS, coco, dump, kangaroo, labelimg_yolo, photos, texts, write
 from tests.data.layouts.test_silent import numbers_of
 

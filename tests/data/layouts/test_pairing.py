@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data.annotation import DataError
+from data.dataset.annotation import DataError
+from data.dataset.photos import Loaded, load_photos
 from data.layouts.find import find_layout
-from data.photos import Loaded, load_photos
-from ssd.config import ConfigError, SourceConfig
-from ssd.config_file import parse_config
+from ssd.config.file import parse_config
+from ssd.config.schema import ConfigError, SourceConfig
 from ssd.deploy.inputs import find_inputs
 from ssd.system.errors import UsageError
 from tests.data.layouts.exports import write

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import train
-from data.annotation import DataError, similar_classes
-from data.photos import Loaded, load_photos
+from data.dataset.annotation import DataError, similar_classes
+from data.dataset.photos import Loaded, load_photos
 from scripts import check_data, new_config
-from ssd.config import SourceConfig
-from ssd.config_file import load_config
-from ssd.training import proposal
+from ssd.autoconfig import proposal
+from ssd.config.file import load_config
+from ssd.config.schema import SourceConfig
 from tests.data.layouts.exports import NAMES, PARTS, SHOTS, Shot, coco, dump, kangaroo, lines, photos, texts, write, xml, xmls
 from tests.data.layouts.test_exports import SMALL, assert_true
 

@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data.annotation import DataError
-from data.images import read_image
-from data.photos import load_photos
-from ssd.config import VOC_CLASSES, SourceConfig
+from data.dataset.annotation import DataError
+from data.dataset.images import read_image
+from data.dataset.photos import load_photos
+from ssd.config.schema import VOC_CLASSES, SourceConfig
 from tests.data.layouts.test_voc_annotation import item, xml
 
 

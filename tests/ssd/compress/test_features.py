@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from ssd.backbones.vgg import conv_names
 from ssd.compress.features import features_in, start_from_features
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET, OXFORD, Preparation, prepare
-from ssd.vgg import conv_names
+from ssd.preprocessing import IMAGENET, OXFORD, Preparation, prepare
 from ssd.weights.checkpoint import CheckpointError
 from ssd.weights.pretrained import TORCHVISION_BIASES, load_pretrained
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssd.backbones.vgg import ConvBlock
 from ssd.compress.prune import (
     Reader,
     Weights,
@@ -19,7 +20,6 @@ from ssd.compress.prune import (
     prune,
 )
 from ssd.model import SSD300
-from ssd.vgg import ConvBlock
 
 IMAGES = nn.functional.interpolate(
     3 * torch.randn(3, 3, 25, 25, generator=torch.Generator().manual_seed(0)), 300, mode="bicubic"

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ssd.deploy.predictor import Detections
 from ssd.deploy.results import Found, Results, as_coco
+from ssd.inference.predictor import Detections
 
 CLASSES = ("cat", 'a, "b"\n& <c>', "US$5", "猫")
 

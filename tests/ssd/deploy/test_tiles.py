@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from data.loader import EvalOrder, Samples
-from data.photos import Photos
-from data.tiles import cut
+from data.dataset.photos import Photos
+from data.loading.loader import EvalOrder, Samples
+from data.transforms.tiles import cut
 from scripts import detect
 from ssd.boxes import encode, voc_to_edges
-from ssd.config import TilesConfig
+from ssd.config.schema import TilesConfig
 from ssd.dbox import make_dbox_list
-from ssd.deploy import predictor as deploy
-from ssd.deploy.predictor import Detections, Predictor
-from ssd.evaluation.evaluate import Evaluation, Thresholds, evaluate
-from ssd.evaluation.merge import Parts
+from ssd.evaluation.evaluate import Evaluation, evaluate
+from ssd.inference import predictor as deploy
+from ssd.inference.merge import Parts
+from ssd.inference.predict import Thresholds
+from ssd.inference.predictor import Detections, Predictor
+from ssd.inference.tiles import Tiles
 from ssd.loss import MultiBoxLoss
-from ssd.preparation import IMAGENET, Tiles, prepare
+from ssd.preprocessing import IMAGENET, prepare
 from ssd.system.distributed import World
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint, weights_alone
 

@@ -10,10 +10,11 @@ from ssd.batch import Batch, pad_targets
 from ssd.boxes import encode
 from ssd.dbox import make_dbox_list
 from ssd.evaluation.error_kinds import KINDS
-from ssd.evaluation.evaluate import Thresholds, evaluate, predict
+from ssd.evaluation.evaluate import evaluate
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, scaled_into
+from ssd.inference.predict import Thresholds, predict
 from ssd.loss import MultiBoxLoss
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ssd.config import ConfigError
+from ssd.config.schema import ConfigError
 from ssd.system.device import choose_device, choose_precision, choose_training_format, device_name
 
 CPU = torch.device("cpu")

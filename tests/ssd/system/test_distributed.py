@@ -13,18 +13,18 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data.loader import Samples
-from ssd.config_file import load_config, parse_config
+from data.loading.loader import Samples
+from ssd.config.file import load_config, parse_config
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.system import distributed
 from ssd.system.distributed import World, is_lost_peer, process_group
 from ssd.system.errors import UsageError
 from ssd.system.stop import Stopped
 from ssd.training import build
 from ssd.training.datasets import load_part, plain_samples
-from ssd.training.evaluating import evaluate_photos
 from ssd.training.run import Run
+from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import TrainState
 from tests.conftest import ROOT
 from tests.processes import completed, start
@@ -40,14 +40,14 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import torch
 import torch.distributed as dist
-from data.annotation import DataError
-from data.photos import Loaded
-from ssd.config_file import load_config
+from data.dataset.annotation import DataError
+from data.dataset.photos import Loaded
+from ssd.config.file import load_config
 from ssd.system.distributed import TIMEOUT, first_to_say
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.build import build_model
 from ssd.training.datasets import _compare, _settle, load_data, plain_samples
-from ssd.training.evaluating import evaluate_photos
+from ssd.training.validate import evaluate_photos
 from ssd.training.run import open_run, require_same_config
 from ssd.system.errors import UsageError
 

@@ -6,7 +6,7 @@ import pytest
 
 import train
 from scripts import new_config
-from ssd.config_file import parse_config
+from ssd.config.file import parse_config
 from ssd.system.errors import UsageError
 from ssd.system.files import require_writable
 

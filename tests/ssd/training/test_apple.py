@@ -14,16 +14,16 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssd import boxes, preparation
+from ssd import boxes
+from ssd import preprocessing as preparation
 from ssd.batch import Batch
 from ssd.detect import detect
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET, prepare
+from ssd.preprocessing import IMAGENET, prepare
 from ssd.system.distributed import World
 from ssd.training.optimizer import WeightAverage, make_optimizer
-from ssd.training.step import Step
-from ssd.training.update import Updater
+from ssd.training.step import Step, Updater
 from tests.ssd.training.test_no_wait import targets_of
 from tests.ssd.training.test_update import SCHEDULE
 

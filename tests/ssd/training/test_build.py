@@ -4,11 +4,11 @@ from typing import Any, cast
 import pytest
 import torch
 
-from data.loader import Samples
-from ssd.config import ConfigError
-from ssd.config_file import parse_config
+from data.loading.loader import Samples
+from ssd.config.file import parse_config
+from ssd.config.schema import ConfigError
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET, OXFORD, Preparation
+from ssd.preprocessing import IMAGENET, OXFORD, Preparation
 from ssd.system.distributed import World
 from ssd.training import build
 from ssd.training.build import (
@@ -21,7 +21,7 @@ from ssd.training.build import (
     synchronise_norms,
     use_batch_size_of,
 )
-from ssd.training.folder import Found
+from ssd.training.checkpoints import Found
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import train
-from data import image_cache, workers
-from ssd.config_file import load_config, parse_config
-from ssd.preparation import IMAGENET
+from data.loading import image_cache, workers
+from ssd.config.file import load_config, parse_config
+from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped
 from ssd.training import datasets

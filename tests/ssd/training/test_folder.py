@@ -10,8 +10,7 @@ import pytest
 
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError, UserError
-from ssd.training.checkpoints import BEST, LAST, numbered_name
-from ssd.training.folder import Found, find_same_state, find_state, make_folder
+from ssd.training.checkpoints import BEST, LAST, Found, find_same_state, find_state, make_folder, numbered_name
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint, weights_alone
 from tests.ssd.weights.test_checkpoint import damage_truncate, state
 

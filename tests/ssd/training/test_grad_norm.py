@@ -11,12 +11,11 @@ import train
 from ssd.batch import Batch, pad_targets
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET, prepare
+from ssd.preprocessing import IMAGENET, prepare
 from ssd.system.distributed import World
-from ssd.training import outcome
+from ssd.training import validate
 from ssd.training.optimizer import make_optimizer
-from ssd.training.step import Step, Taken
-from ssd.training.update import Updater
+from ssd.training.step import Step, Taken, Updater
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.ssd.training.test_restarts import small
 from tests.ssd.training.test_update import SCHEDULE
@@ -45,7 +44,7 @@ def test_a_step_tells_the_norm_for_the_whole_batch(clip):
 @pytest.fixture
 def _no_report(monkeypatch):
     """To draw it takes longer than to train."""
-    monkeypatch.setattr(outcome, "write_report", lambda *_: None)
+    monkeypatch.setattr(validate, "write_report", lambda *_: None)
 
 
 def trained(folder: Path, root: Path, *arguments: str, resume: Path | None = None) -> list[float | None]:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ssd.batch import Batch, pad_targets
-from ssd.config import Config
-from ssd.evaluation.evaluate import Thresholds, predict
+from ssd.config.schema import Config
+from ssd.inference.predict import Thresholds, predict
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.system import device
 from ssd.training.build import build_step, place
 from ssd.training.run import Run

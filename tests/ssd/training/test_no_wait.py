@@ -16,16 +16,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssd import preparation
+from ssd import preprocessing as preparation
 from ssd.batch import Batch, Targets
 from ssd.loss import MultiBoxLoss
 from ssd.match import ROUNDS_UNASKED, match_batch
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.training.optimizer import WeightAverage, make_optimizer
-from ssd.training.step import Step
-from ssd.training.update import Updater
+from ssd.training.step import Step, Updater
 from tests.ssd.training.test_update import SCHEDULE
 
 CUDA = torch.device("cuda")

@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.util.tensor_util import make_ndarray
 
 from ssd.evaluation.voc_eval import voc_eval
-from ssd.training.records import THRESHOLDS, RecordFile, read_records
+from ssd.training.run_log import THRESHOLDS, RecordFile, read_records
 
 A, B, FAR = [1, 1, 10, 10], [21, 21, 30, 30], [51, 51, 60, 60]
 

@@ -18,7 +18,7 @@ from data.shapes import CLASSES
 from ssd.evaluation import evaluate as evaluation
 from ssd.evaluation.report import write_report
 from ssd.system.errors import Failure
-from ssd.training import outcome
+from ssd.training import validate
 from ssd.training.checkpoints import numbered_name
 from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import load_checkpoint
@@ -41,12 +41,12 @@ def _signals():
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
     """To draw it takes longer than to train."""
-    monkeypatch.setattr(outcome, "write_report", lambda *_: None)
+    monkeypatch.setattr(validate, "write_report", lambda *_: None)
 
 
 @pytest.fixture
 def _report(_no_report, monkeypatch):
-    monkeypatch.setattr(outcome, "write_report", write_report)
+    monkeypatch.setattr(validate, "write_report", write_report)
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_damaged_record_costs_itself_alone(tmp_path, shapes_root):
 def test_a_run_in_float16_begins_with_a_scale_of_its_own(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
-    from ssd.config_file import load_config
+    from ssd.config.file import load_config
     from ssd.training.build import build_parts
     from ssd.training.run import Run
 

@@ -6,11 +6,10 @@ import torch
 from ssd.batch import Batch, pad_targets
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.training.optimizer import make_optimizer
-from ssd.training.step import Step
-from ssd.training.update import Updater
+from ssd.training.step import Step, Updater
 from tests.ssd.training.test_update import SCHEDULE
 
 

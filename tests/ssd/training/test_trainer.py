@@ -11,14 +11,13 @@ import pytest
 import torch
 
 import train
-from data.workers import WatchedLoader
+from data.loading.workers import WatchedLoader
 from ssd.system.distributed import World
 from ssd.system.errors import UserError
 from ssd.system.stop import Stopped, StopRequest
-from ssd.training import outcome, trainer
+from ssd.training import trainer, validate
 from ssd.training.checkpoints import Checkpoints
-from ssd.training.records import RecordFile
-from ssd.training.run_log import RunLog
+from ssd.training.run_log import RecordFile, RunLog
 from ssd.training.step import Step, Taken
 from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import TrainState, load_checkpoint
@@ -50,7 +49,7 @@ def test_the_sums_of_all_processes_continue_in_the_main_one_alone(rank):
 def test_the_photos_of_an_evaluation_are_begun_while_the_network_trains(tmp_path, shapes_root, monkeypatch):
     """Two steps ahead, of evaluations after steps 3 and 5."""
     monkeypatch.setattr(trainer, "AHEAD", 2)
-    monkeypatch.setattr(outcome, "write_report", lambda *_: None)
+    monkeypatch.setattr(validate, "write_report", lambda *_: None)
     steps: list[None] = []
     begun: list[int] = []  # steps done when a loader starts; below 0: when an evaluation is over
     start, evaluated = WatchedLoader.__iter__, RunLog.evaluated

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ssd import boxes
-from ssd.preparation import IMAGENET
+from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.training.optimizer import WeightAverage, make_optimizer
 from ssd.training.schedule import Schedule
-from ssd.training.update import Updater
+from ssd.training.step import Updater
 from ssd.weights.checkpoint import TrainState, digest
 
 SCHEDULE = Schedule(

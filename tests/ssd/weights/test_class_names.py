@@ -1,6 +1,6 @@
 import pytest
 
-from ssd.config import VOC_CLASSES
+from ssd.config.schema import VOC_CLASSES
 from ssd.weights.class_names import SYNONYMS, same_class
 from ssd.weights.formats import coco_names
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 
 from scripts import convert_weights
-from ssd.config import VOC_CLASSES
+from ssd.config.schema import VOC_CLASSES
 from ssd.dbox import SSD300_COCO, SSD300_VOC, make_dbox_list
-from ssd.evaluation.evaluate import Thresholds, predict
+from ssd.inference.predict import Thresholds, predict
 from ssd.model import SSD300
-from ssd.preparation import CAFFE, Preparation, prepare
+from ssd.preprocessing import CAFFE, Preparation, prepare
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
 from ssd.weights.formats import coco_names, load_any
 from ssd.weights.pretrained import init_from, network_of

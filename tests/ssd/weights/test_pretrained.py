@@ -6,10 +6,10 @@ import torch
 from torchvision.models import vgg16, vgg16_bn
 from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 
-from ssd.config import ModelConfig
+from ssd.config.schema import ModelConfig
 from ssd.dbox import DBOX_SPECS, SSD300_COCO
 from ssd.model import SSD300
-from ssd.preparation import CAFFE, IMAGENET, prepare
+from ssd.preprocessing import CAFFE, IMAGENET, prepare
 from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from scripts import export
-from ssd.config import VOC_CLASSES
+from ssd.autoconfig.recipes import SLIM
+from ssd.config.schema import VOC_CLASSES
 from ssd.dbox import DBOX_SPECS
 from ssd.model import SSD300
-from ssd.preparation import IMAGENET
-from ssd.training.recipes import SLIM
+from ssd.preprocessing import IMAGENET
 from ssd.weights import sources
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint, weights_alone
 from ssd.weights.pretrained import init_from, load_pretrained, network_of

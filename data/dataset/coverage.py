@@ -1,0 +1,90 @@
+"""Figures of a data set: objects of each class, their sizes, and how well the default boxes cover them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from data.dataset.annotation import similar_classes
+from data.dataset.photos import Photos
+from data.transforms.tiles import Windows
+from ssd.boxes import iou, to_corners
+from ssd.preprocessing import IMAGENET
+
+EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
+CHUNK = 1024  # objects compared with all DBoxes at once
+
+
+def best_overlaps(photos: Photos | Windows, dbox_list: torch.Tensor) -> np.ndarray:
+    """The largest overlap of each object with any DBox `[N]`."""
+    corners = to_corners(dbox_list)
+    chunks = torch.from_numpy(all_boxes(photos)).split(CHUNK)
+    return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
+
+
+def all_boxes(photos: Photos | Windows) -> np.ndarray:
+    """All objects `[N, 4]` as corners relative to their photo or tile."""
+    sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
+    return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
+
+
+def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+    """Prints one part's figures."""
+    counts = np.diff(photos.starts)
+    print(f"\ndata.{part}: {len(photos)} photos, {len(photos.labels)} objects; {int((counts == 0).sum())} photos without any")
+    if not len(photos.labels):
+        return
+    for warning in similar_classes(dict(zip(photos.classes, np.bincount(photos.labels).tolist(), strict=False))):
+        print(f"warning: {warning}")
+    widths, heights = photos.sizes.T
+    print(f"photos: {widths.min()} to {widths.max()} pixels wide, {heights.min()} to {heights.max()} high; "
+          f"objects a photo: {counts.mean():.1f} on average, {counts.max()} at most")  # fmt: skip
+    width = max(len("class"), *map(len, photos.classes))
+    print(f"  {'class':{width}}  objects  difficult  photos")
+    owners = np.repeat(np.arange(len(photos)), counts)
+    for label, name in enumerate(photos.classes):
+        of_class = photos.labels == label
+        difficult = int(photos.difficult[of_class].sum())
+        print(f"  {name:{width}}  {int(of_class.sum()):7d}  {difficult:9d}  {len(np.unique(owners[of_class])):6d}")
+    show_sizes(photos, overlaps, thresh, dboxes)
+
+
+def show_sizes(photos: Photos | Windows, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+    """Prints how large the network sees the objects, and how many of them the DBoxes cover."""
+    boxes = all_boxes(photos) * IMAGENET.size
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    print(f"  side in the {IMAGENET.size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")
+    for low, high in pairwise(EDGES):
+        inside = (sides >= low) & (sides < high)
+        if inside.any():
+            label = f"{low} to {min(high, IMAGENET.size)}"
+            print(f"  {label:>27}  {int(inside.sum()):7d}  {(overlaps[inside] >= thresh).mean():7.1%}")
+    print(f"  {'all':>27}  {len(sides):7d}  {(overlaps >= thresh).mean():7.1%}")
+
+
+def show_change(classes: Sequence[str], windows: Windows, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
+    """Prints how many objects of each class and size two kinds of DBoxes cover.
+
+    Args:
+        classes: names.
+        windows: the objects.
+        before: the largest overlap of each with a DBox of the one kind `[N]`.
+        after: likewise of the other.
+        thresh: overlap from which on an object is covered.
+    """
+    boxes = all_boxes(windows) * IMAGENET.size
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    by_class = {name: windows.labels == label for label, name in enumerate(classes)}
+    by_size = {f"{low} to {min(high, IMAGENET.size)}": (sides >= low) & (sides < high) for low, high in pairwise(EDGES)}
+    width = max(len("mean over classes"), *map(len, classes))
+    shares = []
+    for title, groups in (("class", by_class), (f"side, of {IMAGENET.size}", by_size)):
+        print(f"  {title:{width}}  objects  covered now  fitted")
+        for name, rows in groups.items():
+            if rows.any():
+                share = [(overlaps[rows] >= thresh).mean() for overlaps in (before, after)]
+                shares += [share] if groups is by_class else []
+                print(f"  {name:{width}}  {int(rows.sum()):7d}  {share[0]:11.1%}  {share[1]:6.1%}")
+    now, fitted = np.mean(shares, axis=0)
+    print(f"  {'mean over classes':{width}}  {len(sides):7d}  {now:11.1%}  {fitted:6.1%}")

@@ -1,0 +1,144 @@
+"""What samples are made of: photos whole and, of large ones, tiles as well, with the objects that each shows."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from data.dataset.photos import Photos
+from ssd.config.schema import TilesConfig
+from ssd.inference.tiles import Tiles, places_within, tile_starts, tile_windows
+
+
+@dataclass(frozen=True)
+class Windows:
+    """m windows of n photos, and the M objects that they show, in a few arrays, as `Photos` are. The first n are the whole
+    photos, then come the tiles of the first photo, of the second, ..."""
+
+    photos: np.ndarray  # [m] int64: the photo that each is a window of
+    edges: np.ndarray  # [m, 4] int32: (x1, y1, x2, y2) in that photo's pixels, counted from 0
+    starts: np.ndarray  # [m + 1] int64: window i shows the objects starts[i] to starts[i + 1]
+    boxes: np.ndarray  # [M, 4] float32 pixels: edges within the window, clipped to it
+    labels: np.ndarray  # [M] int64
+    difficult: np.ndarray  # [M] bool
+    trained: np.ndarray  # [m] bool: whole photos, tiles with objects, and those that were drawn of the others
+
+    @classmethod
+    def whole(cls, photos: Photos) -> Self:
+        """The photos alone."""
+        edges = np.concatenate([np.zeros_like(photos.sizes), photos.sizes], axis=1)
+        trained = np.ones(len(photos), bool)
+        return cls(np.arange(len(photos)), edges, photos.starts, photos.boxes, photos.labels, photos.difficult, trained)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Width and height of each window `[m, 2]` int32, pixels."""
+        return self.edges[:, 2:] - self.edges[:, :2]
+
+    def objects(self, index: int) -> slice:
+        """Where the objects of one window are in `boxes`, `labels` and `difficult`."""
+        return slice(int(self.starts[index]), int(self.starts[index + 1]))
+
+    def of_photo(self, photo: int, num_photos: int) -> list[int]:
+        """The whole photo and all tiles of it."""
+        first, end = np.searchsorted(self.photos[num_photos:], [photo, photo + 1]) + num_photos
+        return [photo, *range(first, end)]
+
+    def select(self, wanted: np.ndarray) -> Self:
+        """Those of them that are wanted `[m]` bool, in their order."""
+        counts = np.diff(self.starts)
+        shown = np.repeat(wanted, counts)
+        return replace(
+            self,
+            photos=self.photos[wanted],
+            edges=self.edges[wanted],
+            starts=np.concatenate([[0], counts[wanted]]).cumsum(),
+            boxes=self.boxes[shown],
+            labels=self.labels[shown],
+            difficult=self.difficult[shown],
+            trained=self.trained[wanted],
+        )
+
+    def of_training(self) -> Self:
+        """Those that are trained on."""
+        return self.select(self.trained)
+
+
+def cut(photos: Photos, options: TilesConfig | None, seed: int) -> Windows:
+    """Photos whole, and all tiles of those that are larger than one.
+
+    An object belongs to every tile that at least `options.keep` of its area lies in, clipped to it. Of an object with less the
+    tile shows some pixels all the same, as background.
+
+    Args:
+        photos: the photos.
+        options: size, overlap and the like; None: no tiles.
+        seed: of the choice of tiles without objects that are trained on.
+    """
+    whole = Windows.whole(photos)
+    if options is None:
+        return whole
+    tiles = Tiles(options.size, options.overlap)
+    owners, edges = tile_windows(photos.sizes, tiles)
+    rows, shown = _shown(photos, tiles)
+    corner = np.tile(edges[shown, :2], 2)
+    size = np.tile(edges[shown, 2:] - edges[shown, :2], 2)
+    boxes = photos.boxes[rows].astype(np.float64)
+    clipped = np.clip(boxes - corner, 0, size)
+    enough = _area(clipped) / _area(boxes) >= options.keep
+    rows, shown, clipped = rows[enough], shown[enough], clipped[enough]
+    counts = np.bincount(shown, minlength=len(edges))
+    drawn = np.random.default_rng((seed, len(edges))).random(len(edges)) < options.background
+    return Windows(
+        photos=np.concatenate([whole.photos, owners]),
+        edges=np.concatenate([whole.edges, edges]),
+        starts=np.concatenate([whole.starts, whole.starts[-1] + counts.cumsum()]),
+        boxes=np.concatenate([whole.boxes, clipped.astype(np.float32)]),
+        labels=np.concatenate([whole.labels, photos.labels[rows]]),
+        difficult=np.concatenate([whole.difficult, photos.difficult[rows]]),
+        trained=np.concatenate([whole.trained, (counts > 0) | drawn]),
+    )
+
+
+def _shown(photos: Photos, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of an object and a tile that shows some of it: rows of `photos.boxes`, and numbers of tiles, rising."""
+    owners = np.repeat(np.arange(len(photos)), np.diff(photos.starts))
+    of_large = np.flatnonzero((photos.sizes[owners] > tiles.size).any(axis=1))
+    owners, boxes = owners[of_large], photos.boxes[of_large]
+    (columns, first_x, num_x), (rows, first_y, num_y) = (
+        _touched(photos.sizes[:, axis], owners, boxes[:, axis], boxes[:, axis + 2], tiles) for axis in (0, 1)
+    )
+    num_tiles = np.where((photos.sizes > tiles.size).any(axis=1), columns * rows, 0)
+    pair, place = np.repeat(np.arange(len(owners)), num_x * num_y), places_within(num_x * num_y)
+    x, y = first_x[pair] + place % num_x[pair], first_y[pair] + place // num_x[pair]
+    tile = (num_tiles.cumsum() - num_tiles)[owners[pair]] + y * columns[owners[pair]] + x
+    order = tile.argsort(kind="stable")
+    return of_large[pair[order]], tile[order]
+
+
+def _touched(
+    sides: np.ndarray, owners: np.ndarray, low: np.ndarray, high: np.ndarray, tiles: Tiles
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Along one side, the number of tiles of each photo `[n]`, and for each object the first that it touches, and how many.
+
+    Args:
+        sides: of the photos `[n]`, pixels.
+        owners: the photo of each object `[k]`.
+        low: where the objects begin `[k]`, pixels.
+        high: where they end `[k]`, pixels.
+        tiles: their size and overlap.
+    """
+    counts, starts = tile_starts(sides, tiles)
+    # One search for all: photos are laid end to end, farther apart than a tile reaches.
+    apart = int(sides.max(initial=0)) + 2 * tiles.size
+    places = starts + np.repeat(np.arange(len(sides)), counts) * apart
+    first = np.searchsorted(places, owners * apart + np.floor(low).astype(np.int64) - tiles.size, side="right")
+    end = np.searchsorted(places, owners * apart + np.ceil(high).astype(np.int64), side="left")
+    return counts, first - (counts.cumsum() - counts)[owners], end - first
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

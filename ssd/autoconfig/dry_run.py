@@ -1,0 +1,46 @@
+"""A dry run: what training does, for a few steps, and what the whole of it will take."""
+
+import time
+
+import torch
+
+from ssd.autoconfig.timing import measure
+from ssd.system.machine import memory_in_use
+from ssd.training.build import build_parts, describe
+from ssd.training.datasets import caches_of
+from ssd.training.run import Run
+from ssd.training.run_log import duration
+
+
+def dry_run(run: Run, began: float) -> None:
+    """Does what training does, for a few steps, and tells what the whole of it will take. Writes nothing.
+
+    Args:
+        run: the run.
+        began: the time (`time.perf_counter`) at which the command began.
+    """
+    parts = build_parts(run, None)
+    describe(run, parts, 0)
+    costs = measure(run, parts, time.perf_counter() - began)
+    schedule = parts.schedule
+    iterations = schedule.iterations
+    evaluations = -(-iterations // schedule.eval_every)
+    if run.device.type == "cuda":
+        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's memory"
+    else:
+        memory = f"{memory_in_use() / 2**30:.1f} GiB of memory"
+    cache = parts.samples.cache
+    more = (
+        f", and in the course of the run {cache.bytes * caches_of(run) / 2**30:.1f} GiB more for data.cache: ram"
+        if cache
+        else ""
+    )
+    run.say(f"a step takes {costs.step:.2f} s ({run.batch_size / costs.step:.1f} images/s) and {memory}{more}")
+    run.say(
+        f"start {costs.start:.0f} s, an evaluation {costs.evaluation:.1f} s, a checkpoint {costs.checkpoint:.1f} s, "
+        f"report {costs.end:.1f} s" + (f", decoding all photos once {costs.decoding:.0f} s" if cache else "")
+    )
+    whole = duration(costs.of_run(iterations, evaluations, iterations // schedule.checkpoint_every))
+    if costs.warning:
+        run.say(costs.warning)
+    run.say(f"the run will take about {whole}: {iterations} steps and {evaluations} evaluations")

@@ -1,0 +1,77 @@
+"""A look for wrong labels in the photos of a run, by its network."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from ssd.config.file import parse_config
+from ssd.deploy.detection import output_folder
+from ssd.deploy.label_files import write_faults
+from ssd.evaluation.failures import faults_pictures
+from ssd.evaluation.label_faults import label_faults
+from ssd.evaluation.report import page
+from ssd.preprocessing import Preparation
+from ssd.system.files import write_whole
+from ssd.system.stop import StopRequest
+from ssd.training.build import place
+from ssd.training.datasets import load_part, plain_samples
+from ssd.training.run import open_run
+from ssd.training.validate import evaluate_photos
+from ssd.weights.checkpoint import CheckpointError, load_checkpoint
+from ssd.weights.pretrained import network_of
+
+# Nothing is trained: it need not be the run's machine.
+ANYWHERE = ("device=auto", "train.precision=auto", "train.compile=false")
+
+
+def check_labels(
+    checkpoint: Path,
+    part: Literal["train", "val"],
+    output: Path | None,
+    formats: Collection[str],
+    num_pictured: int,
+    overwrite: bool = False,
+    overrides: Sequence[str] = (),
+) -> tuple[Path, int]:
+    """Looks for faults in the labels that a checkpoint's run was trained or evaluated on.
+
+    Args:
+        checkpoint: of a run.
+        part: train or val.
+        output: folder to write to; by default labels_train or labels_val in that of the run.
+        formats: of the files for labelling tools.
+        num_pictured: faults on the page.
+        overwrite: write into a folder that is not empty.
+        overrides: `key=value`, changes to the run's configuration; its device and precision are chosen anew.
+
+    Returns:
+        The folder, and how many faults are in the files.
+
+    Raises:
+        UsageError: `output` is a file, or not empty.
+        CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.
+        Stopped: on request.
+    """
+    state = load_checkpoint(checkpoint)
+    if not state.config.get("data", {}).get(part):
+        raise CheckpointError(f"{checkpoint}: names no photos, being weights alone; take checkpoints/best.pt of their run")
+    config = parse_config(state.config, str(checkpoint), [*ANYWHERE, *overrides])
+    model, preparation = network_of(state), Preparation(**state.preparation)
+    with StopRequest().listening() as stop, open_run(config, stop) as run:
+        folder = output_folder(output, overwrite, run.folder / f"labels_{part}")
+        samples = plain_samples(run, load_part(run, part), preparation)
+        place(run, model, None)
+        evaluation = evaluate_photos(run, samples, preparation, model)
+    photos = samples.photos
+    faults = label_faults(evaluation.errors, len(evaluation.classes))
+    names = photos.names()
+    count = write_faults(folder, formats, evaluation, faults, names, photos.sizes)
+    title = f"Labels of data.{part} that may be wrong"
+    note = (
+        f"{len(photos):,} photos, {len(photos.labels):,} labels; {evaluation.summary}. The likeliest of each kind in turn. "
+        "Labels in white, what was found in colour."
+    )
+    pictures = faults_pictures(evaluation.errors, faults, evaluation.classes, names, samples.image, num_pictured)
+    text = page(title, [f"<h1>{title}</h1><p class=note>{note}</p>", pictures])
+    write_whole(folder / "labels.html", lambda file: file.write(text.encode()))
+    return folder, count

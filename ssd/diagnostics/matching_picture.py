@@ -1,0 +1,121 @@
+"""A picture of what the loss sees of photos: matched DBoxes and mined negatives."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ssd.batch import Batch
+from ssd.boxes import decode, iou, to_corners
+from ssd.config.file import parse_config
+from ssd.config.schema import Config
+from ssd.evaluation.pictures import class_colour, spread
+from ssd.loss import hard_negative_mining
+from ssd.match import match
+from ssd.model import SSD300
+from ssd.preprocessing import Preparation, prepare
+from ssd.system.images import printable
+from ssd.training.datasets import load_data, load_part, plain_samples, train_samples
+from ssd.training.run import Run
+from ssd.weights.checkpoint import load_checkpoint
+from ssd.weights.pretrained import network_of
+
+CELL = 3.4  # inches a side of a panel
+
+
+class Seen(NamedTuple):
+    """What the loss sees of one photo."""
+
+    objects: np.ndarray  # [G, 4] corners, relative to the photo
+    dboxes: np.ndarray  # [P, 4] likewise
+    object_of: np.ndarray  # [P] the object that a DBox is matched to, -1: background
+    own: np.ndarray  # [G] the DBox that each object takes for itself
+    negatives: np.ndarray  # [P] bool, mined
+    loss: np.ndarray  # [P] classification loss
+
+
+def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: Sequence[str] = ()) -> Figure:
+    """Some photos, a row each: those that the checkpoint's run was evaluated on, or samples of its training; `overrides` are
+    changes to its configuration, `key=value`.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.
+    """
+    state = load_checkpoint(checkpoint)
+    config = parse_config(state.config, str(checkpoint), overrides)
+    preparation, model = Preparation(**state.preparation), network_of(state)
+    batch, names = some_samples(config, preparation, augmented, count)
+    return figure(batch, names, [look(model, preparation, config, batch, i) for i in range(len(names))])
+
+
+def some_samples(config: Config, preparation: Preparation, augmented: bool, count: int) -> tuple[Batch, list[str]]:
+    """Samples spread over the data set, and the names of their photos."""
+    run = Run.alone(config)
+    if augmented:
+        samples = train_samples(run, load_data(run).train, preparation)
+    else:
+        samples = plain_samples(run, load_part(run, "val"), preparation)
+    indices = spread(len(samples), count)
+    names = [printable(Path(samples.path(index)).name) for index in indices]
+    return samples.__getitems__([(0, index) for index in indices]), names
+
+
+@torch.no_grad()
+def look(model: SSD300, preparation: Preparation, config: Config, batch: Batch, number: int) -> Seen:
+    """Matching and mining of one photo of a batch, by the functions that training uses."""
+    labels = batch.targets.labels[number]
+    objects, labels = batch.targets.boxes[number][labels >= 0], labels[labels >= 0]
+    _, conf, dbox_list = model(prepare(batch.images[number : number + 1], preparation))
+    loc_t, conf_t = match(objects, labels, dbox_list, config.loss.jaccard_thresh)
+    loss = F.cross_entropy(conf[0], conf_t, reduction="none")
+    negatives = hard_negative_mining(loss[None], conf_t[None] > 0, config.loss.neg_pos, config.loss.min_neg)[0]
+    object_of = torch.full_like(conf_t, -1)
+    own = torch.zeros(0, dtype=torch.int64)
+    if len(objects):
+        positive = conf_t > 0
+        # What a DBox is to predict says which object it is matched to; a DBox that is better for an object than the one it
+        # owns belongs to another, so of its own it has the best.
+        object_of[positive] = iou(decode(loc_t[positive], dbox_list[positive]), objects).argmax(dim=1)
+        overlap = iou(objects, to_corners(dbox_list))
+        own = overlap.where(object_of == torch.arange(len(objects))[:, None], -1.0).argmax(dim=1)
+    arrays = (objects, to_corners(dbox_list), object_of, own, negatives, loss)
+    return Seen(*(values.numpy() for values in arrays))
+
+
+def figure(batch: Batch, names: list[str], seen: list[Seen]) -> Figure:
+    """All photos, a row each."""
+    picture = Figure(figsize=(3 * CELL, len(names) * (CELL + 0.25)), layout="constrained")
+    for row, (axes, name, each) in enumerate(zip(picture.subplots(len(names), 3, squeeze=False), names, seen, strict=True)):
+        for panel in axes:
+            panel.imshow(batch.images[row].numpy(), extent=(0, 1, 1, 0))
+            panel.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
+        positives, negatives = np.flatnonzero(each.object_of >= 0), np.flatnonzero(each.negatives)
+        axes[0].set_title(f"{name}: {len(each.objects)} objects, their own DBoxes", fontsize=9, parse_math=False)
+        axes[1].set_title(f"{len(positives)} positives", fontsize=9)
+        num_others = len(each.dboxes) - len(positives)
+        axes[2].set_title(f"the {len(negatives)} hardest of {num_others:,} negatives", fontsize=9)
+        for number, (box, own) in enumerate(zip(each.objects, each.own, strict=True)):
+            outline(axes[0], box, "white", 2.2)
+            outline(axes[0], each.dboxes[own], colour(number), 2.2)
+        for place in positives:
+            outline(axes[1], each.dboxes[place], colour(int(each.object_of[place])), 0.9)
+        hardest = each.loss[negatives].max(initial=1e-6)
+        for place in negatives[np.argsort(each.loss[negatives])]:
+            outline(axes[2], each.dboxes[place], (0.85, 0.0, 0.1), 0.9, max(0.15, float(each.loss[place] / hardest)))
+    return picture
+
+
+def colour(number: int) -> tuple[float, ...]:
+    return tuple(value / 255 for value in class_colour(number))
+
+
+def outline(axes: Axes, box: np.ndarray, edge: str | tuple[float, ...], width: float, alpha: float = 1.0) -> None:
+    """A box given by corners relative to the photo."""
+    x1, y1, x2, y2 = box.tolist()
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width, alpha=alpha))

@@ -1,0 +1,171 @@
+"""Validation: evaluates a run's network on the validation photos, and writes the report of its best checkpoint."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from torch import nn
+
+from data.dataset.coverage import EDGES
+from data.loading.loader import Samples
+from ssd.batch import Batch
+from ssd.deploy.label_files import write_faults
+from ssd.evaluation.evaluate import Evaluation, evaluate
+from ssd.evaluation.label_faults import label_faults
+from ssd.evaluation.report import Subject, write_report
+from ssd.inference.merge import Parts
+from ssd.inference.predict import Thresholds
+from ssd.model import SSD300
+from ssd.preprocessing import Preparation
+from ssd.system.device import device_name
+from ssd.system.errors import optional
+from ssd.system.files import write_whole
+from ssd.training.build import build_criterion, build_model, use_batch_size_of
+from ssd.training.checkpoints import checkpoint_at, checkpoint_to_evaluate, find_same_state
+from ssd.training.datasets import load_part, plain_samples, val_batches
+from ssd.training.run import Run, require_same_config
+from ssd.training.run_log import detections_picture, read_records
+from ssd.weights.checkpoint import TrainState, load_checkpoint
+
+
+class Best(NamedTuple):
+    """The evaluation of the best checkpoint."""
+
+    iteration: int
+    evaluation: Evaluation
+
+
+def evaluate_photos(
+    run: Run, samples: Samples, preparation: Preparation, model: nn.Module, batches: Iterable[Batch] | None = None
+) -> Evaluation:
+    """Evaluates a network on the validation photos.
+
+    Args:
+        run: the run.
+        samples: the photos.
+        preparation: what the weights expect of images.
+        model: the network.
+        batches: this process's share of the photos, where its workers have begun with them.
+
+    Raises:
+        Stopped: the run is asked to stop.
+    """
+    config, photos, windows = run.config, samples.photos, samples.windows
+    return evaluate(
+        model,
+        batches or val_batches(run, samples),
+        photos.sizes,
+        [photos.ground_truth(i) for i in range(len(photos))],
+        photos.classes,
+        criterion=build_criterion(config),
+        preparation=preparation,
+        device=run.device,
+        dtype=run.dtype,
+        limits=Thresholds(config.eval.score_thresh, config.eval.nms_thresh, config.eval.top_k),
+        metric=config.eval.metric,
+        world=run.world,
+        stop=run.stop,
+        parts=Parts(windows.photos, windows.edges, windows.trained),
+    )
+
+
+def evaluate_checkpoint(run: Run, path: Path, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
+    """Evaluates the weights of a checkpoint of this run's network, which the main process has written, maybe to a disk that the
+    others do not see, and hands out."""
+    iteration = 0
+    if run.world.is_main:
+        state = load_checkpoint(path)
+        model.load_state_dict(state.weights)
+        iteration = state.iteration
+    iteration = run.world.gather(iteration)[0]
+    run.world.equalise(model.state_dict().values())
+    return _evaluate(run, path, iteration, samples, preparation, model)
+
+
+def eval_only(run: Run, resume: str | None) -> None:
+    """Evaluates a checkpoint on the validation photos."""
+
+    def find() -> tuple[Path, TrainState, list[str]]:
+        return checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else resume)
+
+    require_same_config(run)
+    path, state, skipped = find_same_state(run.world, find, lambda found: found[1])
+    for line in skipped:
+        run.say(f"skipped: {line}")
+    model, preparation = build_model(run, state)
+    use_batch_size_of(run, state)
+    samples = plain_samples(run, load_part(run, "val"), preparation)
+    finish(run, samples, path, _evaluate(run, path, state.iteration, samples, preparation, model))
+
+
+def _evaluate(run: Run, path: Path, iteration: int, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
+    run.say(f"evaluating {path}, iteration {iteration}")
+    evaluation = evaluate_photos(run, samples, preparation, model)
+    run.say(f"{evaluation.table()}\n{evaluation.summary}")
+    return Best(iteration, evaluation)
+
+
+def finish(run: Run, samples: Samples, path: Path, best: Best) -> None:
+    """The picture and the report of a checkpoint, where everything lies, and at last whose figure it is and the figure.
+
+    Args:
+        run: the run.
+        samples: the validation photos.
+        path: of the checkpoint.
+        best: its evaluation.
+    """
+    if not run.world.is_main:
+        return
+    evaluation = best.evaluation
+    picture, report, labels = run.folder / "detections.png", run.folder / "report.html", run.folder / "labels"
+    with optional(picture):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        _, encoded = cv2.imencode(".png", cv2.cvtColor(detections_picture(samples, evaluation), cv2.COLOR_RGB2BGR))
+        write_whole(picture, lambda file: file.write(encoded.tobytes()))
+        run.say(f"picture: {picture}")
+    with optional(report):
+        subject = report_subject(run, samples, evaluation, f"{path.name}, iteration {best.iteration}")
+        with optional(labels):
+            count = write_faults(labels, ["coco"], evaluation, subject.faults, subject.names, samples.photos.sizes)
+            run.say(f"labels to look at ({count}): {labels / 'coco.json'}")
+        write_report(report, subject)
+        run.say(f"report: {report}")
+    score, f1 = evaluation.best_score()
+    run.say(f"best F1 {f1:.3f}, with scores from {score:.2f} on: what to give scripts/detect.py as --score")
+    run.say(f"{path}, iteration {best.iteration}:")
+    run.say(evaluation.summary)
+
+
+def report_subject(run: Run, samples: Samples, evaluation: Evaluation, checkpoint: str) -> Subject:
+    photos = samples.photos
+    records = read_records(run.folder)
+    trained = [record for record in records if record["kind"] == "train"]
+    facts = {
+        "run": str(run.folder),
+        "checkpoint": checkpoint,
+        "device": device_name(run.device),
+        "precision": str(run.dtype).removeprefix("torch."),
+        "processes": str(run.world.size),
+    }
+    if trained:
+        batch_size = run.batch_size
+        steps = np.diff([0, *(record["iteration"] for record in trained)])
+        seconds = float(sum(step * batch_size / record["images_per_s"] for step, record in zip(steps, trained, strict=True)))
+        facts["time training"] = f"{seconds / 60:.1f} minutes for {trained[-1]['iteration']:,} iterations"
+        facts["images a second"] = f"{np.median([record['images_per_s'] for record in trained]):.1f}, median"
+    facts["time of the evaluation"] = f"{evaluation.seconds:.1f} seconds"
+    return Subject(
+        title=f"SSD300: {run.folder.name}",
+        evaluation=evaluation,
+        ground_truth=[photos.ground_truth(i) for i in range(len(photos))],
+        names=photos.names(),
+        image=samples.image,
+        records=records,
+        config=run.config.model_dump(mode="json"),
+        facts=facts,
+        sizes=photos.sizes,
+        edges=EDGES,
+        faults=label_faults(evaluation.errors, len(evaluation.classes)),
+    )

@@ -1,0 +1,137 @@
+"""Boxes in another convention than their format's, in all three formats, and those that merely look so."""
+
+import numpy as np
+import pytest
+
+from data.dataset.annotation import DataError
+from data.dataset.conventions import CONVENTIONS, READ_AS, fault_in
+from scripts import check_data, new_config
+from tests.data.layouts import test_voc_annotation as voc
+from tests.data.layouts.exports import NAMES, SHOTS, coco, dump, photos, write
+from tests.data.layouts.test_silent import load
+
+WORDS = list(CONVENTIONS)
+CORNERS, LEFT_TOP, CENTRE, Y_FIRST = WORDS
+
+
+def drawn(count: int = 300, largest: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of boxes anywhere in photos of any size, and these sizes."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(200, 2000, (count, 2)).astype(np.float32)
+    sides = rng.uniform(0.02, largest, (count, 2)) * sizes
+    starts = rng.uniform(0, 1, (count, 2)) * (sizes - sides)
+    return np.concatenate([starts, starts + sides], axis=1).astype(np.float32), sizes
+
+
+def read(edges: np.ndarray, sizes: np.ndarray, layout: str, written_as: str) -> np.ndarray:
+    """What a format's reader makes of boxes that are written in another convention."""
+    unit = np.tile(sizes, 2) if layout == "yolo" else 1
+    numbers = edges / unit @ np.linalg.inv(CONVENTIONS[written_as]).T
+    return numbers @ CONVENTIONS[READ_AS[layout]].T * unit
+
+
+@pytest.mark.parametrize("largest", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize("written_as", WORDS)
+@pytest.mark.parametrize("layout", ["coco", "yolo"])
+def test_the_convention_that_fits_is_named(layout, written_as, largest):
+    edges, sizes = drawn(largest=largest)
+    fault = fault_in(read(edges, sizes, layout, written_as), sizes, layout, "here")
+    if written_as == READ_AS[layout]:
+        assert fault == ""
+    else:
+        head, _, named = fault.partition("; as ")
+        assert head.endswith(f"boxes reach beyond their photo (here, ...), read as {READ_AS[layout]}")
+        either = f"{CORNERS} or {Y_FIRST}"  # relative to the photo they look alike
+        assert named.startswith(f"{either if layout == 'yolo' and written_as != LEFT_TOP else written_as} they fit: write")
+
+
+def test_boxes_of_photos_of_another_size_are_told():
+    edges, sizes = drawn()
+    assert "if they were drawn on photos of another size" in fault_in(2 * edges, sizes, "voc", "here")
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+def test_objects_that_photos_cut_off_may_be_drawn_whole(layout):
+    """A tenth of the boxes reaches beyond the right edge, by half of its width."""
+    edges, sizes = drawn()
+    edges[::10, 2] = sizes[::10, 0] + (sizes[::10, 0] - edges[::10, 0])
+    assert fault_in(edges, sizes, layout, "here") == ""
+    assert fault_in(edges[:2] + 5000, sizes[:2], layout, "here") == ""  # two slips of the hand
+
+
+HONEST = {  # photo, edges of the objects
+    "three over the lower edge of landscapes, all on the left": ((640, 480), [(20 * i, 300, 20 * i + 60, 470) for i in range(9)]
+                                                                 + [(30 * i, 350, 30 * i + 50, 500) for i in range(3)]),
+    "all in the lower right corner, some cut off": ((640, 480), [(500, 400, 560, 470)] * 9 + [(580, 420, 650, 495)] * 4),
+    "all in the upper left corner, some cut off": ((640, 480), [(40, 30, 90, 70)] * 9 + [(-12, -10, 40, 60)] * 4),
+    "a few large ones, cut off by every edge": ((300, 300), [(20, 20, 310, 310), (-9, 40, 280, 308), (30, -9, 310, 290)]),
+    "two pixels over the edges of small photos": ((64, 64), [(-2, -2, 66, 66), (-2, 10, 40, 66), (10, 20, 66, 66)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+@pytest.mark.parametrize("name", HONEST)
+def test_few_objects_that_another_convention_fits_by_chance_are_taken(name, layout):
+    size, boxes = HONEST[name]
+    assert fault_in(np.array(boxes, np.float32), np.tile(np.float32(size), (len(boxes), 1)), layout, "here") == ""
+
+
+@pytest.mark.parametrize("written_as", [CORNERS, LEFT_TOP, CENTRE])
+def test_relative_numbers_are_told_in_whatever_convention(written_as):
+    edges, sizes = drawn()
+    numbers = read(edges / np.tile(sizes, 2), sizes, "coco", written_as)
+    assert "as if relative to their photo" in fault_in(numbers, sizes, "coco", "here")
+
+
+def test_corners_in_a_coco_file_end_every_command(tmp_path, capsys, bare_machine):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for item in content["annotations"]:  # at the lower right
+        (x, y, *_), (x2, y2) = item["bbox"], sizes[item["image_id"]]
+        item["bbox"] = [x2 - x - item["bbox"][2], y2 - y - item["bbox"][3], x2 - x, y2 - y]
+    dump(tmp_path / "mine/a.json", content)
+    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
+    assert f"they fit: write {LEFT_TOP}, as COCO has it" in capsys.readouterr().err
+    sources = "\n".join(f"  {part}: [{{path: mine, split: {part}, val_fraction: 0.5}}]" for part in ("train", "val"))
+    config = write(tmp_path / "b.yaml", f"data:\n  root: {tmp_path}\n  classes: [{', '.join(NAMES)}]\n{sources}\n")
+    assert check_data.main([str(config)]) == 2
+    assert f"; as {CORNERS}" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_all_bounds_are_clipped_without_a_word_of_numpy(tmp_path):
+    photos(tmp_path / "mine/images")
+    content = coco()
+    for item, bbox in zip(content["annotations"], ([1e300, 2, 1e300, 4], [1, 2, 1e38, 4], [-1e39, 2, 1e39, 4]), strict=False):
+        item["bbox"] = bbox
+    dump(tmp_path / "mine/a.json", content)
+    notes = load(tmp_path / "mine").notes
+    assert [note.partition(":")[0] for note in notes if " boxes " in note] == [
+        "1 boxes reached beyond their photo and were clipped to it",
+        "2 boxes without area were left out",
+    ]
+
+
+def test_boxes_far_below_a_pixel_are_left_out_aloud(tmp_path):
+    photos(tmp_path / "mine/images", SHOTS[1:])
+    content = coco(SHOTS[1:])
+    for item in content["annotations"][::3]:
+        item["bbox"][2] = 0.3
+    dump(tmp_path / "mine/a.json", content)
+    loaded = load(tmp_path / "mine")
+    (note,) = loaded.notes
+    tiny = len(content["annotations"][::3])
+    assert note.startswith(f"{tiny} boxes are narrower or lower than half a pixel and were left out: ")
+    assert len(loaded.photos.labels) == len(content["annotations"]) - tiny
+    for item in content["annotations"]:
+        item["bbox"][3] = 0.01
+    dump(tmp_path / "mine/a.json", content)
+    with pytest.raises(DataError, match=r"mine: none of 16 boxes is left \(.*\): 16 boxes are narrower or lower than half"):
+        load(tmp_path / "mine")
+
+
+def test_a_voc_box_that_may_have_its_size_in_place_of_corners_is_told_so(tmp_path):
+    said = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are its width and height"
+    with pytest.raises(DataError, match=said):
+        voc.parse(tmp_path, voc.xml(voc.item(box=(50, 40, 20, 30))))

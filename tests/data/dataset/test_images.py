@@ -1,0 +1,128 @@
+import json
+import os
+import shutil
+import struct
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.dataset.annotation import DataError
+from data.dataset.images import inspect_photo
+from data.dataset.photos import load_photos
+from data.loading.loader import Samples
+from data.shapes import CLASSES, write_shapes
+from ssd.config.schema import SourceConfig
+from tests.data.layouts.test_voc_annotation import item, xml
+
+# How to store an upright picture so that the EXIF orientation turns it back.
+STORED = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a), 7: lambda a: np.rot90(a[::-1]), 8: lambda a: np.rot90(a, -1),
+}  # fmt: skip
+BOX = (32, 16, 64, 48)  # edges of the object, the only bright one
+
+
+def voc(folder, width: int, height: int, with_size: bool = True) -> None:
+    (folder / "Annotations").mkdir()
+    x1, y1, x2, y2 = BOX
+    text = xml(item(box=(x1 + 1, y1 + 1, x2, y2)), size=(width, height) if with_size else None)
+    (folder / "Annotations/a.xml").write_text(text)
+
+
+def bare_voc(folder, width: int, height: int) -> None:
+    voc(folder, width, height, with_size=False)
+
+
+def coco(folder, width: int, height: int) -> None:
+    x1, y1, x2, y2 = BOX
+    (folder / "JPEGImages").rename(folder / "images")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+
+
+def yolo(folder, width: int, height: int) -> None:
+    (folder / "JPEGImages").rename(folder / "images")
+    (folder / "labels").mkdir()
+    x1, y1, x2, y2 = BOX
+    (folder / "labels/a.txt").write_text(
+        f"0 {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} {(x2 - x1) / width} {(y2 - y1) / height}"
+    )
+    (folder / "classes.txt").write_text("cat\n")
+
+
+def loaded(folder, pixels: np.ndarray, orientation: int, write, suffix: str = ".jpg") -> tuple[np.ndarray, list[float]]:
+    """A photo as training gets it, and its box."""
+    (folder / "JPEGImages").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(folder / f"JPEGImages/a{suffix}", exif=exif, quality=95)
+    write(folder)
+    photos = load_photos([SourceConfig(path=folder.name)], folder.parent, ["cat"]).photos
+    return Samples(photos, 300, (0, 0, 0)).image(0), photos.boxes[0].tolist()
+
+
+def covers(image: np.ndarray, box: list[float]) -> bool:
+    x1, y1, x2, y2 = np.rint(box).astype(int)
+    inside = image[y1:y2, x1:x2]
+    return inside.mean() > 180 and (image > 128).all(axis=2).sum() == pytest.approx(inside[..., 0].size, rel=0.1)
+
+
+@pytest.mark.parametrize("width, height", [(80, 80), (96, 80)])
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize(
+    "write", [voc, lambda *size: voc(*size, with_size=False), coco, yolo], ids=["voc", "bare", "coco", "yolo"]
+)
+def test_boxes_drawn_on_upright_photos_fit(tmp_path, orientation, width, height, write):
+    upright = np.full((height, width, 3), 40, np.uint8)
+    upright[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 220
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, width, height))
+    assert image.shape == upright.shape
+    assert box == pytest.approx(BOX)
+    assert covers(image, box)
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(voc, ".jpg"), (coco, ".jpg"), (voc, ".tif"), (voc, ".png"), (voc, ".webp")])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, orientation, write, suffix):
+    stored = np.full((80, 96, 3), 40, np.uint8)
+    stored[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 220
+    image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, 96, 80), suffix)
+    assert image.shape == stored.shape
+    assert covers(image, box)
+
+
+@pytest.mark.parametrize("write", [voc, coco])
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_a_size_that_fits_neither_orientation_is_refused(tmp_path, orientation, write):
+    said = r"says 96 × 90 pixels, the photo has 96 × 80 \(80 × 96 turned upright, as its EXIF orientation says\); use the photo"
+    with pytest.raises(DataError, match=said):
+        loaded(tmp_path / "mine", np.zeros((80, 96, 3), np.uint8), orientation, lambda folder: write(folder, 96, 90))
+
+
+def test_a_broken_exif_block_is_no_warning(tmp_path, recwarn):
+    block = b"Exif\0\0" + struct.pack("<2sHL", b"II", 42, 2**31)
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.jpg", exif=block)
+    assert inspect_photo(tmp_path / "a.jpg").size == (50, 40, 50, 40)
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_names_that_are_not_utf_8_are_trained_on(tmp_path):
+    write_shapes(tmp_path / "mine", 4, 2)
+    for path in [*tmp_path.glob("mine/JPEGImages/*"), *tmp_path.glob("mine/Annotations/*")]:
+        path.rename(path.with_name(os.fsdecode(b"caf\xe9") + path.name))
+    shutil.rmtree(tmp_path / "mine/ImageSets")
+    total = 0
+    for split in ("train", "val"):
+        source = SourceConfig(path="mine", split=split, val_fraction=0.4)
+        photos = load_photos([source], tmp_path, CLASSES).photos
+        total += len(photos)
+        assert Samples(photos, 300, (0, 0, 0)).image(0).any()
+    assert total == 6

@@ -1,0 +1,96 @@
+import os
+
+import pytest
+from PIL import Image
+
+from data.dataset import inspection, photos
+from data.dataset.annotation import DataError
+from data.dataset.photos import load_photos
+from ssd.config.schema import SourceConfig
+from tests.data.dataset.test_source_cache import assert_equal
+from tests.data.layouts.test_voc import make_folder
+from tests.data.layouts.test_voc_annotation import item, xml
+
+
+@pytest.fixture
+def looked_at(tmp_path, monkeypatch):
+    """Loads a folder of two photos; returns the names of those that had to be looked at."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_folder(tmp_path / "one", {"a": xml(item()), "b": xml()})
+
+    def load() -> list[str]:
+        names = []
+        inspect = inspection.inspect_photo
+        with monkeypatch.context() as patch:
+            patch.setattr(inspection, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
+            load_photos([SourceConfig(path="one")], tmp_path, ["cat"])
+        return names
+
+    return load
+
+
+def test_a_photo_is_looked_at_once(looked_at):
+    assert looked_at() == ["a.jpg", "b.jpg"]
+    assert looked_at() == []
+
+
+def test_the_memory_of_a_folder_is_read_once(looked_at, monkeypatch):
+    made, kind = [], photos.SeenPhotos
+    monkeypatch.setattr(photos, "SeenPhotos", lambda folder: made.append(folder) or kind(folder))
+    looked_at()
+    assert len(made) == 1
+
+
+def test_a_changed_photo_is_looked_at_again(looked_at, tmp_path):
+    looked_at()
+    photo = tmp_path / "one/JPEGImages/a.jpg"
+    times = photo.stat()
+    photo.write_bytes(photo.read_bytes() + b"x")
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))  # of another size at the same time
+    assert looked_at() == ["a.jpg"]
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # of the same size at another time
+    assert looked_at() == ["a.jpg"]
+    content = bytearray(photo.read_bytes())
+    content[-1] ^= 1
+    photo.write_bytes(content)
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # of the same size at the same time
+    assert looked_at() == ["a.jpg"]
+    photo.write_bytes(b"")
+    with pytest.raises(DataError, match="is empty"):
+        looked_at()
+    with pytest.raises(DataError, match="is empty"):  # a fault is never remembered as seen
+        looked_at()
+
+
+def test_what_cannot_be_read_is_forgotten_and_what_cannot_be_written_is_no_fault(looked_at, tmp_path, monkeypatch):
+    looked_at()
+    cache = tmp_path / "cache/ssd300"
+    (memory,) = cache.glob("photos-*")
+    for content in (b"", b"{", memory.read_bytes()[:-30], b"PK" + bytes(200)):
+        for path in cache.iterdir():
+            path.write_bytes(content)
+        assert looked_at() == ["a.jpg", "b.jpg"]
+        assert looked_at() == []
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert looked_at() == ["a.jpg", "b.jpg"]
+
+
+def test_what_is_learned_later_joins_what_is_known(looked_at, tmp_path):
+    looked_at()
+    Image.new("RGB", (100, 80), "red").save(tmp_path / "one/JPEGImages/a.jpg")
+    assert looked_at() == ["a.jpg"]
+    for path in (tmp_path / "cache/ssd300").glob("data-*"):
+        path.unlink()
+    assert looked_at() == []
+
+
+def test_many_photos_are_read_by_several_processes(tmp_path, monkeypatch):
+    make_folder(tmp_path / "one", {f"{i:03d}": xml(*[item()] * (i % 3)) for i in range(300)})
+    progress, loaded = [], []
+    for workers in (2, 0):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache of {workers}"))
+        watch = lambda *done: progress.append(done)  # noqa: E731
+        loaded.append(load_photos([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, watch=watch))
+    assert [done for done in progress if done[0] == 300] == [(300, 300)] * 2
+    assert_equal(loaded[0].photos, loaded[1].photos)

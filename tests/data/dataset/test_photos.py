@@ -1,0 +1,124 @@
+"""Photos with boxes, as arrays: parts of them, joined ones, and what is the same in two of them."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from data.dataset.annotation import DataError
+from data.dataset.photos import Photos, load_photos
+from ssd.config.schema import SourceConfig
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def photos_of(*labels: list[int], folder: str = "a", first: int = 0) -> Photos:
+    """A photo for each list of labels; every object has a box of its own."""
+    every = [label for each in labels for label in each]
+    numbers = np.arange(first, first + len(every))
+    return Photos(
+        classes=CLASSES,
+        paths=np.array([f"{folder}/{number}.jpg".encode() for number in range(len(labels))], np.bytes_),
+        sizes=np.array([(100 + first, 50 + number) for number in range(len(labels))], np.int32).reshape(-1, 2),
+        starts=np.cumsum([0, *map(len, labels)]),
+        boxes=np.stack([numbers, numbers + 1, numbers + 12, numbers + 14], axis=1).astype(np.float32),
+        labels=np.array(every, np.int64),
+        difficult=numbers % 2 == 1,
+        truncated=(numbers % 3 - 1).astype(np.int8),
+        contents=np.arange(len(labels)) + 100 * (first + 1),
+    )
+
+
+def assert_same(one: Photos, other: Photos) -> None:
+    for field in fields(Photos):
+        assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
+
+
+def test_an_object_is_where_its_photo_is():
+    photos = photos_of([0, 1], [], [2])
+    assert len(photos) == 3
+    assert [photos.objects(index) for index in range(3)] == [slice(0, 2), slice(2, 2), slice(2, 3)]
+    truth = photos.ground_truth(2)
+    assert truth["boxes"].tolist() == [[3, 4, 14, 16]]  # edges 2, 3, 14, 16 as inclusive pixels from 1
+    assert [truth[name].tolist() for name in ("labels", "difficult", "truncated")] == [[2], [False], [1]]
+
+
+def test_selected_photos_come_in_the_order_that_is_asked_for():
+    photos = photos_of([0, 1], [], [2])
+    picked = photos.select([2, 0, 1])
+    assert [picked.path(index) for index in range(3)] == ["a/2.jpg", "a/0.jpg", "a/1.jpg"]
+    for here, there in enumerate([2, 0, 1]):
+        for name, values in picked.ground_truth(here).items():
+            assert np.array_equal(values, photos.ground_truth(there)[name])
+        assert picked.sizes[here].tolist() == photos.sizes[there].tolist()
+        assert picked.contents[here] == photos.contents[there]
+    assert_same(photos.select(range(3)), photos)
+    assert len(photos.select([]).boxes) == 0
+    assert photos.select([1]).starts.tolist() == [0, 0]
+
+
+def test_joined_photos_are_one_after_the_other():
+    one, other = photos_of([0, 1], []), photos_of([2], [1, 1], folder="b", first=7)
+    both = Photos.joined([one, other])
+    assert both.starts.tolist() == [0, 2, 2, 3, 5]
+    assert_same(both.select([0, 1]), one)
+    assert_same(both.select([2, 3]), other)
+
+
+def test_names_tell_photos_apart():
+    assert photos_of([0], []).names() == ["0.jpg", "1.jpg"]
+    both = Photos.joined([photos_of([0], folder="set/a"), photos_of([0], folder="set/b", first=1)])
+    assert both.names() == ["a/0.jpg", "b/0.jpg"]
+
+
+def test_a_digest_is_of_names_sizes_and_objects_and_not_of_the_place():
+    photos = photos_of([0, 1], [2])
+    assert photos_of([0, 1], [2], folder="moved/to").digest() == photos.digest()
+    assert len(photos.digest()) == 8
+    others = [
+        replace(photos, **{name: getattr(photos, name).copy()}) for name in ("sizes", "starts", "boxes", "labels", "difficult")
+    ]
+    for other, name in zip(others, ("sizes", "starts", "boxes", "labels", "difficult"), strict=True):
+        values = getattr(other, name)
+        values[-1] = ~values[-1] if values.dtype == bool else values[-1] + 1
+    others.append(replace(photos, paths=np.array([b"a/0.jpg", b"a/2.jpg"])))
+    assert len({photos.digest(), *(other.digest() for other in others)}) == 7
+
+
+def test_classes_without_an_object_are_named():
+    assert photos_of([0, 0], [1]).absent_classes() == ["owl"]
+    assert photos_of([]).absent_classes() == list(CLASSES)
+    assert photos_of([2, 1, 0]).absent_classes() == []
+
+
+def test_there_have_to_be_objects_that_count():
+    mixed = photos_of([0, 1], [])
+    for with_difficult in (True, False):
+        mixed.require_objects("data.val", with_difficult)
+    difficult = replace(mixed, difficult=np.ones(2, bool))
+    difficult.require_objects("data.train", True)
+    with pytest.raises(DataError, match=r"^data.val: all 2 objects are marked difficult, of 2 photos \(a/0.jpg, ...\)"):
+        difficult.require_objects("data.val", False)
+    with pytest.raises(DataError, match=r"^data.train: no photo has an object, of 2 photos"):
+        photos_of([], []).require_objects("data.train", True)
+
+
+def test_the_same_content_is_found_under_any_name():
+    one = replace(photos_of([0], [1], [2]), contents=np.array([5, 6, 5]))
+    other = replace(photos_of([0], [1], [2], folder="b"), contents=np.array([7, 5, 6]))
+    assert one.shared_with(other) == [("a/0.jpg", "b/1.jpg"), ("a/1.jpg", "b/2.jpg")]  # the first of those that are alike
+    assert one.repeats() == [("a/0.jpg", "a/2.jpg")]
+    assert other.repeats() == []
+    assert one.shared_with(replace(other, contents=np.array([1, 2, 3]))) == []
+
+
+def test_progress_counts_over_all_folders(shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where nothing is remembered yet
+    told: list[tuple[int, int]] = []
+    sources = [SourceConfig.model_validate({"path": "shapes", "split": split}) for split in ("val", "train")]
+    classes = ("circle", "square", "triangle", "star", "cross")
+    photos = load_photos(sources, shapes_root, classes, watch=lambda *counts: told.append(counts)).photos
+    assert len(photos) == 8 + 24
+    assert told == sorted(told)
+    assert {(8, 8), (32, 32)} <= set(told)
+    assert all(count <= total for count, total in told)

@@ -1,0 +1,212 @@
+import os
+import shutil
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from data.dataset import disk_cache, source_cache
+from data.dataset.annotation import DataError
+from data.dataset.photos import Photos, load_photos
+from data.layouts import voc
+from ssd.config.schema import SourceConfig
+from tests.data.layouts.test_voc import make_folder
+from tests.data.layouts.test_voc_annotation import item, xml
+
+
+def assert_equal(one: Photos, other: Photos) -> None:
+    for field in fields(Photos):
+        first, second = (np.asarray(getattr(each, field.name)) for each in (one, other))
+        assert first.dtype == second.dtype
+        assert np.array_equal(first, second)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_folder(
+        tmp_path / "one",
+        {"a": xml(item()), "b": xml(), "c": xml(item(extra="<truncated>1</truncated>"), item(box=(1, 1, 9, 9)))},
+    )
+    return tmp_path / "one"
+
+
+@pytest.fixture
+def read(folder, monkeypatch):
+    """Loads the folder; returns what came of it, and the names of the annotations that were read."""
+
+    def load(split="all", classes=("cat",), **options):
+        names = []
+        with monkeypatch.context() as patch:
+            parse = voc.parse_annotation
+            patch.setattr(voc, "parse_annotation", lambda path, *rest: names.append(path.stem) or parse(path, *rest))
+            loaded = load_photos([SourceConfig(path="one", split=split)], folder.parent, classes, **options)
+        return loaded, names
+
+    return load
+
+
+def test_a_second_start_reads_no_annotation_and_is_the_same(read):
+    first, names = read()
+    assert names == ["a", "b", "c"]
+    second, names = read()
+    assert names == []
+    assert_equal(second.photos, first.photos)
+    assert second.notes == first.notes
+    assert second.photos.ground_truth(2)["truncated"].tolist() == [1, -1]
+    assert second.photos.select([2, 0]).truncated.tolist() == [1, -1, -1]
+    assert Photos.joined([first.photos, second.photos]).truncated.tolist() == [-1, 1, -1] * 2
+
+
+def changed_annotation(folder):
+    path = folder / "Annotations/a.xml"
+    times = path.stat()
+    path.write_text(path.read_text().replace("cat", "cat "))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # of another size at the same time
+
+
+def touched_annotation(folder):
+    path = folder / "Annotations/a.xml"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))  # of the same size at another time
+
+
+def touched_photo(folder):
+    path = folder / "JPEGImages/a.jpg"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+
+
+def corrected_annotation(folder):
+    """Of the same size at the same time, as in archives with one date, and where times are kept in copying."""
+    path = folder / "Annotations/a.xml"
+    times = path.stat()
+    path.write_text(path.read_text().replace("<xmax>30<", "<xmax>29<"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert "<xmax>29<" in path.read_text()
+
+
+def replaced_photo(folder):
+    """The same for a photo, in a file that takes the other's place."""
+    path = folder / "JPEGImages/a.jpg"
+    times = path.stat()
+    content = bytearray(path.read_bytes())
+    content[15] ^= 1  # the density in its header
+    path.with_name("new").write_bytes(content)
+    os.utime(path.with_name("new"), ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.replace(path.with_name("new"), path)
+
+
+def added(folder):
+    shutil.copy(folder / "Annotations/a.xml", folder / "Annotations/d.xml")
+    shutil.copy(folder / "JPEGImages/a.jpg", folder / "JPEGImages/d.jpg")
+
+
+def renamed(folder):
+    os.rename(folder / "JPEGImages/a.jpg", folder / "JPEGImages/z.jpg")
+    os.rename(folder / "Annotations/a.xml", folder / "Annotations/z.xml")
+
+
+def linked(folder):
+    """A link that leads to another file than before, itself unchanged."""
+    os.rename(folder.parent / "elsewhere.xml", folder.parent / "before.xml")
+    (folder.parent / "elsewhere.xml").write_text(xml(item(), item(), item()))
+
+
+CHANGES = [
+    changed_annotation, touched_annotation, corrected_annotation, touched_photo, replaced_photo, added, renamed, linked,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("has_change_time", [True, False], ids=["", "Windows"])
+def test_any_change_in_the_folder_has_it_read_again(folder, read, change, has_change_time, monkeypatch):
+    monkeypatch.setattr(disk_cache, "HAS_CHANGE_TIME", has_change_time)
+    (folder.parent / "elsewhere.xml").write_text(xml(item()))
+    (folder / "Annotations/c.xml").unlink()
+    (folder / "Annotations/c.xml").symlink_to(folder.parent / "elsewhere.xml")
+    read()
+    assert read()[1] == []
+    change(folder)
+    again, names = read()
+    assert len(names) >= 3
+    assert len(again.photos) == len(names)
+    assert read()[1] == []
+
+
+def test_another_split_other_classes_and_other_options_are_read_again(folder, read):
+    (folder / "ImageSets/Main").mkdir(parents=True)
+    (folder / "ImageSets/Main/some.txt").write_text("a\n")
+    read()
+    assert read(split="some")[1] == ["a"]
+    assert read(classes=("dog", "cat"))[1] == ["a", "b", "c"]
+    assert read(ignore_others=True)[1] == ["a", "b", "c"]
+    assert read(seed=5)[1] == []  # nothing is drawn
+    assert read()[1] == []
+    (folder / "ImageSets/Main/some.txt").write_text("b\n")
+    assert read(split="some")[1] == ["b"]
+
+
+def test_other_code_reads_again(read, monkeypatch):
+    read()
+    monkeypatch.setattr(source_cache, "_code", lambda: "another version")
+    assert read()[1] == ["a", "b", "c"]
+
+
+def test_faults_are_never_kept(folder, read):
+    (folder / "Annotations/b.xml").write_text(xml(item(name="horse")))
+    for _ in range(2):
+        with pytest.raises(DataError, match="unknown class 'horse'"):
+            read()
+
+
+def test_what_lies_elsewhere_is_read_each_time(folder, read):
+    """A photo in a folder that is not looked at may change unseen."""
+    (folder.parent / "photos").mkdir()
+    os.rename(folder / "JPEGImages", folder.parent / "photos/JPEGImages")
+    (folder / "JPEGImages").symlink_to(folder.parent / "photos/JPEGImages")
+    read()
+    assert read()[1] == []  # links to folders are followed
+    cache = source_cache.SourceCache(folder, "reading", source_cache.FolderDigest(folder, lambda: None))
+    (folder.parent / "other").mkdir()
+    outside = os.fsencode(folder.parent / "other/a.jpg")
+    for paths, kept in ((np.array([outside]), False), (np.array([os.fsencode(folder / "JPEGImages/a.jpg")]), True)):
+        cache.remember(paths, {"paths": paths}, {})
+        assert (cache.recall() is not None) == kept
+
+
+def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, read, monkeypatch):
+    def homeless() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    cache = source_cache.SourceCache(folder, "reading", source_cache.FolderDigest(folder, lambda: None))
+    cache.remember(np.array([b"/no/such/folder/a.jpg"]), {}, {})
+    assert cache.recall() is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    for _ in range(2):
+        assert read()[1] == ["a", "b", "c"]
+
+
+def test_old_ways_of_reading_are_forgotten(folder, read, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_cache, "KEPT", 2)
+    for classes in (("cat",), ("cat", "dog"), ("cat", "cow")):
+        read(classes=classes)
+    assert len(list((tmp_path / "cache/ssd300").glob("data-*"))) == 2
+    assert read(classes=("cat", "cow"))[1] == []
+    assert read(classes=("cat",))[1] == ["a", "b", "c"]
+
+
+def test_links_in_a_circle_are_followed_once(folder, read):
+    (folder / "JPEGImages/up").symlink_to(folder)
+    read()
+    assert read()[1] == []
+
+
+def test_a_long_look_can_be_stopped(folder, monkeypatch):
+    monkeypatch.setattr(source_cache, "TICK", 1)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        source_cache.FolderDigest(folder, stop)

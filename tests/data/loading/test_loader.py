@@ -1,0 +1,107 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset.photos import Photos, load_photos
+from data.loading.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
+from data.shapes import CLASSES
+from data.transforms.augment import Switches
+from ssd.config.schema import ConfigError, SourceConfig
+from ssd.system.distributed import World
+
+FILL = (124, 116, 104)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(shapes_root) -> Photos:
+    return load_photos([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
+
+
+def stream(samples: Samples, order: TrainOrder, workers: int) -> list:
+    return list(make_loader(samples, order, workers, CPU))
+
+
+def test_the_number_of_workers_changes_nothing(photos):
+    samples = Samples(photos, 300, FILL, seed=1, switches=Switches())
+    runs = [stream(samples, TrainOrder(len(photos), 5, 6, seed=1), workers) for workers in (0, 1, 2)]
+    for batches in zip(*runs, strict=True):
+        for batch in batches[1:]:
+            assert torch.equal(batch.images, batches[0].images)
+            assert all(torch.equal(a, b) for a, b in zip(batch.targets, batches[0].targets, strict=True))
+            assert torch.equal(batch.indices, batches[0].indices)
+
+
+def test_a_sample_changes_from_epoch_to_epoch(photos):
+    samples = Samples(photos, 300, FILL, seed=1, switches=Switches())
+    assert not torch.equal(samples[(0, 3)].images, samples[(1, 3)].images)
+    assert torch.equal(samples[(1, 3)].images, samples[(1, 3)].images)
+
+
+def test_batches_are_bytes_and_padded_targets(photos):
+    samples = Samples(photos, 300, FILL)
+    batch = samples.__getitems__([(0, i) for i in range(8)])
+    assert batch.images.shape == (8, 300, 300, 3)
+    assert batch.images.dtype == torch.uint8
+    counts = np.diff(photos.starts)[:8]
+    assert batch.targets.boxes.shape == (8, counts.max(), 4)
+    assert (batch.targets.labels >= 0).sum(dim=1).tolist() == counts.tolist()
+    assert torch.equal(batch.targets.objects, (batch.targets.labels.flatten() >= 0).nonzero()[:, 0])
+    width, height = photos.sizes[2]
+    expected = photos.boxes[photos.objects(2)] / [width, height, width, height]
+    np.testing.assert_allclose(batch.targets.boxes[2, : counts[2]].numpy(), expected, atol=1e-6)
+
+
+def test_difficult_objects_can_be_left_out(photos):
+    marked = replace(photos, difficult=np.ones_like(photos.difficult))
+    assert len(Samples(marked, 300, FILL, keep_difficult=True)[(0, 1)].targets.objects) == len(photos.labels[photos.objects(1)])
+    assert len(Samples(marked, 300, FILL, keep_difficult=False)[(0, 1)].targets.objects) == 0
+
+
+@pytest.mark.parametrize(("num_photos", "batch_size"), [(10, 4), (3, 8), (7, 7)])
+def test_every_photo_once_an_epoch_and_none_dropped(num_photos, batch_size):
+    order = TrainOrder(num_photos, batch_size, iterations=30, seed=0)
+    keys = [key for batch in order for key in batch]
+    assert len(keys) == 30 * batch_size
+    for epoch in range(len(keys) // num_photos):
+        part = keys[epoch * num_photos : (epoch + 1) * num_photos]
+        assert {e for e, _ in part} == {epoch}
+        assert sorted(i for _, i in part) == list(range(num_photos))
+    assert [i for _, i in keys[:num_photos]] != [i for _, i in keys[num_photos : 2 * num_photos]] or num_photos < 4
+
+
+def test_a_resumed_stream_goes_on_exactly():
+    whole = list(TrainOrder(10, 4, 20, seed=3))
+    assert list(TrainOrder(10, 4, 20, seed=3, first_iteration=13)) == whole[13:]
+    assert len(TrainOrder(10, 4, 20, seed=3, first_iteration=13)) == 7
+
+
+@pytest.mark.parametrize(("accumulate", "processes"), [(2, 1), (1, 2), (2, 2), (4, 1)])
+def test_processes_and_accumulation_share_the_same_batches(accumulate, processes):
+    whole = list(TrainOrder(10, 8, 5, seed=3))
+    parts = [list(TrainOrder(10, 8, 5, 3, accumulate=accumulate, world=World(rank, processes))) for rank in range(processes)]
+    for i, batch in enumerate(whole):
+        together = [
+            key for step in range(accumulate) for rank in range(processes) for key in parts[rank][i * accumulate + step]
+        ]
+        assert together == batch
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.batch_size 8 .* 1 × 3 processes"):
+        TrainOrder(10, 8, 5, 3, world=World(0, 3))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_evaluation_takes_each_photo_once(processes):
+    keys = [key for rank in range(processes) for batch in EvalOrder(np.arange(5), 2, World(rank, processes)) for key in batch]
+    assert Counter(keys) == Counter({(0, i): 1 for i in range(5)})
+
+
+def test_workers_auto():
+    assert choose_workers("auto", CPU, World()) == 1
+    assert choose_workers(3, CPU, World()) == 3
+    assert 1 <= choose_workers("auto", torch.device("cuda"), World(local_size=4)) <= 16

@@ -1,0 +1,322 @@
+"""Worker processes that fail, hang or have no room: what waits for them, and for how long."""
+
+import errno
+import gc
+import multiprocessing
+import os
+import pickle
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_sharer
+from multiprocessing.connection import Client
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.loading import workers
+from data.loading.workers import Parcel, WatchedLoader, WorkerError, worker_options
+from ssd.system.stop import Stopped, StopRequest
+from tests.test_survival import wait_until
+
+pytestmark = pytest.mark.slow
+
+LARGE = 2 * workers.SMALL
+
+
+class Numbers(Dataset[dict[str, Tensor]]):
+    """A batch of four samples: a large tensor and a small one, both full of the first sample's number."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        number = indices[0]
+        return {"large": torch.full((LARGE,), number, dtype=torch.uint8), "small": torch.tensor([float(number)])}
+
+
+def watched(dataset: Dataset, num_workers: int = 1, stop: StopRequest | None = None) -> WatchedLoader:
+    return WatchedLoader(DataLoader(dataset, batch_size=4, **worker_options(num_workers)), stop)
+
+
+def arrived(batches: WatchedLoader) -> list[int]:
+    numbers = []
+    for batch in batches:
+        (number,) = batch["large"].unique().tolist()
+        assert batch["large"].shape == (LARGE,)
+        assert batch["small"].tolist() == [number]
+        numbers.append(number)
+    return numbers
+
+
+@contextmanager
+def descriptors(spare: int) -> Iterator[None]:
+    """Within the block this process, and what it starts, can have so many files open beyond those of now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] <= highest:  # the limit is on the number that a new one gets, so no lower one may be free
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+class Noted(Numbers):
+    """What its workers make is noted in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        with self.path.open("a") as file:
+            file.write(f"{indices[0]}\n")
+        return super().__getitems__(indices)
+
+
+def test_the_first_batches_are_made_before_anybody_waits_for_them(tmp_path):
+    loader = watched(Noted(tmp_path / "made"))
+    batches = iter(loader)
+    wait_until(lambda: (tmp_path / "made").exists() and len((tmp_path / "made").read_text().split()) == 4)
+    assert [batch["small"].item() for batch in batches] == list(range(0, 40, 4))
+    iter(loader)  # that nobody waits for, which ends with the last one who knows it
+    wait_until(lambda: not multiprocessing.active_children())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_batches_arrive_as_they_were_made(num_workers):
+    assert arrived(watched(Numbers(), num_workers)) == list(range(0, 40, 4))
+
+
+def test_batches_arrive_where_there_is_no_shared_memory(monkeypatch):
+    """As in a container whose /dev/shm is full: the workers, forked from here, cannot make a file in it."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    assert arrived(watched(Numbers(), 2)) == list(range(0, 40, 4))
+
+
+@pytest.mark.parametrize("spare", [28, 34])
+def test_few_file_descriptors_are_enough(spare):
+    with descriptors(spare):
+        assert arrived(watched(Numbers(), 2)) == list(range(0, 40, 4))
+
+
+@pytest.mark.parametrize("spare", [10, 16, 22])
+def test_fewer_file_descriptors_end_in_a_line_where_they_are_not_enough(spare):
+    """How many batches are under way at once, and so how many descriptors are needed, is a matter of time."""
+    with descriptors(spare):
+        outcome: list[int] | str
+        try:
+            outcome = arrived(watched(Numbers(), 2))
+        except WorkerError as error:
+            outcome = str(error)
+    assert outcome == list(range(0, 40, 4)) or "Too many open files" in outcome or "DataLoader worker" in outcome
+
+
+def test_what_is_handed_over_takes_no_file_where_few_are_spare():
+    """The photos that come next need some."""
+    content = {"large": torch.zeros(LARGE, dtype=torch.uint8)}
+    with descriptors(workers.SPARE_FILES - 1):
+        parcel = Parcel(content)
+    assert len(parcel.packed) > LARGE
+    assert torch.equal(pickle.loads(parcel.packed)["large"], content["large"])
+
+
+def test_too_few_file_descriptors_are_named():
+    with descriptors(4), pytest.raises(WorkerError, match=r"Too many open files\): raise ulimit -n\. Try fewer data\.workers"):
+        arrived(watched(Numbers(), 2))
+
+
+def test_a_temporary_folder_that_was_removed_is_named(tmp_path, monkeypatch):
+    """As by programs that clean up /tmp."""
+    folder = tmp_path / "pymp-mine"
+    folder.mkdir()
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # which the workers use, too
+    batches = iter(watched(Numbers()))
+    next(batches)
+    shutil.rmtree(folder)
+    said = r"\(No such file or directory\): the temporary folder of Python's processes .*/pymp-.* was removed .*Set TMPDIR"
+    with pytest.raises(WorkerError, match=said) as caught:
+        list(batches)
+    assert "memory" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "raise ulimit -n"),
+        (RuntimeError("received 0 items of ancdata"), "raise ulimit -n"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "out of memory"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "out of memory"),
+        (RuntimeError("unable to mmap 16 bytes from file </torch_1>: Cannot allocate memory (12)"), "out of memory"),
+    ],
+)
+def test_the_error_of_a_batch_on_its_way_decides_on_the_advice(error, advice, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    batches = iter(watched(Numbers()))
+    next(batches)
+    monkeypatch.setattr(ForkingPickler, "loads", fail)
+    with pytest.raises(WorkerError, match=f"{advice}.* Try fewer data.workers, or 0"):
+        list(batches)
+
+
+def test_a_batch_that_a_worker_cannot_hand_over_is_noticed(monkeypatch, capfd):
+    def fail(self: Parcel) -> None:
+        raise MemoryError("no room for it")
+
+    monkeypatch.setattr(Parcel, "__reduce__", fail)
+    with pytest.raises(WorkerError, match=r"DataLoader worker \(pid \d+\) .*fewer data\.workers, or 0"):
+        arrived(watched(Numbers()))
+    assert "MemoryError: no room for it" in capfd.readouterr().err
+
+
+class Stuck(Numbers):
+    """Its second batch never comes, as from a disk that does not answer."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        if indices[0]:
+            time.sleep(1000)
+        return super().__getitems__(indices)
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopRequest]:
+    monkeypatch.setattr("ssd.system.stop.SAME_REQUEST", 0)  # or it would be waited for at the end
+    with StopRequest().listening() as stop:
+        yield stop
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_signal_ends_a_wait_for_data(num_workers, stop):
+    batches = iter(watched(Stuck(), num_workers, stop))
+    next(batches)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        next(batches)
+    assert time.monotonic() - start < 2
+    with pytest.raises(Stopped):  # whoever waits later does not wait at all
+        next(iter(watched(Stuck(), 0, stop)))
+
+
+def test_a_signal_before_or_after_the_wait_raises_nothing(stop):
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + 5
+    while not stop() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stop.signal == signal.SIGTERM
+
+
+def test_a_worker_that_ends_ends_the_wait_at_once():
+    """PyTorch looks for lost workers every few seconds only."""
+    previous = signal.getsignal(signal.SIGCHLD)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+
+    def wait() -> None:
+        with workers._ends_reported([child]):
+            child.kill()
+            time.sleep(20)
+
+    with pytest.raises(WorkerError, match=rf"\(pid {child.pid}\) is killed by signal: SIGKILL") as caught:
+        wait()
+    assert caught.value.can_resume
+    with pytest.raises(WorkerError, match="is killed by signal: SIGKILL"), workers._ends_reported([child]):
+        raise AssertionError("there is nothing to wait for")
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    signal.signal(signal.SIGCHLD, previous)
+
+
+def test_a_lost_worker_is_reported_in_the_wait_and_nowhere_else():
+    batches = iter(watched(Numbers(), 2))
+    next(batches)
+    victim = workers.multiprocessing.active_children()[0]
+    os.kill(victim.pid, signal.SIGKILL)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:  # a step, which must not be torn in two
+        time.sleep(0.01)
+    with pytest.raises(WorkerError, match=r"DataLoader worker \(pid \d+\) is killed by signal: SIGKILL: out of memory"):
+        list(batches)
+
+
+class Faulty(Numbers):
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        raise RuntimeError("a fault of the program")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_in_the_data_set_stays_what_it_is(num_workers):
+    with pytest.raises(RuntimeError, match="a fault of the program") as caught:
+        arrived(watched(Faulty(), num_workers))
+    assert not isinstance(caught.value, WorkerError)
+
+
+class Frozen(Dataset[dict[str, Tensor]]):
+    """How many objects of the parent a worker's search for garbage leaves alone."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitems__(self, _: list[int]) -> dict[str, Tensor]:
+        return {"frozen": torch.tensor(gc.get_freeze_count())}
+
+
+def offer_a_file(pipe) -> None:
+    """What a worker does that hands over a tensor in shared memory."""
+    workers._init_worker(0)
+    pipe.send(resource_sharer.DupFd(0)._id)
+    pipe.recv()
+
+
+def test_a_batch_that_nobody_fetches_any_more_is_no_error(capfd):
+    pipe, theirs = multiprocessing.Pipe()
+    worker = multiprocessing.get_context("fork").Process(target=offer_a_file, args=(theirs,))
+    worker.start()
+    address, _ = pipe.recv()
+    # Asked to stop, the main process may leave in the middle of it.
+    Client(address, authkey=multiprocessing.current_process().authkey).close()
+    time.sleep(0.2)
+    pipe.send(None)
+    worker.join(timeout=20)
+    assert worker.exitcode == 0
+    assert not capfd.readouterr().err
+
+
+def test_what_the_parent_made_is_not_searched_for_garbage():
+    """A search writes to each object, and what is written to is copied: gigabytes, where a data set is large."""
+    (batch,) = watched(Frozen())
+    assert batch["frozen"] > 10_000
+
+
+def test_the_end_of_abandoned_workers_is_no_loss(monkeypatch):
+    """A request to stop may cut off the end of a wait, where losses cease to be reported."""
+    monkeypatch.setattr(workers, "_abandoned", [])
+    previous = signal.getsignal(signal.SIGCHLD)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    lost: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda number, _: lost.append(number))
+    try:
+        workers._abandon(None, [child])
+        child.join()
+        assert not lost
+    finally:
+        signal.signal(signal.SIGCHLD, previous)

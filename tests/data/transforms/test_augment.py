@@ -1,0 +1,196 @@
+"""Augmentation, by its behaviour over thousands of draws."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data.transforms import augment
+from data.transforms.augment import (
+    INTERPOLATIONS,
+    Photometric,
+    Switches,
+    Window,
+    draw_plan,
+    overlaps,
+    plain_plan,
+    relative_boxes,
+)
+
+NONE = Switches(photometric=False, expand=False, crop=False, mirror=False)
+BOXES = np.array([[40, 30, 160, 150], [220, 90, 300, 230], [10, 200, 60, 236]], np.float32)
+WIDTH, HEIGHT = 320, 240
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng((9, 0, seed))
+
+
+def plans(count: int, switches: Switches, boxes: np.ndarray = BOXES):
+    return [draw_plan(rng(i), WIDTH, HEIGHT, boxes, switches) for i in range(count)]
+
+
+def crop_only(**others: bool) -> Switches:
+    return Switches(photometric=False, expand=False, mirror=False, crop=True, **others)
+
+
+def test_all_off_is_the_plain_photo():
+    plan, plain = draw_plan(rng(0), WIDTH, HEIGHT, BOXES, NONE), plain_plan(WIDTH, HEIGHT, BOXES)
+    assert plan.window == plain.window == Window(0, 0, WIDTH, HEIGHT)
+    np.testing.assert_array_equal(plan.boxes, plain.boxes)
+    np.testing.assert_allclose(plan.boxes, BOXES / [WIDTH, HEIGHT, WIDTH, HEIGHT], rtol=1e-6)
+    assert plan.photometric == Photometric()
+
+
+def test_a_sample_depends_on_its_seed_alone():
+    for i in range(50):
+        first, second = (draw_plan(rng(i), WIDTH, HEIGHT, BOXES, Switches()) for _ in range(2))
+        assert first[:4] == second[:4]
+        np.testing.assert_array_equal(first.boxes, second.boxes)
+    windows = {plan.window for plan in plans(50, Switches())}
+    assert len(windows) > 35
+
+
+PAPER_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9)
+OVERLAP_BINS = (0, *PAPER_OVERLAPS, 1)
+
+
+def expected_overlaps() -> np.ndarray:
+    """Shares of the patches by overlap with an object that fills the photo, by a simulation: the seven modes alike,
+    one of them the whole photo, which is left out.
+    """
+    generator = np.random.default_rng(1)
+    scale, part, left, top = generator.random((4, 400_000))
+    scale = 0.3 + 0.7 * scale
+    narrowest, widest = np.maximum(0.5, scale**2), np.minimum(2, 1 / scale**2)
+    aspect = narrowest + (widest - narrowest) * part
+    width, height = scale * np.sqrt(aspect), scale / np.sqrt(aspect)
+    x, y = left * (1 - width), top * (1 - height)
+    holds_center = (x <= 0.5) & (x + width > 0.5) & (y <= 0.5) & (y + height > 0.5)
+    shares = np.zeros(len(OVERLAP_BINS) - 1)
+    for least in (*PAPER_OVERLAPS, 0):
+        counts, _ = np.histogram((width * height)[holds_center & (width * height >= least)], OVERLAP_BINS)
+        shares += counts / counts.sum() / 7
+    return shares
+
+
+def test_each_crop_mode_is_used_as_often_as_any_other():
+    """What the modes leave: the overlaps of the patches with an object that fills the photo."""
+    assert sorted(mode for mode in augment.CROP_MODES if mode) == list(PAPER_OVERLAPS)
+    boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
+    windows = [augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
+    patches = [window for window in windows if window != (0, 0, WIDTH, HEIGHT)]
+    assert abs(len(windows) - len(patches) - 400) < 5 * np.sqrt(400)
+    counts, _ = np.histogram(overlaps(np.array(patches), boxes)[:, 0], OVERLAP_BINS)
+    expected = len(windows) * expected_overlaps()
+    assert (np.abs(counts - expected) < 4 * np.sqrt(expected) + 5).all()
+
+
+def test_any_patch_is_one_of_the_modes():
+    """Around an object too small for every least overlap a patch is drawn as often as the whole photo."""
+    boxes = np.array([[WIDTH / 2 - 4, HEIGHT / 2 - 4, WIDTH / 2 + 4, HEIGHT / 2 + 4]], np.float32)
+    windows = [augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
+    assert abs(windows.count(Window(0, 0, WIDTH, HEIGHT)) - 500) < 5 * np.sqrt(250)
+    assert len(set(windows)) > 400
+
+
+@pytest.mark.parametrize("least", PAPER_OVERLAPS)
+def test_every_patch_meets_its_overlap(monkeypatch, least):
+    monkeypatch.setattr(augment, "CROP_MODES", (least, augment.WHOLE))
+    boxes = BOXES if least < 0.7 else np.array([[20, 20, 300, 220], [5, 5, 60, 60]], np.float32)
+    cropped = 0
+    for i in range(600):
+        window = augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes)
+        if window != (0, 0, WIDTH, HEIGHT):
+            cropped += 1
+            patch = np.array([window], float)
+            assert overlaps(patch, boxes).max() >= least
+            centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+            assert ((centers >= patch[0, :2]) & (centers < patch[0, 2:])).all(axis=1).any()
+    # The mode is tried first in half of the draws; 0.9 is the hardest to find a patch for.
+    assert cropped > 60
+
+
+def test_patches_have_the_scales_and_aspects_of_the_paper():
+    patches = np.concatenate([augment._draw_patches(rng(i), Window(0, 0, 1000, 1000)) for i in range(200)])
+    width, height = (patches[:, 2:] - patches[:, :2]).T / 1000
+    scale, aspect = np.sqrt(width * height), width / height
+    assert patches.min() >= 0
+    assert patches.max() <= 1000
+    assert scale.min() > 0.29
+    assert scale.max() <= 1.001
+    assert aspect.min() > 0.49
+    assert aspect.max() < 2.02
+    assert (aspect >= scale**2 - 0.02).all()
+    assert (aspect <= 1 / scale**2 + 0.02).all()
+    assert 0.62 < scale.mean() < 0.68
+    # Size, aspect and place are drawn independently.
+    free = (width < 0.9) & (height < 0.9)
+    patches, width, height, scale, aspect = (values[free] for values in (patches, width, height, scale, aspect))
+    lowest, highest = np.maximum(0.5, scale**2), np.minimum(2, 1 / scale**2)
+    part = (aspect - lowest) / (highest - lowest)
+    x, y = patches[:, 0] / 1000 / (1 - width), patches[:, 1] / 1000 / (1 - height)
+    between = np.corrcoef(np.stack([scale, part, x, y]))
+    assert np.abs(between - np.eye(4))[1:, 1:].max() < 0.05
+    assert np.abs(between[0, 2:]).max() < 0.05
+
+
+def test_expansion_happens_in_half_of_the_draws_up_to_four_times():
+    expanded = [plan.window for plan in plans(2000, Switches(photometric=False, crop=False, mirror=False))]
+    ratios = np.array([(w.x2 - w.x1) / WIDTH for w in expanded])
+    assert abs((ratios > 1.004).mean() - 0.5) < 0.05
+    assert ratios.max() <= 4
+    assert 2.3 < ratios[ratios > 1.004].mean() < 2.7
+    for window in expanded:
+        # One ratio for both sides, to the whole pixel.
+        assert (window.x2 - window.x1) / WIDTH == pytest.approx((window.y2 - window.y1) / HEIGHT, abs=1.01 / HEIGHT)
+        assert window.x1 <= 0 <= WIDTH <= window.x2
+        assert window.y1 <= 0 <= HEIGHT <= window.y2
+
+
+def test_mirror_and_interpolation_are_fair():
+    drawn = plans(2000, Switches())
+    assert abs(np.mean([plan.mirror for plan in drawn]) - 0.5) < 0.05
+    counts = Counter(plan.interpolation for plan in drawn)
+    assert set(counts) == set(INTERPOLATIONS)
+    assert min(counts.values()) > 300
+
+
+def test_photometric_draws_have_the_recipe_s_ranges():
+    drawn = [plan.photometric for plan in plans(4000, Switches())]
+    for field, low, high, neutral in [
+        ("brightness", -32, 32, 0.0), ("contrast", 0.5, 1.5, 1.0), ("saturation", 0.5, 1.5, 1.0), ("hue", -18, 18, 0)
+    ]:  # fmt: skip
+        values = np.array([getattr(plan, field) for plan in drawn])
+        active = values[values != neutral]
+        assert abs(len(active) / len(drawn) - 0.5) < 0.04
+        assert low <= active.min() < low + (high - low) * 0.05
+        assert high - (high - low) * 0.05 < active.max() <= high
+    assert abs(np.mean([plan.contrast_last for plan in drawn]) - 0.5) < 0.04
+
+
+def test_boxes_stay_in_the_patch_and_keep_their_objects():
+    for plan in plans(2000, Switches()):
+        assert plan.boxes.dtype == np.float32
+        assert len(plan.boxes) == len(plan.kept) >= 1
+        assert plan.boxes.min() >= 0
+        assert plan.boxes.max() <= 1
+        assert (plan.boxes[:, 2:] > plan.boxes[:, :2]).all()
+        centers = (BOXES[:, :2] + BOXES[:, 2:]) / 2
+        window = np.array(plan.window)
+        inside = ((centers >= window[:2]) & (centers < window[2:])).all(axis=1)
+        assert plan.kept.tolist() == np.flatnonzero(inside).tolist()
+
+
+def test_photos_without_objects():
+    empty = np.zeros((0, 4), np.float32)
+    drawn = plans(500, Switches(), empty)
+    assert all(plan.boxes.shape == (0, 4) for plan in drawn)
+    assert len({plan.window for plan in drawn}) > 200
+
+
+def test_mirrored_data_gives_mirrored_boxes():
+    window = Window(30, 20, 250, 200)
+    straight, mirrored = relative_boxes(BOXES, window, False), relative_boxes(BOXES, window, True)
+    np.testing.assert_allclose(mirrored[:, [2, 0]], 1 - straight[:, [0, 2]], atol=1e-6)
+    np.testing.assert_array_equal(mirrored[:, [1, 3]], straight[:, [1, 3]])

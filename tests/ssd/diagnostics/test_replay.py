@@ -1,0 +1,42 @@
+"""A step that is run again: the same network as in training."""
+
+import pytest
+import torch
+
+from data.loading.loader import Samples
+from ssd.batch import Targets
+from ssd.config.file import load_config
+from ssd.diagnostics.replay import NonFiniteStep, replay
+from ssd.preprocessing import prepare
+from ssd.training.build import build_criterion, build_model
+from ssd.training.datasets import load_data
+from ssd.training.run import Run
+from tests.test_train import write_config
+
+
+@pytest.mark.parametrize("freeze", [None, "conv3_3"])
+def test_losses_and_gradients_are_those_of_training(tmp_path, shapes_root, freeze):
+    config = load_config(write_config(tmp_path, shapes_root), [])
+    config = config.model_copy(update={"model": config.model.model_copy(update={"freeze": freeze})})
+    run = Run.alone(config)
+    model, preparation = build_model(run, None)
+    for value in model.buffers():  # statistics that a batch does not have
+        if value.is_floating_point() and value.dim() == 1:
+            value.add_(0.3)
+    samples = Samples(load_data(run).train, preparation.size, preparation.fill)
+    batch = samples.__getitems__([(0, 0), (0, 1), (0, 2)])
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = replay(NonFiniteStep(0, batch, ["a", "b", "c"], preparation, weights), config, run.device, run.dtype)
+
+    criterion = build_criterion(config)
+    loc, conf, dbox_list = model.train()(prepare(batch.images, preparation, run.device))
+    for i, (loss_l, loss_c, norm, path) in enumerate(rows):
+        labels = batch.targets.labels[i : i + 1]
+        own = Targets(batch.targets.boxes[i : i + 1], labels, (labels[0] >= 0).nonzero().flatten())
+        losses = criterion((loc[i : i + 1], conf[i : i + 1], dbox_list), own)
+        model.zero_grad()
+        (losses[0] + losses[1]).backward(retain_graph=True)
+        gradients = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+        assert path == "abc"[i]
+        assert (loss_l, loss_c) == pytest.approx([loss.item() for loss in losses], rel=1e-5)
+        assert norm == pytest.approx(torch.cat(gradients).norm().item(), rel=1e-4)

@@ -1,0 +1,104 @@
+"""A compiled network: the same detections, in few sizes of batch."""
+
+import pytest
+import torch
+import torch._inductor.config
+
+from scripts import detect
+from ssd.config.schema import ConfigError
+from ssd.inference import compiled
+from ssd.inference.compiled import Compiled
+from ssd.inference.predictor import Predictor, for_inference
+from ssd.model import SSD300
+from ssd.system.command import explain
+from ssd.system.machine import has_cpp_compiler
+from tests.ssd.inference.test_predictor import assert_alike
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def paths(shapes_root):
+    return sorted((shapes_root / "shapes/JPEGImages").iterdir())[:5]
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """In place of torch.compile, the network itself; returns the sizes of its batches."""
+    sizes: list[int] = []
+
+    def compile(network, **_):
+        def run(images):
+            assert torch._inductor.config.freezing  # or the weights are inputs, and nothing is laid out or fused for them
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            sizes.append(len(images))
+            return network(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(compiled, "require_cpp_compiler", lambda *_: None)
+    return sizes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler here")
+def test_it_finds_the_same(checkpoint, paths):
+    plain, fused = (Predictor.from_checkpoint(checkpoint, "cpu", "float32", 0.35, compile=word) for word in (False, True))
+    assert_alike(fused(paths, batch_size=3), plain(paths))
+
+
+def test_few_sizes_are_compiled(checkpoint, paths, seen):
+    plain, fused = (Predictor.from_checkpoint(checkpoint, "cpu", "float32", 0.35, compile=word) for word in (False, True))
+    for photos in (paths, paths[:1], paths[:1]):
+        assert_alike(fused(photos, batch_size=3), plain(photos))
+    # Three photos as four, and the other two with them; one alone with them, and by itself once that has come twice.
+    assert seen == [4, 4, 4, 1]
+    assert not torch._inductor.config.freezing
+
+
+def test_batches_of_a_size_of_their_own(seen):
+    network = Compiled(for_inference(SSD300(2, width=0.05), torch.float32), CPU)
+    with torch.no_grad():
+        for count in (7, 7, 3, 3, 3, 9, 16):  # tiles of a camera's frames, and of photos
+            loc, conf, dbox_list = network(torch.zeros(count, 3, 300, 300))
+            assert (len(loc), len(conf), dbox_list.shape) == (count, count, (8732, 4))
+    assert seen == [8, 8, 8, 4, 4, 16, 16]
+
+
+def test_detect_compiles_where_it_is_asked_to(checkpoint, paths, seen, tmp_path):
+    for words in ([], ["--compile"]):
+        arguments = [
+            str(checkpoint),
+            str(paths[0]),
+            "--device",
+            "cpu",
+            "--no-pictures",
+            "--output",
+            str(tmp_path / str(len(words))),
+        ]
+        assert detect.main([*arguments, *words]) == 0
+        assert seen == [1] * len(words)
+
+
+def test_a_compiler_is_needed(checkpoint, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="compile: needs a C\\+\\+ compiler; install one, or name it in CXX"):
+        Predictor.from_checkpoint(checkpoint, "cpu", compile=True)
+
+
+def test_a_compilation_that_fails_is_told_in_one_line(monkeypatch, tmp_path):
+    """A compiler that is there and does not work, as one without its headers."""
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with torch.no_grad(), torch._inductor.config.patch({"cpp.cxx": (str(broken),)}), pytest.raises(RuntimeError) as caught:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(4))
+    answer = explain(caught.value)
+    assert answer is not None
+    (line,), code = answer
+    assert line.startswith("error: torch.compile failed (")
+    assert line.endswith("); do without it")
+    assert code == 1

@@ -1,0 +1,258 @@
+import os
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.dataset.photos import load_photos
+from data.loading.loader import Samples
+from ssd.config.schema import SourceConfig, TilesConfig
+from ssd.inference.predict import Thresholds, predict
+from ssd.inference.predictor import Detections, Predictor, for_inference, to_pixels
+from ssd.inference.tiles import Tiles
+from ssd.model import SSD300
+from ssd.preprocessing import IMAGENET, Preparation
+from ssd.system.images import ImageError, read_photo
+from ssd.weights.checkpoint import load_checkpoint
+from tests.conftest import ROOT
+from tests.processes import completed
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    return Predictor.from_checkpoint(checkpoint, "cpu", "float32", score_thresh=0.35)
+
+
+@pytest.fixture(scope="module")
+def paths(shapes_root):
+    return sorted((shapes_root / "shapes/JPEGImages").iterdir())[:5]
+
+
+def test_every_kind_of_photo_gives_the_same(predictor, paths):
+    rgb = [read_photo(path) for path in paths]
+    kinds = {
+        "path": paths,
+        "text": [str(path) for path in paths],
+        "rgb": rgb,
+        "pil": [Image.fromarray(image) for image in rgb],
+        "bytes": [torch.from_numpy(image).permute(2, 0, 1) for image in rgb],
+        "floats": [torch.from_numpy(image).permute(2, 0, 1) / 255 for image in rgb],
+    }
+    found = {name: predictor(photos) for name, photos in kinds.items()}
+    found["bgr"] = predictor([cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in rgb], bgr=True)
+    found["in twos"] = predictor(paths, batch_size=2)
+    found["alone"] = [predictor(path)[0] for path in paths]
+    assert sum(len(entry.labels) for entry in found["path"]) > 5
+    for entries in found.values():
+        assert_alike(entries, found["path"])
+
+
+def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_root):
+    classes = load_checkpoint(checkpoint).classes
+    photos = load_photos([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
+    preparation = Preparation(**load_checkpoint(checkpoint).preparation)
+    samples = Samples(photos, preparation.size, preparation.fill)
+    batch = samples.__getitems__([(0, i) for i in range(len(photos))])
+    limits = Thresholds(0.35, 0.45, 200)
+    expected = predict(predictor.model, batch.images, preparation, torch.device("cpu"), torch.float32, limits)
+    for i, (entry, theirs) in enumerate(zip(predictor([photos.path(i) for i in range(len(photos))]), expected, strict=True)):
+        np.testing.assert_allclose(entry.boxes, theirs["boxes"].numpy() * np.tile(photos.sizes[i], 2), atol=1e-3)
+        np.testing.assert_array_equal(entry.labels, theirs["labels"].numpy())
+        assert entry.names == [classes[label] for label in entry.labels]
+
+
+def test_photos_are_turned_upright(tmp_path):
+    image = Image.fromarray(np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        np.testing.assert_array_equal(to_pixels(opened), np.rot90(np.asarray(image), -1))
+    np.testing.assert_array_equal(to_pixels(tmp_path / "turned.png"), np.rot90(np.asarray(image), -1))
+
+
+def test_pil_images_of_every_depth():
+    grey = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1000
+    assert to_pixels(Image.fromarray(grey)).tolist() == np.repeat((grey >> 8)[..., None], 3, axis=2).tolist()
+    with pytest.raises(
+        ImageError, match="image 3: its pixels are floating-point numbers, of no known range; save it with 8 or 16 bits"
+    ):
+        to_pixels(Image.fromarray(grey.astype(np.float32)), 3)
+
+
+@pytest.mark.parametrize(
+    "photo, said",
+    [
+        ("missing.jpg", "missing.jpg: cannot be read: No such file"),
+        (np.zeros((4, 4, 3)), "image 0: expected an array .* got .* of float64"),
+        (np.zeros((4, 4, 2), np.uint8), "expected an array"),
+        (np.zeros((0, 4, 3), np.uint8), "expected an array"),
+        (torch.zeros(4, 4, 3), r"expected a tensor \[3, H, W\], got \[4, 4, 3\]"),
+        (torch.full((3, 4, 4), 255.0), "expected floats in 0..1, got 255 to 255"),
+        (torch.full((3, 4, 4), 1.5), "expected floats in 0..1, got 1.5 to 1.5"),
+        (torch.full((3, 4, 4), -0.5), "expected floats in 0..1, got -0.5 to -0.5"),
+        (np.zeros((4, 4, 3), np.uint16), "expected an array .* got .* of uint16"),
+        (torch.zeros(3, 0, 4), "expected an array"),
+        (Image.new("RGB", (0, 4)), "image 0: has no pixels"),
+        (None, "image 0: expected a path, an array, a PIL image or a tensor, got NoneType"),
+        (7, "image 0: expected a path, .* got int"),
+    ],
+)
+def test_what_is_no_photo_is_refused(predictor, photo, said):
+    for take in (predictor, to_pixels):
+        with pytest.raises(ImageError, match=said):
+            take(photo)
+
+
+def test_a_pil_image_whose_file_is_cut_off_is_refused(predictor, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "a.png") as photo, pytest.raises(ImageError, match="image 0: cannot be decoded"):
+        predictor(photo)
+
+
+def test_files_that_are_no_photos_are_refused(tmp_path):
+    for name, content in (("empty.jpg", b""), ("text.jpg", b"hello")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match=f"{name}: is no image"):
+            read_photo(tmp_path / name)
+
+
+def test_grey_photos_and_none_at_all(predictor):
+    assert to_pixels(np.full((4, 5), 7, np.uint8)).tolist() == np.full((4, 5, 3), 7).tolist()
+    assert predictor([]) == []
+    assert len(predictor(np.zeros((1, 1, 3), np.uint8))) == 1
+
+
+def test_photos_from_a_generator_and_arrays_of_every_layout(predictor, paths):
+    rgb = [read_photo(path) for path in paths]
+    expected = predictor(rgb)
+    assert_alike(predictor(path for path in paths), expected)
+    assert_alike(predictor(np.stack(rgb[:1])), expected[:1])
+    assert_alike(predictor([np.dstack([image, image[..., :1]]) for image in rgb]), expected)
+    assert_alike(predictor([np.asfortranarray(image[..., ::-1]) for image in rgb], bgr=True), expected)
+    assert_alike(predictor([image[::-1].copy()[::-1] for image in rgb]), expected)
+    grey = [image[:, ::-1, 1] for image in rgb]
+    assert_alike(predictor([image[..., None] for image in grey]), predictor(grey))
+    exact = [torch.from_numpy(image // 8 * 8).permute(2, 0, 1) for image in rgb]
+    half = [(image.float() / 255).half() for image in exact]
+    assert all((to_pixels(one) == to_pixels(other)).all() for one, other in zip(half, exact, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"score_thresh": 1.5}, "score_thresh: expected a number from 0 to 1, got 1.5"),
+        ({"score_thresh": float("nan")}, "score_thresh: expected a number from 0 to 1, got nan"),
+        ({"nms_thresh": -0.1}, "nms_thresh: expected a number from 0 to 1"),
+        ({"nms_thresh": "0.5"}, "nms_thresh: expected a number from 0 to 1, got '0.5'"),
+        ({"top_k": 0}, "top_k: expected a whole number from 1 on, got 0"),
+        ({"top_k": 2.5}, "top_k: expected a whole number from 1 on"),
+        ({"device": "gpu"}, "device: expected .* got 'gpu'"),
+        ({"device": 99}, "device: cuda:99 is asked for"),
+        ({"precision": "int8"}, "precision: expected auto, float32, bfloat16, float16, got 'int8'"),
+        ({"tiles": 1}, "tiles: expected"),
+        ({"tiles": Tiles(100, 1.0)}, "tiles: expected 32 pixels or more, and an overlap of 0 to 0.8, got"),
+        ({"device": np.int64(99)}, "device: cuda:99 is asked for"),
+    ],
+)
+def test_arguments_have_bounds(checkpoint, options, said):
+    with pytest.raises(ValueError, match=said):
+        Predictor.from_checkpoint(checkpoint, **{"device": "cpu", **options})
+
+
+def test_a_size_of_tiles_may_be_a_number_of_numpy(checkpoint):
+    assert Predictor.from_checkpoint(checkpoint, "cpu", tiles=np.int64(400)).tiles == Tiles(400, TilesConfig().overlap)
+
+
+def test_a_device_of_pytorch_and_bounds_of_a_batch(checkpoint, predictor):
+    assert Predictor.from_checkpoint(checkpoint, torch.device("cpu")).device == torch.device("cpu")
+    for size in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="batch_size: expected a whole number from 1 on"):
+            predictor([], batch_size=size)
+
+
+FORKED = """
+import multiprocessing, sys
+import numpy as np, torch
+from ssd.inference.predictor import Predictor
+
+torch.set_num_threads(4)
+predictor = Predictor.from_checkpoint(sys.argv[1], "cpu", "float32", score_thresh=0.35)
+photos = [np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)] * 4
+expected = predictor(photos)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    (found,) = pool.map(predictor, [photos])
+for ours, theirs in zip(expected, found, strict=True):
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_predictor_works_on_after_a_fork(checkpoint):
+    """The child waited for ever for threads that the parent alone has."""
+    done = completed([sys.executable, "-c", FORKED, str(checkpoint)], timeout=60, cwd=ROOT)
+    assert done.stdout == "done\n", done.stderr
+
+
+@pytest.mark.parametrize("batch_norm", ["none", "backbone", "all"])
+def test_a_network_for_inference_gives_the_same(batch_norm):
+    torch.manual_seed(0)
+    model = SSD300(4, batch_norm=batch_norm, width=0.05).eval()
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(norm.bias)
+            torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 300, 300)
+    network = for_inference(model, torch.float32)
+    assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for expected, found in zip(model(images), network(images), strict=True):
+            scale = expected.abs().max().item()
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * scale)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert len(model.state_dict()) == len(before)
+
+
+def test_weights_in_bfloat16_are_those_that_autocast_would_make():
+    torch.manual_seed(0)
+    model = SSD300(4, width=0.05).eval()
+    network = for_inference(model, torch.bfloat16)
+    assert network.backbone.conv1_1.conv.weight.dtype == torch.bfloat16
+    assert network.dbox_list.dtype == torch.float32
+    images = torch.randn(1, 3, 300, 300).to(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for expected, found in zip(model.to(memory_format=torch.channels_last)(images), network(images), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_large_photos_go_through_the_network_before_they_fill_the_memory(predictor):
+    large = np.broadcast_to(np.uint8(0), (8_000, 12_000, 3))  # 96 megapixels
+    assert not predictor.fills([large], 16)
+    assert predictor.fills([large, large], 16)
+    assert not predictor.fills([large[:300, :300]] * 15, 16)
+    assert predictor.fills([large[:300, :300]] * 16, 16)
+
+
+def assert_alike(found: list[Detections], expected: list[Detections]) -> None:
+    for entry, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(entry.boxes, wanted.boxes, atol=0.01)
+        np.testing.assert_allclose(entry.scores, wanted.scores, atol=1e-5)
+        assert entry.names == wanted.names
+
+
+def test_the_network_that_is_given_stays_as_it_is(checkpoint):
+    model = SSD300(4, width=0.05, batch_norm="backbone").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    predictor = Predictor(model, "abc", IMAGENET, torch.device("cpu"), torch.bfloat16, Thresholds())
+    predictor(np.zeros((40, 50, 3), np.uint8))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
