@@ -75,24 +75,24 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     find = partial(find_state, run.folder, resume, overwrite, run.say)
     found = find_same_state(run.world, find, lambda found: found.state)
     parts = build_parts(run, found.state)
-    samples, val_samples, preparation, schedule = parts.samples, parts.val_samples, parts.preparation, parts.schedule
-    state = first_state(run, preparation, found)
+    samples, val_samples, preprocessing, schedule = parts.samples, parts.val_samples, parts.preprocessing, parts.schedule
+    state = first_state(run, preprocessing, found)
     batches = train_batches(run, samples, schedule.iterations, state.iteration)
     make_folder(run.folder, state, found, run.world)
     list_damaged(run.folder, parts.damaged, run.world)
     describe(run, parts, state.iteration)
     checkpoints = Checkpoints(run.folder / "checkpoints", schedule.keep)
-    evaluate = partial(evaluate_photos, run, val_samples, preparation)
+    evaluate = partial(evaluate_photos, run, val_samples, preprocessing)
     with RunLog(run.folder, schedule.iterations, state, val_samples, run.world.is_main) as log:
         trainer = Trainer(parts.step, schedule, state, checkpoints, log, val_batches(run, val_samples), evaluate, run.stop)
         if state.iteration == 0:
             log.picture_samples(samples)
-        with explain_non_finite(run, samples, preparation, parts.model):
+        with explain_non_finite(run, samples, preprocessing, parts.model):
             best = trainer.fit(batches)
     if state.iteration >= schedule.iterations:
         run.say("nothing left to train")
     path = checkpoints.folder / BEST
-    finish(run, val_samples, path, best or evaluate_checkpoint(run, path, val_samples, preparation, parts.model))
+    finish(run, val_samples, path, best or evaluate_checkpoint(run, path, val_samples, preprocessing, parts.model))
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     if project == "here":
         raise CheckpointError(f"{options.file}: is a checkpoint of this application already")
     save_checkpoint(output, state)
-    model, mean = state.config["model"], ", ".join(f"{value:g}" for value in state.preparation["mean"])
+    model, mean = state.config["model"], ", ".join(f"{value:g}" for value in state.preprocessing["mean"])
     print(f"format: {project}; {len(state.weights)} tensors")
     print(f"classes: {', '.join(state.classes)}")
     print(f"DBoxes: {model['dboxes']}, clamped; norm of conv4_3: {model['conv4_3_norm']}; input: RGB minus {mean}")

@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     photos = [read_photo(path) for path in find_photos(state, options)]
     write = export_onnx if options.format == "onnx" else export_torch
     with naming(output):
-        write(output, predictor.model, predictor.preparation, predictor.classes, predictor.limits)
+        write(output, predictor.model, predictor.preprocessing, predictor.classes, predictor.limits)
     run, metadata = load_program(output, options.format, predictor.device)
     print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB; classes: {', '.join(json.loads(metadata['classes']))}")
     check(run, predictor, photos)
@@ -94,15 +94,15 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     from ssd.deploy.export import network_graph, save_onnx, with_detection
     from ssd.deploy.program import sparse_photos
     from ssd.deploy.quantise import detections_of, quantise
-    from ssd.evaluation.evaluate import figure_name, measured
-    from ssd.evaluation.pictures import spread
+    from ssd.evaluation.evaluate import compute_metric, metric_name
+    from ssd.evaluation.pictures import evenly_spaced
     from ssd.inference.predict import Thresholds
     from ssd.training.datasets import load_data, plain_samples
 
     with photos_needed("--int8 takes the run's training and validation photos; data.root=FOLDER tells where they are now"):
         run = run_of(state, options.overrides)
         photos = load_data(run)
-    train, val = (plain_samples(run, part, predictor.preparation) for part in (photos.train, photos.val))
+    train, val = (plain_samples(run, part, predictor.preprocessing) for part in (photos.train, photos.val))
     evaluation, num_val = run.config.eval, len(photos.val)
     limits = Thresholds(evaluation.score_thresh, evaluation.nms_thresh, evaluation.top_k)
     ground_truth = [photos.val.ground_truth(index) for index in range(num_val)]
@@ -110,15 +110,15 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     def graded(network: "ModelProto", kind: str) -> "VOCResult":
         program = with_detection(network, state.classes, limits)
         found = detections_of(program, map(val.image, tqdm(range(num_val), kind, unit="photo", disable=None, leave=False)))
-        result = measured(found, ground_truth, len(state.classes), evaluation.metric)
-        print(f"{kind}: {figure_name(result)} {result.mean_ap:.4f} on {num_val} validation photos", flush=True)
+        result = compute_metric(found, ground_truth, len(state.classes), evaluation.metric)
+        print(f"{kind}: {metric_name(result)} {result.mean_ap:.4f} on {num_val} validation photos", flush=True)
         return result
 
     def quantised(with_heads: bool) -> "ModelProto":
-        some = tqdm(spread(len(photos.train), NUM_CALIBRATION), "calibrating", unit="photo", disable=None, leave=False)
+        some = tqdm(evenly_spaced(len(photos.train), NUM_CALIBRATION), "calibrating", unit="photo", disable=None, leave=False)
         return quantise(network, map(train.image, some), with_heads)
 
-    network = network_graph(predictor.model, predictor.preparation)
+    network = network_graph(predictor.model, predictor.preprocessing)
     before = graded(network, "float32")
     tried = {"int8": quantised(with_heads=True)}
     results = {"int8": graded(tried["int8"], "int8")}
@@ -131,12 +131,12 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     max_loss = MAX_LOSS if options.max_loss is None else options.max_loss
     if not loss <= max_loss:
         raise Failure(f"int8 costs {100 * loss:.1f} points of mAP, more than {100 * max_loss:g}: not written; see --max-loss")
-    told = {"metric": figure_name(before), "float32": before.mean_ap, "int8": results[best].mean_ap, "photos": num_val}
+    told = {"metric": metric_name(before), "float32": before.mean_ap, "int8": results[best].mean_ap, "photos": num_val}
     program = with_detection(tried[best], state.classes, predictor.limits, {"int8": json.dumps(told)})
     with naming(output):
         save_onnx(output, program)
     print(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB ({best}); classes: {', '.join(state.classes)}")
-    some = [val.image(index) for index in spread(num_val, NUM_PHOTOS)]
+    some = [val.image(index) for index in evenly_spaced(num_val, NUM_PHOTOS)]
     sparse = sparse_photos(predictor, some)
     counts = [len(entry["labels"]) for entry in detections_of(program, [*sparse.values(), *some])]
     names = [*sparse, f"{len(some)} photos"]
@@ -203,7 +203,7 @@ def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
     Raises:
         UsageError: there are none.
     """
-    from ssd.evaluation.pictures import spread
+    from ssd.evaluation.pictures import evenly_spaced
     from ssd.system.images import SUFFIXES
     from ssd.training.datasets import load_part
 
@@ -216,7 +216,7 @@ def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
         with photos_needed("name a folder with --photos, or where they are now with data.root=FOLDER"):
             photos = load_part(run_of(state, options.overrides), "val")
         paths = [Path(photos.path(index)) for index in range(len(photos))]
-    return [paths[i] for i in spread(len(paths), NUM_PHOTOS)]
+    return [paths[i] for i in evenly_spaced(len(paths), NUM_PHOTOS)]
 
 
 def run_of(state: "TrainState", overrides: Sequence[str]) -> "Run":

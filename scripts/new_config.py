@@ -50,10 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ssd.autoconfig.proposal import propose
     from ssd.autoconfig.recipes import MINUTES
-    from ssd.autoconfig.starts import Wish
+    from ssd.autoconfig.starts import Budget
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    wish = Wish(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)
+    wish = Budget(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)
     text, summary = propose(options.folder, name, wish, time.perf_counter() - began)
     parse_config(parse_yaml(text, top_entry()), str(options.folder))
     write_whole(output, lambda file: file.write(text.encode()))

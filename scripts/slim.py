@@ -27,10 +27,10 @@ from ssd.system.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from data.loading.loader import Samples
+    from data.loading.loader import DetectionDataset
     from ssd.compress.prune import LayerFit
     from ssd.model import SSD300
-    from ssd.preprocessing import Preparation
+    from ssd.preprocessing import Preprocessing
     from ssd.training.run import Run
     from ssd.weights.checkpoint import TrainState
 
@@ -69,11 +69,11 @@ def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
     shape = ModelConfig(pretrained="none", width=options.width, batch_norm=options.batch_norm or "backbone")
     network = build_network(2, shape)
     pixels = resized(photos_of_folder(options.photos, options.number))
-    preparation = start_from_features(network, features, pixels, str(options.source), report)
+    preprocessing = start_from_features(network, features, pixels, str(options.source), report)
     layers = tuple(f"backbone.{name}." for name in network.backbone.layer_names()[:-2])
     weights = {name: value for name, value in network.state_dict().items() if name.startswith(layers)}
     print("fc6, fc7, the extra layers and the heads are not part of the file: they are drawn at random by model.init_from")
-    return TrainState(weights, [], preparation.to_plain(), {"model": shape.model_dump(mode="json")})
+    return TrainState(weights, [], preprocessing.to_plain(), {"model": shape.model_dump(mode="json")})
 
 
 def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainState":
@@ -82,7 +82,7 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
 
     from ssd.compress.prune import prune
     from ssd.config.schema import ModelConfig
-    from ssd.preprocessing import Preparation, prepare
+    from ssd.preprocessing import Preprocessing, normalize
     from ssd.training.validate import evaluate_photos
     from ssd.weights.checkpoint import TrainState, shape_of
     from ssd.weights.pretrained import build_network, network_of
@@ -93,24 +93,24 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     given = {"width": options.width, **({"batch_norm": options.batch_norm} if options.batch_norm else {})}
     shape = ModelConfig.model_validate({**shape_of(state.config["model"]), **given})
     narrow = build_network(len(state.classes) + 1, shape).eval()
-    preparation = Preparation(**state.preparation)
+    preprocessing = Preprocessing(**state.preprocessing)
     run = None if options.photos else run_of(state, options)
     photos = photos_of_folder(options.photos, options.number) if run is None else training_photos(run, options.number)
-    images = prepare(resized(photos), preparation, memory_format=torch.contiguous_format)
-    for fit in prune(wide, narrow, images):
-        report(fit)
-    samples = validation_samples(run, preparation) if run else None
+    images = normalize(resized(photos), preprocessing, memory_format=torch.contiguous_format)
+    for layer in prune(wide, narrow, images):
+        report(layer)
+    samples = validation_samples(run, preprocessing) if run else None
     for network in (wide, narrow):
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        figure = f", {evaluate_photos(run, samples, preparation, network).summary}" if run and samples else ""
+        figure = f", {evaluate_photos(run, samples, preprocessing, network).summary}" if run and samples else ""
         print(f"width {network.width:g}: {parameters:,} parameters, {gflop(network):.2f} GFLOP a photo{figure}", flush=True)
     config = {**state.config, "model": shape.model_dump(mode="json")}
-    return TrainState(narrow.state_dict(), state.classes, state.preparation, config)
+    return TrainState(narrow.state_dict(), state.classes, state.preprocessing, config)
 
 
-def report(fit: "LayerFit") -> None:
-    name = fit.name.removeprefix("backbone.").removeprefix("extras.")
-    print(f"{name:9} {fit.kept:5} of {fit.of:4} channels  unexplained variance {fit.unexplained:.3f}", flush=True)
+def report(layer: "LayerFit") -> None:
+    name = layer.name.removeprefix("backbone.").removeprefix("extras.")
+    print(f"{name:9} {layer.kept:5} of {layer.of:4} channels  unexplained variance {layer.unexplained:.3f}", flush=True)
 
 
 def run_of(state: "TrainState", options: argparse.Namespace) -> "Run":
@@ -129,13 +129,13 @@ def run_of(state: "TrainState", options: argparse.Namespace) -> "Run":
 
 def training_photos(run: "Run", number: int) -> "list[np.ndarray]":
     """Some of a run's training photos, pixels `[H, W, 3]` uint8 RGB."""
-    from ssd.evaluation.pictures import spread
+    from ssd.evaluation.pictures import evenly_spaced
     from ssd.preprocessing import IMAGENET
     from ssd.training.datasets import load_part, plain_samples
 
     photos = load_part(run, "train")
     samples = plain_samples(run, photos, IMAGENET)
-    return [samples.image(index) for index in spread(len(photos), number)]
+    return [samples.image(index) for index in evenly_spaced(len(photos), number)]
 
 
 def photos_of_folder(folder: Path, number: int) -> "list[np.ndarray]":
@@ -144,13 +144,13 @@ def photos_of_folder(folder: Path, number: int) -> "list[np.ndarray]":
     Raises:
         UsageError: there are none.
     """
-    from ssd.evaluation.pictures import spread
+    from ssd.evaluation.pictures import evenly_spaced
     from ssd.system.images import SUFFIXES, read_photo
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UsageError(f"--photos {folder}: no photos ({', '.join(SUFFIXES)})")
-    return [read_photo(paths[index]) for index in spread(len(paths), number)]
+    return [read_photo(paths[index]) for index in evenly_spaced(len(paths), number)]
 
 
 def resized(photos: "Sequence[np.ndarray]"):
@@ -158,9 +158,9 @@ def resized(photos: "Sequence[np.ndarray]"):
     import numpy as np
     import torch
 
-    from ssd.preprocessing import IMAGENET, fit
+    from ssd.preprocessing import IMAGENET, resize
 
-    return torch.from_numpy(np.stack([fit(photo, IMAGENET.size) for photo in photos]))
+    return torch.from_numpy(np.stack([resize(photo, IMAGENET.size) for photo in photos]))
 
 
 def gflop(network: "SSD300") -> float:
@@ -173,13 +173,13 @@ def gflop(network: "SSD300") -> float:
     return counter.get_total_flops() / 1e9
 
 
-def validation_samples(run: "Run", preparation: "Preparation") -> "Samples | None":
+def validation_samples(run: "Run", preprocessing: "Preprocessing") -> "DetectionDataset | None":
     """The run's validation photos; None, with a note, where they are not there."""
     from data.dataset.annotation import DataError
     from ssd.training.datasets import load_part, plain_samples
 
     try:
-        return plain_samples(run, load_part(run, "val"), preparation)
+        return plain_samples(run, load_part(run, "val"), preprocessing)
     except DataError as error:
         print(f"note: the validation photos cannot be read ({str(error).splitlines()[0]})", file=sys.stderr)
         return None

@@ -1,4 +1,4 @@
-"""Image preparation: which pixels of a photo become the network's input, and how. Defined once, kept in every checkpoint."""
+"""Image preprocessing: which pixels of a photo become the network's input, and how. Defined once, kept in every checkpoint."""
 
 from functools import cache
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor
 from ssd.boxes import is_apple
 
 
-class Preparation(NamedTuple):
+class Preprocessing(NamedTuple):
     """What a set of weights expects of its images. Means and scales are per channel, in the order R, G, B."""
 
     mean: tuple[float, float, float]  # subtracted from pixels in 0..255
@@ -26,20 +26,20 @@ class Preparation(NamedTuple):
         return red, green, blue
 
     def to_plain(self) -> dict[str, object]:
-        """Plain values, as a checkpoint holds them; `Preparation(**values)` reads them."""
+        """Plain values, as a checkpoint holds them; `Preprocessing(**values)` reads them."""
         return self._asdict()
 
 
 # torchvision's ImageNet weights: pixels in 0..1, normalised.
-IMAGENET = Preparation(mean=(123.675, 116.28, 103.53), scale=(1 / 58.395, 1 / 57.12, 1 / 57.375))
+IMAGENET = Preprocessing(mean=(123.675, 116.28, 103.53), scale=(1 / 58.395, 1 / 57.12, 1 / 57.375))
 # Weights that come from Caffe's VGG16, in the ports that turned its first layer to RGB: the mean alone.
-CAFFE = Preparation(mean=(123.0, 117.0, 104.0), scale=(1.0, 1.0, 1.0))
+CAFFE = Preprocessing(mean=(123.0, 117.0, 104.0), scale=(1.0, 1.0, 1.0))
 
 # VGG16's own weights, as Oxford trained them, with the first layer turned to RGB: the mean alone.
-OXFORD = Preparation(mean=(123.68, 116.779, 103.939), scale=(1.0, 1.0, 1.0))
+OXFORD = Preprocessing(mean=(123.68, 116.779, 103.939), scale=(1.0, 1.0, 1.0))
 
 
-def fit(image: np.ndarray, size: int) -> np.ndarray:
+def resize(image: np.ndarray, size: int) -> np.ndarray:
     """A photo `[H, W, 3]` uint8, stretched to the network's input as in evaluation: linear, without regard to the aspect."""
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
@@ -50,9 +50,9 @@ def inference_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if is_apple(device) else torch.channels_last
 
 
-def prepare(
+def normalize(
     images: Tensor,
-    preparation: Preparation,
+    preprocessing: Preprocessing,
     device: torch.device | None = None,
     memory_format: torch.memory_format | None = None,
 ) -> Tensor:
@@ -60,7 +60,7 @@ def prepare(
 
     Args:
         images: `[B, H, W, 3]` uint8, RGB.
-        preparation: what the weights expect.
+        preprocessing: what the weights expect.
         device: where the result shall be; by default where `images` are.
         memory_format: of the result, which that of all activations follows; by default that of inference. Pixels lie as
             channels_last has them.
@@ -73,14 +73,14 @@ def prepare(
     pixels = images.to(device, non_blocking=is_cuda).permute(0, 3, 1, 2).float()
     # What is made while code is compiled or exported belongs to that alone.
     constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
-    mean, scale = constants(preparation, pixels.device)
+    mean, scale = constants(preprocessing, pixels.device)
     prepared = (pixels - mean) * scale
-    ordered = prepared.flip(1) if preparation.channel_order == "bgr" else prepared
+    ordered = prepared.flip(1) if preprocessing.channel_order == "bgr" else prepared
     return ordered.contiguous(memory_format=memory_format or inference_format(pixels.device))
 
 
 @cache
-def _constants(preparation: Preparation, device: torch.device) -> tuple[Tensor, Tensor]:
+def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and scale `[3, 1, 1]`, sent to the device once: to send them is to wait for it."""
-    mean, scale = (torch.tensor(values, device=device)[:, None, None] for values in (preparation.mean, preparation.scale))
+    mean, scale = (torch.tensor(values, device=device)[:, None, None] for values in (preprocessing.mean, preprocessing.scale))
     return mean, scale

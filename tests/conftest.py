@@ -14,7 +14,7 @@ import torch
 from data.shapes import CLASSES, write_shapes
 from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, fit, prepare
+from ssd.preprocessing import IMAGENET, normalize, resize
 from ssd.system.download import DownloadError
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
@@ -55,7 +55,7 @@ def shared_data() -> Path:
 def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """For scripts/new_config.py: a fast machine, whose speed need not be measured, without weights and without a network."""
     from ssd.autoconfig import proposal, timing
-    from ssd.autoconfig.timing import Costs
+    from ssd.autoconfig.timing import Timings
     from ssd.weights import sources
 
     folder = tmp_path_factory.mktemp("hub")
@@ -63,7 +63,7 @@ def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setattr(sources, "SLIM", folder / "slim.pt")
     monkeypatch.setattr(sources, "fetch", refuse)
     monkeypatch.setattr(sources, "ask", refuse)
-    monkeypatch.setattr(proposal, "try_out", lambda *_: Costs(5, 0.1, 1, 0.1, 1, 2))
+    monkeypatch.setattr(proposal, "try_out", lambda *_: Timings(5, 0.1, 1, 0.1, 1, 2))
     monkeypatch.setattr(timing, "SECONDS", 0)
 
 
@@ -88,9 +88,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    tally = OF_WORKERS or bad_input()
-    if tally:
-        terminalreporter.write_line("bad input: " + ", ".join(f"{count} {name}" for name, count in tally.items()))
+    count_files = OF_WORKERS or bad_input()
+    if count_files:
+        terminalreporter.write_line("bad input: " + ", ".join(f"{count} {name}" for name, count in count_files.items()))
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +103,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> P
             module.momentum = 1  # takes a batch's statistics as they are
     with torch.no_grad():
         paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:16]
-        images = torch.from_numpy(np.stack([fit(read_photo(path), 300) for path in paths]))
-        model(prepare(images, IMAGENET))
+        images = torch.from_numpy(np.stack([resize(read_photo(path), 300) for path in paths]))
+        model(normalize(images, IMAGENET))
         for head in model.conf:
             torch.nn.init.normal_(head.weight, std=0.01)
             head.bias.view(-1, model.num_classes)[:, 0] = 2  # most DBoxes are background

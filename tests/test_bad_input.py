@@ -23,7 +23,7 @@ from PIL import Image
 
 import train
 from data.dataset.photos import load_photos
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from data.transforms.augment import Switches
 from scripts import check_data
 from ssd.config.schema import SourceConfig
@@ -334,7 +334,9 @@ def test_bad_input_data(row: Row, folder: Path, tmp_path: Path, capsys: pytest.C
         assert (len(photos), len(photos.labels)) == (row.photos, row.objects)
         # What the preflight lets in, training can use.
         for switches in (None, Switches()):
-            batch = Samples(photos, 300, IMAGENET.fill, switches=switches).__getitems__([(0, i) for i in range(len(photos))])
+            batch = DetectionDataset(photos, 300, IMAGENET.fill, switches=switches).__getitems__(
+                [(0, i) for i in range(len(photos))]
+            )
             assert batch.images.shape == (row.photos, 300, 300, 3)
             assert batch.targets.boxes.isfinite().all()
     TALLY["rows answered as specified"] += 1

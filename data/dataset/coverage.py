@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from data.dataset.annotation import similar_classes
-from data.dataset.photos import Photos
+from data.dataset.photos import Annotations
 from data.transforms.tiles import Windows
 from ssd.boxes import iou, to_corners
 from ssd.preprocessing import IMAGENET
@@ -16,20 +16,20 @@ EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
 CHUNK = 1024  # objects compared with all DBoxes at once
 
 
-def best_overlaps(photos: Photos | Windows, dbox_list: torch.Tensor) -> np.ndarray:
+def best_overlaps(photos: Annotations | Windows, dbox_list: torch.Tensor) -> np.ndarray:
     """The largest overlap of each object with any DBox `[N]`."""
     corners = to_corners(dbox_list)
     chunks = torch.from_numpy(all_boxes(photos)).split(CHUNK)
     return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
 
 
-def all_boxes(photos: Photos | Windows) -> np.ndarray:
+def all_boxes(photos: Annotations | Windows) -> np.ndarray:
     """All objects `[N, 4]` as corners relative to their photo or tile."""
     sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
     return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
 
 
-def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+def show(part: str, photos: Annotations, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
     """Prints one part's figures."""
     counts = np.diff(photos.starts)
     print(f"\ndata.{part}: {len(photos)} photos, {len(photos.labels)} objects; {int((counts == 0).sum())} photos without any")
@@ -50,7 +50,7 @@ def show(part: str, photos: Photos, overlaps: np.ndarray, thresh: float, dboxes:
     show_sizes(photos, overlaps, thresh, dboxes)
 
 
-def show_sizes(photos: Photos | Windows, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+def show_sizes(photos: Annotations | Windows, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
     """Prints how large the network sees the objects, and how many of them the DBoxes cover."""
     boxes = all_boxes(photos) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))

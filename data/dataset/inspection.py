@@ -81,7 +81,7 @@ def inspect(
     yield from WatchedLoader(DataLoader(_Inspection(skip_damaged), batch_sampler=batches, **options))
 
 
-def tally(paths: Sequence[str], read: Callable[[str], Iterable[T]], workers: int, watch: Watch) -> Counter[T]:
+def count_files(paths: Sequence[str], read: Callable[[str], Iterable[T]], workers: int, watch: Watch) -> Counter[T]:
     """How often each thing stands in many files, in the order in which they are met.
 
     Args:

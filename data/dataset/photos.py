@@ -25,7 +25,7 @@ MAX_DAMAGED = 0.05  # share of the photos that data.damaged: skip may leave out
 
 
 @dataclass(frozen=True)
-class Photos:
+class Annotations:
     """n photos and their N objects in a few arrays: what loader workers share without ever touching (and copying) it."""
 
     classes: tuple[str, ...]
@@ -77,9 +77,9 @@ class Photos:
         return [name for name, count in zip(self.classes, counts, strict=True) if not count]
 
     @staticmethod
-    def joined(parts: Sequence["Photos"]) -> "Photos":
+    def joined(parts: Sequence["Annotations"]) -> "Annotations":
         """One after the other; all of the same classes."""
-        return Photos(
+        return Annotations(
             classes=parts[0].classes,
             paths=np.concatenate([part.paths for part in parts]),
             sizes=np.concatenate([part.sizes for part in parts]),
@@ -108,7 +108,7 @@ class Photos:
             "their annotations are where those of the others are"
         )
 
-    def shared_with(self, other: "Photos") -> list[tuple[str, str]]:
+    def shared_with(self, other: "Annotations") -> list[tuple[str, str]]:
         """The photos of the other that are here too, by their content: the path here, and the one there."""
         first = dict(zip(self.contents[::-1].tolist(), range(len(self))[::-1], strict=True))
         rows = np.flatnonzero(np.isin(other.contents, self.contents)).tolist()
@@ -120,12 +120,12 @@ class Photos:
         rows = np.flatnonzero(first[which] != np.arange(len(self))).tolist()
         return [(self.path(int(first[which[row]])), self.path(row)) for row in rows]
 
-    def select(self, indices: Sequence[int]) -> "Photos":
+    def select(self, indices: Sequence[int]) -> "Annotations":
         """These photos only, in this order."""
         rows = [np.arange(self.starts[i], self.starts[i + 1]) for i in indices]
         objects = np.concatenate([np.zeros(0, np.int64), *rows])
         starts = np.cumsum([0, *map(len, rows)])
-        return Photos(
+        return Annotations(
             self.classes, self.paths[indices], self.sizes[indices], starts,
             self.boxes[objects], self.labels[objects], self.difficult[objects], self.truncated[objects], self.contents[indices],
         )  # fmt: skip
@@ -133,9 +133,9 @@ class Photos:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Photos, and what was mended on the way, for the user to read once."""
+    """Annotations, and what was mended on the way, for the user to read once."""
 
-    photos: Photos
+    photos: Annotations
     notes: tuple[str, ...]
     damaged: tuple[str, ...]  # why photos were left out, a line for each fault
     num_damaged: int  # photos that were left out
@@ -241,7 +241,7 @@ def _read(
 
 
 def _loaded(classes: tuple[str, ...], batches: Sequence[Inspected], notes: Sequence[str]) -> Loaded:
-    photos = Photos(
+    photos = Annotations(
         classes=classes,
         paths=np.array([path for batch in batches for path in batch.paths], np.bytes_),
         sizes=np.concatenate([np.zeros((0, 2), np.int32), *(batch.sizes for batch in batches)]),
@@ -288,14 +288,14 @@ def _named(places: Sequence[str], count: int) -> str:
 
 
 def _remember(cache: SourceCache, part: Loaded) -> None:
-    arrays = {field.name: getattr(part.photos, field.name) for field in fields(Photos) if field.name != "classes"}
+    arrays = {field.name: getattr(part.photos, field.name) for field in fields(Annotations) if field.name != "classes"}
     said = {"notes": part.notes, "damaged": part.damaged, "num_damaged": part.num_damaged}
     cache.remember(part.photos.paths, arrays, said)
 
 
 def _recalled(classes: tuple[str, ...], known: Content) -> Loaded:
     said = known.said
-    return Loaded(Photos(classes, **known.arrays), tuple(said["notes"]), tuple(said["damaged"]), said["num_damaged"])
+    return Loaded(Annotations(classes, **known.arrays), tuple(said["notes"]), tuple(said["damaged"]), said["num_damaged"])
 
 
 def _checked(parts: Sequence[Loaded], fraction: float) -> Loaded:
@@ -304,7 +304,7 @@ def _checked(parts: Sequence[Loaded], fraction: float) -> Loaded:
     Raises:
         DataError: no photo is left, or so many are damaged that something else is likely to be wrong.
     """
-    photos = Photos.joined([part.photos for part in parts])
+    photos = Annotations.joined([part.photos for part in parts])
     damaged = [line for part in parts for line in part.damaged]
     num_damaged = sum(part.num_damaged for part in parts)
     notes = [note for part in parts for note in part.notes]
@@ -322,7 +322,7 @@ def _checked(parts: Sequence[Loaded], fraction: float) -> Loaded:
     return Loaded(photos, tuple(notes), tuple(damaged), num_damaged)
 
 
-def shared_warning(train: Photos, val: Photos) -> list[str]:
+def shared_warning(train: Annotations, val: Annotations) -> list[str]:
     """A line where photos that are trained on are evaluated on as well, by whatever name."""
     shared = train.shared_with(val)
     if not shared:

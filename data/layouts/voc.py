@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from data.dataset.annotation import DataError
-from data.dataset.inspection import Watch, tally, unwatched
+from data.dataset.inspection import Watch, count_files, unwatched
 from data.dataset.listing import Entry, composed, counted, unquoted
 from data.dataset.splits import role
 from data.layouts.tree import Pairs, Tree, key_of, pair, part_of, photo_named, split_of, stem_of
@@ -96,7 +96,7 @@ class Voc:
 
     def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Counter[str]:
         """How many objects of each name there are, in the order in which they are met; what cannot be read counts as none."""
-        return tally([str(self.tree.path(path)) for path in sorted(self.pairs.photos)], names_in, workers, watch)
+        return count_files([str(self.tree.path(path)) for path in sorted(self.pairs.photos)], names_in, workers, watch)
 
     def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
         """The photos of a split; arguments as in `data.layouts.find.Layout`."""

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from data.dataset.annotation import DataError
-from data.dataset.inspection import Watch, tally, unwatched
+from data.dataset.inspection import Watch, count_files, unwatched
 from data.dataset.listing import Entry, counted
 from data.dataset.splits import role
 from data.layouts.named import read_settings
@@ -172,7 +172,7 @@ class Yolo:
         Raises:
             DataError: a file of names cannot be used; or there is none, and a number is likely to be wrong.
         """
-        numbers = tally([str(self.tree.path(path)) for path in self.pairs.photos], numbers_in, workers, watch)
+        numbers = count_files([str(self.tree.path(path)) for path in self.pairs.photos], numbers_in, workers, watch)
         names = self.names or self._unnamed(numbers)
         counts: Counter[str] = Counter()
         for number, name in names.items():

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.dataset.images import read_image
-from data.dataset.photos import Photos
+from data.dataset.photos import Annotations
 from data.loading.image_cache import ImageCache
 from data.loading.workers import WatchedLoader, worker_options
 from data.transforms.augment import Plan, Switches, draw_plan, plain_plan, reduced_plan
@@ -22,7 +22,7 @@ from ssd.system.stop import StopRequest
 Key = tuple[int, int]  # epoch, index
 
 
-class Samples(Dataset[Batch]):
+class DetectionDataset(Dataset[Batch]):
     """Photos, and tiles of large ones, as samples. What a sample looks like depends on (seed, epoch, index) alone.
 
     Args:
@@ -38,7 +38,7 @@ class Samples(Dataset[Batch]):
 
     def __init__(
         self,
-        photos: Photos,
+        photos: Annotations,
         size: int,
         fill: tuple[int, int, int],
         seed: int = 0,
@@ -208,7 +208,7 @@ def choose_workers(workers: int | str, device: torch.device, world: World) -> in
 
 
 def make_loader(
-    samples: Samples, order: Sampler[list[Key]], workers: int, device: torch.device, stop: StopRequest | None = None
+    samples: DetectionDataset, order: Sampler[list[Key]], workers: int, device: torch.device, stop: StopRequest | None = None
 ) -> WatchedLoader[Batch]:
     """The loader of `samples` in that order; batches come whole, pinned where the device is a GPU.
 

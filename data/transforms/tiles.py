@@ -5,14 +5,14 @@ from typing import Self
 
 import numpy as np
 
-from data.dataset.photos import Photos
+from data.dataset.photos import Annotations
 from ssd.config.schema import TilesConfig
 from ssd.inference.tiles import Tiles, places_within, tile_starts, tile_windows
 
 
 @dataclass(frozen=True)
 class Windows:
-    """m windows of n photos, and the M objects that they show, in a few arrays, as `Photos` are. The first n are the whole
+    """m windows of n photos, and the M objects that they show, in a few arrays, as `Annotations` are. The first n are the whole
     photos, then come the tiles of the first photo, of the second, ..."""
 
     photos: np.ndarray  # [m] int64: the photo that each is a window of
@@ -24,7 +24,7 @@ class Windows:
     trained: np.ndarray  # [m] bool: whole photos, tiles with objects, and those that were drawn of the others
 
     @classmethod
-    def whole(cls, photos: Photos) -> Self:
+    def whole(cls, photos: Annotations) -> Self:
         """The photos alone."""
         edges = np.concatenate([np.zeros_like(photos.sizes), photos.sizes], axis=1)
         trained = np.ones(len(photos), bool)
@@ -67,7 +67,7 @@ class Windows:
         return self.select(self.trained)
 
 
-def cut(photos: Photos, options: TilesConfig | None, seed: int) -> Windows:
+def cut(photos: Annotations, options: TilesConfig | None, seed: int) -> Windows:
     """Photos whole, and all tiles of those that are larger than one.
 
     An object belongs to every tile that at least `options.keep` of its area lies in, clipped to it. Of an object with less the
@@ -103,7 +103,7 @@ def cut(photos: Photos, options: TilesConfig | None, seed: int) -> Windows:
     )
 
 
-def _shown(photos: Photos, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+def _shown(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of an object and a tile that shows some of it: rows of `photos.boxes`, and numbers of tiles, rising."""
     owners = np.repeat(np.arange(len(photos)), np.diff(photos.starts))
     of_large = np.flatnonzero((photos.sizes[owners] > tiles.size).any(axis=1))

@@ -23,9 +23,9 @@ def bench_train(setting: Setting, batch_size: int) -> list[Row]:
         folder = Path(name)
         command = real_command(setting, folder, batch_size, f"train.iterations={3 * steps}", f"log_every={steps}")
         run = Run(config, World(), setting.device, setting.dtype, folder / "step", StopRequest())
-        model, preparation = build_model(run, None)
+        model, preprocessing = build_model(run, None)
         schedule = build_schedule(run, len(photos))
-        step = build_step(run, model, preparation, schedule)
+        step = build_step(run, model, preprocessing, schedule)
         batch = real_batch(photos, batch_size)
         own_step: Runs = {"step": lambda: step([batch], 0)}
         before = measure(own_step, setting, steps)["step"]

@@ -7,8 +7,8 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.dataset.photos import Photos
-from data.loading.loader import Samples
+from data.dataset.photos import Annotations
+from data.loading.loader import DetectionDataset
 from data.transforms.augment import Switches
 from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, rows
 from ssd.preprocessing import IMAGENET
@@ -18,7 +18,7 @@ def bench_data(setting: Setting, batch_size: int) -> list[Row]:
     """One process, from files on disk to augmented uint8 batches; floor: decoding and one resize."""
     photos, size = setting.photos, IMAGENET.size
     indices = np.random.default_rng(0).permutation(len(photos))[: 8 * batch_size].tolist()
-    samples = Samples(photos, size, IMAGENET.fill, switches=Switches())
+    samples = DetectionDataset(photos, size, IMAGENET.fill, switches=Switches())
 
     def ours() -> None:
         for start in range(0, len(indices), batch_size):
@@ -42,7 +42,7 @@ def bench_data(setting: Setting, batch_size: int) -> list[Row]:
     return rows("data", len(indices), "samples/s", seconds)
 
 
-def torchvision_samples(photos: Photos, indices: list[int], size: int) -> None:
+def torchvision_samples(photos: Annotations, indices: list[int], size: int) -> None:
     """The SSD preset of torchvision's training reference, and the resize that its model does."""
     preset = v2.Compose(
         [

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from data.dataset.photos import Photos
-from data.loading.loader import Samples
+from data.dataset.photos import Annotations
+from data.loading.loader import DetectionDataset
 from ssd.batch import Batch
 from ssd.config.schema import Config
 from ssd.preprocessing import IMAGENET
@@ -22,7 +22,7 @@ class Setting(NamedTuple):
     """What the cases have in common."""
 
     config: Config
-    photos: Photos
+    photos: Annotations
     device: torch.device
     dtype: torch.dtype
     rounds: int
@@ -82,7 +82,7 @@ def show(measured: list[Row]) -> None:
         print(f"  {row.variant:46}  {figures}{', its best' if row.is_best else ''}", flush=True)
 
 
-def real_batch(photos: Photos, batch_size: int) -> Batch:
+def real_batch(photos: Annotations, batch_size: int) -> Batch:
     """Photos without augmentation, the same every time."""
-    samples = Samples(photos, IMAGENET.size, IMAGENET.fill)
+    samples = DetectionDataset(photos, IMAGENET.size, IMAGENET.fill)
     return samples.__getitems__([(0, i % len(photos)) for i in range(batch_size)])

@@ -15,7 +15,7 @@ from scripts.benchmarks.networks import (
 )
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
-from ssd.preprocessing import IMAGENET, prepare
+from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.device import choose_training_format
 from ssd.training.optimizer import make_optimizer
 
@@ -51,7 +51,7 @@ def our_step(setting: Setting, batch: Batch, memory_format: torch.memory_format,
     pinned = batch.images.pin_memory() if setting.device.type == "cuda" else batch.images
 
     def step() -> None:
-        images = prepare(pinned, IMAGENET, setting.device, memory_format)
+        images = normalize(pinned, IMAGENET, setting.device, memory_format)
         with torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32):
             loc, conf, dbox_list = network(images)
         matched = criterion.match(batch.targets.to(setting.device), dbox_list)

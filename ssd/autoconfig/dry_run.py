@@ -21,7 +21,7 @@ def dry_run(run: Run, began: float) -> None:
     """
     parts = build_parts(run, None)
     describe(run, parts, 0)
-    costs = measure(run, parts, time.perf_counter() - began)
+    timings = measure(run, parts, time.perf_counter() - began)
     schedule = parts.schedule
     iterations = schedule.iterations
     evaluations = -(-iterations // schedule.eval_every)
@@ -35,12 +35,12 @@ def dry_run(run: Run, began: float) -> None:
         if cache
         else ""
     )
-    run.say(f"a step takes {costs.step:.2f} s ({run.batch_size / costs.step:.1f} images/s) and {memory}{more}")
+    run.say(f"a step takes {timings.step:.2f} s ({run.batch_size / timings.step:.1f} images/s) and {memory}{more}")
     run.say(
-        f"start {costs.start:.0f} s, an evaluation {costs.evaluation:.1f} s, a checkpoint {costs.checkpoint:.1f} s, "
-        f"report {costs.end:.1f} s" + (f", decoding all photos once {costs.decoding:.0f} s" if cache else "")
+        f"start {timings.start:.0f} s, an evaluation {timings.evaluation:.1f} s, a checkpoint {timings.checkpoint:.1f} s, "
+        f"report {timings.end:.1f} s" + (f", decoding all photos once {timings.decoding:.0f} s" if cache else "")
     )
-    whole = duration(costs.of_run(iterations, evaluations, iterations // schedule.checkpoint_every))
-    if costs.warning:
-        run.say(costs.warning)
+    whole = duration(timings.of_run(iterations, evaluations, iterations // schedule.checkpoint_every))
+    if timings.warning:
+        run.say(timings.warning)
     run.say(f"the run will take about {whole}: {iterations} steps and {evaluations} evaluations")

@@ -14,7 +14,7 @@ from data.dataset.annotation import DataError, similar_classes
 from data.dataset.coverage import all_boxes, best_overlaps
 from data.dataset.inspection import Watch
 from data.dataset.listing import WARNING, attributed, spelt
-from data.dataset.photos import Loaded, Photos, load_photos, shared_warning
+from data.dataset.photos import Annotations, Loaded, load_photos, shared_warning
 from data.dataset.source_cache import FolderDigest
 from data.dataset.splits import choose
 from data.layouts.find import find_layout, shortage
@@ -23,9 +23,9 @@ from data.loading.image_cache import cache_bytes
 from data.loading.loader import choose_workers
 from data.loading.workers import num_caches
 from ssd.autoconfig.dbox_fit import Sizes, coverage, fit, objects_of
-from ssd.autoconfig.recipes import FITTED, OWN_DBOXES, Choice, Length, Recipe, batch_size, choose_dboxes, network, training
-from ssd.autoconfig.starts import Start, Wish, choose_start, more_time
-from ssd.autoconfig.timing import Costs
+from ssd.autoconfig.recipes import FITTED, OWN_DBOXES, Length, Recipe, Setting, batch_size, choose_dboxes, network, training
+from ssd.autoconfig.starts import Budget, StartPlan, choose_start, more_time
+from ssd.autoconfig.timing import Timings
 from ssd.autoconfig.trial import try_out
 from ssd.config.entries import top_entry
 from ssd.config.file import parse_config
@@ -52,7 +52,7 @@ class Proposal(NamedTuple):
     summary: str
 
 
-def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
+def propose(folder: Path, name: str, wish: Budget, start: float) -> Proposal:
     """A configuration for a folder, by what is in it and what the machine does in some seconds.
 
     Args:
@@ -87,16 +87,16 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     if fitted:
         shares[FITTED] = coverage(fitted, objects_of(all_boxes(train), train.labels))
     found = {
-        "output_dir": Choice(f"runs/{name}"),
-        "data.classes": Choice(list(counts)),
-        "data.root": Choice(root),
-        "data.train": Choice([{"path": path, **sources[0]}]),
-        "data.val": Choice([{"path": path, **sources[1]}]),
+        "output_dir": Setting(f"runs/{name}"),
+        "data.classes": Setting(list(counts)),
+        "data.root": Setting(root),
+        "data.train": Setting([{"path": path, **sources[0]}]),
+        "data.val": Setting([{"path": path, **sources[1]}]),
         **cache_choice(train, wish.device),
         **damaged_choice(*loaded),
     }
 
-    def measured(recipe: Recipe) -> Costs:
+    def measured(recipe: Recipe) -> Timings:
         print(f"timing some steps of the network ({recipe.name})", flush=True)
         trial, freeze = trial_choices(recipe, wish.device, len(train))
         return try_out(parse_config(parse_yaml(render({**found, **trial}), top_entry())), freeze, Data(train, val, []), start)
@@ -106,13 +106,13 @@ def propose(folder: Path, name: str, wish: Wish, start: float) -> Proposal:
     dboxes, why = choices["model.dboxes"]
     taken = fitted if fitted and dboxes == FITTED else dboxes
     if isinstance(taken, Sizes):
-        choices["model.dboxes"] = Choice(taken.to_plain(), why)
+        choices["model.dboxes"] = Setting(taken.to_plain(), why)
     head = f"# {folder.name}: {len(counts)} classes, {len(train)} photos to train on; written by scripts/new_config.py.\n"
     notes = (*notes_of(loaded), *similar_classes(counts), *elsewhere(train, val), *tiles_note(train, spec_of(taken)))
     summary = [
         *first_faults(left_out(loaded), MAX_FAULTS),
         *shared_warning(train, val),
-        *([chosen.costs.warning] if chosen.costs.warning else []),
+        *([chosen.timings.warning] if chosen.timings.warning else []),
         *(note if note.startswith(WARNING) else f"note: {note}" for note in notes),
         f"{folder}: {kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",
         f"classes: {', '.join(f'{each} ({count})' for each, count in counts.items())}",
@@ -138,7 +138,7 @@ def require_class_names(folder: Path, counts: Mapping[str, int]) -> None:
             raise DataError(f"{folder}: {told}") from None
 
 
-def elsewhere(train: Photos, val: Photos) -> Iterator[str]:
+def elsewhere(train: Annotations, val: Annotations) -> Iterator[str]:
     """A note of the classes that other splits alone have objects of."""
     present = {*train.labels.tolist(), *val.labels.tolist()}
     absent = [name for label, name in enumerate(train.classes) if label not in present]
@@ -155,14 +155,14 @@ def notes_of(loaded: list[Loaded]) -> list[str]:
     return [attributed(" and ".join(names), note) for note, names in parts.items()]
 
 
-def told(start: Start, wish: Wish, num_photos: int) -> str:
+def told(start: StartPlan, wish: Budget, num_photos: int) -> str:
     """What was chosen to start from and how long the run is going to be, for the user."""
     planned, size = start.length, batch_size(wish.device, num_photos)
     epochs = f"{planned.epochs} epochs" if planned.epochs else "less than an epoch"
     lines = [
         *start.notes,
         f"start: {start.recipe.name}; {start.why}",
-        f"length: {epochs}, {planned.iterations:,} iterations of {size} photos, {start.costs.step:.2f} s each here: about "
+        f"length: {epochs}, {planned.iterations:,} iterations of {size} photos, {start.timings.step:.2f} s each here: about "
         f"{duration(planned.seconds)} in all; {more_time(start, wish, num_photos)}",
     ]
     if planned.seconds > 60 * wish.minutes:
@@ -206,7 +206,7 @@ def place(folder: Path) -> tuple[str, str]:
     return str(parent.relative_to(here) if parent.is_relative_to(here) else parent), full.name
 
 
-def dbox_shares(photos: Photos) -> dict[str, float]:
+def dbox_shares(photos: Annotations) -> dict[str, float]:
     """The share of the objects that each kind of DBoxes covers at overlap 0.5; the mean over the classes, as mAP is one."""
     counts = np.bincount(photos.labels)
     present = counts > 0
@@ -218,14 +218,14 @@ def dbox_shares(photos: Photos) -> dict[str, float]:
     return {name: share(spec) for name, spec in DBOX_SPECS.items()}
 
 
-def fitted_dboxes(photos: Photos, shares: dict[str, float]) -> Sizes | None:
+def fitted_dboxes(photos: Annotations, shares: dict[str, float]) -> Sizes | None:
     """DBoxes that are made for the objects; None where those with names leave too little to gain."""
     if max(shares.values()) + OWN_DBOXES >= 1:
         return None
     return fit(objects_of(all_boxes(photos), photos.labels))
 
 
-def tiles_note(photos: Photos, spec: DBoxSpec) -> list[str]:
+def tiles_note(photos: Annotations, spec: DBoxSpec) -> list[str]:
     """A line where many objects of large photos are smaller than every DBox."""
     smallest, size = spec.maps[0].min_size, TilesConfig().size
     boxes = all_boxes(photos) * spec.image_size
@@ -240,22 +240,26 @@ def tiles_note(photos: Photos, spec: DBoxSpec) -> list[str]:
     ]
 
 
-def cache_choice(photos: Photos, device: str) -> dict[str, Choice]:
+def cache_choice(photos: Annotations, device: str) -> dict[str, Setting]:
     """Whether decoded photos are kept in memory."""
     size = cache_bytes(photos.sizes, IMAGENET.size) * num_caches(choose_workers("auto", torch.device(device), World()))
     if size > MEMORY_SHARE * free_memory():
         return {}
-    return {"data.cache": Choice("ram", f"decoded once; all of them take {size / 2**30:.1f} GiB")}
+    return {"data.cache": Setting("ram", f"decoded once; all of them take {size / 2**30:.1f} GiB")}
 
 
-def damaged_choice(train: Loaded, val: Loaded) -> dict[str, Choice]:
+def damaged_choice(train: Loaded, val: Loaded) -> dict[str, Setting]:
     """Whether damaged photos are left out."""
     if not train.num_damaged + val.num_damaged:
         return {}
-    return {"data.damaged": Choice("skip", f"{train.num_damaged} to train on, {val.num_damaged} to evaluate on cannot be read")}
+    return {
+        "data.damaged": Setting("skip", f"{train.num_damaged} to train on, {val.num_damaged} to evaluate on cannot be read")
+    }
 
 
-def run_choices(start: Start, device: str, num_photos: int, num_val_photos: int, shares: dict[str, float]) -> dict[str, Choice]:
+def run_choices(
+    start: StartPlan, device: str, num_photos: int, num_val_photos: int, shares: dict[str, float]
+) -> dict[str, Setting]:
     """Network, loss, length and evaluations.
 
     Args:
@@ -268,21 +272,21 @@ def run_choices(start: Start, device: str, num_photos: int, num_val_photos: int,
     model = network(start.recipe, device, num_photos)
     return {
         **model,
-        "model.pretrained": Choice(model["model.pretrained"].value, start.why),
+        "model.pretrained": Setting(model["model.pretrained"].value, start.why),
         "model.dboxes": choose_dboxes(shares, start.recipe.dboxes),
-        "loss.min_neg": Choice(3, "photos without objects teach too: what is none"),
+        "loss.min_neg": Setting(3, "photos without objects teach too: what is none"),
         **training(start.recipe, start.length, device, num_photos, num_val_photos),
     }
 
 
-def trial_choices(recipe: Recipe, device: str, num_photos: int) -> tuple[dict[str, Choice], str | None]:
+def trial_choices(recipe: Recipe, device: str, num_photos: int) -> tuple[dict[str, Setting], str | None]:
     """The same for a trial without weights, and the last layer that is frozen."""
-    choices = {**network(recipe, device, num_photos), "model.pretrained": Choice("none")}
-    freeze = choices.pop("model.freeze", Choice(None)).value
+    choices = {**network(recipe, device, num_photos), "model.pretrained": Setting("none")}
+    freeze = choices.pop("model.freeze", Setting(None)).value
     return {**choices, **training(recipe, Length(1000, 1, 1, 0.0, 0), device, num_photos, 0)}, freeze
 
 
-def render(choices: dict[str, Choice]) -> str:
+def render(choices: dict[str, Setting]) -> str:
     """The YAML of choices by dotted name, those of a section one after the other; each with its reason behind it."""
     lines = []
     current = ""

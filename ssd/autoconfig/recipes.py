@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ssd.autoconfig.timing import Costs
+from ssd.autoconfig.timing import Timings
 
 
-class Choice(NamedTuple):
+class Setting(NamedTuple):
     """The value of one entry, and why."""
 
     value: Any
     reason: str = ""
 
 
-Choices = dict[str, Choice]
+Choices = dict[str, Setting]
 
 MINUTES = {"cpu": 30.0, "cuda": 60.0}  # of the first run: on a GPU an hour is half of the paper's run or more
 MARGIN = 0.9  # of these minutes that are planned: a machine is not always as fast as when it was asked
@@ -47,46 +47,46 @@ class Recipe(NamedTuple):
     train: Choices
     epochs: int  # more of them bring nothing
     dboxes: str | None = None  # that the weights have learned
-    cpu: Mapping[str, Choice] = MappingProxyType({})  # what a CPU has beside or in place of these
-    few: Mapping[str, Choice] = MappingProxyType({})  # what fewer than FEW_PHOTOS have
+    cpu: Mapping[str, Setting] = MappingProxyType({})  # what a CPU has beside or in place of these
+    few: Mapping[str, Setting] = MappingProxyType({})  # what fewer than FEW_PHOTOS have
 
 
-SHORT_RUN = {"train.schedule": Choice("cosine", "a short run ends at a learning rate of 0")}
+SHORT_RUN = {"train.schedule": Setting("cosine", "a short run ends at a learning rate of 0")}
 SGD = {
-    "train.lr": Choice(1e-3, "SGD, as the weights were trained"),
+    "train.lr": Setting(1e-3, "SGD, as the weights were trained"),
     **SHORT_RUN,
 }
 ADAMW = {
-    "train.optimizer": Choice("adamw", "on few photos it learns faster than SGD"),
-    "train.weight_decay": Choice(0.05, "AdamW's steps do not shrink with the gradient: its decay is larger than SGD's"),
-    "train.clip_grad_norm": Choice(10.0, "the first gradients of new heads are large"),
+    "train.optimizer": Setting("adamw", "on few photos it learns faster than SGD"),
+    "train.weight_decay": Setting(0.05, "AdamW's steps do not shrink with the gradient: its decay is larger than SGD's"),
+    "train.clip_grad_norm": Setting(10.0, "the first gradients of new heads are large"),
     **SHORT_RUN,
 }
-FROZEN = Choice("conv3_3", "edges and textures stay as they are, which saves their backward pass")
-FROZEN_FEW = Choice("conv3_3", "few photos cannot teach edges and textures better than many did")
+FROZEN = Setting("conv3_3", "edges and textures stay as they are, which saves their backward pass")
+FROZEN_FEW = Setting("conv3_3", "few photos cannot teach edges and textures better than many did")
 
 CPU_FROZEN, FEW_FROZEN = {"model.freeze": FROZEN}, {"model.freeze": FROZEN_FEW}
 
-COCO = Recipe("coco", {"model.pretrained": Choice("coco")}, SGD, 100, "coco", CPU_FROZEN, FEW_FROZEN)
-IMAGENET = Recipe("imagenet", {"model.pretrained": Choice("imagenet")}, SGD, 200, None, CPU_FROZEN, FEW_FROZEN)
+COCO = Recipe("coco", {"model.pretrained": Setting("coco")}, SGD, 100, "coco", CPU_FROZEN, FEW_FROZEN)
+IMAGENET = Recipe("imagenet", {"model.pretrained": Setting("imagenet")}, SGD, 200, None, CPU_FROZEN, FEW_FROZEN)
 SLIM = Recipe(
     "slim",
     {
-        "model.pretrained": Choice("slim"),
-        "model.batch_norm": Choice("backbone", "as these weights have it"),
-        "model.width": Choice(0.25, "as these weights have it: a sixteenth of the whole network's arithmetic"),
+        "model.pretrained": Setting("slim"),
+        "model.batch_norm": Setting("backbone", "as these weights have it"),
+        "model.width": Setting(0.25, "as these weights have it: a sixteenth of the whole network's arithmetic"),
     },
-    {**ADAMW, "train.lr": Choice(5e-4, "half of that from scratch: the weights know something already")},
+    {**ADAMW, "train.lr": Setting(5e-4, "half of that from scratch: the weights know something already")},
     150,
     "voc",
     few=FEW_FROZEN,
 )
 SCRATCH = Recipe(
     "scratch",
-    {"model.pretrained": Choice("none"), "model.batch_norm": Choice("backbone", "what makes training from scratch work")},
-    {**ADAMW, "train.lr": Choice(1e-3, "AdamW's usual one")},
+    {"model.pretrained": Setting("none"), "model.batch_norm": Setting("backbone", "what makes training from scratch work")},
+    {**ADAMW, "train.lr": Setting(1e-3, "AdamW's usual one")},
     300,
-    cpu={"model.width": Choice(0.25, "a sixteenth of the arithmetic: a CPU has no time for more")},
+    cpu={"model.width": Setting(0.25, "a sixteenth of the arithmetic: a CPU has no time for more")},
 )
 
 
@@ -116,7 +116,7 @@ class Length(NamedTuple):
         return -(-self.iterations // self.evaluations)
 
 
-def length(recipe: Recipe, costs: Costs, num_photos: int, size: int, minutes: float) -> Length:
+def length(recipe: Recipe, timings: Timings, num_photos: int, size: int, minutes: float) -> Length:
     """The longest useful run that ends in time.
 
     Args:
@@ -126,15 +126,15 @@ def length(recipe: Recipe, costs: Costs, num_photos: int, size: int, minutes: fl
         size: photos in a batch.
         minutes: that it may take.
     """
-    budget = MARGIN * 60 * minutes - costs.of_run(0, 0, 0)
-    evaluation = costs.evaluation + 3 * costs.checkpoint  # a numbered one among them
+    budget = MARGIN * 60 * minutes - timings.of_run(0, 0, 0)
+    evaluation = timings.evaluation + 3 * timings.checkpoint  # a numbered one among them
     evaluations = int(EVALUATION_SHARE * budget / evaluation) if evaluation else EVALUATIONS
     evaluations = min(max(evaluations, FEWEST_EVALUATIONS), EVALUATIONS)
-    affordable = max(1, int((budget - evaluations * evaluation) / costs.step))
+    affordable = max(1, int((budget - evaluations * evaluation) / timings.step))
     epochs = min(affordable * size // num_photos, enough_epochs(recipe, num_photos))
     iterations = -(-epochs * num_photos // size) if epochs else affordable
     evaluations = min(evaluations, iterations)
-    return Length(iterations, epochs, evaluations, costs.of_run(iterations, evaluations, evaluations), iterations * size)
+    return Length(iterations, epochs, evaluations, timings.of_run(iterations, evaluations, evaluations), iterations * size)
 
 
 def enough_epochs(recipe: Recipe, num_photos: int) -> int:
@@ -142,10 +142,10 @@ def enough_epochs(recipe: Recipe, num_photos: int) -> int:
     return max(recipe.epochs, -(-ENOUGH_SAMPLES // num_photos))
 
 
-def minutes_for(recipe: Recipe, costs: Costs, num_photos: int, size: int, samples: int) -> int:
+def minutes_for(recipe: Recipe, timings: Timings, num_photos: int, size: int, samples: int) -> int:
     """The minutes after which a run has seen so many samples."""
     minutes = 1
-    while length(recipe, costs, num_photos, size, minutes).samples < samples:
+    while length(recipe, timings, num_photos, size, minutes).samples < samples:
         minutes += max(1, minutes // 20)
     return minutes
 
@@ -156,25 +156,25 @@ def training(recipe: Recipe, planned: Length, device: str, num_photos: int, num_
     iterations, every = planned.iterations, planned.every
     taken = f"{iterations:,} iterations" if planned.epochs else f"less than an epoch of {num_photos:,} photos"
     choices = {
-        "train.batch_size": Choice(size, "more updates from the same photos than with 32" if size < 32 else "the paper's"),
-        f"train.{'epochs' if planned.epochs else 'iterations'}": Choice(planned.epochs or iterations, taken),
+        "train.batch_size": Setting(size, "more updates from the same photos than with 32" if size < 32 else "the paper's"),
+        f"train.{'epochs' if planned.epochs else 'iterations'}": Setting(planned.epochs or iterations, taken),
         **recipe.train,
-        "train.warmup": Choice(min(MOST_WARM_UP, int(WARM_UP_SHARE * iterations)), "iterations"),
+        "train.warmup": Setting(min(MOST_WARM_UP, int(WARM_UP_SHARE * iterations)), "iterations"),
     }
     if iterations > 10 * EMA_SHARE:
         share = EMA_SHARE / iterations
         ema = round(1 - share, 1 - math.floor(math.log10(share)))  # two digits of the share
-        choices["train.ema"] = Choice(ema, "averages the weights of about a third of the run")
-    choices["checkpoint.every"] = Choice(every, "iterations")
-    choices["checkpoint.keep"] = Choice(2, "last.pt and best.pt come on top")
-    choices["eval.every"] = Choice(every, f"iterations: about {planned.evaluations} evaluations")
+        choices["train.ema"] = Setting(ema, "averages the weights of about a third of the run")
+    choices["checkpoint.every"] = Setting(every, "iterations")
+    choices["checkpoint.keep"] = Setting(2, "last.pt and best.pt come on top")
+    choices["eval.every"] = Setting(every, f"iterations: about {planned.evaluations} evaluations")
     if recipe.name != SCRATCH.name and num_val_photos >= JUDGES and planned.evaluations > PATIENCE:
-        choices["eval.patience"] = Choice(PATIENCE, "evaluations without a better one, after which the run ends")
-    choices["eval.metric"] = Choice("voc10", "the area; 11 points are coarse where objects are few")
+        choices["eval.patience"] = Setting(PATIENCE, "evaluations without a better one, after which the run ends")
+    choices["eval.metric"] = Setting("voc10", "the area; 11 points are coarse where objects are few")
     return choices
 
 
-def choose_dboxes(shares: dict[str, float], own: str | None) -> Choice:
+def choose_dboxes(shares: dict[str, float], own: str | None) -> Setting:
     """The name of the DBoxes that cover the objects best; where it matters little, those that the weights have learned, or the
     paper's.
 
@@ -190,4 +190,6 @@ def choose_dboxes(shares: dict[str, float], own: str | None) -> Choice:
     if shares.get(FITTED, 0) > max(shares[name] for name in named) + OWN_DBOXES:
         best = FITTED
     covered = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    return Choice(best, f"objects covered at overlap 0.5: {covered}{'; the weights have learned these' if best == own else ''}")
+    return Setting(
+        best, f"objects covered at overlap 0.5: {covered}{'; the weights have learned these' if best == own else ''}"
+    )

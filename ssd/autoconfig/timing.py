@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.batch import Batch
-from ssd.evaluation.pictures import spread
+from ssd.evaluation.pictures import evenly_spaced
 from ssd.evaluation.report import write_report
 from ssd.system.machine import OtherLoad
 from ssd.system.stop import Stopped
@@ -25,7 +25,7 @@ MOST_STEPS = 50  # more than the loader's workers prepare in advance, which woul
 WARM_UP = {"cuda": 5}  # first steps, in which algorithms are chosen and memory is taken; elsewhere one
 
 
-class Costs(NamedTuple):
+class Timings(NamedTuple):
     """Seconds."""
 
     start: float  # from the command to the first step
@@ -43,7 +43,7 @@ class Costs(NamedTuple):
         return fixed + iterations * self.step + written + evaluations * self.evaluation
 
 
-def measure(run: Run, parts: RunParts, start: float) -> Costs:
+def measure(run: Run, parts: RunParts, start: float) -> Timings:
     """Does what a run does, for some seconds. The network is another one afterwards; nothing is kept of what is written.
 
     Args:
@@ -58,7 +58,7 @@ def measure(run: Run, parts: RunParts, start: float) -> Costs:
     decoding, samples = _first_look(run, parts)
     step = _seconds_a_step(run, parts, lambda count: iter(train_batches(run, samples, count, 0)))
     evaluation, end = _evaluation_and_end(run, parts)
-    return Costs(start, step, decoding, _a_checkpoint(parts), evaluation, end, load.warning())
+    return Timings(start, step, decoding, _a_checkpoint(parts), evaluation, end, load.warning())
 
 
 @contextmanager
@@ -70,14 +70,14 @@ def _timed() -> Iterator[list[float]]:
     seconds.append(time.perf_counter() - begin)
 
 
-def _first_look(run: Run, parts: RunParts) -> tuple[float, Samples]:
+def _first_look(run: Run, parts: RunParts) -> tuple[float, DetectionDataset]:
     """Seconds that decoding all photos takes beyond taking them from memory, and a batch of samples that are in memory.
 
     Without data.cache every step decodes: the first are zero, the samples as they are.
     """
     photos = parts.samples.photos
-    some = photos.select(spread(len(photos), run.batch_size))
-    samples = train_samples(run, some, parts.preparation)
+    some = photos.select(evenly_spaced(len(photos), run.batch_size))
+    samples = train_samples(run, some, parts.preprocessing)
     if samples.cache is None:
         return 0.0, samples
     keys = [(0, index) for index in range(len(some))]
@@ -103,12 +103,12 @@ def _seconds_a_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator
         return seconds[0]
 
     last = [step() for _ in range(warm_up)][-1]
-    count = max(run.world.gather(min(max(round(SECONDS / last / 2), 1), MOST_STEPS // 2)))
+    count = max(run.world.all_gather(min(max(round(SECONDS / last / 2), 1), MOST_STEPS // 2)))
     return min(sum(step() for _ in range(count)) / count for _ in range(2))
 
 
 def _a_checkpoint(parts: RunParts) -> float:
-    state = TrainState(classes=[], preparation={}, config={}, **parts.step.updater.state())
+    state = TrainState(classes=[], preprocessing={}, config={}, **parts.step.updater.state())
     with tempfile.TemporaryDirectory() as folder, _timed() as seconds:
         save_checkpoint(Path(folder) / "last.pt", state)
     return seconds[0]
@@ -121,9 +121,9 @@ def _evaluation_and_end(run: Run, parts: RunParts) -> tuple[float, float]:
     average = parts.step.updater.average
     with average.applied_to(parts.model) if average else nullcontext():
         for count in (1, 1, batch_size):  # the first one warms up
-            some = photos.select(spread(len(photos), count))
-            samples = plain_samples(run, some, parts.preparation)
-            evaluation = evaluate_photos(run, samples, parts.preparation, parts.model)
+            some = photos.select(evenly_spaced(len(photos), count))
+            samples = plain_samples(run, some, parts.preprocessing)
+            evaluation = evaluate_photos(run, samples, parts.preprocessing, parts.model)
             seconds.append(evaluation.seconds)
     _, one, several = seconds
     another = max(several - one, 0.0) / (len(some) - 1) if len(some) > 1 else 0.0

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from ssd.autoconfig.timing import Costs, measure
+from ssd.autoconfig.timing import Timings, measure
 from ssd.config.schema import Config
 from ssd.preprocessing import IMAGENET
 from ssd.system.device import choose_device, choose_precision, keep_freed_memory
@@ -15,7 +15,7 @@ from ssd.training.run import Run
 from ssd.weights.pretrained import build_network
 
 
-def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Costs:
+def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Timings:
     """What the parts of a run would take, with random weights in the place of those that it is going to have.
 
     Args:

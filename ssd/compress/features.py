@@ -11,7 +11,7 @@ from ssd.backbones.vgg import conv_names
 from ssd.compress.prune import LayerFit, parts_of, prune
 from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
-from ssd.preprocessing import Preparation, prepare
+from ssd.preprocessing import Preprocessing, normalize
 from ssd.weights.checkpoint import CheckpointError, is_own, read_tensors
 from ssd.weights.formats import format_of, weights_in
 from ssd.weights.pretrained import build_network, is_features, load_backbone
@@ -45,7 +45,7 @@ def start_from_features(
     pixels: Tensor,
     source: str,
     watch: Callable[[LayerFit], object] = lambda fit: None,
-) -> Preparation:
+) -> Preprocessing:
     """Prunes VGG16's 13 convolutions into the backbone of a network; fc6, fc7 and all that follows stay as they are.
 
     Args:
@@ -64,17 +64,17 @@ def start_from_features(
     if model.width > 1:
         raise CheckpointError(f"model.pretrained: {source}: has no channels for model.width {model.width:g}; set 1.0 or less")
     wide = build_network(2, ModelConfig(pretrained="none"))
-    preparation = load_backbone(wide, features, source)
-    for fit in prune(wide, model, prepare(pixels, preparation, memory_format=torch.contiguous_format), LAST):
+    preprocessing = load_backbone(wide, features, source)
+    for fit in prune(wide, model, normalize(pixels, preprocessing, memory_format=torch.contiguous_format), LAST):
         watch(fit)
     if not model.backbone.is_normalised:
-        return preparation
+        return preprocessing
     to_unit_scale(model)
-    if preparation.scale == (1.0, 1.0, 1.0):
+    if preprocessing.scale == (1.0, 1.0, 1.0):
         with torch.no_grad():
             parts_of(model, "backbone.conv1_1")[0].weight.div_(SCALE)
-        preparation = preparation._replace(scale=(SCALE,) * 3)
-    return preparation
+        preprocessing = preprocessing._replace(scale=(SCALE,) * 3)
+    return preprocessing
 
 
 @torch.no_grad()

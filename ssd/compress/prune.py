@@ -342,12 +342,12 @@ def _write(model: SSD300, name: str, fit: Weights, outputs: Tensor) -> None:
         return
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    mean, spread = _moments(outputs)
-    spread = spread.clamp(min=float(spread.median()) * 1e-2 + 1e-12)  # a channel that hardly moves
-    conv.weight.copy_(fit.weight / spread[:, None, None, None])
-    norm.running_mean.copy_((mean - fit.bias) / spread)
+    mean, evenly_spaced = _moments(outputs)
+    evenly_spaced = evenly_spaced.clamp(min=float(evenly_spaced.median()) * 1e-2 + 1e-12)  # a channel that hardly moves
+    conv.weight.copy_(fit.weight / evenly_spaced[:, None, None, None])
+    norm.running_mean.copy_((mean - fit.bias) / evenly_spaced)
     norm.running_var.fill_(1.0)
-    norm.weight.copy_(spread * (1 + norm.eps) ** 0.5)
+    norm.weight.copy_(evenly_spaced * (1 + norm.eps) ** 0.5)
     norm.bias.copy_(mean)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ssd.deploy.inputs import Input, output_name
-from ssd.deploy.results import Found, Results
+from ssd.deploy.results import FrameDetections, Results
 from ssd.deploy.video import DEFAULT_RATE, Video, VideoFile, writable_rate
 from ssd.evaluation.pictures import draw_boxes
 from ssd.inference.predictor import Detections, Predictor
@@ -131,7 +131,9 @@ class Job:
     ) -> dict[str, Future[None]]:
         """Writes results, and begins to write pictures, of photos by the names of their results."""
         pairs = list(zip(images.items(), found, strict=True))
-        self.results.add([Found(name, None, image.shape[1], image.shape[0], detections) for (name, image), detections in pairs])
+        self.results.add(
+            [FrameDetections(name, None, image.shape[1], image.shape[0], detections) for (name, image), detections in pairs]
+        )
         if not self.pictures:
             return {}
         return {name: writers.submit(self._write_picture, name, image, detections) for (name, image), detections in pairs}
@@ -176,7 +178,7 @@ class Job:
                         writer = stack.enter_context(self._video_file(name, video, images[0]))
                 entries = []
                 for number, image, detections in zip(numbers, images, found, strict=True):
-                    entries.append(Found(name, number, image.shape[1], image.shape[0], detections))
+                    entries.append(FrameDetections(name, number, image.shape[1], image.shape[0], detections))
                     if writer is not None:
                         writer.write(self.drawn(image, detections))
                 self.results.add(entries)

@@ -24,7 +24,7 @@ from ssd.boxes import decode
 from ssd.detect import CANDIDATES
 from ssd.inference.predict import Thresholds
 from ssd.model import SSD300
-from ssd.preprocessing import Preparation, prepare
+from ssd.preprocessing import Preprocessing, normalize
 
 OPSET = 18
 INPUT = "images"  # [B, H, W, 3] uint8, RGB
@@ -38,19 +38,19 @@ class PixelsToBoxes(nn.Module):
 
     Args:
         model: the network.
-        preparation: what its weights expect of images.
+        preprocessing: what its weights expect of images.
     """
 
-    def __init__(self, model: SSD300, preparation: Preparation) -> None:
+    def __init__(self, model: SSD300, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model = model.float()
-        self.preparation = preparation
+        self.preprocessing = preprocessing
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels `[B, H, W, 3]` uint8 RGB → corners in them `[B, P, 4]` and scores `[B, C - 1, P]`."""
         height, width = images.shape[1], images.shape[2]
-        resized = resize(images, self.preparation.size)
-        loc, conf, dbox_list = self.model(prepare(resized, self.preparation))
+        resized = resize(images, self.preprocessing.size)
+        loc, conf, dbox_list = self.model(normalize(resized, self.preprocessing))
         corners = decode(loc, dbox_list).clamp(0, 1)
         horizontal = torch.tensor([1.0, 0.0, 1.0, 0.0], device=images.device)
         return corners * (horizontal * width + (1 - horizontal) * height), conf.softmax(dim=2)[..., 1:].transpose(1, 2)
@@ -103,13 +103,13 @@ class PixelsToDetections(nn.Module):
 
     Args:
         model: the network.
-        preparation: what its weights expect of images.
+        preprocessing: what its weights expect of images.
         limits: thresholds of the detections.
     """
 
-    def __init__(self, model: SSD300, preparation: Preparation, limits: Thresholds) -> None:
+    def __init__(self, model: SSD300, preprocessing: Preprocessing, limits: Thresholds) -> None:
         super().__init__()
-        self.boxes = PixelsToBoxes(model, preparation)
+        self.boxes = PixelsToBoxes(model, preprocessing)
         self.limits = limits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,14 +145,14 @@ def metadata_of(classes: Sequence[str], limits: Thresholds) -> dict[str, str]:
     return {"classes": json.dumps(list(classes)), "thresholds": json.dumps(vars(limits)), "input": "RGB"}
 
 
-def export_torch(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
+def export_torch(path: Path, model: SSD300, preprocessing: Preprocessing, classes: Sequence[str], limits: Thresholds) -> None:
     """Writes a program of torch.export. Classes and thresholds are in `metadata.json` among its extra files.
 
     Raises:
         OSError: the file cannot be written.
     """
     limits = reachable(limits, len(classes))
-    network = PixelsToDetections(model, preparation, limits).eval()
+    network = PixelsToDetections(model, preprocessing, limits).eval()
     network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue] # other layouts are saved with a warning
     example = torch.zeros(EXAMPLE, dtype=torch.uint8, device=model.dbox_list.device)
     metadata = metadata_of(classes, limits)
@@ -162,10 +162,10 @@ def export_torch(path: Path, model: SSD300, preparation: Preparation, classes: S
         torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
 
 
-def network_graph(model: SSD300, preparation: Preparation) -> onnx.ModelProto:
+def network_graph(model: SSD300, preprocessing: Preprocessing) -> onnx.ModelProto:
     """The network as an ONNX graph from `images` to all_boxes `[B, P, 4]` and all_scores `[B, C - 1, P]`."""
     program = torch.onnx.export(
-        PixelsToBoxes(model, preparation).eval(),
+        PixelsToBoxes(model, preprocessing).eval(),
         (torch.zeros(EXAMPLE, dtype=torch.uint8),),
         input_names=[INPUT],
         output_names=["all_boxes", "all_scores"],
@@ -198,13 +198,13 @@ def with_detection(
     return proto
 
 
-def export_onnx(path: Path, model: SSD300, preparation: Preparation, classes: Sequence[str], limits: Thresholds) -> None:
+def export_onnx(path: Path, model: SSD300, preprocessing: Preprocessing, classes: Sequence[str], limits: Thresholds) -> None:
     """Writes an ONNX file. Classes and thresholds are in its metadata.
 
     Raises:
         OSError: the file cannot be written.
     """
-    save_onnx(path, with_detection(network_graph(model, preparation), classes, limits))
+    save_onnx(path, with_detection(network_graph(model, preprocessing), classes, limits))
 
 
 def save_onnx(path: Path, proto: onnx.ModelProto) -> None:

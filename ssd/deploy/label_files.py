@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ssd.boxes import voc_to_edges
-from ssd.deploy.results import Found, Results
+from ssd.deploy.results import FrameDetections, Results
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.label_faults import FAULTS, NOTHING_THERE, Faults
 from ssd.inference.predictor import Detections
@@ -51,5 +51,5 @@ def write_faults(
         for photo in in_turn:
             rows = np.flatnonzero(image == photo)
             detections = Detections(voc_to_edges(boxes[rows]), numbers[rows], scores[rows], [texts[row] for row in rows])
-            results.add([Found(names[photo], None, int(sizes[photo, 0]), int(sizes[photo, 1]), detections)])
+            results.add([FrameDetections(names[photo], None, int(sizes[photo, 0]), int(sizes[photo, 1]), detections)])
     return count

@@ -40,7 +40,7 @@ def sparse_photos(predictor: Predictor, photos: list[np.ndarray]) -> dict[str, n
 
     Programs fail there first: non-maximum suppression leaves no box, or one.
     """
-    fill = predictor.preparation.fill
+    fill = predictor.preprocessing.fill
     made = {"a blank photo": np.full_like(photos[0], fill)}
     for photo in photos:
         alone = np.full_like(photo, fill)

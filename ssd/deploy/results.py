@@ -20,7 +20,7 @@ from ssd.system.files import naming, write_whole
 from ssd.system.images import printable
 
 
-class Found(NamedTuple):
+class FrameDetections(NamedTuple):
     """What was found in one photo or frame."""
 
     name: str  # of the input
@@ -35,7 +35,7 @@ class Format(Protocol):
 
     def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None: ...
 
-    def add(self, entries: Sequence[Found]) -> None:
+    def add(self, entries: Sequence[FrameDetections]) -> None:
         """Writes some more: all of them, or nothing and an OSError; but for COCO's, they are in the file when this returns."""
 
 
@@ -61,7 +61,7 @@ class Results:
     def __exit__(self, *_: object) -> None:
         self.closing.close()
 
-    def add(self, entries: Sequence[Found]) -> None:
+    def add(self, entries: Sequence[FrameDetections]) -> None:
         for each in self.formats:
             each.add(entries)
         self.num_inputs += len(entries)
@@ -79,7 +79,7 @@ class JsonFile:
         self.end = self.file.write(b"[")  # where the next entry goes
         self.file.write(self.END)
 
-    def add(self, entries: Sequence[Found]) -> None:
+    def add(self, entries: Sequence[FrameDetections]) -> None:
         is_first = self.end == 1
         text = "".join(f"{'' if is_first and i == 0 else ','}\n{json.dumps(as_json(entry))}" for i, entry in enumerate(entries))
         with naming(self.path):
@@ -95,7 +95,7 @@ class CsvFile:
         self.end = 0
         self._write([["name", "frame", "class", "score", "x1", "y1", "x2", "y2"]])
 
-    def add(self, entries: Sequence[Found]) -> None:
+    def add(self, entries: Sequence[FrameDetections]) -> None:
         self._write(
             [entry.name, "" if entry.frame is None else entry.frame, name, f"{score:.4f}", *(f"{value:.1f}" for value in box)]
             for entry in entries
@@ -116,7 +116,7 @@ class VocFiles:
         self.folder = folder / "Annotations"
         self.taken: set[str] = set()
 
-    def add(self, entries: Sequence[Found]) -> None:
+    def add(self, entries: Sequence[FrameDetections]) -> None:
         for entry in entries:
             if entry.frame is None:
                 write_voc(self.folder / output_name(entry.name, ".xml", self.taken), entry)
@@ -134,7 +134,7 @@ class CocoFile:
         self._write()
         closing.callback(self._finish)
 
-    def add(self, entries: Sequence[Found]) -> None:
+    def add(self, entries: Sequence[FrameDetections]) -> None:
         for entry in entries:
             image, annotations = as_coco(entry, self.num_images + 1, self.num_annotations + 1)
             for file, count, items in (
@@ -194,13 +194,13 @@ def append(file: io.FileIO, end: int, content: bytes, closing: bytes = b"") -> i
 FORMATS: dict[str, type[Format]] = {"json": JsonFile, "csv": CsvFile, "voc": VocFiles, "coco": CocoFile}
 
 
-def objects(entry: Found) -> Iterator[tuple[np.ndarray, float, str]]:
+def objects(entry: FrameDetections) -> Iterator[tuple[np.ndarray, float, str]]:
     """Box, score and class name of each object."""
     detections = entry.detections
     return zip(detections.boxes, detections.scores.tolist(), detections.names, strict=True)
 
 
-def as_json(entry: Found) -> dict[str, object]:
+def as_json(entry: FrameDetections) -> dict[str, object]:
     listed = [
         {"class": name, "score": round(score, 4), "box": [round(float(value), 1) for value in box]}
         for box, score, name in objects(entry)
@@ -209,7 +209,7 @@ def as_json(entry: Found) -> dict[str, object]:
     return {"name": entry.name, **frame, "width": entry.width, "height": entry.height, "objects": listed}
 
 
-def as_coco(entry: Found, image_id: int, first_id: int) -> tuple[dict[str, object], list[dict[str, object]]]:
+def as_coco(entry: FrameDetections, image_id: int, first_id: int) -> tuple[dict[str, object], list[dict[str, object]]]:
     """An image and its annotations: boxes as left, top, width and height; categories count from 1."""
     file_name = entry.name if entry.frame is None else f"{entry.name}#{entry.frame}"
     image = {"id": image_id, "file_name": file_name, "width": entry.width, "height": entry.height}
@@ -226,7 +226,7 @@ def as_coco(entry: Found, image_id: int, first_id: int) -> tuple[dict[str, objec
     return image, annotations
 
 
-def write_voc(path: Path, entry: Found) -> None:
+def write_voc(path: Path, entry: FrameDetections) -> None:
     """An annotation as VOC has them."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = PurePosixPath(entry.name).name

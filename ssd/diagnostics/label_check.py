@@ -10,7 +10,7 @@ from ssd.deploy.label_files import write_faults
 from ssd.evaluation.failures import faults_pictures
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import page
-from ssd.preprocessing import Preparation
+from ssd.preprocessing import Preprocessing
 from ssd.system.files import write_whole
 from ssd.system.stop import StopRequest
 from ssd.training.build import place
@@ -56,12 +56,12 @@ def check_labels(
     if not state.config.get("data", {}).get(part):
         raise CheckpointError(f"{checkpoint}: names no photos, being weights alone; take checkpoints/best.pt of their run")
     config = parse_config(state.config, str(checkpoint), [*ANYWHERE, *overrides])
-    model, preparation = network_of(state), Preparation(**state.preparation)
+    model, preprocessing = network_of(state), Preprocessing(**state.preprocessing)
     with StopRequest().listening() as stop, open_run(config, stop) as run:
         folder = output_folder(output, overwrite, run.folder / f"labels_{part}")
-        samples = plain_samples(run, load_part(run, part), preparation)
+        samples = plain_samples(run, load_part(run, part), preprocessing)
         place(run, model, None)
-        evaluation = evaluate_photos(run, samples, preparation, model)
+        evaluation = evaluate_photos(run, samples, preprocessing, model)
     photos = samples.photos
     faults = label_faults(evaluation.errors, len(evaluation.classes))
     names = photos.names()

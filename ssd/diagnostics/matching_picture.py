@@ -15,11 +15,11 @@ from ssd.batch import Batch
 from ssd.boxes import decode, iou, to_corners
 from ssd.config.file import parse_config
 from ssd.config.schema import Config
-from ssd.evaluation.pictures import class_colour, spread
+from ssd.evaluation.pictures import class_colour, evenly_spaced
 from ssd.loss import hard_negative_mining
 from ssd.match import match
 from ssd.model import SSD300
-from ssd.preprocessing import Preparation, prepare
+from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.images import printable
 from ssd.training.datasets import load_data, load_part, plain_samples, train_samples
 from ssd.training.run import Run
@@ -49,29 +49,29 @@ def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: S
     """
     state = load_checkpoint(checkpoint)
     config = parse_config(state.config, str(checkpoint), overrides)
-    preparation, model = Preparation(**state.preparation), network_of(state)
-    batch, names = some_samples(config, preparation, augmented, count)
-    return figure(batch, names, [look(model, preparation, config, batch, i) for i in range(len(names))])
+    preprocessing, model = Preprocessing(**state.preprocessing), network_of(state)
+    batch, names = some_samples(config, preprocessing, augmented, count)
+    return figure(batch, names, [look(model, preprocessing, config, batch, i) for i in range(len(names))])
 
 
-def some_samples(config: Config, preparation: Preparation, augmented: bool, count: int) -> tuple[Batch, list[str]]:
+def some_samples(config: Config, preprocessing: Preprocessing, augmented: bool, count: int) -> tuple[Batch, list[str]]:
     """Samples spread over the data set, and the names of their photos."""
     run = Run.alone(config)
     if augmented:
-        samples = train_samples(run, load_data(run).train, preparation)
+        samples = train_samples(run, load_data(run).train, preprocessing)
     else:
-        samples = plain_samples(run, load_part(run, "val"), preparation)
-    indices = spread(len(samples), count)
+        samples = plain_samples(run, load_part(run, "val"), preprocessing)
+    indices = evenly_spaced(len(samples), count)
     names = [printable(Path(samples.path(index)).name) for index in indices]
     return samples.__getitems__([(0, index) for index in indices]), names
 
 
 @torch.no_grad()
-def look(model: SSD300, preparation: Preparation, config: Config, batch: Batch, number: int) -> Seen:
+def look(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Batch, number: int) -> Seen:
     """Matching and mining of one photo of a batch, by the functions that training uses."""
     labels = batch.targets.labels[number]
     objects, labels = batch.targets.boxes[number][labels >= 0], labels[labels >= 0]
-    _, conf, dbox_list = model(prepare(batch.images[number : number + 1], preparation))
+    _, conf, dbox_list = model(normalize(batch.images[number : number + 1], preprocessing))
     loc_t, conf_t = match(objects, labels, dbox_list, config.loss.jaccard_thresh)
     loss = F.cross_entropy(conf[0], conf_t, reduction="none")
     negatives = hard_negative_mining(loss[None], conf_t[None] > 0, config.loss.neg_pos, config.loss.min_neg)[0]

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.loading.loader import Samples, TrainOrder
+from data.loading.loader import DetectionDataset, TrainOrder
 from ssd.batch import Batch, Targets
 from ssd.config.schema import Config
 from ssd.model import SSD300
-from ssd.preprocessing import Preparation, prepare
+from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.files import write_whole
 from ssd.training.build import build_criterion
 from ssd.training.checkpoints import LAST
@@ -29,7 +29,7 @@ class NonFiniteStep(NamedTuple):
     iteration: int  # counted from 0
     batch: Batch  # of all processes and accumulation steps
     paths: list[str]  # of its photos
-    preparation: Preparation
+    preprocessing: Preprocessing
     weights: dict[str, Tensor]  # before the step, which left them as they were
 
 
@@ -42,7 +42,7 @@ def save_step(folder: Path, step: NonFiniteStep) -> None:
         "indices": step.batch.indices,
         "targets": step.batch.targets._asdict(),
         "paths": step.paths,
-        "preparation": step.preparation.to_plain(),
+        "preparation": step.preprocessing.to_plain(),
     }
     weights = {name: value.cpu() for name, value in step.weights.items()}
     for name, value in (("batch.pt", content), ("weights.pt", weights)):
@@ -64,8 +64,8 @@ def load_step(folder: Path) -> NonFiniteStep:
     content, weights = loaded
     try:
         batch = Batch(content["images"], Targets(**content["targets"]), content["indices"])
-        preparation = Preparation(**content["preparation"])
-        return NonFiniteStep(content["iteration"], batch, content["paths"], preparation, weights)
+        preprocessing = Preprocessing(**content["preparation"])
+        return NonFiniteStep(content["iteration"], batch, content["paths"], preprocessing, weights)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'non_finite'}: does not hold a step to replay ({error})") from None
 
@@ -83,7 +83,7 @@ def replay(
     criterion = build_criterion(config)
     # Batch normalisation needs the whole batch, so all photos go through the network together.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        loc, conf, dbox_list = model(prepare(step.batch.images, step.preparation, device))
+        loc, conf, dbox_list = model(normalize(step.batch.images, step.preprocessing, device))
     rows = []
     for i, path in enumerate(step.paths):
         targets = step.batch.targets
@@ -97,23 +97,23 @@ def replay(
 
 
 @contextmanager
-def explain_non_finite(run: Run, samples: Samples, preparation: Preparation, model: SSD300) -> Iterator[None]:
+def explain_non_finite(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300) -> Iterator[None]:
     """A NonFiniteError within the block leaves what is needed to run its iteration again, and says what can be done."""
     try:
         yield
     except NonFiniteError as error:
-        advice = _keep(run, samples, preparation, model, error.iteration)
+        advice = _keep(run, samples, preprocessing, model, error.iteration)
         raise NonFiniteError(error.iteration, advice) from None
 
 
-def _keep(run: Run, samples: Samples, preparation: Preparation, model: SSD300, iteration: int) -> str:
+def _keep(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300, iteration: int) -> str:
     """Writes the iteration's batch and the weights; what to tell the user of it."""
     size = run.batch_size
     (keys,) = TrainOrder(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
     paths = [samples.path(index) for _, index in keys]
     last = run.folder / "checkpoints" / LAST
     if run.world.is_main:
-        save_step(run.folder, NonFiniteStep(iteration, samples.__getitems__(keys), paths, preparation, model.state_dict()))
+        save_step(run.folder, NonFiniteStep(iteration, samples.__getitems__(keys), paths, preprocessing, model.state_dict()))
     return (
         f"the weights were left as before it. Photos of the batch: {', '.join(dict.fromkeys(paths))}. "
         f"Last good checkpoint: {last if last.exists() else 'none yet'}. "

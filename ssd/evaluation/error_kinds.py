@@ -26,7 +26,7 @@ class Errors:
     kind: np.ndarray  # [n] int8: a number in KINDS, HIT or IGNORED
     object: np.ndarray  # [n] int64: that a hit claims, or that an error of place or class is about; else -1
     overlap: np.ndarray  # [n] the largest with an object of its class or, of an error that is about another one, with that
-    costs: dict[str, float]  # of each kind: the mAP that would be gained without its errors
+    map_impact: dict[str, float]  # of each kind: the mAP that would be gained without its errors
 
     def counts(self, score_thresh: float) -> dict[str, int]:
         """How many errors of each kind there are among the detections from a score on."""
@@ -82,8 +82,8 @@ def error_kinds(
     )
     of_object[false] = np.select([is_localisation, is_classification], [own, other], -1)
     overlap[false] = np.where(is_localisation, own_overlap, np.maximum(own_overlap, other_overlap))
-    costs = _costs(found, objects, kind, of_object, num_classes, use_07_metric)
-    return Errors(found, objects, kind, of_object, overlap, costs)
+    map_impact = _costs(found, objects, kind, of_object, num_classes, use_07_metric)
+    return Errors(found, objects, kind, of_object, overlap, map_impact)
 
 
 def _missed(objects: Flat, taken: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from ssd.evaluation.voc_eval import VOCResult, voc_eval
 from ssd.inference.merge import Merging, Parts
 from ssd.inference.predict import Thresholds, forward, postprocess
 from ssd.loss import MultiBoxLoss
-from ssd.preprocessing import Preparation
+from ssd.preprocessing import Preprocessing
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
 
@@ -53,15 +53,15 @@ class Evaluation:
     @property
     def metric_name(self) -> str:
         """What the mean is called wherever it is shown."""
-        return figure_name(self.result)
+        return metric_name(self.result)
 
     def record(self) -> dict[str, object]:
         """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects, for what errors cost
         where no class has any, and for an infinite loss."""
         ap = {name: _plain(value) for name, value in zip(self.classes, self.result.ap, strict=True)}
         losses = {name: _plain(getattr(self, name)) for name in ("loss", "loss_l", "loss_c")}
-        costs = {kind: _plain(cost) for kind, cost in self.errors.costs.items()}
-        return {"metric": self.result.metric, "map": _plain(self.mean_ap), **losses, "ap": ap, "errors": costs}
+        map_impact = {kind: _plain(cost) for kind, cost in self.errors.map_impact.items()}
+        return {"metric": self.result.metric, "map": _plain(self.mean_ap), **losses, "ap": ap, "errors": map_impact}
 
     def score_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Score thresholds 0..1, and precision, recall and F1 from each of them on, averaged over the classes with objects."""
@@ -109,7 +109,7 @@ def evaluate(
     classes: Sequence[str],
     *,
     criterion: MultiBoxLoss,
-    preparation: Preparation,
+    preprocessing: Preprocessing,
     device: torch.device,
     dtype: torch.dtype,
     limits: Thresholds,
@@ -127,7 +127,7 @@ def evaluate(
         ground_truth: an entry a photo, as `voc_eval` takes it.
         classes: names, without background.
         criterion: the loss, which is worked out of the predictions that the detections come from.
-        preparation: what the weights expect of images.
+        preprocessing: what the weights expect of images.
         device: where the network is.
         dtype: of its activations.
         limits: thresholds of the detections.
@@ -145,20 +145,20 @@ def evaluate(
     merging = Merging(parts, sizes, limits.nms_thresh, limits.top_k)
     losses: dict[int, np.ndarray] = {}  # each sample's share [3]
     # On CPUs each process has its own statistics of batch normalisation; a checkpoint has the main one's.
-    world.equalise(model.buffers())
+    world.broadcast(model.buffers())
     stop = stop or StopRequest()
     with suppress(Stopped):  # while a batch is waited for; the others have to hear of it
         for batch in batches:
             if stop():
                 break
-            outputs = forward(model, batch.images, preparation, device, dtype)
+            outputs = forward(model, batch.images, preprocessing, device, dtype)
             sums = criterion.sums(outputs, batch.targets).numpy()
             for index, detection, row in zip(batch.indices.tolist(), postprocess(outputs, limits), sums, strict=True):
                 losses[index] = row
                 merging.add(index, detection)
     if stop.agree(world):
         raise Stopped(stop.signal)
-    every = world.gather((merging.found, losses))
+    every = world.all_gather((merging.found, losses))
     in_photos = {photo: found for share, _ in every for photo, found in share.items()}
     in_order = [{**in_photos[i], "boxes": edges_to_voc(in_photos[i]["boxes"])} for i in range(len(sizes))]
     of_samples = {index: row for _, share in every for index, row in share.items()}
@@ -166,13 +166,13 @@ def evaluate(
     in_loss = np.flatnonzero(parts.in_loss).tolist()
     loss_l, loss_c, num_positives = np.sum([of_samples[index] for index in in_loss], axis=0).tolist()
     divisor = max(num_positives, 1)
-    result = measured(in_order, ground_truth, len(classes), metric)
+    result = compute_metric(in_order, ground_truth, len(classes), metric)
     errors = error_kinds(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
     seconds = time.perf_counter() - start
     return Evaluation(tuple(classes), result, in_order, seconds, loss_l / divisor, loss_c / divisor, errors)
 
 
-def measured(
+def compute_metric(
     detections: Sequence[dict[str, np.ndarray]], ground_truth: Sequence[dict[str, np.ndarray]], num_classes: int, metric: str
 ) -> VOCResult:
     """The average precision by a metric that a configuration names: voc07, voc10 or coco; the rest as of `voc_eval`."""
@@ -180,6 +180,6 @@ def measured(
     return coco_eval(detections, ground_truth, result) if metric == "coco" else result
 
 
-def figure_name(result: VOCResult) -> str:
+def metric_name(result: VOCResult) -> str:
     """What the mean is called wherever it is shown."""
     return f"mAP@{'0.5:0.95' if result.metric == COCO_METRIC else '0.5'} ({result.metric})"

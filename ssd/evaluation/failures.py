@@ -28,10 +28,10 @@ PICTURE = 300  # pixels a side, at most
 
 def kinds_table(errors: Errors, score_thresh: float) -> str:
     """What each kind of error costs, the most costly first."""
-    counts, largest = errors.counts(score_thresh), max(np.nan_to_num([*errors.costs.values()]).max(), 1e-9)
+    counts, largest = errors.counts(score_thresh), max(np.nan_to_num([*errors.map_impact.values()]).max(), 1e-9)
     rows = "".join(
         f"<tr><td>{kind}<td>{cost:.3f}<td class=bar>{bar(cost / largest)}<td>{counts[kind]:,}<td class=text>{MEANINGS[kind]}"
-        for kind, cost in sorted(errors.costs.items(), key=lambda item: -item[1])
+        for kind, cost in sorted(errors.map_impact.items(), key=lambda item: -item[1])
     )
     head = "<tr><th>kind<th>cost<th><th>errors<th>"
     return f"<div class=wide><table>{head}{rows}</table></div>"

@@ -12,7 +12,7 @@ FONT = "sans"  # comes with OpenCV, and falls back to another of its own for the
 FONT_WEIGHT = 500  # of 100 to 1000
 
 
-def spread(count: int, wanted: int) -> list[int]:
+def evenly_spaced(count: int, wanted: int) -> list[int]:
     """The numbers of some of `count` photos, evenly over the data set; of all, where there are no more than `wanted`."""
     return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()
 

@@ -22,7 +22,7 @@ from ssd.evaluation.failures import faults_pictures, groups_tables, kinds_table
 from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, grid, pr_figure, score_figure
 from ssd.evaluation.label_faults import Faults
 from ssd.evaluation.overlap import pixel_iou
-from ssd.evaluation.pictures import TRUTH, draw_boxes, jpeg, scaled_into, spread
+from ssd.evaluation.pictures import TRUTH, draw_boxes, evenly_spaced, jpeg, scaled_into
 from ssd.evaluation.voc_eval import IOU_THRESH
 from ssd.preprocessing import IMAGENET
 from ssd.system.files import write_whole
@@ -50,7 +50,7 @@ td:first-child, th:first-child { text-align: left; } pre { background: #f3f5f7; 
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportInput:
     """What a report is about."""
 
     title: str
@@ -67,7 +67,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MatchSummary:
     """How detections and objects of a data set meet, each photo by itself, classes aside."""
 
     confusion: np.ndarray  # [C + 1, C + 1]: rows are objects, columns detections; the last of each is background
@@ -76,7 +76,7 @@ class Outcome:
     false: np.ndarray  # [n] detections a photo that meet no object of their class
 
 
-def write_report(path: Path, subject: Subject) -> None:
+def write_report(path: Path, subject: ReportInput) -> None:
     """Writes the report.
 
     Raises:
@@ -86,7 +86,7 @@ def write_report(path: Path, subject: Subject) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def render(subject: Subject) -> str:
+def render(subject: ReportInput) -> str:
     """The report as HTML."""
     evaluation, result = subject.evaluation, subject.evaluation.result
     best, f1 = evaluation.best_score()
@@ -115,7 +115,7 @@ def render(subject: Subject) -> str:
         *why_it_fails(subject, best),
         "<h2>Hardest photos</h2><p class=note>Those with most missed objects and false detections. Ground truth on the left, "
         "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
-        "<h2>Examples</h2>", pictures(subject, spread(len(subject.names), NUM_PICTURED), outcome),
+        "<h2>Examples</h2>", pictures(subject, evenly_spaced(len(subject.names), NUM_PICTURED), outcome),
         "<h2>Environment</h2>", facts_table({**subject.facts, **environment()}),
         "<h2>Configuration</h2>", f"<pre>{html.escape(config)}</pre>",
     ]  # fmt: skip
@@ -128,7 +128,7 @@ def page(title: str, parts: Sequence[str]) -> str:
     return f"<!doctype html><html lang=en><title>{html.escape(title)}</title>{head}<body>{''.join(parts)}</body></html>\n"
 
 
-def why_it_fails(subject: Subject, score_thresh: float) -> list[str]:
+def why_it_fails(subject: ReportInput, score_thresh: float) -> list[str]:
     """Sections on the kinds of error, the objects that are found badly, and the labels that may be wrong."""
     evaluation = subject.evaluation
     errors, classes = evaluation.errors, evaluation.classes
@@ -161,7 +161,7 @@ def compare(
     truth: Sequence[Mapping[str, np.ndarray]],
     num_classes: int,
     score_thresh: float,
-) -> Outcome:
+) -> MatchSummary:
     """Pairs detections, from a score on, and objects by falling overlap, whatever their classes; difficult objects, and what
     meets them, do not count."""
     confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
@@ -179,7 +179,7 @@ def compare(
         right = counts & (rows == labels)
         false[i] = (counts & ~right).sum()
         missed[i] = (~objects["difficult"]).sum() - right.sum()
-    return Outcome(confusion, score_thresh, missed, false)
+    return MatchSummary(confusion, score_thresh, missed, false)
 
 
 def pair(overlap: np.ndarray) -> np.ndarray:
@@ -193,7 +193,7 @@ def pair(overlap: np.ndarray) -> np.ndarray:
     return partner
 
 
-def hardest(outcome: Outcome) -> list[int]:
+def hardest(outcome: MatchSummary) -> list[int]:
     errors = outcome.missed + outcome.false
     order = np.argsort(-errors, kind="stable")[:NUM_HARDEST]
     return [int(i) for i in order if errors[i]]
@@ -219,7 +219,7 @@ def environment() -> dict[str, str]:
     return {**versions, "OpenCV": cv2.__version__, "system": platform.platform()}
 
 
-def pictures(subject: Subject, indices: Sequence[int], outcome: Outcome) -> str:
+def pictures(subject: ReportInput, indices: Sequence[int], outcome: MatchSummary) -> str:
     """Photos in pairs: ground truth, detections."""
     if not indices:
         return "<p class=note>None.</p>"

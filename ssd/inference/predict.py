@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssd.detect import detect
-from ssd.preprocessing import Preparation, prepare
+from ssd.preprocessing import Preprocessing, normalize
 
 Network = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # images → offsets, class scores, DBoxes, as of SSD300
 
@@ -35,18 +35,18 @@ class Thresholds:
 
 
 def predict(
-    model: Network, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype, limits: Thresholds
+    model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype, limits: Thresholds
 ) -> list[dict[str, Tensor]]:
     """Detections in a batch of pixels `[B, 300, 300, 3]` uint8 RGB; the model has to be in evaluation mode."""
-    return postprocess(forward(model, images, preparation, device, dtype), limits)
+    return postprocess(forward(model, images, preprocessing, device, dtype), limits)
 
 
 @torch.no_grad()
 def forward(
-    model: Network, images: Tensor, preparation: Preparation, device: torch.device, dtype: torch.dtype
+    model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return model(prepare(images, preparation, device))
+        return model(normalize(images, preprocessing, device))
 
 
 def postprocess(outputs: tuple[Tensor, Tensor, Tensor], limits: Thresholds) -> list[dict[str, Tensor]]:

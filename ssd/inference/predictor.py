@@ -20,7 +20,7 @@ from ssd.inference.merge import merge
 from ssd.inference.predict import Thresholds, predict
 from ssd.inference.tiles import Tiles, tile_windows
 from ssd.model import SSD300
-from ssd.preprocessing import Preparation, fit, inference_format
+from ssd.preprocessing import Preprocessing, inference_format, resize
 from ssd.system.device import choose_device, choose_precision, compute_in_forks
 from ssd.system.errors import first_line
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
@@ -51,7 +51,7 @@ class Predictor:
     Args:
         model: the network; a copy of it is used.
         classes: names, without background.
-        preparation: what the weights expect of images.
+        preprocessing: what the weights expect of images.
         device: where it runs.
         dtype: of its activations.
         limits: thresholds of the detections.
@@ -67,7 +67,7 @@ class Predictor:
         self,
         model: SSD300,
         classes: Sequence[str],
-        preparation: Preparation,
+        preprocessing: Preprocessing,
         device: torch.device,
         dtype: torch.dtype,
         limits: Thresholds,
@@ -78,7 +78,7 @@ class Predictor:
         self.model = for_inference(model, dtype).to(device)
         self.network = Compiled(self.model, device) if compile else self.model
         self.classes = tuple(classes)
-        self.preparation = preparation
+        self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
         self.limits = limits
@@ -96,7 +96,7 @@ class Predictor:
         tiles: Literal["trained", "none"] | int | Tiles = "trained",
         compile: bool = False,
     ) -> Self:
-        """A predictor with the weights, classes and image preparation of a checkpoint.
+        """A predictor with the weights, classes and image preprocessing of a checkpoint.
 
         Args:
             checkpoint: checkpoints/best.pt of a run, what scripts/convert_weights.py wrote, or one that is read already.
@@ -118,7 +118,9 @@ class Predictor:
         dtype = choose_precision(precision, where)
         limits = Thresholds(score_thresh, nms_thresh, top_k)
         chosen = choose_tiles(tiles, state)
-        return cls(network_of(state), state.classes, Preparation(**state.preparation), where, dtype, limits, chosen, compile)
+        return cls(
+            network_of(state), state.classes, Preprocessing(**state.preprocessing), where, dtype, limits, chosen, compile
+        )
 
     def __call__(self, images: Photo | Iterable[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
         """Detections in photos of any sizes.
@@ -166,8 +168,8 @@ class Predictor:
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(parts), batch_size):
             batch = parts[start : start + batch_size]
-            images = np.stack([fit(image[y1:y2, x1:x2], self.preparation.size) for image, (x1, y1, x2, y2) in batch])
-            found += predict(self.network, torch.from_numpy(images), self.preparation, self.device, self.dtype, self.limits)
+            images = np.stack([resize(image[y1:y2, x1:x2], self.preprocessing.size) for image, (x1, y1, x2, y2) in batch])
+            found += predict(self.network, torch.from_numpy(images), self.preprocessing, self.device, self.dtype, self.limits)
         ends = np.cumsum([len(own) for own in windows])
         return [self._merged(found[end - len(own) : end], own) for own, end in zip(windows, ends.tolist(), strict=True)]
 

@@ -44,13 +44,13 @@ class World:
         """The one process that writes files and speaks."""
         return self.rank == 0
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce(self, value: Tensor) -> Tensor:
         """The sum of every process's `value`, the same on all; it is written into `value` itself."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
-    def gather(self, value: T, patient: bool = False) -> list[T]:
+    def all_gather(self, value: T, patient: bool = False) -> list[T]:
         """Every process's `value`, in order of rank, on all of them; for results, not for the training step.
 
         Args:
@@ -73,12 +73,12 @@ class World:
         Raises:
             UsageError: they differ; it says which process has what.
         """
-        every = self.gather(have)
+        every = self.all_gather(have)
         for rank, theirs in enumerate(every):
             if theirs != every[0]:
                 raise UsageError(f"process 0 has {every[0]}, process {rank} has {theirs}; {remedy}")
 
-    def equalise(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Gives every process the main one's values of these tensors, in place."""
         if self.size > 1:
             for tensor in tensors:

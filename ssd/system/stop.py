@@ -123,7 +123,7 @@ class StopRequest:
 
     def agree(self, world: "World") -> bool:
         """Whether any of the processes was asked to stop; all of them call this, and then all are."""
-        self.signal = strongest(world.gather(self.signal))
+        self.signal = strongest(world.all_gather(self.signal))
         return self()
 
     def after(self, hours: float | None) -> None:
@@ -164,7 +164,7 @@ class StopQuestion:
             return False
         is_asked = self.stop.agree(self.world)
         now = time.monotonic()
-        seconds = max(self.world.gather(now - self.asked_at))
+        seconds = max(self.world.all_gather(now - self.asked_at))
         steps = int(self.steps_apart * ASK_EVERY / max(seconds, 1e-6))
         self.steps_apart = self.steps_left = min(max(steps, 1), 2 * self.steps_apart)
         self.asked_at = now

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.dataset.photos import Photos
-from data.loading.loader import Samples
+from data.dataset.photos import Annotations
+from data.loading.loader import DetectionDataset
 from ssd.compress.features import NUM_CONVS, prunable_features, start_from_features
 from ssd.compress.prune import PHOTOS as PRUNE_PHOTOS
 from ssd.config.schema import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
 from ssd.config.yaml import dump_yaml
 from ssd.dbox import spec_of
-from ssd.evaluation.pictures import spread
+from ssd.evaluation.pictures import evenly_spaced
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, Preparation
+from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
-from ssd.training.checkpoints import BEST, Found, best_until
+from ssd.training.checkpoints import BEST, ResumePoint, best_until
 from ssd.training.datasets import (
     Data,
     caches_of,
@@ -37,10 +37,10 @@ from ssd.training.datasets import (
     tiles_notes,
     train_samples,
 )
-from ssd.training.optimizer import WeightAverage, default_milestones, make_optimizer
+from ssd.training.optimizer import ModelEMA, default_milestones, make_optimizer
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
-from ssd.training.step import Step, Updater
+from ssd.training.step import TrainStep, Updater
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, shape_of
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
 
@@ -49,12 +49,12 @@ from ssd.weights.pretrained import build_network, init_from, load_pretrained
 class RunParts:
     """All that training takes."""
 
-    samples: Samples  # augmented
-    val_samples: Samples
+    samples: DetectionDataset  # augmented
+    val_samples: DetectionDataset
     model: SSD300
-    preparation: Preparation
+    preprocessing: Preprocessing
     schedule: Schedule
-    step: Step
+    step: TrainStep
     damaged: list[str]  # why photos were left out, a line for each fault
 
 
@@ -70,23 +70,23 @@ def build_parts(run: Run, state: TrainState | None) -> RunParts:
     return assemble(run, data, *build_model(run, state, data.train), state)
 
 
-def assemble(run: Run, data: Data, model: SSD300, preparation: Preparation, state: TrainState | None) -> RunParts:
+def assemble(run: Run, data: Data, model: SSD300, preprocessing: Preprocessing, state: TrainState | None) -> RunParts:
     """`build_parts` of photos and a network that are there.
 
     Raises:
         As `build_parts`.
     """
     photos, val_photos, damaged = data
-    samples, val_samples = train_samples(run, photos, preparation), plain_samples(run, val_photos, preparation)
-    settle_batch_size(run, model, preparation, samples, state)
+    samples, val_samples = train_samples(run, photos, preprocessing), plain_samples(run, val_photos, preprocessing)
+    settle_batch_size(run, model, preprocessing, samples, state)
     schedule = build_schedule(run, len(samples))
-    step = build_step(run, model, preparation, schedule)
+    step = build_step(run, model, preprocessing, schedule)
     for note in step.updater.restore(state) if state else ():
         run.say(note)
-    return RunParts(samples, val_samples, model, preparation, schedule, step, damaged)
+    return RunParts(samples, val_samples, model, preprocessing, schedule, step, damaged)
 
 
-def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
+def first_state(run: Run, preprocessing: Preprocessing, found: ResumePoint) -> TrainState:
     """Where the training loop begins: at the start, or as a state has it; with the configuration of now.
 
     A best figure counts only beside others of its kind, and as long as its checkpoint is there. What begins in a folder
@@ -94,14 +94,16 @@ def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
 
     Args:
         run: the run.
-        preparation: what its weights expect of images.
+        preprocessing: what its weights expect of images.
         found: the state that it resumes, if any, and what is going to be removed from its folder.
     """
     state = found.state
     config = run.config.model_dump(mode="json")
     if state is None:
         names = list(run.config.data.class_names)
-        return TrainState({}, names, preparation.to_plain(), config, run_id=secrets.token_hex(8), num_processes=run.world.size)
+        return TrainState(
+            {}, names, preprocessing.to_plain(), config, run_id=secrets.token_hex(8), num_processes=run.world.size
+        )
     run_id = (not found.clear and state.run_id) or secrets.token_hex(8)
     first = replace(state, config=config, num_processes=run.world.size, run_id=run_id)
     changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
@@ -109,7 +111,7 @@ def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
     if divided and state.config.get("seed", run.config.seed) != run.config.seed:
         changed.append("seed")
         run.say("warning: another seed divides the folder anew: some of the photos of data.val have been trained on")
-    has_best = run.world.gather(_has_best(run.folder, found))[0]  # the others may not see the main one's disk
+    has_best = run.world.all_gather(_has_best(run.folder, found))[0]  # the others may not see the main one's disk
     if state.best_map < 0 or (has_best and not changed):
         return first
     reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no best.pt of this run up to here"
@@ -118,7 +120,7 @@ def first_state(run: Run, preparation: Preparation, found: Found) -> TrainState:
     return replace(first, best_map=-1.0, best_loss=math.inf, not_improved=0)
 
 
-def _has_best(folder: Path, found: Found) -> bool:
+def _has_best(folder: Path, found: ResumePoint) -> bool:
     """Whether the folder's best checkpoint is whole, and of the run up to where it begins."""
     best = folder / "checkpoints" / BEST
     if found.state is None or found.clear or not best.exists():
@@ -136,7 +138,7 @@ def _differs(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:
     return key in theirs.get(section, {}) and theirs[section][key] != ours[section][key]
 
 
-def build_model(run: Run, state: TrainState | None, photos: Photos | None = None) -> tuple[SSD300, Preparation]:
+def build_model(run: Run, state: TrainState | None, photos: Annotations | None = None) -> tuple[SSD300, Preprocessing]:
     """The network on its device, and what its weights expect of images.
 
     Args:
@@ -154,11 +156,11 @@ def build_model(run: Run, state: TrainState | None, photos: Photos | None = None
     model = build_network(len(classes) + 1, config.model)
     if state is None:
         if config.model.init_from:
-            preparation, notes = init_from(model, Path(config.model.init_from), classes)
+            preprocessing, notes = init_from(model, Path(config.model.init_from), classes)
         elif (features := prunable_features(config.model)) is not None:
-            preparation, notes = _pruned_start(run, model, features, photos or load_part(run, "train")), []
+            preprocessing, notes = _pruned_start(run, model, features, photos or load_part(run, "train")), []
         else:
-            preparation, notes = load_pretrained(model, config.model.pretrained, classes)
+            preprocessing, notes = load_pretrained(model, config.model.pretrained, classes)
         for note in notes:
             run.say(note)
     else:
@@ -167,7 +169,7 @@ def build_model(run: Run, state: TrainState | None, photos: Photos | None = None
                 f"the checkpoint's classes are {state.classes}, data.classes are {classes}; to start from its weights with "
                 "other classes, name it in model.init_from"
             )
-        preparation = Preparation(**state.preparation)
+        preprocessing = Preprocessing(**state.preprocessing)
         theirs, ours = (
             ModelConfig.model_validate(shape_of(each)) for each in (state.config["model"], config.model.model_dump(mode="json"))
         )
@@ -188,16 +190,16 @@ def build_model(run: Run, state: TrainState | None, photos: Photos | None = None
                 else "the checkpoint's weights do not fit its own configuration"
             )
     place(run, model, config.model.freeze)
-    return model, preparation
+    return model, preprocessing
 
 
-def _pruned_start(run: Run, model: SSD300, features: dict[str, Tensor], photos: Photos) -> Preparation:
+def _pruned_start(run: Run, model: SSD300, features: dict[str, Tensor], photos: Annotations) -> Preprocessing:
     """Prunes pretrained features by some of the training photos, in the main process; the others receive its weights."""
     source = run.config.model.pretrained
-    outcome: tuple[dict[str, Tensor], Preparation] | str | None = None  # or an error, which all processes raise
+    outcome: tuple[dict[str, Tensor], Preprocessing] | str | None = None  # or an error, which all processes raise
     if run.world.is_main:
         run.say(f"model.pretrained: pruning VGG16's features in {source} to this network, by up to {PRUNE_PHOTOS} photos")
-        chosen = [(0, index) for index in spread(len(photos), PRUNE_PHOTOS)]
+        chosen = [(0, index) for index in evenly_spaced(len(photos), PRUNE_PHOTOS)]
         pixels = plain_samples(run, photos, IMAGENET).__getitems__(chosen).images
         with tqdm(total=NUM_CONVS, desc="pruning", unit="layer", disable=None, leave=False) as bar:
             try:
@@ -206,13 +208,13 @@ def _pruned_start(run: Run, model: SSD300, features: dict[str, Tensor], photos: 
                 outcome = str(error)
     if run.world.size > 1 and isinstance(outcome, tuple):
         outcome = model.state_dict(), outcome[1]
-    outcome = run.world.gather(outcome, patient=True)[0]
+    outcome = run.world.all_gather(outcome, patient=True)[0]
     if not isinstance(outcome, tuple):
         raise CheckpointError(str(outcome))
-    weights, preparation = outcome
+    weights, preprocessing = outcome
     if weights:
         model.load_state_dict(weights)
-    return preparation
+    return preprocessing
 
 
 def place(run: Run, model: SSD300, freeze: str | None) -> None:
@@ -243,13 +245,13 @@ def build_schedule(run: Run, num_samples: int) -> Schedule:
     )
 
 
-def build_step(run: Run, model: SSD300, preparation: Preparation, schedule: Schedule) -> Step:
+def build_step(run: Run, model: SSD300, preprocessing: Preprocessing, schedule: Schedule) -> TrainStep:
     config, train = run.config, run.config.train
     synchronise_norms(run, model)
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
-    average = WeightAverage(model, train.ema) if train.ema else None
+    average = ModelEMA(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, average, train.clip_grad_norm)
-    return Step(model, build_criterion(config), preparation, updater, run.dtype, run.world, train.compile)
+    return TrainStep(model, build_criterion(config), preprocessing, updater, run.dtype, run.world, train.compile)
 
 
 def synchronise_norms(run: Run, model: SSD300) -> None:
@@ -275,8 +277,8 @@ def build_criterion(config: Config) -> MultiBoxLoss:
 def settle_batch_size(
     run: Run,
     model: SSD300,
-    preparation: Preparation,
-    samples: Samples,
+    preprocessing: Preprocessing,
+    samples: DetectionDataset,
     state: TrainState | None,
 ) -> None:
     """Puts numbers in the place of `train.batch_size: auto`: those that the run began with, or what the memory holds.
@@ -284,7 +286,7 @@ def settle_batch_size(
     Args:
         run: whose configuration is settled.
         model: the network.
-        preparation: what its weights expect of images.
+        preprocessing: what its weights expect of images.
         samples: to train on; those that take most memory are tried.
         state: that the run resumes, if any.
 
@@ -306,11 +308,11 @@ def settle_batch_size(
         alone = replace(run, world=World())
         alone.set_train(batch_size=count, accumulate=1, compile=False)
         batch = crowded_batch(samples, count)
-        build_step(alone, copy.deepcopy(model), preparation, build_schedule(alone, len(samples)))([batch], 0)
+        build_step(alone, copy.deepcopy(model), preprocessing, build_schedule(alone, len(samples)))([batch], 0)
 
     reserved = samples.cache.bytes * caches_of(run) if samples.cache else 0
     found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size, reserved)
-    every = run.world.gather(found)
+    every = run.world.all_gather(found)
     if None in every:
         raise ConfigError(f"train.batch_size: auto: a step on a single photo takes more than {run.device} has free")
     steps = max(count for count in every if count)

@@ -170,7 +170,7 @@ def locked(folder: Path, world: World) -> Iterator[None]:
         yield
 
 
-class Found(NamedTuple):
+class ResumePoint(NamedTuple):
     """Where a run begins, and what its folder holds besides that is removed, once all is ready."""
 
     state: TrainState | None  # None: at the start
@@ -178,7 +178,7 @@ class Found(NamedTuple):
     goes_back: bool = False  # checkpoints of this run from later iterations
 
 
-def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> Found:
+def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[[str], None]) -> ResumePoint:
     """The state to resume, if any; nothing is written yet.
 
     Args:
@@ -202,7 +202,7 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
         if not may_clear:
             what = "what a run has left, but no checkpoint;" if resume else "a run already; resume with --resume auto,"
             raise UsageError(f"{folder}: holds {what} choose another output_dir, or start again with --overwrite")
-        return Found(None, clear=True)
+        return ResumePoint(None, clear=True)
     path, state, skipped = found
     for line in skipped:
         say(f"skipped: {line}")
@@ -223,7 +223,7 @@ def find_state(folder: Path, resume: str | None, overwrite: bool, say: Callable[
     say(f"resuming from {path}, iteration {state.iteration}")
     if reached > state.iteration:
         say(f"the run goes back from iteration {reached}: its later checkpoints and records are removed")
-    return Found(state, is_other, reached > state.iteration)
+    return ResumePoint(state, is_other, reached > state.iteration)
 
 
 def _holds_run(folder: Path) -> bool:
@@ -275,7 +275,7 @@ def find_same_state(world: World, find: Callable[[], T], state_of: Callable[[T],
         have = f"iteration {state.iteration} of run {run_id} ({digest(vars(state))[:8]})" if state else "no checkpoint"
     except UserError as error:
         have = fault = str(error)
-    faults = [theirs for _, theirs in world.gather((have, fault))]
+    faults = [theirs for _, theirs in world.all_gather((have, fault))]
     if all(faults):
         raise UsageError(faults[0])
     world.require_same(
@@ -298,7 +298,7 @@ def best_until(iteration: int) -> str:
     return f"best_until_{iteration:08d}.pt"
 
 
-def make_folder(folder: Path, state: TrainState, found: Found, world: World) -> None:
+def make_folder(folder: Path, state: TrainState, found: ResumePoint, world: World) -> None:
     """Makes an output folder ready, once all else is: what is to be removed is lost from here on.
 
     Args:
@@ -307,7 +307,7 @@ def make_folder(folder: Path, state: TrainState, found: Found, world: World) -> 
         found: what of the folder is removed.
         world: the processes of the run, which all call this; the main one writes.
     """
-    world.gather(None)  # every process has looked before one writes
+    world.all_gather(None)  # every process has looked before one writes
     if not world.is_main:
         return
     checkpoints = folder / "checkpoints"

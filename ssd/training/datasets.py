@@ -11,16 +11,16 @@ from tqdm import tqdm
 
 from data.dataset.annotation import DataError
 from data.dataset.listing import attributed
-from data.dataset.photos import Loaded, Photos, load_photos, shared_warning
+from data.dataset.photos import Annotations, Loaded, load_photos, shared_warning
 from data.dataset.source_cache import FolderDigest
 from data.loading.image_cache import ImageCache, cache_bytes, fits
-from data.loading.loader import EvalOrder, Key, Samples, TrainOrder, choose_workers, make_loader
+from data.loading.loader import DetectionDataset, EvalOrder, Key, TrainOrder, choose_workers, make_loader
 from data.loading.workers import WatchedLoader, num_caches
 from data.transforms.augment import Switches
 from data.transforms.tiles import Windows, cut
 from ssd.batch import Batch
 from ssd.config.schema import Config
-from ssd.preprocessing import Preparation
+from ssd.preprocessing import Preprocessing
 from ssd.system.machine import num_cores
 from ssd.system.memory import USED, free_memory
 from ssd.system.stop import Stopped, StopRequest, strongest
@@ -32,8 +32,8 @@ MAX_FAULTS = 50  # lines of one error message
 class Data(NamedTuple):
     """The photos of a run."""
 
-    train: Photos
-    val: Photos
+    train: Annotations
+    val: Annotations
     damaged: list[str]  # why photos of either were left out, a line for each fault
 
 
@@ -52,7 +52,7 @@ def load_data(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
     return Data(train, val, left_out(loaded.values()))
 
 
-def load_part(run: Run, part: Literal["train", "val"]) -> Photos:
+def load_part(run: Run, part: Literal["train", "val"]) -> Annotations:
     """The photos of one part alone.
 
     Raises:
@@ -93,13 +93,13 @@ def _compare(run: Run, loaded: dict[str, Loaded]) -> None:
         DataError: one of them has others, as where a photo is damaged or an annotation is older on one machine alone.
     """
     remedy = "give all machines the same files"
-    every = run.world.gather([(len(part.photos), part.num_damaged) for part in loaded.values()])
+    every = run.world.all_gather([(len(part.photos), part.num_damaged) for part in loaded.values()])
     for rank, theirs in enumerate(every):
         if theirs != every[0]:
             counts, ours = (" and ".join(str(count) for count, _ in each) for each in (theirs, every[0]))
             raise DataError(f"process {rank} can read {counts} photos, the first {ours}; {remedy}")
     for name, part in loaded.items() if run.world.size > 1 else ():
-        digests = run.world.gather(part.photos.digest())
+        digests = run.world.all_gather(part.photos.digest())
         for rank, digest in enumerate(digests):
             if digest != digests[0]:
                 raise DataError(
@@ -113,7 +113,7 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
 
     The others wait for one that looks at its photos as long as it lives, which with a large data set takes hours.
     """
-    shares = run.world.gather((run.stop.signal, list(dict.fromkeys(faults))), patient=True)  # of a folder named twice, once
+    shares = run.world.all_gather((run.stop.signal, list(dict.fromkeys(faults))), patient=True)  # of a folder named twice, once
     run.stop.signal = strongest(number for number, _ in shares)
     if run.stop():
         raise Stopped(run.stop.signal)
@@ -160,13 +160,13 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
         )
 
 
-def train_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:
+def train_samples(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """The photos, and tiles of large ones, as augmented samples."""
     config = run.config
     windows = cut(photos, config.data.tiles, config.seed).of_training()
-    return Samples(
-        photos, preparation.size, preparation.fill, config.seed, Switches(**config.augment.model_dump()),
-        config.data.keep_difficult, _cache(run, windows, preparation.size), windows,
+    return DetectionDataset(
+        photos, preprocessing.size, preprocessing.fill, config.seed, Switches(**config.augment.model_dump()),
+        config.data.keep_difficult, _cache(run, windows, preprocessing.size), windows,
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def _cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
     if run.config.data.cache == "none":
         return None
     size, count = cache_bytes(windows.sizes, output), caches_of(run) * run.world.local_size
-    if all(run.world.gather(fits(size, count))):
+    if all(run.world.all_gather(fits(size, count))):
         return ImageCache(windows.sizes, output)
     copies = f" for each of {count} processes" if count > 1 else ""
     run.say(
@@ -190,15 +190,15 @@ def caches_of(run: Run) -> int:
     return num_caches(choose_workers(run.config.data.workers, run.device, run.world))
 
 
-def plain_samples(run: Run, photos: Photos, preparation: Preparation) -> Samples:
+def plain_samples(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """The photos as they are, and all tiles of large ones, as evaluation takes them; with the objects that the loss of
     training counts."""
     data = run.config.data
     windows = cut(photos, data.tiles, run.config.seed)
-    return Samples(photos, preparation.size, preparation.fill, keep_difficult=data.keep_difficult, windows=windows)
+    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=data.keep_difficult, windows=windows)
 
 
-def tiles_notes(config: Config, samples: Samples, val_samples: Samples) -> list[str]:
+def tiles_notes(config: Config, samples: DetectionDataset, val_samples: DetectionDataset) -> list[str]:
     """What there is to say of a run's tiles, a line each."""
     if not config.data.tiles:
         return []
@@ -214,7 +214,7 @@ def tiles_notes(config: Config, samples: Samples, val_samples: Samples) -> list[
     return lines
 
 
-def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: int) -> WatchedLoader[Batch]:
+def train_batches(run: Run, samples: DetectionDataset, iterations: int, first_iteration: int) -> WatchedLoader[Batch]:
     """The micro-batches of this process, from an iteration on.
 
     Raises:
@@ -226,16 +226,16 @@ def train_batches(run: Run, samples: Samples, iterations: int, first_iteration: 
     return _loader(run, samples, order, run.stop if run.world.size == 1 else None)
 
 
-def val_batches(run: Run, samples: Samples) -> WatchedLoader[Batch]:
+def val_batches(run: Run, samples: DetectionDataset) -> WatchedLoader[Batch]:
     """This process's share of the photos, in order, each with all its tiles."""
     return _loader(run, samples, EvalOrder(samples.windows.photos, run.config.eval.batch_size, run.world), run.stop)
 
 
-def _loader(run: Run, samples: Samples, order: Sampler[list[Key]], stop: StopRequest | None) -> WatchedLoader[Batch]:
+def _loader(run: Run, samples: DetectionDataset, order: Sampler[list[Key]], stop: StopRequest | None) -> WatchedLoader[Batch]:
     return make_loader(samples, order, choose_workers(run.config.data.workers, run.device, run.world), run.device, stop)
 
 
-def crowded_batch(samples: Samples, count: int) -> Batch:
+def crowded_batch(samples: DetectionDataset, count: int) -> Batch:
     """The samples with most objects, which take most memory; some of them more than once where there are fewer."""
     order = np.argsort(-np.diff(samples.windows.starts), kind="stable")
     return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])

@@ -116,7 +116,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_factor"]
 
 
-class WeightAverage:
+class ModelEMA:
     """An exponential moving average of a model's weights and statistics, for evaluation.
 
     The decay rises from 0 to its full value over the first iterations, (1 + i) / (10 + i), so that the start is forgotten.

@@ -81,7 +81,7 @@ def require_same_config(run: Run) -> None:
     entries: dict[str, Any] = {}
     for name, value in run.config.model_dump(mode="json", exclude=PLACES).items():
         entries |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-    every = run.world.gather(entries)
+    every = run.world.all_gather(entries)
     for rank, theirs in enumerate(every):
         for name, value in theirs.items():
             ours = every[0][name]

@@ -17,10 +17,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.boxes import voc_to_edges
 from ssd.evaluation.evaluate import Evaluation
-from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, spread
+from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, evenly_spaced
 from ssd.system.errors import optional
 from ssd.system.files import naming, write_whole
 from ssd.weights.checkpoint import TrainState
@@ -233,9 +233,9 @@ class Clock:
 PICTURED = 8  # photos of one picture
 
 
-def samples_picture(samples: Samples) -> np.ndarray:
+def samples_picture(samples: DetectionDataset) -> np.ndarray:
     """Training samples, spread over photos and tiles, as the network gets them, with their boxes."""
-    batch = samples.__getitems__([(0, index) for index in spread(len(samples), PICTURED)])
+    batch = samples.__getitems__([(0, index) for index in evenly_spaced(len(samples), PICTURED)])
     cells = []
     for image, boxes, labels in zip(batch.images.numpy(), *(part.numpy() for part in batch.targets[:2]), strict=True):
         real = labels >= 0
@@ -243,12 +243,12 @@ def samples_picture(samples: Samples) -> np.ndarray:
     return contact_sheet(cells)
 
 
-def detections_picture(samples: Samples, evaluation: Evaluation) -> np.ndarray:
+def detections_picture(samples: DetectionDataset, evaluation: Evaluation) -> np.ndarray:
     """Photos spread over the validation set, in pairs: ground truth in white, detections in colour."""
     photos = samples.photos
     cells = []
     best, _ = evaluation.best_score()
-    for index in spread(len(photos), PICTURED):
+    for index in evenly_spaced(len(photos), PICTURED):
         image, truth, found = samples.image(index), photos.ground_truth(index), evaluation.detections[index]
         sure = found["scores"] >= best
         boxes, labels, scores = found["boxes"][sure], found["labels"][sure], found["scores"][sure]
@@ -268,7 +268,7 @@ class RunLog:
         visible: whether this process speaks and writes.
     """
 
-    def __init__(self, folder: Path, iterations: int, state: TrainState, val_samples: Samples, visible: bool) -> None:
+    def __init__(self, folder: Path, iterations: int, state: TrainState, val_samples: DetectionDataset, visible: bool) -> None:
         self.val_samples = val_samples
         self.records = RecordFile(folder, state.iteration, state.evaluated_at) if visible else None
         self.progress = Progress(iterations, state.iteration, visible)
@@ -302,7 +302,7 @@ class RunLog:
         self.say(evaluation.table())
         self.say(evaluation.summary)
 
-    def picture_samples(self, samples: Samples) -> None:
+    def picture_samples(self, samples: DetectionDataset) -> None:
         """Training samples as the network gets them, for TensorBoard."""
         if self.records:
             with optional("the picture of training samples"):

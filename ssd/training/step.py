@@ -10,10 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preprocessing import Preparation, prepare
+from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
-from ssd.training.optimizer import WeightAverage, begin_state, lay_out_state, set_lr
+from ssd.training.optimizer import ModelEMA, begin_state, lay_out_state, set_lr
 from ssd.training.schedule import Schedule
 from ssd.weights.checkpoint import TrainState
 
@@ -36,7 +36,7 @@ class Updater:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         dtype: torch.dtype,
-        average: WeightAverage | None = None,
+        average: ModelEMA | None = None,
         clip_grad_norm: float | None = None,
     ) -> None:
         device = next(model.parameters()).device
@@ -90,7 +90,7 @@ class Updater:
 
     def first_non_finite(self, world: World) -> int | None:
         """The first iteration, counted from 0, that was not finite in any process; waits for the device."""
-        numbers = [number for number in world.gather(int(self.non_finite_at.item())) if number]
+        numbers = [number for number in world.all_gather(int(self.non_finite_at.item())) if number]
         return min(numbers) - 1 if numbers else None
 
     def state(self) -> dict[str, Any]:
@@ -132,20 +132,20 @@ class Updater:
         return notes
 
 
-class Taken(NamedTuple):
+class StepOutput(NamedTuple):
     """What a step came to, on the device: to look at it is to wait for it."""
 
     losses: Tensor  # [2] float32: this process's share of loss_l and loss_c
     grad_norm: Tensor  # [] float32: of the gradient that all processes share, before it is limited; may be infinite in float16
 
 
-class Step:
+class TrainStep:
     """From a batch to an update of the weights.
 
     Args:
         model: the network, on its device.
         criterion: the loss.
-        preparation: what the weights expect of images.
+        preprocessing: what the weights expect of images.
         updater: of the weights.
         dtype: precision of the activations.
         world: the processes that train together.
@@ -156,7 +156,7 @@ class Step:
         self,
         model: SSD300,
         criterion: MultiBoxLoss,
-        preparation: Preparation,
+        preprocessing: Preprocessing,
         updater: Updater,
         dtype: torch.dtype,
         world: World,
@@ -164,7 +164,7 @@ class Step:
     ) -> None:
         self.model = model
         self.criterion = criterion
-        self.preparation = preparation
+        self.preprocessing = preprocessing
         self.updater = updater
         self.device = model.dbox_list.device
         self.dtype = dtype
@@ -177,7 +177,7 @@ class Step:
         self.network = torch.compile(network) if compiled else network
         self.loss = torch.compile(criterion.loss) if compiled else criterion.loss
 
-    def __call__(self, micro_batches: list[Batch], iteration: int) -> Taken:
+    def __call__(self, micro_batches: list[Batch], iteration: int) -> StepOutput:
         """One update of the weights, without a single wait for the device.
 
         Args:
@@ -189,10 +189,10 @@ class Step:
         # their final divisor from the start.
         dbox_list = self.model.dbox_list
         matched = [self.criterion.match(batch.targets.to(self.device), dbox_list) for batch in micro_batches]
-        num_positives = self.world.sum(torch.stack([self.criterion.num_positives(m) for m in matched]).sum())
+        num_positives = self.world.all_reduce(torch.stack([self.criterion.num_positives(m) for m in matched]).sum())
         losses = torch.zeros(2, device=self.device)
         for number, (batch, targets) in enumerate(zip(micro_batches, matched, strict=True), start=1):
-            images = prepare(batch.images, self.preparation, self.device, self.memory_format)
+            images = normalize(batch.images, self.preprocessing, self.device, self.memory_format)
             with self._gradients_shared(number == len(micro_batches)):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loc, conf, _ = self.network(images)
@@ -200,7 +200,7 @@ class Step:
                 # DistributedDataParallel averages over the processes; the divisor already counts all of them.
                 self.updater.scaled((loss_l + loss_c) * self.world.size).backward()
             losses += torch.stack([loss_l, loss_c]).detach()
-        return Taken(losses, self.updater.apply(losses, iteration))
+        return StepOutput(losses, self.updater.apply(losses, iteration))
 
     def _gradients_shared(self, last: bool) -> AbstractContextManager[None]:
         """Between processes gradients are summed once, in the last accumulation step."""

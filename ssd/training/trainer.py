@@ -16,7 +16,7 @@ from ssd.system.stop import Stopped, StopQuestion, StopRequest
 from ssd.training.checkpoints import LAST, Checkpoints
 from ssd.training.run_log import Clock, RunLog
 from ssd.training.schedule import Schedule
-from ssd.training.step import Step, Taken
+from ssd.training.step import StepOutput, TrainStep
 from ssd.training.validate import Best
 from ssd.weights.checkpoint import TrainState
 
@@ -56,7 +56,7 @@ class Trainer:
 
     def __init__(
         self,
-        step: Step,
+        step: TrainStep,
         schedule: Schedule,
         state: TrainState,
         checkpoints: Checkpoints,
@@ -92,7 +92,7 @@ class Trainer:
 
     def state(self) -> TrainState:
         """All that survives a restart."""
-        window, grad_norms = self.world.sum(self.window.clone()), self.grad_norms.clone()
+        window, grad_norms = self.world.all_reduce(self.window.clone()), self.grad_norms.clone()
         return replace(self.now, window=window, grad_norms=grad_norms, **self.step.updater.state())
 
     def fit(self, batches: Iterable[Batch]) -> Best | None:
@@ -156,7 +156,7 @@ class Trainer:
         self.log.say(f"eval.patience: no better evaluation in {not_improved}; training ends at iteration {iteration}")
         return True
 
-    def _count(self, taken: Taken) -> None:
+    def _count(self, taken: StepOutput) -> None:
         """Adds a step to the sums of the next train record."""
         self.window += taken.losses
         norm, is_finite = taken.grad_norm, taken.grad_norm.isfinite()  # in float16 it is not, in the steps that are left out
@@ -167,7 +167,7 @@ class Trainer:
         self._check_finite()
         iteration, schedule = self.now.iteration, self.schedule
         steps = iteration - (self.now.window_start or 0)
-        loss_l, loss_c = (self.world.sum(self.window.clone()) / steps).tolist()
+        loss_l, loss_c = (self.world.all_reduce(self.window.clone()) / steps).tolist()
         norms, num_norms = self.grad_norms.tolist()
         seconds, waited, timed_steps = clock.lap()
         values = {

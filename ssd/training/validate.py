@@ -9,16 +9,16 @@ import numpy as np
 from torch import nn
 
 from data.dataset.coverage import EDGES
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.batch import Batch
 from ssd.deploy.label_files import write_faults
 from ssd.evaluation.evaluate import Evaluation, evaluate
 from ssd.evaluation.label_faults import label_faults
-from ssd.evaluation.report import Subject, write_report
+from ssd.evaluation.report import ReportInput, write_report
 from ssd.inference.merge import Parts
 from ssd.inference.predict import Thresholds
 from ssd.model import SSD300
-from ssd.preprocessing import Preparation
+from ssd.preprocessing import Preprocessing
 from ssd.system.device import device_name
 from ssd.system.errors import optional
 from ssd.system.files import write_whole
@@ -38,14 +38,14 @@ class Best(NamedTuple):
 
 
 def evaluate_photos(
-    run: Run, samples: Samples, preparation: Preparation, model: nn.Module, batches: Iterable[Batch] | None = None
+    run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: nn.Module, batches: Iterable[Batch] | None = None
 ) -> Evaluation:
     """Evaluates a network on the validation photos.
 
     Args:
         run: the run.
         samples: the photos.
-        preparation: what the weights expect of images.
+        preprocessing: what the weights expect of images.
         model: the network.
         batches: this process's share of the photos, where its workers have begun with them.
 
@@ -60,7 +60,7 @@ def evaluate_photos(
         [photos.ground_truth(i) for i in range(len(photos))],
         photos.classes,
         criterion=build_criterion(config),
-        preparation=preparation,
+        preprocessing=preprocessing,
         device=run.device,
         dtype=run.dtype,
         limits=Thresholds(config.eval.score_thresh, config.eval.nms_thresh, config.eval.top_k),
@@ -71,7 +71,7 @@ def evaluate_photos(
     )
 
 
-def evaluate_checkpoint(run: Run, path: Path, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
+def evaluate_checkpoint(run: Run, path: Path, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300) -> Best:
     """Evaluates the weights of a checkpoint of this run's network, which the main process has written, maybe to a disk that the
     others do not see, and hands out."""
     iteration = 0
@@ -79,9 +79,9 @@ def evaluate_checkpoint(run: Run, path: Path, samples: Samples, preparation: Pre
         state = load_checkpoint(path)
         model.load_state_dict(state.weights)
         iteration = state.iteration
-    iteration = run.world.gather(iteration)[0]
-    run.world.equalise(model.state_dict().values())
-    return _evaluate(run, path, iteration, samples, preparation, model)
+    iteration = run.world.all_gather(iteration)[0]
+    run.world.broadcast(model.state_dict().values())
+    return _evaluate(run, path, iteration, samples, preprocessing, model)
 
 
 def eval_only(run: Run, resume: str | None) -> None:
@@ -94,20 +94,22 @@ def eval_only(run: Run, resume: str | None) -> None:
     path, state, skipped = find_same_state(run.world, find, lambda found: found[1])
     for line in skipped:
         run.say(f"skipped: {line}")
-    model, preparation = build_model(run, state)
+    model, preprocessing = build_model(run, state)
     use_batch_size_of(run, state)
-    samples = plain_samples(run, load_part(run, "val"), preparation)
-    finish(run, samples, path, _evaluate(run, path, state.iteration, samples, preparation, model))
+    samples = plain_samples(run, load_part(run, "val"), preprocessing)
+    finish(run, samples, path, _evaluate(run, path, state.iteration, samples, preprocessing, model))
 
 
-def _evaluate(run: Run, path: Path, iteration: int, samples: Samples, preparation: Preparation, model: SSD300) -> Best:
+def _evaluate(
+    run: Run, path: Path, iteration: int, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300
+) -> Best:
     run.say(f"evaluating {path}, iteration {iteration}")
-    evaluation = evaluate_photos(run, samples, preparation, model)
+    evaluation = evaluate_photos(run, samples, preprocessing, model)
     run.say(f"{evaluation.table()}\n{evaluation.summary}")
     return Best(iteration, evaluation)
 
 
-def finish(run: Run, samples: Samples, path: Path, best: Best) -> None:
+def finish(run: Run, samples: DetectionDataset, path: Path, best: Best) -> None:
     """The picture and the report of a checkpoint, where everything lies, and at last whose figure it is and the figure.
 
     Args:
@@ -138,7 +140,7 @@ def finish(run: Run, samples: Samples, path: Path, best: Best) -> None:
     run.say(evaluation.summary)
 
 
-def report_subject(run: Run, samples: Samples, evaluation: Evaluation, checkpoint: str) -> Subject:
+def report_subject(run: Run, samples: DetectionDataset, evaluation: Evaluation, checkpoint: str) -> ReportInput:
     photos = samples.photos
     records = read_records(run.folder)
     trained = [record for record in records if record["kind"] == "train"]
@@ -156,7 +158,7 @@ def report_subject(run: Run, samples: Samples, evaluation: Evaluation, checkpoin
         facts["time training"] = f"{seconds / 60:.1f} minutes for {trained[-1]['iteration']:,} iterations"
         facts["images a second"] = f"{np.median([record['images_per_s'] for record in trained]):.1f}, median"
     facts["time of the evaluation"] = f"{evaluation.seconds:.1f} seconds"
-    return Subject(
+    return ReportInput(
         title=f"SSD300: {run.folder.name}",
         evaluation=evaluation,
         ground_truth=[photos.ground_truth(i) for i in range(len(photos))],

@@ -19,6 +19,8 @@ from ssd.system.files import aside_of, looked_in, naming, sync_folder, write_who
 
 FORMAT = 2
 KIND = "ssd300-train-state"
+KEYS = {"preprocessing": "preparation"}  # keys in the file that differ from the names of `TrainState`
+_FIELDS = {key: name for name, key in KEYS.items()}
 EXPORTED = (".onnx", ".pt2")  # ends of the names of programs that scripts/export.py writes
 
 
@@ -32,7 +34,7 @@ class TrainState:
 
     model: dict[str, Tensor]
     classes: list[str]
-    preparation: dict[str, Any]  # of images: see `ssd.preprocessing`
+    preprocessing: dict[str, Any]  # of images: see `ssd.preprocessing`
     config: dict[str, Any]
     iteration: int = 0  # iterations done
     num_processes: int = 0  # that shared the last ones; 0: of a time when that was not kept
@@ -64,7 +66,7 @@ def weights_alone(state: TrainState) -> TrainState:
     weights = {name: value.half() if value.ndim > 1 else value for name, value in state.weights.items()}
     tiles = state.config.get("data", {}).get("tiles")
     shape = shape_of(state.config["model"])
-    return TrainState(weights, state.classes, state.preparation, {"model": shape, "data": {"tiles": tiles}})
+    return TrainState(weights, state.classes, state.preprocessing, {"model": shape, "data": {"tiles": tiles}})
 
 
 def shape_of(options: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
     Raises:
         OSError: the disk is full or cannot be written; `path` is as it was.
     """
-    values = {f.name: getattr(state, f.name) for f in fields(state)}
+    values = {KEYS.get(f.name, f.name): getattr(state, f.name) for f in fields(state)}
     content = {"kind": KIND, "format": FORMAT, "digest": digest(values), "state": values}
 
     def write(file: IO[bytes]) -> None:
@@ -156,7 +158,7 @@ def state_in(content: Any, path: Path) -> TrainState:
     if not _is_digest(content.get("digest"), values):
         raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
     try:
-        state = TrainState(**values)
+        state = TrainState(**{_FIELDS.get(key, key): value for key, value in values.items()})
         state.model = {name: value.float() if value.dtype == torch.float16 else value for name, value in state.model.items()}
     except (AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: does not hold what a run needs ({first_line(error)})") from None

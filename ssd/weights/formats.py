@@ -15,7 +15,7 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from ssd.backbones.vgg import conv_names
 from ssd.config.schema import VOC_CLASSES, ModelConfig
 from ssd.model import SSD300
-from ssd.preprocessing import CAFFE, Preparation
+from ssd.preprocessing import CAFFE, Preprocessing
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, state_in
 
 NUM_MAPS = 6
@@ -26,7 +26,7 @@ BACKBONE = tuple(f"backbone.{name}.conv" for name in (*conv_names(), "fc6", "fc7
 BATCH_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 NUM_DBOXES = 4  # of a cell of conv4_3, in all of them
 # SSD300_VGG16_Weights' image_mean, in 8-bit steps.
-TORCHVISION = Preparation(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), scale=(1.0, 1.0, 1.0))
+TORCHVISION = Preprocessing(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), scale=(1.0, 1.0, 1.0))
 
 
 class WeightFormat(NamedTuple):
@@ -39,7 +39,7 @@ class WeightFormat(NamedTuple):
     batch_norm: str | None  # or the batch normalisation in its place, if the project has such weights
     loc: str
     conf: str
-    preparation: Preparation = CAFFE
+    preprocessing: Preprocessing = CAFFE
 
 
 FORMATS = (
@@ -160,7 +160,7 @@ def _convert(
     options = ModelConfig.model_validate({"pretrained": "none", "dboxes": sizes, "conv4_3_norm": norm})
     weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
     SSD300(num_classes + 1, conv4_3_norm=norm).load_state_dict(weights)  # raises where a shape or a name does not fit
-    return TrainState(weights, names, weight_format.preparation.to_plain(), {"model": options.model_dump(mode="json")})
+    return TrainState(weights, names, weight_format.preprocessing.to_plain(), {"model": options.model_dump(mode="json")})
 
 
 def torchvision_names() -> list[str]:

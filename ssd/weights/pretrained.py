@@ -11,7 +11,7 @@ from ssd.config.schema import ModelConfig
 from ssd.config.yaml import dump_yaml
 from ssd.dbox import make_dbox_list, spec_of
 from ssd.model import SSD300
-from ssd.preprocessing import CAFFE, IMAGENET, OXFORD, Preparation
+from ssd.preprocessing import CAFFE, IMAGENET, OXFORD, Preprocessing
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, shape_of
 from ssd.weights.class_names import same_class
 from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of, weights_in
@@ -46,7 +46,7 @@ def network_of(state: TrainState) -> SSD300:
     return network.eval()
 
 
-def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
+def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
     """Loads pretrained weights into a model: of width 0.25 with batch normalisation for `slim`, of width 1 otherwise.
 
     Args:
@@ -78,7 +78,7 @@ def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple
     return load_backbone(model, weights, source), []
 
 
-def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Preparation:
+def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Preprocessing:
     """Loads the weights of a VGG16 into the backbone of a model; `source` is how messages call them.
 
     Raises:
@@ -86,11 +86,11 @@ def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Pr
     """
     batch_norm = model.backbone.is_normalised
     if is_features(state):
-        converted, preparation = from_features(state, source), preparation_of_features(state)
+        converted, preprocessing = from_features(state, source), preprocessing_of_features(state)
     elif "features.0.weight" in state:
-        converted, preparation = from_torchvision(state, batch_norm, source), IMAGENET
+        converted, preprocessing = from_torchvision(state, batch_norm, source), IMAGENET
     elif "0.weight" in state and not batch_norm:
-        converted, preparation = from_reduced_fc(state, source), CAFFE
+        converted, preprocessing = from_reduced_fc(state, source), CAFFE
     else:
         expected = "torchvision's VGG16 with batch normalisation" if batch_norm else "torchvision's or a reduced-fc VGG16"
         raise CheckpointError(f"model.pretrained: {source}: is not {expected} (its first entry: {next(iter(state), None)})")
@@ -100,10 +100,10 @@ def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Pr
             shapes = f"{list(value.shape)}, expected {list(own[name].shape)}"
             raise CheckpointError(f"model.pretrained: {source}: {name} has the shape {shapes}")
     model.backbone.load_state_dict({**own, **converted})
-    return preparation
+    return preprocessing
 
 
-def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preparation, list[str]]:
+def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
     """Starts from a checkpoint, also one of other classes or of another width: takes what fits.
 
     Args:
@@ -122,7 +122,7 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepar
 
 def take_fitting(
     model: SSD300, state: TrainState, project: str, path: Path, classes: Sequence[str], entry: str
-) -> tuple[Preparation, list[str]]:
+) -> tuple[Preprocessing, list[str]]:
     """Takes what fits of a state's weights; class scores go by the classes' names: background and every class that both have
     keep what they learned.
 
@@ -177,7 +177,7 @@ def take_fitting(
     notes += [f"{entry}: learned from the start: class {', '.join(new)}"] * bool(new)
     more = f", and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
     notes += [f"{entry}: left: {', '.join(left[:MOST_NAMED])}{more}"] * bool(left)
-    return Preparation(**state.preparation), notes
+    return Preprocessing(**state.preprocessing), notes
 
 
 def batch_norm_of(weights: Mapping[str, Tensor]) -> str:
@@ -221,7 +221,7 @@ def is_features(state: Mapping[str, Tensor]) -> bool:
     return not classifier or any(bool(value.isnan().any()) for value in classifier)
 
 
-def preparation_of_features(state: Mapping[str, Tensor]) -> Preparation:
+def preprocessing_of_features(state: Mapping[str, Tensor]) -> Preprocessing:
     """What VGG16's convolutions expect of images: Oxford's pixels without a scale, unless they are torchvision's own, cut from
     its classifier, which the first biases tell."""
     first = state["features.0.bias"][:3].float()

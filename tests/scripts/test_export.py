@@ -34,9 +34,9 @@ from tests.processes import completed
 def network(checkpoint):
     """The checkpoint's network as a graph, which takes longer than all that is done with it; so every test shares one."""
     predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32")
-    graph = export_module.network_graph(predictor.model, predictor.preparation)
+    graph = export_module.network_graph(predictor.model, predictor.preprocessing)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "network_graph", lambda model, preparation: graph)
+        patch.setattr(export_module, "network_graph", lambda model, preprocessing: graph)
         yield graph
 
 
@@ -272,7 +272,7 @@ def test_eight_bits_are_calibrated_and_graded(run_checkpoint, monkeypatch, capsy
     weights = {each.name: each.data_type for each in network.graph.initializer if "backbone" in each.name and each.dims}
     assert {kind for name, kind in weights.items() if "quantized" in name and "bias" not in name} == {onnx.TensorProto.INT8}
     predictor = Predictor.from_checkpoint(run_checkpoint, "cpu", "float32", score_thresh=0.35)
-    export_onnx(path.with_name("float.onnx"), predictor.model, predictor.preparation, predictor.classes, predictor.limits)
+    export_onnx(path.with_name("float.onnx"), predictor.model, predictor.preprocessing, predictor.classes, predictor.limits)
     assert path.stat().st_size < 0.6 * path.with_name("float.onnx").stat().st_size
 
 

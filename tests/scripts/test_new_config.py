@@ -15,12 +15,12 @@ from torchvision.models.detection import ssd300_vgg16
 
 import train
 from data.dataset import inspection
-from data.dataset.photos import Photos, load_photos
+from data.dataset.photos import Annotations, load_photos
 from data.layouts.find import find_layout
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.autoconfig import proposal
-from ssd.autoconfig.recipes import Choice
+from ssd.autoconfig.recipes import Setting
 from ssd.autoconfig.trial import try_out
 from ssd.config.file import load_config
 from ssd.config.schema import ModelConfig
@@ -168,10 +168,10 @@ def test_class_names_survive(folders, monkeypatch):
         monkeypatch.setattr(proposal, "WIDTH", 20)  # the second time a name a line
 
 
-def objects_of(side: float, count: int = 40) -> Photos:
+def objects_of(side: float, count: int = 40) -> Annotations:
     """A photo of 300 × 300 pixels with square objects of one size."""
     corners = np.random.default_rng(0).uniform(0, 300 - side, (count, 2)).astype(np.float32)
-    return Photos(
+    return Annotations(
         ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),
         np.concatenate([corners, corners + side], axis=1), np.zeros(count, np.int64), np.zeros(count, bool),
         np.full(count, -1, np.int8), np.zeros(1, np.int64),
@@ -180,7 +180,7 @@ def objects_of(side: float, count: int = 40) -> Photos:
 
 def test_a_class_of_few_objects_counts_as_much_as_others_for_the_dboxes():
     large, small = objects_of(150, 90), objects_of(17, 10)
-    together = Photos.joined([large, replace(small, labels=np.ones(10, np.int64))])
+    together = Annotations.joined([large, replace(small, labels=np.ones(10, np.int64))])
     together = replace(together, classes=("a", "b"))
     shares = proposal.dbox_shares(together)
     assert shares["voc"] == proposal.dbox_shares(large)["voc"] / 2
@@ -207,7 +207,7 @@ def test_dboxes_are_fitted_where_there_is_much_to_gain():
     small = objects_of(10)
     fitted = proposal.fitted_dboxes(small, proposal.dbox_shares(small))
     assert fitted
-    text = proposal.render({"model.pretrained": Choice("none"), "model.dboxes": Choice(fitted.to_plain(), "why")})
+    text = proposal.render({"model.pretrained": Setting("none"), "model.dboxes": Setting(fitted.to_plain(), "why")})
     assert spec_of(ModelConfig.model_validate(yaml.safe_load(text)["model"]).dboxes) == spec_of(fitted)
 
 
@@ -218,7 +218,7 @@ def test_small_objects_in_large_photos_are_told_of_tiles(side, photo, told):
     sides = np.array([side, 100, 100, 100]) * photo / 300
     boxes = np.stack([np.zeros(4), np.zeros(4), sides, sides], axis=1).astype(np.float32)
     rest = np.zeros(4, bool), np.zeros(4, np.int8), np.arange(2)
-    photos = Photos(("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest)
+    photos = Annotations(("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest)
     notes = proposal.tiles_note(photos, SSD300_VOC)
     assert [note.split(";")[0] for note in notes] == told * [
         "25% of the objects are smaller than the smallest DBox (30 of 300 pixels), in photos of more than 600"
@@ -269,7 +269,7 @@ def test_objects_are_counted_in_parallel(folders, kind, monkeypatch):
     assert sum(alone.values()) == 106
     assert watched[-1] == ((1, 1) if kind == "coco" else (32, 32))
     assert len(watched) == (1 if kind == "coco" else 11)
-    workers = inspection.tally([str(i) for i in range(12)], lambda _: [os.getpid()], 2, inspection.unwatched)
+    workers = inspection.count_files([str(i) for i in range(12)], lambda _: [os.getpid()], 2, inspection.unwatched)
     assert os.getpid() not in workers
     assert list(workers.values()) == [6, 6]
 
@@ -331,9 +331,9 @@ def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypa
     monkeypatch.setattr(proposal, "try_out", short_trial)
     output = folders / "a.yaml"
     assert new_config.main([str(folders / "voc"), "--output", str(output), "--minutes", "600"]) == 0
-    ((freeze, costs),) = measured
+    ((freeze, timings),) = measured
     assert freeze == "conv3_3"
-    assert all(value > 0 for value in costs if isinstance(value, float))
+    assert all(value > 0 for value in timings if isinstance(value, float))
     config = load_config(output)
     assert (config.model.pretrained, config.model.dboxes, config.model.width) == ("coco", "coco", 1.0)
     small = ["train.epochs=null", "train.iterations=1", "train.batch_size=1", "data.workers=0", "device=cpu", "train.ema=null"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.batch import pad_targets
 from ssd.config.file import load_config
 from ssd.loss import MultiBoxLoss
@@ -46,9 +46,9 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     config = load_config(ROOT / "configs/quickstart.yaml", overrides)
     run = Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
     photos = load_data(run).train
-    model, preparation = build_model(run, None)
-    step = build_step(run, model, preparation, build_schedule(run, len(photos)))
-    samples = Samples(photos, preparation.size, preparation.fill)
+    model, preprocessing = build_model(run, None)
+    step = build_step(run, model, preprocessing, build_schedule(run, len(photos)))
+    samples = DetectionDataset(photos, preprocessing.size, preprocessing.fill)
     batches = [samples.__getitems__([(0, i), (0, i + 1)]) for i in (0, 2)]
     batches = [
         batch._replace(images=batch.images.pin_memory(), targets=type(batch.targets)(*(t.pin_memory() for t in batch.targets)))

@@ -75,9 +75,9 @@ def test_equals_brute_force(count, seed):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.002, 0.02, 0.1])
-def test_a_crowd_that_wants_the_same_dboxes(spread):
+def test_a_crowd_that_wants_the_same_dboxes(evenly_spaced):
     generator = torch.Generator().manual_seed(3)
-    boxes = torch.tensor([[0.3, 0.35, 0.5, 0.6]]) + (torch.rand(60, 4, generator=generator) - 0.5) * spread
+    boxes = torch.tensor([[0.3, 0.35, 0.5, 0.6]]) + (torch.rand(60, 4, generator=generator) - 0.5) * evenly_spaced
     assert_as_reference(boxes, torch.arange(60) % 20, make_dbox_list())
 
 

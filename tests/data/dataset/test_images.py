@@ -11,7 +11,7 @@ from PIL import Image
 from data.dataset.annotation import DataError
 from data.dataset.images import inspect_photo
 from data.dataset.photos import load_photos
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from data.shapes import CLASSES, write_shapes
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc_annotation import item, xml
@@ -64,7 +64,7 @@ def loaded(folder, pixels: np.ndarray, orientation: int, write, suffix: str = ".
     Image.fromarray(pixels).save(folder / f"JPEGImages/a{suffix}", exif=exif, quality=95)
     write(folder)
     photos = load_photos([SourceConfig(path=folder.name)], folder.parent, ["cat"]).photos
-    return Samples(photos, 300, (0, 0, 0)).image(0), photos.boxes[0].tolist()
+    return DetectionDataset(photos, 300, (0, 0, 0)).image(0), photos.boxes[0].tolist()
 
 
 def covers(image: np.ndarray, box: list[float]) -> bool:
@@ -124,5 +124,5 @@ def test_names_that_are_not_utf_8_are_trained_on(tmp_path):
         source = SourceConfig(path="mine", split=split, val_fraction=0.4)
         photos = load_photos([source], tmp_path, CLASSES).photos
         total += len(photos)
-        assert Samples(photos, 300, (0, 0, 0)).image(0).any()
+        assert DetectionDataset(photos, 300, (0, 0, 0)).image(0).any()
     assert total == 6

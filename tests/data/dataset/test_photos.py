@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from data.dataset.annotation import DataError
-from data.dataset.photos import Photos, load_photos
+from data.dataset.photos import Annotations, load_photos
 from ssd.config.schema import SourceConfig
 
 CLASSES = ("cat", "dog", "owl")
 
 
-def photos_of(*labels: list[int], folder: str = "a", first: int = 0) -> Photos:
+def photos_of(*labels: list[int], folder: str = "a", first: int = 0) -> Annotations:
     """A photo for each list of labels; every object has a box of its own."""
     every = [label for each in labels for label in each]
     numbers = np.arange(first, first + len(every))
-    return Photos(
+    return Annotations(
         classes=CLASSES,
         paths=np.array([f"{folder}/{number}.jpg".encode() for number in range(len(labels))], np.bytes_),
         sizes=np.array([(100 + first, 50 + number) for number in range(len(labels))], np.int32).reshape(-1, 2),
@@ -29,8 +29,8 @@ def photos_of(*labels: list[int], folder: str = "a", first: int = 0) -> Photos:
     )
 
 
-def assert_same(one: Photos, other: Photos) -> None:
-    for field in fields(Photos):
+def assert_same(one: Annotations, other: Annotations) -> None:
+    for field in fields(Annotations):
         assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 
@@ -59,7 +59,7 @@ def test_selected_photos_come_in_the_order_that_is_asked_for():
 
 def test_joined_photos_are_one_after_the_other():
     one, other = photos_of([0, 1], []), photos_of([2], [1, 1], folder="b", first=7)
-    both = Photos.joined([one, other])
+    both = Annotations.joined([one, other])
     assert both.starts.tolist() == [0, 2, 2, 3, 5]
     assert_same(both.select([0, 1]), one)
     assert_same(both.select([2, 3]), other)
@@ -67,7 +67,7 @@ def test_joined_photos_are_one_after_the_other():
 
 def test_names_tell_photos_apart():
     assert photos_of([0], []).names() == ["0.jpg", "1.jpg"]
-    both = Photos.joined([photos_of([0], folder="set/a"), photos_of([0], folder="set/b", first=1)])
+    both = Annotations.joined([photos_of([0], folder="set/a"), photos_of([0], folder="set/b", first=1)])
     assert both.names() == ["a/0.jpg", "b/0.jpg"]
 
 

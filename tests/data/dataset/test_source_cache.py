@@ -7,15 +7,15 @@ import pytest
 
 from data.dataset import disk_cache, source_cache
 from data.dataset.annotation import DataError
-from data.dataset.photos import Photos, load_photos
+from data.dataset.photos import Annotations, load_photos
 from data.layouts import voc
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc import make_folder
 from tests.data.layouts.test_voc_annotation import item, xml
 
 
-def assert_equal(one: Photos, other: Photos) -> None:
-    for field in fields(Photos):
+def assert_equal(one: Annotations, other: Annotations) -> None:
+    for field in fields(Annotations):
         first, second = (np.asarray(getattr(each, field.name)) for each in (one, other))
         assert first.dtype == second.dtype
         assert np.array_equal(first, second)
@@ -55,7 +55,7 @@ def test_a_second_start_reads_no_annotation_and_is_the_same(read):
     assert second.notes == first.notes
     assert second.photos.ground_truth(2)["truncated"].tolist() == [1, -1]
     assert second.photos.select([2, 0]).truncated.tolist() == [1, -1, -1]
-    assert Photos.joined([first.photos, second.photos]).truncated.tolist() == [-1, 1, -1] * 2
+    assert Annotations.joined([first.photos, second.photos]).truncated.tolist() == [-1, 1, -1] * 2
 
 
 def changed_annotation(folder):

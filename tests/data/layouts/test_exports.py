@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import train
-from data.dataset.photos import Photos, load_photos
+from data.dataset.photos import Annotations, load_photos
 from scripts import new_config
 from ssd.config.file import load_config
 from tests.data.layouts.exports import EXPORTS, NAMES, SHOTS, Export, photos, xmls
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_machine")]
 SMALL = ["train.epochs=null", "train.iterations=3", "train.batch_size=2", "model.width=0.05", "data.workers=0", "device=cpu"]
 
 
-def assert_true(found: Photos) -> set[int]:
+def assert_true(found: Annotations) -> set[int]:
     """Compares every photo's objects with what was drawn; returns which photos they are, by their sizes."""
     by_size = {(shot.width, shot.height): i for i, shot in enumerate(SHOTS)}
     assert len(by_size) == len(SHOTS)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from data.dataset.annotation import DataError
-from data.dataset.photos import Photos, load_photos
+from data.dataset.photos import Annotations, load_photos
 from data.layouts.find import find_layout
 from data.shapes import CLASSES
 from ssd.config.schema import SourceConfig
 
 
-def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Photos:
+def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Annotations:
     source = SourceConfig(path=path, split=split, val_fraction=options.pop("val_fraction", None))
     return load_photos([source], root, classes, **options).photos
 
@@ -27,7 +27,7 @@ def voc(shapes_root):
     return load(shapes_root, "shapes", "train")
 
 
-def as_coco(photos: Photos) -> dict:
+def as_coco(photos: Annotations) -> dict:
     images, annotations = [], []
     for i in range(len(photos)):
         width, height = photos.sizes[i].tolist()
@@ -41,13 +41,13 @@ def as_coco(photos: Photos) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def copy_photos(photos: Photos, folder: Path) -> None:
+def copy_photos(photos: Annotations, folder: Path) -> None:
     folder.mkdir(parents=True)
     for i in range(len(photos)):
         shutil.copy(photos.path(i), folder)
 
 
-def write_yolo(photos: Photos, images: Path, labels: Path) -> None:
+def write_yolo(photos: Annotations, images: Path, labels: Path) -> None:
     copy_photos(photos, images)
     labels.mkdir(parents=True)
     for i in range(len(photos)):
@@ -60,7 +60,7 @@ def write_yolo(photos: Photos, images: Path, labels: Path) -> None:
         (labels / Path(photos.path(i)).with_suffix(".txt").name).write_text("".join(lines))
 
 
-def assert_equal(photos: Photos, expected: Photos) -> None:
+def assert_equal(photos: Annotations, expected: Annotations) -> None:
     assert [Path(photos.path(i)).name for i in range(len(photos))] == [
         Path(expected.path(i)).name for i in range(len(expected))
     ]

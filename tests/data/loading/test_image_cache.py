@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Photos, load_photos
+from data.dataset.photos import Annotations, load_photos
 from data.loading import image_cache
 from data.loading.image_cache import ImageCache, cache_bytes, cached_sizes, fits, reductions
-from data.loading.loader import EvalOrder, Samples, make_loader
+from data.loading.loader import DetectionDataset, EvalOrder, make_loader
 from data.shapes import CLASSES
 from data.transforms.augment import CROP_ASPECT, CROP_SCALE, Switches
 from ssd.config.schema import SourceConfig
@@ -16,13 +16,13 @@ SIZES = np.array([[640, 480], [1500, 1415], [2830, 2829], [4000, 3000], [2830, 9
 
 
 @pytest.fixture(scope="module")
-def photos(shapes_root) -> Photos:
+def photos(shapes_root) -> Annotations:
     return load_photos([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
 
 
 def test_cached_photos_give_the_same_samples_and_are_read_once(photos, monkeypatch):
     cache = ImageCache(photos.sizes, 300)
-    plain, cached = (Samples(photos, 300, FILL, 1, Switches(), cache=each) for each in (None, cache))
+    plain, cached = (DetectionDataset(photos, 300, FILL, 1, Switches(), cache=each) for each in (None, cache))
     keys = [(0, index) for index in range(4)]
     expected = plain.__getitems__(keys).images
     assert torch.equal(cached.__getitems__(keys).images, expected)
@@ -33,7 +33,7 @@ def test_cached_photos_give_the_same_samples_and_are_read_once(photos, monkeypat
 
 def test_workers_fill_one_cache_together(photos):
     cache = ImageCache(photos.sizes, 300)
-    samples = Samples(photos, 300, FILL, cache=cache)
+    samples = DetectionDataset(photos, 300, FILL, cache=cache)
     list(make_loader(samples, EvalOrder(np.arange(len(photos)), 4), 2, torch.device("cpu")))
     assert cache.filled.all()
 
@@ -50,13 +50,13 @@ def test_a_photo_is_reduced_as_far_as_its_narrowest_crop_has_the_networks_pixels
 
 
 @pytest.fixture
-def large(tmp_path) -> Photos:
+def large(tmp_path) -> Annotations:
     """One photo of 12 megapixels, smooth enough to be resampled, with a small object."""
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), cv2.resize(noise, (4000, 3001), interpolation=cv2.INTER_CUBIC))
     path = np.array([str(tmp_path / "a.png").encode()])
     boxes = np.array([[1900, 1400, 2150, 1650]], np.float32)
-    return Photos(
+    return Annotations(
         ("cat",), path, np.array([[4000, 3001]], np.int32), np.array([0, 1]), boxes, np.zeros(1, np.int64), np.zeros(1, bool),
         np.zeros(1, np.int8), np.zeros(1, np.int64),
     )  # fmt: skip
@@ -65,7 +65,7 @@ def large(tmp_path) -> Photos:
 def test_a_reduced_photo_gives_the_same_samples_but_for_interpolation(large):
     cache = ImageCache(large.sizes, 300)
     assert cache.sizes.tolist() == [[2000, 1501]]
-    plain, cached = (Samples(large, 300, FILL, 1, Switches(photometric=False), cache=each) for each in (None, cache))
+    plain, cached = (DetectionDataset(large, 300, FILL, 1, Switches(photometric=False), cache=each) for each in (None, cache))
     keys = [(epoch, 0) for epoch in range(12)]
     one, other = plain.__getitems__(keys), cached.__getitems__(keys)
     assert all(torch.equal(a, b) for a, b in zip(one.targets, other.targets, strict=True))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Photos, load_photos
-from data.loading.loader import EvalOrder, Samples, TrainOrder, choose_workers, make_loader
+from data.dataset.photos import Annotations, load_photos
+from data.loading.loader import DetectionDataset, EvalOrder, TrainOrder, choose_workers, make_loader
 from data.shapes import CLASSES
 from data.transforms.augment import Switches
 from ssd.config.schema import ConfigError, SourceConfig
@@ -17,16 +17,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def photos(shapes_root) -> Photos:
+def photos(shapes_root) -> Annotations:
     return load_photos([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
 
 
-def stream(samples: Samples, order: TrainOrder, workers: int) -> list:
+def stream(samples: DetectionDataset, order: TrainOrder, workers: int) -> list:
     return list(make_loader(samples, order, workers, CPU))
 
 
 def test_the_number_of_workers_changes_nothing(photos):
-    samples = Samples(photos, 300, FILL, seed=1, switches=Switches())
+    samples = DetectionDataset(photos, 300, FILL, seed=1, switches=Switches())
     runs = [stream(samples, TrainOrder(len(photos), 5, 6, seed=1), workers) for workers in (0, 1, 2)]
     for batches in zip(*runs, strict=True):
         for batch in batches[1:]:
@@ -36,13 +36,13 @@ def test_the_number_of_workers_changes_nothing(photos):
 
 
 def test_a_sample_changes_from_epoch_to_epoch(photos):
-    samples = Samples(photos, 300, FILL, seed=1, switches=Switches())
+    samples = DetectionDataset(photos, 300, FILL, seed=1, switches=Switches())
     assert not torch.equal(samples[(0, 3)].images, samples[(1, 3)].images)
     assert torch.equal(samples[(1, 3)].images, samples[(1, 3)].images)
 
 
 def test_batches_are_bytes_and_padded_targets(photos):
-    samples = Samples(photos, 300, FILL)
+    samples = DetectionDataset(photos, 300, FILL)
     batch = samples.__getitems__([(0, i) for i in range(8)])
     assert batch.images.shape == (8, 300, 300, 3)
     assert batch.images.dtype == torch.uint8
@@ -57,8 +57,10 @@ def test_batches_are_bytes_and_padded_targets(photos):
 
 def test_difficult_objects_can_be_left_out(photos):
     marked = replace(photos, difficult=np.ones_like(photos.difficult))
-    assert len(Samples(marked, 300, FILL, keep_difficult=True)[(0, 1)].targets.objects) == len(photos.labels[photos.objects(1)])
-    assert len(Samples(marked, 300, FILL, keep_difficult=False)[(0, 1)].targets.objects) == 0
+    assert len(DetectionDataset(marked, 300, FILL, keep_difficult=True)[(0, 1)].targets.objects) == len(
+        photos.labels[photos.objects(1)]
+    )
+    assert len(DetectionDataset(marked, 300, FILL, keep_difficult=False)[(0, 1)].targets.objects) == 0
 
 
 @pytest.mark.parametrize(("num_photos", "batch_size"), [(10, 4), (3, 8), (7, 7)])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Photos
+from data.dataset.photos import Annotations
 from data.loading.image_cache import ImageCache, cache_bytes
-from data.loading.loader import EvalOrder, Samples
+from data.loading.loader import DetectionDataset, EvalOrder
 from data.transforms.augment import Switches
 from data.transforms.tiles import Windows, cut
 from ssd.config.schema import TilesConfig
@@ -20,7 +20,7 @@ FILL = (124, 116, 104)
 SIZES = [(700, 300), (90, 80), (250, 1), (100, 100), (101, 100), (333, 512)]
 
 
-def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Photos:
+def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Annotations:
     """Photos of these sizes, with objects anywhere; there are no files."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, most, len(sizes))
@@ -34,7 +34,7 @@ def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Photos:
     boxes = np.concatenate(parts).astype(np.float32)
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 0.5)
     number = len(boxes)
-    return Photos(
+    return Annotations(
         ("cat", "dog"), np.array([f"{i}.png".encode() for i in range(len(sizes))]), np.array(sizes, np.int32),
         np.concatenate([[0], counts]).cumsum(), boxes, rng.integers(0, 2, number), rng.random(number) < 0.3,
         np.full(number, -1, np.int8), np.arange(len(sizes)),
@@ -99,7 +99,7 @@ def test_photos_that_no_tile_is_smaller_than_are_left_whole():
 
 
 @pytest.fixture
-def large(tmp_path) -> Photos:
+def large(tmp_path) -> Annotations:
     """Three photos of noise, of which two are large."""
     photos = made_up(4, [(400, 260), (80, 90), (90, 300)], 9)
     rng = np.random.default_rng(0)
@@ -109,8 +109,8 @@ def large(tmp_path) -> Photos:
     return replace(photos, paths=np.array([str(path).encode() for path in paths]))
 
 
-def tiled(photos: Photos, cache: ImageCache | None = None, switches: Switches | None = None) -> Samples:
-    return Samples(photos, 60, FILL, 1, switches, cache=cache, windows=cut(photos, TilesConfig(size=100), 0))
+def tiled(photos: Annotations, cache: ImageCache | None = None, switches: Switches | None = None) -> DetectionDataset:
+    return DetectionDataset(photos, 60, FILL, 1, switches, cache=cache, windows=cut(photos, TilesConfig(size=100), 0))
 
 
 def test_a_tile_is_a_sample_of_its_pixels(large):
@@ -133,8 +133,8 @@ def test_a_tile_is_a_sample_of_its_pixels(large):
 def test_a_photo_is_decoded_once_for_all_its_tiles(large, monkeypatch):
     """From the cache in any order, without one in the order of evaluation."""
     expected = tiled(large, switches=Switches()).__getitems__([(0, index) for index in range(len(tiled(large)))]).images
-    read, decoded = Samples.image, []
-    monkeypatch.setattr(Samples, "image", lambda self, photo: decoded.append(photo) or read(self, photo))
+    read, decoded = DetectionDataset.image, []
+    monkeypatch.setattr(DetectionDataset, "image", lambda self, photo: decoded.append(photo) or read(self, photo))
     sizes = tiled(large).windows.sizes
     cached = tiled(large, ImageCache(sizes, 60), Switches())
     order = np.random.default_rng(0).permutation(len(cached)).tolist()

@@ -16,15 +16,15 @@ from ssd.autoconfig.recipes import (
     LEAST_SAMPLES,
     SCRATCH,
     SLIM,
-    Choice,
     Length,
+    Setting,
     batch_size,
     length,
     minutes_for,
     training,
 )
-from ssd.autoconfig.starts import Wish, choose_start
-from ssd.autoconfig.timing import Costs
+from ssd.autoconfig.starts import Budget, choose_start
+from ssd.autoconfig.timing import Timings
 from ssd.config.entries import top_entry
 from ssd.config.file import parse_config
 from ssd.config.schema import TrainConfig
@@ -33,7 +33,7 @@ from ssd.system import download
 from ssd.weights import sources
 from tests.conftest import refuse
 
-DATA = {"data.train": Choice([{"path": "a"}]), "data.val": Choice([{"path": "b"}])}
+DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
 SHARES = {"voc": 0.95, "coco": 0.96}
 SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos a second: the whole network, the slim one
 
@@ -57,16 +57,16 @@ def place(tmp_path, monkeypatch):
     return there
 
 
-def costs(device: str, num_photos: int, speed: float) -> Costs:
-    return Costs(8, batch_size(device, num_photos) / speed, 0.01 * num_photos, 1, 20 / speed, 3)
+def timings(device: str, num_photos: int, speed: float) -> Timings:
+    return Timings(8, batch_size(device, num_photos) / speed, 0.01 * num_photos, 1, 20 / speed, 3)
 
 
-def start(wish: Wish, num_photos: int, speeds: tuple[float, float]):
+def start(wish: Budget, num_photos: int, speeds: tuple[float, float]):
     asked = []
 
     def measured(recipe):
         asked.append(recipe.name)
-        return costs(wish.device, num_photos, speeds[recipe in (SLIM, SCRATCH)])
+        return timings(wish.device, num_photos, speeds[recipe in (SLIM, SCRATCH)])
 
     return choose_start(wish, num_photos, measured), asked
 
@@ -95,7 +95,7 @@ def start(wish: Wish, num_photos: int, speeds: tuple[float, float]):
 )
 def test_choices(place, device, num_photos, speeds, there, name, freeze, size, epochs):
     place(*there)
-    wish = Wish(device, 30)
+    wish = Budget(device, 30)
     chosen, _ = start(wish, num_photos, speeds)
     assert chosen.recipe.name == name
     text = render({**DATA, **run_choices(chosen, device, num_photos, 50, SHARES)})
@@ -132,17 +132,17 @@ def re_data(line: str) -> bool:
 
 def test_the_run_is_as_long_as_the_time():
     """By hand: of 1620 s 9 + 3 + 5 are fixed, 10 evaluations of 4 + 3 × 1 s; 1533 s make 3066 steps of 0.5 s."""
-    found = length(SLIM, Costs(9, 0.5, 3, 1, 4, 5), 1000, 16, 30)
+    found = length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 30)
     assert (found.epochs, found.iterations, found.evaluations) == (49, 3063, 10)
     assert found.seconds == 9 + 3 + 5 + 3063 * 0.5 + 10 * 7
-    assert length(SLIM, Costs(9, 0.5, 3, 1, 4, 5), 1000, 16, 120).epochs == 150  # beyond which more bring nothing
-    costly = length(SLIM, Costs(9, 0.5, 3, 1, 100, 5), 1000, 16, 30)
+    assert length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 120).epochs == 150  # beyond which more bring nothing
+    costly = length(SLIM, Timings(9, 0.5, 3, 1, 100, 5), 1000, 16, 30)
     assert costly.evaluations * 103 <= EVALUATION_SHARE * 1620 < (costly.evaluations + 1) * 103 or costly.evaluations == 2
     assert costly.seconds <= 1800
 
 
 def test_the_minutes_that_are_named_are_enough():
-    slow = Costs(9, 10.0, 0, 2, 60, 5)
+    slow = Timings(9, 10.0, 0, 2, 60, 5)
     minutes = minutes_for(COCO, slow, 200, 16, LEAST_SAMPLES)
     assert length(COCO, slow, 200, 16, minutes).samples >= LEAST_SAMPLES
     assert length(COCO, slow, 200, 16, 0.9 * minutes).samples < LEAST_SAMPLES
@@ -150,36 +150,36 @@ def test_the_minutes_that_are_named_are_enough():
 
 def test_what_more_time_or_a_faster_machine_would_bring_is_said(place):
     place("net", "slim")
-    chosen, asked = start(Wish("cpu", 30), 200, SLOW)
+    chosen, asked = start(Budget("cpu", 30), 200, SLOW)
     assert asked == ["coco", "slim"]
-    shown = told(chosen, Wish("cpu", 30), 200)
+    shown = told(chosen, Budget("cpu", 30), 200)
     assert "start: slim; the whole network would see 2,800 photos in 30 minutes here and needs 4,800\n" in shown
     assert "note: the whole network would be taken with --minutes 48, or on a machine 1.7 times as fast" in shown
     assert shown.endswith("in all; with --minutes 48: the whole network")
-    chosen, _ = start(Wish("cpu", 10), 200, SLOW)
-    assert told(chosen, Wish("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # 40 would bring no more
-    assert start(Wish("cpu", 29), 200, SLOW)[0].length.epochs == 150
-    chosen, _ = start(Wish("cpu", 60), 200, FAST)
-    assert told(chosen, Wish("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
-    chosen, asked = start(Wish("cpu", 60), 200, SLOW)
+    chosen, _ = start(Budget("cpu", 10), 200, SLOW)
+    assert told(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # 40 would bring no more
+    assert start(Budget("cpu", 29), 200, SLOW)[0].length.epochs == 150
+    chosen, _ = start(Budget("cpu", 60), 200, FAST)
+    assert told(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
+    chosen, asked = start(Budget("cpu", 60), 200, SLOW)
     assert (chosen.recipe.name, asked) == ("coco", ["coco"])
-    chosen, _ = start(Wish("cpu", 1), 200, (0.1, 0.5))
-    assert "warning: that is more than 1 minutes" in told(chosen, Wish("cpu", 1), 200)
+    chosen, _ = start(Budget("cpu", 1), 200, (0.1, 0.5))
+    assert "warning: that is more than 1 minutes" in told(chosen, Budget("cpu", 1), 200)
 
 
 def test_nothing_is_downloaded_that_is_not_asked_for(place, monkeypatch):
     place("net", "slim")
     monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("downloaded"))
-    assert start(Wish("cpu", 30, download=False), 200, FAST)[0].recipe is SLIM
-    assert start(Wish("cpu", 30), 200, SLOW)[0].recipe is SLIM  # which is known before
-    chosen, asked = start(Wish("cpu", 30, scratch=True), 200, FAST)
+    assert start(Budget("cpu", 30, download=False), 200, FAST)[0].recipe is SLIM
+    assert start(Budget("cpu", 30), 200, SLOW)[0].recipe is SLIM  # which is known before
+    chosen, asked = start(Budget("cpu", 30, scratch=True), 200, FAST)
     assert (chosen.recipe, asked) == (SCRATCH, ["scratch"])
     assert not any(note.startswith("warning") for note in chosen.notes)
 
 
 def test_without_any_weights_a_warning_says_what_to_expect(place):
     place()
-    (warning,) = start(Wish("cpu", 30, download=False), 200, FAST)[0].notes
+    (warning,) = start(Budget("cpu", 30, download=False), 200, FAST)[0].notes
     assert warning.startswith("warning: COCO weights are not in ")
     assert "training starts from scratch" in warning
 
@@ -190,9 +190,9 @@ def test_a_network_too_large_for_the_memory(place):
     def measured(recipe):
         if recipe is COCO:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return costs("cuda", 200, 900)
+        return timings("cuda", 200, 900)
 
-    chosen = choose_start(Wish("cuda", 30), 200, measured)
+    chosen = choose_start(Budget("cuda", 30), 200, measured)
     assert (chosen.recipe, chosen.why) == (SLIM, "the whole network does not fit into memory")
 
 
@@ -218,7 +218,7 @@ def test_a_network_that_is_not_there_costs_seconds(place, address, monkeypatch, 
     hosts = {"refused": f"127.0.0.1:{port}", "silent": f"127.0.0.1:{address.silent}", "unknown host": "nowhere.invalid"}
     address.at(f"http://{hosts[kind]}")
     began = time.monotonic()
-    chosen, timed = start(Wish("cpu", 30), 200, FAST)
+    chosen, timed = start(Budget("cpu", 30), 200, FAST)
     assert time.monotonic() - began < 10
     assert chosen.recipe is SLIM
     assert timed == ["slim"]  # to time the whole network may take minutes
@@ -249,7 +249,7 @@ def test_weights_are_downloaded_where_there_is_a_network(place, address, tmp_pat
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/ssd-{digest}.pth"
         monkeypatch.setattr(sources, "torchvision_url", lambda *_: url)
-        chosen, _ = start(Wish("cpu", 30), 200, FAST)
+        chosen, _ = start(Budget("cpu", 30), 200, FAST)
         server.shutdown()
     assert chosen.recipe is COCO
     assert (tmp_path / f"checkpoints/ssd-{digest}.pth").read_bytes() == b"weights"

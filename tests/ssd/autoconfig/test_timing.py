@@ -9,10 +9,10 @@ import pytest
 import train
 from data.loading import loader
 from ssd.autoconfig import timing
-from ssd.autoconfig.timing import Costs
+from ssd.autoconfig.timing import Timings
 from ssd.evaluation import evaluate
 from ssd.training import checkpoints
-from ssd.training.step import Step
+from ssd.training.step import TrainStep
 from tests.test_train import write_config
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def clock(monkeypatch):
 
         monkeypatch.setattr(owner, name, slow)
 
-    takes(Step, "__call__", STEP)
+    takes(TrainStep, "__call__", STEP)
     takes(evaluate, "predict", PREDICTION)
     takes(checkpoints, "save_checkpoint", CHECKPOINT)
     takes(timing, "save_checkpoint", CHECKPOINT)
@@ -66,5 +66,5 @@ def test_a_run_takes_what_its_dry_run_foretells(clock, tmp_path, shapes_root, ca
 
 
 def test_the_parts_add_up():
-    costs = Costs(start=10, step=0.5, decoding=4, checkpoint=2, evaluation=30, end=6)
-    assert costs.of_run(iterations=100, evaluations=5, checkpoints=3) == 10 + 4 + 6 + 50 + 5 * 30 + (3 + 10) * 2
+    timings = Timings(start=10, step=0.5, decoding=4, checkpoint=2, evaluation=30, end=6)
+    assert timings.of_run(iterations=100, evaluations=5, checkpoints=3) == 10 + 4 + 6 + 50 + 5 * 30 + (3 + 10) * 2

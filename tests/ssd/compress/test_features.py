@@ -7,7 +7,7 @@ from torch import nn
 from ssd.backbones.vgg import conv_names
 from ssd.compress.features import features_in, start_from_features
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, OXFORD, Preparation, prepare
+from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing, normalize
 from ssd.weights.checkpoint import CheckpointError
 from ssd.weights.pretrained import TORCHVISION_BIASES, load_pretrained
 
@@ -46,7 +46,7 @@ def test_features_alone_are_a_start(features, tmp_path, classifier):
     assert torch.equal(model.backbone.fc6.conv.weight, drawn)
 
 
-def test_torchvisions_own_features_have_its_preparation(features, tmp_path):
+def test_torchvisions_own_features_have_its_preprocessing(features, tmp_path):
     """Cut from its classifier they have the same keys, and expect other pixels."""
     biases = torch.cat([torch.tensor(TORCHVISION_BIASES), torch.zeros(61)])
     torch.save({**features, "features.0.bias": biases}, tmp_path / "features.pth")
@@ -71,17 +71,17 @@ def test_a_missing_layer_is_named(features, tmp_path):
 def test_normalised_features_give_the_same_maps(features):
     """Up to a factor a channel, which brings each to unit variance."""
     plain, normalised = SSD300(2).eval(), SSD300(2, "backbone").eval()
-    preparation = start_from_features(normalised, features, PIXELS, "features.pth")
-    assert preparation == Preparation(OXFORD.mean, (1 / 58,) * 3)
+    preprocessing = start_from_features(normalised, features, PIXELS, "features.pth")
+    assert preprocessing == Preprocessing(OXFORD.mean, (1 / 58,) * 3)
     own = plain.backbone.state_dict()
     for name, position in zip(conv_names(), POSITIONS, strict=True):
         for entry in ("weight", "bias"):
             own[f"{name}.conv.{entry}"] = features[f"features.{position}.{entry}"].float()
     plain.backbone.load_state_dict(own)
     with torch.no_grad():
-        theirs = plain.backbone(prepare(PIXELS, OXFORD))[0]
-        ours = normalised.backbone(prepare(PIXELS, preparation))[0]
-        before = normalised.backbone.conv1_1(prepare(PIXELS, preparation))
+        theirs = plain.backbone(normalize(PIXELS, OXFORD))[0]
+        ours = normalised.backbone(normalize(PIXELS, preprocessing))[0]
+        before = normalised.backbone.conv1_1(normalize(PIXELS, preprocessing))
     torch.testing.assert_close(before.var(dim=(0, 2, 3)), torch.ones(64), atol=0.02, rtol=0)
     alive = theirs.amax(dim=(0, 2, 3)) > 0
     factors = (theirs * ours).sum(dim=(0, 2, 3)) / ours.square().sum(dim=(0, 2, 3)).clamp(min=1e-9)

@@ -8,17 +8,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ssd.deploy.results import Found, Results, as_coco
+from ssd.deploy.results import FrameDetections, Results, as_coco
 from ssd.inference.predictor import Detections
 
 CLASSES = ("cat", 'a, "b"\n& <c>', "US$5", "猫")
 
 
-def entry(number: int) -> Found:
+def entry(number: int) -> FrameDetections:
     labels = np.arange(number % 5) % len(CLASSES)
     boxes = np.arange(4 * len(labels), dtype=np.float32).reshape(-1, 4) + np.float32([0, 0, 9, 9])
     scores = np.linspace(0.9, 0.5, len(labels), dtype=np.float32)
-    return Found(f"{number}.jpg", None, 100, 80, Detections(boxes, labels, scores, [CLASSES[label] for label in labels]))
+    return FrameDetections(
+        f"{number}.jpg", None, 100, 80, Detections(boxes, labels, scores, [CLASSES[label] for label in labels])
+    )
 
 
 def read(folder: Path) -> tuple[list[str], int, list[str], int]:
@@ -111,21 +113,21 @@ TWO = Detections(
 
 
 def test_a_photo_as_coco_has_it():
-    image, annotations = as_coco(Found("a/b.jpg", None, 100, 80, TWO), 7, 40)
+    image, annotations = as_coco(FrameDetections("a/b.jpg", None, 100, 80, TWO), 7, 40)
     assert image == {"id": 7, "file_name": "a/b.jpg", "width": 100, "height": 80}
     common = {"image_id": 7, "iscrowd": 0}
     assert annotations == [
         {**common, "id": 40, "category_id": 4, "bbox": [1.25, 2, 10.01, 10], "area": 100.1, "score": 0.8765},
         {**common, "id": 41, "category_id": 1, "bbox": [20, 30, 0.5, 0.25], "area": 0.12, "score": 0.5},
     ]
-    assert as_coco(Found("a.mp4", 0, 100, 80, TWO), 1, 1)[0]["file_name"] == "a.mp4#0"
+    assert as_coco(FrameDetections("a.mp4", 0, 100, 80, TWO), 1, 1)[0]["file_name"] == "a.mp4#0"
 
 
 def test_photos_as_voc_has_them(tmp_path):
     """Pixels are counted from 1, and the last one is part of the box; the second is less than a pixel wide."""
     with Results(tmp_path, ["voc"], CLASSES) as results:
-        results.add([Found(f"far/below/{name}.jpg", None, 100, 80, TWO) for name in "ab"])
-        results.add([Found("clip.mp4", 0, 100, 80, TWO)])  # whose frames are no files
+        results.add([FrameDetections(f"far/below/{name}.jpg", None, 100, 80, TWO) for name in "ab"])
+        results.add([FrameDetections("clip.mp4", 0, 100, 80, TWO)])  # whose frames are no files
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(files) == ["Annotations/far/below/a.xml", "Annotations/far/below/b.xml"]
     root = ElementTree.parse(tmp_path / "Annotations/far/below/a.xml").getroot()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Photos
-from data.loading.loader import EvalOrder, Samples
+from data.dataset.photos import Annotations
+from data.loading.loader import DetectionDataset, EvalOrder
 from data.transforms.tiles import cut
 from scripts import detect
 from ssd.boxes import encode, voc_to_edges
@@ -21,7 +21,7 @@ from ssd.inference.predict import Thresholds
 from ssd.inference.predictor import Detections, Predictor
 from ssd.inference.tiles import Tiles
 from ssd.loss import MultiBoxLoss
-from ssd.preprocessing import IMAGENET, prepare
+from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.distributed import World
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint, weights_alone
 
@@ -52,7 +52,7 @@ class Bright(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Photos:
+def photos(tmp_path_factory) -> Annotations:
     folder = tmp_path_factory.mktemp("photos")
     boxes = []
     for i, ((width, height), corners) in enumerate(SQUARES.items()):
@@ -63,16 +63,16 @@ def photos(tmp_path_factory) -> Photos:
         cv2.imwrite(str(folder / f"{i}.png"), image)
     counts = [len(corners) for corners in SQUARES.values()]
     paths = np.array([str(folder / f"{i}.png").encode() for i in range(len(counts))])
-    return Photos(
+    return Annotations(
         ("square",), paths, np.array(list(SQUARES), np.int32),
         np.cumsum([0, *counts]), np.array(boxes, np.float32), np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool),
         np.full(len(boxes), -1, np.int8), np.arange(len(counts)),
     )  # fmt: skip
 
 
-def evaluated(photos: Photos, tiles: TilesConfig | None) -> Evaluation:
+def evaluated(photos: Annotations, tiles: TilesConfig | None) -> Evaluation:
     windows = cut(photos, tiles, seed=0)
-    samples = Samples(photos, 300, (0, 0, 0), windows=windows)
+    samples = DetectionDataset(photos, 300, (0, 0, 0), windows=windows)
     return evaluate(
         Bright(),
         [samples.__getitems__(keys) for keys in EvalOrder(windows.photos, 3)],
@@ -80,7 +80,7 @@ def evaluated(photos: Photos, tiles: TilesConfig | None) -> Evaluation:
         [photos.ground_truth(i) for i in range(len(photos))],
         photos.classes,
         criterion=CRITERION,
-        preparation=IMAGENET,
+        preprocessing=IMAGENET,
         device=CPU,
         dtype=torch.float32,
         limits=Thresholds(),
@@ -121,9 +121,9 @@ def test_the_loss_counts_the_tiles_that_training_sees(photos):
     for share in (0.0, 1.0):
         options = TILES.model_copy(update={"background": share})
         evaluation = evaluated(photos, options)
-        samples = Samples(photos, 300, (0, 0, 0), windows=cut(photos, options, 0).of_training())
+        samples = DetectionDataset(photos, 300, (0, 0, 0), windows=cut(photos, options, 0).of_training())
         batch = samples.__getitems__([(0, index) for index in range(len(samples))])
-        outputs = Bright()(prepare(batch.images, IMAGENET))
+        outputs = Bright()(normalize(batch.images, IMAGENET))
         loss_l, loss_c, num_positives = CRITERION.sums(outputs, batch.targets).sum(dim=0).tolist()
         assert (evaluation.loss_l, evaluation.loss_c) == pytest.approx((loss_l / num_positives, loss_c / num_positives))
         evaluations.append(evaluation)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.batch import Targets
 from ssd.config.file import load_config
 from ssd.diagnostics.replay import NonFiniteStep, replay
-from ssd.preprocessing import prepare
+from ssd.preprocessing import normalize
 from ssd.training.build import build_criterion, build_model
 from ssd.training.datasets import load_data
 from ssd.training.run import Run
@@ -19,17 +19,17 @@ def test_losses_and_gradients_are_those_of_training(tmp_path, shapes_root, freez
     config = load_config(write_config(tmp_path, shapes_root), [])
     config = config.model_copy(update={"model": config.model.model_copy(update={"freeze": freeze})})
     run = Run.alone(config)
-    model, preparation = build_model(run, None)
+    model, preprocessing = build_model(run, None)
     for value in model.buffers():  # statistics that a batch does not have
         if value.is_floating_point() and value.dim() == 1:
             value.add_(0.3)
-    samples = Samples(load_data(run).train, preparation.size, preparation.fill)
+    samples = DetectionDataset(load_data(run).train, preprocessing.size, preprocessing.fill)
     batch = samples.__getitems__([(0, 0), (0, 1), (0, 2)])
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    rows = replay(NonFiniteStep(0, batch, ["a", "b", "c"], preparation, weights), config, run.device, run.dtype)
+    rows = replay(NonFiniteStep(0, batch, ["a", "b", "c"], preprocessing, weights), config, run.device, run.dtype)
 
     criterion = build_criterion(config)
-    loc, conf, dbox_list = model.train()(prepare(batch.images, preparation, run.device))
+    loc, conf, dbox_list = model.train()(normalize(batch.images, preprocessing, run.device))
     for i, (loss_l, loss_c, norm, path) in enumerate(rows):
         labels = batch.targets.labels[i : i + 1]
         own = Targets(batch.targets.boxes[i : i + 1], labels, (labels[0] >= 0).nonzero().flatten())

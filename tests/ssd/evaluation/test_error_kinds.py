@@ -34,7 +34,7 @@ def test_each_kind_once(kind, detections):
     assert errors.counts(0.95)["missed"] == 3
     before = voc_eval([found(*detections, (*FAR, 0, 0.7)), found((*FAR, 1, 0.7))], objects, 2, use_07_metric=False).mean_ap
     first_missed = {"background": (0.5 + 1) / 2, "both": (0.5 + 1) / 2}
-    assert before + errors.costs[kind] == pytest.approx(first_missed.get(kind, 1))
+    assert before + errors.map_impact[kind] == pytest.approx(first_missed.get(kind, 1))
     assert before < 1 - 1e-6
 
 
@@ -55,31 +55,31 @@ def test_one_detection_of_several_is_mended():
     detections = [found((*HALF, 0, 0.9), (*HALF, 0, 0.8), (*FAR, 0, 0.7))]
     errors = error_kinds(detections, objects, 1, use_07_metric=False)
     assert errors.counts(0)["localisation"] == 2
-    assert errors.costs["localisation"] == pytest.approx(1 - 0.5 / 3)  # two hits in place of one, the third of three
+    assert errors.map_impact["localisation"] == pytest.approx(1 - 0.5 / 3)  # two hits in place of one, the third of three
     # At an object that is claimed it is taken away.
     errors = error_kinds([found((*BOX, 0, 0.9), (*HALF, 0, 0.8), (*FAR, 0, 0.7))], objects, 1, use_07_metric=False)
-    assert errors.costs["localisation"] == pytest.approx(1 - (0.5 + 0.5 * 2 / 3))
+    assert errors.map_impact["localisation"] == pytest.approx(1 - (0.5 + 0.5 * 2 / 3))
 
 
 def test_difficult_objects_are_neither_missed_nor_hurt():
     objects = [truth((*BOX, 0, True), (*FAR, 1, False))]
     errors = error_kinds([found((*BOX, 0, 0.9), (*NEAR, 0, 0.8), (*FAR, 1, 0.7))], objects, 2)
     assert not any(errors.counts(0).values())
-    assert all(cost == 0 for cost in errors.costs.values())
+    assert all(cost == 0 for cost in errors.map_impact.values())
     # Of another class it is false by VOC's rule; without it nothing is, and nothing is found that counts.
     errors = error_kinds([found((*BOX, 1, 0.9), (*FAR, 1, 0.7))], objects, 2, use_07_metric=False)
     assert errors.counts(0) == {**dict.fromkeys(KINDS, 0), "classification": 1}
-    assert errors.costs["classification"] == pytest.approx(0.5)
+    assert errors.map_impact["classification"] == pytest.approx(0.5)
 
 
 def test_a_class_that_misses_all_its_objects():
     errors = error_kinds([found((*FAR, 1, 0.9))], [truth((*BOX, 0, False), (*FAR, 1, False))], 3)
-    assert errors.costs["missed"] == pytest.approx(0.5)
+    assert errors.map_impact["missed"] == pytest.approx(0.5)
 
 
 def test_nothing():
-    assert error_kinds([found()], [truth((*BOX, 0, False))], 1).costs["missed"] == 1
-    assert all(math.isnan(cost) for cost in error_kinds([found((*BOX, 0, 0.9))], [truth()], 1).costs.values())
+    assert error_kinds([found()], [truth((*BOX, 0, False))], 1).map_impact["missed"] == 1
+    assert all(math.isnan(cost) for cost in error_kinds([found((*BOX, 0, 0.9))], [truth()], 1).map_impact.values())
     assert error_kinds([found((math.nan,) * 4 + (0, 0.9))], [truth((*BOX, 0, False))], 1).counts(0)["background"] == 1
 
 
@@ -92,9 +92,9 @@ def test_equals_the_plain_loop(seed, use_07_metric):
         entry["boxes"][::4] += rng.uniform(-60, 60, entry["boxes"][::4].shape)
         entry["boxes"][:, 2:] = np.maximum(entry["boxes"][:, 2:], entry["boxes"][:, :2] + 4)
     errors = error_kinds(detections, truths, 4, use_07_metric)
-    kinds, costs = reference.error_kinds(detections, truths, 4, use_07_metric)
+    kinds, map_impact = reference.error_kinds(detections, truths, 4, use_07_metric)
     counts = {kind: kinds.count(kind) for kind in KINDS}
     assert errors.counts(0) == counts
     assert min(counts.values()) > 0
-    assert errors.costs == pytest.approx(costs)
-    assert all(cost >= 0 for cost in errors.costs.values())
+    assert errors.map_impact == pytest.approx(map_impact)
+    assert all(cost >= 0 for cost in errors.map_impact.values())

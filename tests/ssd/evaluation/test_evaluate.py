@@ -48,7 +48,7 @@ def run(stop=None):
         [truth] * 4,
         ["cat", "dog"],
         criterion=MultiBoxLoss(min_neg=1),
-        preparation=IMAGENET,
+        preprocessing=IMAGENET,
         device=torch.device("cpu"),
         dtype=torch.float32,
         limits=Thresholds(),

@@ -19,7 +19,7 @@ BOX, FAR = (11, 11, 50, 50), (101, 101, 140, 140)
 def test_the_dearest_kind_comes_first():
     detections = [found((*BOX, 1, 0.9), (*FAR, 0, 0.8), (*BOX, 0, 0.2))]
     errors = error_kinds(detections, [truth((*BOX, 0, False), (*FAR, 1, False))], 2, use_07_metric=False)
-    errors = replace(errors, costs={**dict.fromkeys(KINDS, 0.0), "missed": 0.1, "both": 0.2})
+    errors = replace(errors, map_impact={**dict.fromkeys(KINDS, 0.0), "missed": 0.1, "both": 0.2})
     rows = re.findall(r"<tr><td>(\w+)<td>([\d.]+)<td class=bar><i style='width:(\d+)%'></i><td>(\d+)", kinds_table(errors, 0.5))
     assert rows[:2] == [("both", "0.200", "100", "0"), ("missed", "0.100", "50", "0")]
     assert {kind: int(count) for kind, _, _, count in rows}["classification"] == 2

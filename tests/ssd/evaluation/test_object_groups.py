@@ -73,5 +73,5 @@ def test_truncation_where_it_is_told():
 
 def test_nothing():
     errors = error_kinds([found()], [truth()], 1)
-    assert math.isnan(errors.costs["missed"])
+    assert math.isnan(errors.map_impact["missed"])
     assert by_size(errors, np.array([[10, 10]]), 300, EDGES, 0.5, True) == by_crowding(errors, 0.5, True) == []

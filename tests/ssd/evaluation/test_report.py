@@ -14,7 +14,7 @@ from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, pr_figure, score_figure
 from ssd.evaluation.label_faults import label_faults
-from ssd.evaluation.report import Subject, compare, pair, render, write_report
+from ssd.evaluation.report import ReportInput, compare, pair, render, write_report
 from ssd.evaluation.voc_eval import voc_eval
 
 CLASSES = ("cat", "dog")
@@ -78,7 +78,7 @@ def subject():
     names = ["a<b>.jpg", "b.jpg"]
     image = np.full((80, 100, 3), 90, np.uint8)
     facts, sizes = {"run": "runs/x"}, np.array([[100, 80]] * 2)
-    return Subject(
+    return ReportInput(
         "SSD300: mine & yours",
         evaluation,
         objects,

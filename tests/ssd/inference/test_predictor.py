@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from data.dataset.photos import load_photos
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.config.schema import SourceConfig, TilesConfig
 from ssd.inference.predict import Thresholds, predict
 from ssd.inference.predictor import Detections, Predictor, for_inference, to_pixels
 from ssd.inference.tiles import Tiles
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, Preparation
+from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
 from tests.conftest import ROOT
@@ -53,11 +53,11 @@ def test_every_kind_of_photo_gives_the_same(predictor, paths):
 def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_root):
     classes = load_checkpoint(checkpoint).classes
     photos = load_photos([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
-    preparation = Preparation(**load_checkpoint(checkpoint).preparation)
-    samples = Samples(photos, preparation.size, preparation.fill)
+    preprocessing = Preprocessing(**load_checkpoint(checkpoint).preprocessing)
+    samples = DetectionDataset(photos, preprocessing.size, preprocessing.fill)
     batch = samples.__getitems__([(0, i) for i in range(len(photos))])
     limits = Thresholds(0.35, 0.45, 200)
-    expected = predict(predictor.model, batch.images, preparation, torch.device("cpu"), torch.float32, limits)
+    expected = predict(predictor.model, batch.images, preprocessing, torch.device("cpu"), torch.float32, limits)
     for i, (entry, theirs) in enumerate(zip(predictor([photos.path(i) for i in range(len(photos))]), expected, strict=True)):
         np.testing.assert_allclose(entry.boxes, theirs["boxes"].numpy() * np.tile(photos.sizes[i], 2), atol=1e-3)
         np.testing.assert_array_equal(entry.labels, theirs["labels"].numpy())

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.config.file import load_config, parse_config
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
@@ -60,8 +60,8 @@ with open_run(config, StopRequest()) as run:
     time.sleep(2 * second)
     _settle(run, [], None)
     dist.distributed_c10d._set_pg_timeout(TIMEOUT)
-    found["ranks"] = run.world.gather(run.world.rank)
-    found["same text"] = run.world.gather(first_to_say("the same"))
+    found["ranks"] = run.world.all_gather(run.world.rank)
+    found["same text"] = run.world.all_gather(first_to_say("the same"))
     found["own text"] = first_to_say(f"of {run.world.rank}")
     require_same_config(run)
     given = run.config
@@ -79,11 +79,11 @@ with open_run(config, StopRequest()) as run:
         _compare(run, {"train": Loaded(photos, (), (), 0), "val": older})
     except DataError as error:
         found["other photos"] = str(error)
-    model, preparation = build_model(run, None)
-    samples = plain_samples(run, photos, preparation)
+    model, preprocessing = build_model(run, None)
+    samples = plain_samples(run, photos, preprocessing)
     norm = model.backbone.conv1_1.norm
     norm.running_mean.fill_(run.world.rank)
-    evaluation = evaluate_photos(run, samples, preparation, model)
+    evaluation = evaluate_photos(run, samples, preprocessing, model)
     found["validation loss"] = evaluation.loss
     found["detections"] = [len(detections["scores"]) for detections in evaluation.detections]
     found["statistics"] = norm.running_mean.unique().tolist()
@@ -96,7 +96,7 @@ with open_run(config, StopRequest()) as run:
         found["no data"] = str(error)
     run.stop.signal = signal.SIGTERM if second else 0
     try:
-        evaluate_photos(run, samples, preparation, model)
+        evaluate_photos(run, samples, preprocessing, model)
     except Stopped as stopped:
         found["stopped"] = stopped.exit_code
     Path(sys.argv[1]).with_name(f"{run.world.rank}.json").write_text(json.dumps(found))
@@ -113,8 +113,8 @@ def test_two_processes_agree(tmp_path, shapes_root):
     assert process.returncode == 0, output + errors
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     run = Run.alone(load_config(config, []))
-    model, preparation = build.build_model(run, None)
-    alone = evaluate_photos(run, plain_samples(run, load_part(run, "val"), preparation), preparation, model)
+    model, preprocessing = build.build_model(run, None)
+    alone = evaluate_photos(run, plain_samples(run, load_part(run, "val"), preprocessing), preprocessing, model)
     for each in found:
         assert each["ranks"] == [0, 1]
         assert sorted(each["same text"]) == [False, True]
@@ -170,7 +170,7 @@ def test_automatic_accumulation_is_kept_for_the_same_number_of_processes_only(mo
     run = Run.alone(parse_config({"data": {"train": source, "val": source}, "train": {"batch_size": "auto"}}))
     state = TrainState({}, [], {}, {"train": {"batch_size": 64, "accumulate": 2}}, num_processes=before)
     model = SSD300(2, width=0.05)
-    build.settle_batch_size(run, model, IMAGENET, cast("Samples", SimpleNamespace(cache=None)), state)
+    build.settle_batch_size(run, model, IMAGENET, cast("DetectionDataset", SimpleNamespace(cache=None)), state)
     assert run.batch_size == 64  # what the run learns from stays
     assert run.config.train.accumulate == accumulate
 

@@ -15,15 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ssd import boxes
-from ssd import preprocessing as preparation
+from ssd import preprocessing as preprocessing
 from ssd.batch import Batch
 from ssd.detect import detect
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, prepare
+from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.distributed import World
-from ssd.training.optimizer import WeightAverage, make_optimizer
-from ssd.training.step import Step, Updater
+from ssd.training.optimizer import ModelEMA, make_optimizer
+from ssd.training.step import TrainStep, Updater
 from tests.ssd.training.test_no_wait import targets_of
 from tests.ssd.training.test_update import SCHEDULE
 
@@ -54,7 +54,7 @@ class Forbidden(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch):
     monkeypatch.setattr(boxes, "APPLE", {"cuda"})
-    monkeypatch.setattr(preparation, "_constants", cache(preparation._constants.__wrapped__))
+    monkeypatch.setattr(preprocessing, "_constants", cache(preprocessing._constants.__wrapped__))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -72,9 +72,9 @@ def test_a_step_takes_nothing_that_apple_s_gpus_lack(monkeypatch, kind):
         with STAND_IN:
             model = SSD300(4, batch_norm="all", width=0.05)
         updater = Updater(
-            model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, torch.float32, WeightAverage(model, 0.9), 10.0
+            model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, torch.float32, ModelEMA(model, 0.9), 10.0
         )
-        step = Step(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
+        step = TrainStep(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
         images = torch.empty(2, 300, 300, 3, dtype=torch.uint8)
         with Forbidden():
             step([Batch(images, targets_of(2, 1, 2, "cpu"), torch.empty(2, dtype=torch.int64))], 0)
@@ -86,7 +86,7 @@ def test_detection_takes_nothing_that_apple_s_gpus_lack():
             model = SSD300(4, batch_norm="all", width=0.05).eval()
         images = torch.empty(2, 300, 300, 3, dtype=torch.uint8)
         with Forbidden():
-            loc, conf, dbox_list = model(prepare(images, IMAGENET, STAND_IN))
+            loc, conf, dbox_list = model(normalize(images, IMAGENET, STAND_IN))
         with Forbidden() as forbidden, pytest.raises(DataDependentOutputException):  # how many boxes are there?
             detect(loc, conf, dbox_list)
     assert forbidden.last == {"cpu"}  # which has float64

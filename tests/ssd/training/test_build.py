@@ -4,11 +4,11 @@ from typing import Any, cast
 import pytest
 import torch
 
-from data.loading.loader import Samples
+from data.loading.loader import DetectionDataset
 from ssd.config.file import parse_config
 from ssd.config.schema import ConfigError
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, OXFORD, Preparation
+from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing
 from ssd.system.distributed import World
 from ssd.training import build
 from ssd.training.build import (
@@ -21,7 +21,7 @@ from ssd.training.build import (
     synchronise_norms,
     use_batch_size_of,
 )
-from ssd.training.checkpoints import Found
+from ssd.training.checkpoints import ResumePoint
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
@@ -66,7 +66,7 @@ def test_what_automatic_accumulation_changes_is_said(steps, batch_norm, monkeypa
     monkeypatch.setattr(build, "fewest_steps", lambda *_: steps)
     source = [{"path": "shapes"}]
     run = Run.alone(parse_config({"data": {"train": source, "val": source}, "train": {"batch_size": "auto"}}))
-    samples = cast("Samples", SimpleNamespace(cache=None))
+    samples = cast("DetectionDataset", SimpleNamespace(cache=None))
     build.settle_batch_size(run, SSD300(2, batch_norm, 0.05), IMAGENET, samples, None)
     said = capsys.readouterr().out
     assert ("warning: batch normalisation takes its statistics from each accumulation step" in said) is (
@@ -104,8 +104,8 @@ def test_a_run_with_dboxes_of_its_own_is_resumed_with_the_same_ones_alone():
     sizes, ratios = [10, 20, 40, 80, 160, 240, 300], [[4], [2, 5], [2, 3], [2, 3], [2], [1.5]]
     shape = {"pretrained": "none", "width": 0.05, "dboxes": {"sizes": sizes, "ratios": ratios}}
     run = Run.alone(parse_config({"data": data, "model": shape}))
-    model, preparation = build_model(run, None)
-    state = TrainState(model.state_dict(), ["cat"], preparation.to_plain(), run.config.model_dump(mode="json"))
+    model, preprocessing = build_model(run, None)
+    state = TrainState(model.state_dict(), ["cat"], preprocessing.to_plain(), run.config.model_dump(mode="json"))
     again, _ = build_model(run, state)
     assert torch.equal(again.dbox_list, model.dbox_list)
     for other in ("voc", {"sizes": [11, *sizes[1:]], "ratios": ratios}):
@@ -140,16 +140,16 @@ def test_a_step_is_built_of_the_configuration():
     train = {"batch_size": 4, "iterations": 9, "optimizer": "sgd", "lr": 0.2, "momentum": 0.8, "weight_decay": 0.03}
     loss = {"jaccard_thresh": 0.4, "neg_pos": 2, "min_neg": 5}
     run = run_of(train={**train, "ema": 0.9, "clip_grad_norm": 7.0}, loss=loss)
-    model, preparation = build_model(run, None)
+    model, preprocessing = build_model(run, None)
     assert model.num_classes == 3  # with background
-    step = build_step(run, model, preparation, build_schedule(run, 10))
+    step = build_step(run, model, preprocessing, build_schedule(run, 10))
     group = step.updater.optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.2, 0.8, 0.03)
     assert step.updater.average is not None
     assert (step.updater.average.decay, step.updater.clip_grad_norm) == (0.9, 7.0)
     for criterion in (step.criterion, build_criterion(run.config)):
         assert (criterion.jaccard_thresh, criterion.neg_pos, criterion.min_neg) == (0.4, 2, 5)
-    assert build_step(run_of(train=train), model, preparation, build_schedule(run, 10)).updater.average is None
+    assert build_step(run_of(train=train), model, preprocessing, build_schedule(run, 10)).updater.average is None
 
 
 def test_a_network_is_placed_frozen_and_in_the_format_of_training(monkeypatch):
@@ -207,8 +207,8 @@ def test_the_seed_decides_on_the_first_weights():
 
 
 def test_weights_of_a_start_are_taken_frozen_and_told(tmp_path, capsys):
-    model, preparation = build_model(run_of(), None)
-    save_checkpoint(tmp_path / "a.pt", TrainState(model.state_dict(), ["cat", "dog"], preparation.to_plain(), {}))
+    model, preprocessing = build_model(run_of(), None)
+    save_checkpoint(tmp_path / "a.pt", TrainState(model.state_dict(), ["cat", "dog"], preprocessing.to_plain(), {}))
     capsys.readouterr()
     options = {"pretrained": "none", "width": 0.05, "init_from": str(tmp_path / "a.pt"), "freeze": "conv3_3"}
     again, _ = build_model(run_of(model=options), None)
@@ -220,8 +220,8 @@ def test_weights_of_a_start_are_taken_frozen_and_told(tmp_path, capsys):
 
 def test_classes_of_another_checkpoint_are_told():
     run = run_of()
-    model, preparation = build_model(run, None)
-    state = TrainState(model.state_dict(), ["dog", "cat"], preparation.to_plain(), run.config.model_dump(mode="json"))
+    model, preprocessing = build_model(run, None)
+    state = TrainState(model.state_dict(), ["dog", "cat"], preprocessing.to_plain(), run.config.model_dump(mode="json"))
     with pytest.raises(CheckpointError, match=r"name it in model\.init_from"):
         build_model(run, state)
 
@@ -239,11 +239,11 @@ def resumed(tmp_path):
 
 
 def begun(run: Run, state: TrainState, **found: bool) -> TrainState:
-    return first_state(run, IMAGENET, Found(state, **found))
+    return first_state(run, IMAGENET, ResumePoint(state, **found))
 
 
 def test_a_run_begins_with_an_identity_of_its_own():
-    one, other = (first_state(run_of(), IMAGENET, Found(None)) for _ in range(2))
+    one, other = (first_state(run_of(), IMAGENET, ResumePoint(None)) for _ in range(2))
     assert len(one.run_id) == len(other.run_id) >= 16
     assert one.run_id != other.run_id
     assert (one.classes, one.num_processes, one.iteration, one.best_map) == (["cat", "dog"], 1, 0, -1)
@@ -307,11 +307,11 @@ def test_pruned_weights_are_those_of_the_main_process(monkeypatch, capsys):
     model, theirs = (SSD300(3, width=0.05) for _ in range(2))
     gathered: list[Any] = []
 
-    def start(pruned: SSD300, features: object, pixels: object, source: object, _: object) -> Preparation:
+    def start(pruned: SSD300, features: object, pixels: object, source: object, _: object) -> Preprocessing:
         assert (features, pixels, source) == ({"a": 1}, "pixels of 5", "slim.pt")
         return OXFORD
 
-    def samples(run: Run, photos: list[int], _: Preparation) -> Any:
+    def samples(run: Run, photos: list[int], _: Preprocessing) -> Any:
         return SimpleNamespace(__getitems__=lambda keys: SimpleNamespace(images=f"pixels of {len(keys)}"))
 
     def gather(world: World, value: object, patient: bool = False) -> list[Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError, UserError
-from ssd.training.checkpoints import BEST, LAST, Found, find_same_state, find_state, make_folder, numbered_name
+from ssd.training.checkpoints import BEST, LAST, ResumePoint, find_same_state, find_state, make_folder, numbered_name
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint, weights_alone
 from tests.ssd.weights.test_checkpoint import damage_truncate, state
 
@@ -109,14 +109,14 @@ def test_what_is_left_of_a_run_without_its_checkpoints_is_kept(folder, left, res
     (folder / left).write_bytes(content)
     with pytest.raises(UsageError, match=r"holds .* choose another output_dir, or start again with --overwrite"):
         find_state(folder, resume, False, print)
-    assert find_state(folder, resume, True, print) == Found(None, clear=True)
+    assert find_state(folder, resume, True, print) == ResumePoint(None, clear=True)
 
 
 def test_a_run_that_ended_before_it_saved_anything_starts_again(folder):
     shutil.rmtree(folder / "checkpoints")
     (folder / "metrics.jsonl").write_text('{"kind": "train", "epoch": 1, "iteration": 2, "loss": 1}\n')
     for resume in (None, "auto"):
-        assert find_state(folder, resume, False, print) == Found(None, clear=True)
+        assert find_state(folder, resume, False, print) == ResumePoint(None, clear=True)
 
 
 def test_the_newest_whole_checkpoint_may_be_the_best_one(folder, capsys):
@@ -142,7 +142,7 @@ def test_a_folder_to_resume_from_tells_what_was_skipped_and_may_begin_with_home(
 
 def test_a_best_checkpoint_by_another_measure_is_kept(folder):
     before = (folder / "checkpoints" / BEST).read_bytes()
-    found = Found(of_run("one", 4, best_map=0.7))
+    found = ResumePoint(of_run("one", 4, best_map=0.7))
     make_folder(folder, of_run("one", 4), found, World())  # chosen again: no best figure is known
     assert (folder / "checkpoints/best_until_00000004.pt").read_bytes() == before
     assert not (folder / "checkpoints" / BEST).exists()
@@ -166,7 +166,7 @@ class Refused(Two):
 
 
 def test_processes_that_begin_with_different_states_are_refused():
-    one = Found(of_run("one", 4))
+    one = ResumePoint(of_run("one", 4))
     assert find_same_state(Two(size=2), lambda: one, lambda found: found.state) is one
     with pytest.raises(UsageError, match=r"process 0 has iteration 4 of run one \(\w{8}\), process 1 has no checkpoint; give"):
         find_same_state(Lacking(size=2), lambda: one, lambda found: found.state)
@@ -176,5 +176,5 @@ def test_processes_that_begin_with_different_states_are_refused():
         find_same_state(Refused(size=2), lambda: refuse("runs/a: holds a run"), lambda _: None)
 
 
-def refuse(text: str) -> Found:
+def refuse(text: str) -> ResumePoint:
     raise UsageError(text)

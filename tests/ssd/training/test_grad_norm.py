@@ -11,11 +11,11 @@ import train
 from ssd.batch import Batch, pad_targets
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, prepare
+from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.distributed import World
 from ssd.training import validate
 from ssd.training.optimizer import make_optimizer
-from ssd.training.step import Step, Taken, Updater
+from ssd.training.step import StepOutput, TrainStep, Updater
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.ssd.training.test_restarts import small
 from tests.ssd.training.test_update import SCHEDULE
@@ -31,10 +31,10 @@ def test_a_step_tells_the_norm_for_the_whole_batch(clip):
     images = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8)
     targets = [torch.tensor([[0.1, 0.1, 0.6, 0.7, 0]]), torch.tensor([[0.3, 0.2, 0.9, 0.5, 1], [0.1, 0.6, 0.3, 0.9, 2]])]
     updater = Updater(model, make_optimizer(model, "sgd", 0.1, 0.9, 0.01), SCHEDULE, torch.float32, clip_grad_norm=clip)
-    step = Step(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
+    step = TrainStep(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
     batches = [Batch(images[i : i + 1], pad_targets([targets[i]]), torch.tensor([i])) for i in range(2)]
     taken = step(batches, 0)
-    losses = MultiBoxLoss()(plain.train()(prepare(images, IMAGENET)), targets)
+    losses = MultiBoxLoss()(plain.train()(normalize(images, IMAGENET)), targets)
     sum(losses).backward()  # pyright: ignore[reportAttributeAccessIssue]
     squares = sum(float((parameter.grad.double() ** 2).sum()) for parameter in plain.parameters() if parameter.grad is not None)
     assert taken.grad_norm.item() == pytest.approx(squares**0.5, rel=1e-4)
@@ -78,12 +78,12 @@ def test_the_mean_of_the_steps_whether_resumed_or_not(tmp_path, shapes_root):
 def test_steps_that_float16_leaves_out_do_not_count(tmp_path, shapes_root, monkeypatch):
     """As if the gradient had been infinite in the first two of three steps."""
     norms: list[float] = []
-    real = Step.__call__
+    real = TrainStep.__call__
 
-    def overflowing(self: Step, micro_batches: list[Batch], iteration: int) -> Taken:
+    def overflowing(self: TrainStep, micro_batches: list[Batch], iteration: int) -> StepOutput:
         taken = real(self, micro_batches, iteration)
         norms.append(taken.grad_norm.item())
         return taken._replace(grad_norm=torch.tensor(torch.inf)) if iteration < 2 else taken
 
-    monkeypatch.setattr(Step, "__call__", overflowing)
+    monkeypatch.setattr(TrainStep, "__call__", overflowing)
     assert trained(tmp_path, shapes_root, "log_every=2") == [None, pytest.approx(norms[2])]

@@ -14,7 +14,7 @@ from ssd.preprocessing import IMAGENET
 from ssd.system import device
 from ssd.training.build import build_step, place
 from ssd.training.run import Run
-from ssd.training.step import Step
+from ssd.training.step import TrainStep
 from ssd.weights.checkpoint import TrainState, digest, load_checkpoint, save_checkpoint
 from tests.ssd.training.test_update import SCHEDULE
 
@@ -27,7 +27,7 @@ def _small_is_wide(monkeypatch):
     monkeypatch.setattr(device, "WIDE", 0.05)
 
 
-def step_of(capability: str, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> Step:
+def step_of(capability: str, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> TrainStep:
     """The training step of a small network, in float32 on such a processor."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     data = {"classes": ["a", "b"], "train": [{"path": "x"}], "val": [{"path": "x"}]}
@@ -74,7 +74,7 @@ def test_evaluation_is_in_channels_last_in_either(monkeypatch):
 def test_a_checkpoint_of_one_resumes_in_the_other(capability, monkeypatch, tmp_path: Path):
     step = step_of(capability, monkeypatch)
     step([batch_of(0)], 0)
-    state = TrainState(classes=["a", "b"], preparation=IMAGENET.to_plain(), config={}, iteration=1, **step.updater.state())
+    state = TrainState(classes=["a", "b"], preprocessing=IMAGENET.to_plain(), config={}, iteration=1, **step.updater.state())
     save_checkpoint(tmp_path / "last.pt", state)
     other = step_of(OTHER[capability], monkeypatch, seed=1)
     assert other.updater.restore(load_checkpoint(tmp_path / "last.pt")) == []

@@ -16,15 +16,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssd import preprocessing as preparation
+from ssd import preprocessing as preprocessing
 from ssd.batch import Batch, Targets
 from ssd.loss import MultiBoxLoss
 from ssd.match import ROUNDS_UNASKED, match_batch
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
-from ssd.training.optimizer import WeightAverage, make_optimizer
-from ssd.training.step import Step, Updater
+from ssd.training.optimizer import ModelEMA, make_optimizer
+from ssd.training.step import TrainStep, Updater
 from tests.ssd.training.test_update import SCHEDULE
 
 CUDA = torch.device("cuda")
@@ -74,13 +74,13 @@ def test_a_step_copies_nothing_but_its_batch(monkeypatch, kind, min_neg):
             parameter.grad = torch.empty_like(parameter)
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
-    monkeypatch.setattr(preparation, "_constants", cache(preparation._constants.__wrapped__))
+    monkeypatch.setattr(preprocessing, "_constants", cache(preprocessing._constants.__wrapped__))
     with made_up_gpu() as copies:
         with CUDA:
             model = SSD300(4, batch_norm="backbone", width=0.05)
         optimizer = make_optimizer(model, kind, 0.1, 0.9, 0.01)
-        updater = Updater(model, optimizer, SCHEDULE, torch.bfloat16, WeightAverage(model, 0.9), 10.0)
-        step = Step(model, MultiBoxLoss(min_neg=min_neg), IMAGENET, updater, torch.bfloat16, World(), False)
+        updater = Updater(model, optimizer, SCHEDULE, torch.bfloat16, ModelEMA(model, 0.9), 10.0)
+        step = TrainStep(model, MultiBoxLoss(min_neg=min_neg), IMAGENET, updater, torch.bfloat16, World(), False)
         images, indices = torch.empty(2, 300, 300, 3, dtype=torch.uint8), torch.empty(2, dtype=torch.int64)
         micro_batches = [Batch(images, targets_of(2, count, 2 * count, "cpu"), indices) for count in (0, 5)]
         step(micro_batches, 0)

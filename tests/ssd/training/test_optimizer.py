@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssd.model import SSD300
-from ssd.training.optimizer import WeightAverage, default_milestones, lr_factor, make_optimizer, set_lr
+from ssd.training.optimizer import ModelEMA, default_milestones, lr_factor, make_optimizer, set_lr
 
 
 def factors(iterations: int, warmup: int, shape: str, milestones: tuple[int, ...] = ()) -> list[float]:
@@ -71,7 +71,7 @@ def test_found_inf_leaves_weights_and_state_alone(kind):
 def test_weight_average_by_hand():
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(layer.weight)
-    average = WeightAverage(layer, decay=0.5)
+    average = ModelEMA(layer, decay=0.5)
     for iteration in range(30):
         torch.nn.init.constant_(layer.weight, float(iteration))
         average.update(layer, iteration)
@@ -80,7 +80,7 @@ def test_weight_average_by_hand():
         decay = min(0.5, (1 + iteration) / (10 + iteration))
         expected = decay * expected + (1 - decay) * iteration
     assert average.state["weight"].item() == pytest.approx(expected)
-    young = WeightAverage(layer, decay=0.5)  # of 29
+    young = ModelEMA(layer, decay=0.5)  # of 29
     torch.nn.init.zeros_(layer.weight)
     young.update(layer, 0)
     assert young.state["weight"].item() == pytest.approx(2.9)  # a tenth of what was
@@ -92,7 +92,7 @@ def test_weight_average_by_hand():
 
 def test_statistics_are_averaged_and_counts_are_taken():
     norm = torch.nn.BatchNorm1d(1, momentum=1.0)
-    average = WeightAverage(norm, decay=0.5)
+    average = ModelEMA(norm, decay=0.5)
     for value in (5.0, 8.0):
         norm(torch.full((4, 1), value))
     average.update(norm, 0)

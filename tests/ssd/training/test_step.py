@@ -9,7 +9,7 @@ from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.training.optimizer import make_optimizer
-from ssd.training.step import Step, Updater
+from ssd.training.step import TrainStep, Updater
 from tests.ssd.training.test_update import SCHEDULE
 
 
@@ -33,7 +33,7 @@ def test_steps_with_several_threads_are_equal_bit_for_bit():
         torch.manual_seed(0)
         model = SSD300(4, width=0.05, batch_norm="backbone")
         updater = Updater(model, make_optimizer(model, "adamw", 1e-3, 0.9, 0.01), SCHEDULE, torch.float32)
-        step = Step(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
+        step = TrainStep(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
         for iteration in range(2):
             step([Batch(images, targets, torch.arange(2))], iteration)
         trained.append(model.state_dict())

@@ -18,7 +18,7 @@ from ssd.system.stop import Stopped, StopRequest
 from ssd.training import trainer, validate
 from ssd.training.checkpoints import Checkpoints
 from ssd.training.run_log import RecordFile, RunLog
-from ssd.training.step import Step, Taken
+from ssd.training.step import StepOutput, TrainStep
 from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from tests.ssd.training.test_restarts import small
@@ -68,7 +68,7 @@ def fit(folder: Path, figures: list[tuple[float, float]], patience: int | None =
     Returns:
         The iterations of last.pt and best.pt.
     """
-    step = Mock(world=World(), device=torch.device("cpu"), return_value=Taken(torch.zeros(2), torch.tensor(1.0)))
+    step = Mock(world=World(), device=torch.device("cpu"), return_value=StepOutput(torch.zeros(2), torch.tensor(1.0)))
     step.updater.first_non_finite.return_value = None
     step.updater.state.return_value = {}
     step.updater.average = None
@@ -118,7 +118,7 @@ FULL = OSError(28, "No room", "metrics.jsonl")
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyError("a fault"), UserError("a photo is gone"), FULL, Stopped(15)])
 def test_whatever_ends_a_run_what_it_learned_is_saved(tmp_path, shapes_root, monkeypatch, capsys, error):
-    step, write = Step.__call__, RecordFile.write
+    step, write = TrainStep.__call__, RecordFile.write
 
     def fails_in_step(self, batches, iteration):
         if iteration == 2:
@@ -133,7 +133,7 @@ def test_whatever_ends_a_run_what_it_learned_is_saved(tmp_path, shapes_root, mon
     if isinstance(error, OSError):
         monkeypatch.setattr(RecordFile, "write", fails_to_record)
     else:
-        monkeypatch.setattr(Step, "__call__", fails_in_step)
+        monkeypatch.setattr(TrainStep, "__call__", fails_in_step)
     config = small(tmp_path, shapes_root, train={"iterations": 5}, eval={"every": 100}, checkpoint={"every": 100})
     if isinstance(error, KeyError):
         with pytest.raises(KeyError) as raised:
@@ -151,7 +151,7 @@ def test_what_fails_before_anything_is_learned_leaves_no_checkpoint(tmp_path, sh
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Step, "__call__", full)
+    monkeypatch.setattr(TrainStep, "__call__", full)
     assert train.main(["--config", str(small(tmp_path, shapes_root))]) == 1
     assert "out of memory" in capsys.readouterr().err
     assert not (tmp_path / "run/checkpoints/last.pt").exists()

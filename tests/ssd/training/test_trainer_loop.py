@@ -14,7 +14,7 @@ import torch
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training import trainer
-from ssd.training.step import Taken
+from ssd.training.step import StepOutput
 from ssd.training.trainer import NonFiniteError, Trainer
 from ssd.weights.checkpoint import TrainState
 from tests.ssd.training.test_update import SCHEDULE
@@ -50,9 +50,9 @@ class Loop:
 
     device, world, model = torch.device("cpu"), World(), torch.nn.Linear(1, 1)
 
-    def __call__(self, _: object, iteration: int) -> Taken:
+    def __call__(self, _: object, iteration: int) -> StepOutput:
         self.before_step(iteration)
-        return Taken(torch.tensor([iteration + 1.0, 10.0]), torch.tensor(self.norms.get(iteration, 1.0)))
+        return StepOutput(torch.tensor([iteration + 1.0, 10.0]), torch.tensor(self.norms.get(iteration, 1.0)))
 
     def write(self, state: TrainState, numbered: bool, best: bool) -> None:
         self.saved.append((state.iteration, numbered, best))
@@ -224,14 +224,14 @@ def test_a_loss_that_is_not_finite_ends_the_loop_at_the_next_record():
 def test_each_evaluation_has_the_photos_that_were_begun_for_it():
     begun: list[int] = []
 
-    class Photos:
+    class Annotations:
         def __iter__(self) -> Iterator[Any]:
             begun.append(loop.trainer.now.iteration)
             return iter([len(begun)])
 
     loop = Loop([])
     seen: list[list[Any]] = []
-    loop.trainer.val_batches = Photos()
+    loop.trainer.val_batches = Annotations()
     loop.trainer.evaluate = lambda _, batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1, loss=1.0)
     loop.fit()
     assert begun == [0, 2, 4]  # evaluations follow steps 2, 4 and 5

@@ -11,7 +11,7 @@ import torch
 from ssd import boxes
 from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
-from ssd.training.optimizer import WeightAverage, make_optimizer
+from ssd.training.optimizer import ModelEMA, make_optimizer
 from ssd.training.schedule import Schedule
 from ssd.training.step import Updater
 from ssd.weights.checkpoint import TrainState, digest
@@ -36,7 +36,7 @@ def updater_of(
     """The updates of a single convolution."""
     torch.manual_seed(0)
     model = torch.nn.Conv2d(3, 4, 3).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-    return Updater(model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, dtype, WeightAverage(model, 0.9), clip)
+    return Updater(model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, dtype, ModelEMA(model, 0.9), clip)
 
 
 def update(updater: Updater, gradient: float, loss: float = 1.0, iteration: int = 0) -> list[torch.Tensor]:
@@ -147,7 +147,7 @@ def test_a_gradient_that_is_not_finite_is_a_fault_in_other_precisions(dtype):
 def test_state_that_a_checkpoint_lacks_begins_at_zero():
     """As that of a run without momentum, gone on with some."""
     updater = updater_of("sgd", torch.float16)
-    state = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, **updater.state())
+    state = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, **updater.state())
     state.optimizer["state"] = {}
     updater.restore(state)
     start = update(updater, math.inf)
@@ -158,7 +158,7 @@ def test_state_that_a_checkpoint_lacks_begins_at_zero():
 def test_each_part_that_a_state_lacks_is_told_in_a_line():
     updater = updater_of("sgd", torch.float32)
     update(updater, 0.1)
-    state = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=1, **updater.state())
+    state = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, iteration=1, **updater.state())
     half, other = updater_of("sgd", torch.float16), updater_of("adamw", torch.float32)
     assert half.restore(state) == ["the checkpoint is not of float16: the loss scale starts at 65536"]
     assert other.restore(state) == ["the checkpoint is of another optimiser: that of AdamW starts from nothing"]
@@ -184,7 +184,7 @@ def test_a_state_that_is_restored_and_saved_again_is_the_same(kind):
         updater.schedule = replace(SCHEDULE, warmup=50)
     for iteration in range(3):
         update(before, 0.1, iteration=iteration)
-    saved = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
+    saved = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
     assert after.restore(saved) == []
     assert digest(after.state()) == digest(before.state())
 
@@ -203,7 +203,7 @@ def test_a_state_resumes_in_another_memory_format(kind, formats):
             updater.apply(torch.ones(2), iteration)
 
     three_updates(before, 0)
-    state = TrainState(classes=["a"], preparation=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
+    state = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
     assert after.restore(copy.deepcopy(state)) == []
     for updater in (before, after):
         three_updates(updater, 3)

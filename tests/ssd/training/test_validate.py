@@ -13,7 +13,7 @@ from data.shapes import CLASSES
 from ssd.config.file import load_config
 from ssd.evaluation.evaluate import Evaluation
 from ssd.model import SSD300
-from ssd.preprocessing import prepare
+from ssd.preprocessing import normalize
 from ssd.training import validate
 from ssd.training.build import build_model
 from ssd.training.datasets import load_part, plain_samples
@@ -63,21 +63,21 @@ def written_targets(root: Path, keep_difficult: bool) -> list[np.ndarray]:
 
 def evaluated(config: Path, weights: dict[str, torch.Tensor] | None = None, **entries: object) -> tuple[Evaluation, SSD300]:
     run = Run.alone(load_config(config, [f"{name}={value}" for name, value in entries.items()]))
-    model, preparation = build_model(run, None)
+    model, preprocessing = build_model(run, None)
     if weights is not None:
         model.load_state_dict(weights)
-    samples = plain_samples(run, load_part(run, "val"), preparation)
-    return evaluate_photos(run, samples, preparation, model), model
+    samples = plain_samples(run, load_part(run, "val"), preprocessing)
+    return evaluate_photos(run, samples, preprocessing, model), model
 
 
 def expected_losses(config: Path, root: Path, model: SSD300) -> tuple[float, float]:
     """Plain numpy on all photos at once, with the objects that the files have."""
     options = load_config(config, [])
     run = Run.alone(options)
-    _, preparation = build_model(run, None)
-    images = plain_samples(run, load_part(run, "val"), preparation).__getitems__([(0, i) for i in range(4)]).images
+    _, preprocessing = build_model(run, None)
+    images = plain_samples(run, load_part(run, "val"), preprocessing).__getitems__([(0, i) for i in range(4)]).images
     with torch.no_grad():
-        loc, conf, dboxes = (tensor.double().numpy() for tensor in model(prepare(images, preparation)))
+        loc, conf, dboxes = (tensor.double().numpy() for tensor in model(normalize(images, preprocessing)))
     targets = written_targets(root, options.data.keep_difficult)
     assert [len(rows) == 0 for rows in targets] == [False, True, False, False]
     return reference.loss(loc, conf, dboxes, targets, min_neg=options.loss.min_neg)

@@ -11,7 +11,7 @@ from ssd.config.schema import VOC_CLASSES
 from ssd.dbox import SSD300_COCO, SSD300_VOC, make_dbox_list
 from ssd.inference.predict import Thresholds, predict
 from ssd.model import SSD300
-from ssd.preprocessing import CAFFE, Preparation, prepare
+from ssd.preprocessing import CAFFE, Preprocessing, normalize
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
 from ssd.weights.formats import coco_names, load_any
 from ssd.weights.pretrained import init_from, network_of
@@ -147,7 +147,7 @@ def test_ports_give_the_same_as_here(tmp_path, photos, name):
     state, project = load_any(tmp_path / "theirs.pth")
     assert project == name.partition(",")[0]
     assert state.classes == list(VOC_CLASSES)
-    assert Preparation(**state.preparation) == CAFFE
+    assert Preprocessing(**state.preprocessing) == CAFFE
     images = photos.permute(0, 3, 1, 2) - torch.tensor([123.0, 117.0, 104.0])[:, None, None]
     loc, conf, dbox_list = network_of(state)(images)
     expected = theirs(images)
@@ -173,16 +173,16 @@ def test_torchvision_finds_the_same_from_pixels_on(tmp_path, photos):
     assert state.classes[11] == "N/A 12"
     network = network_of(state)
     assert torch.equal(network.dbox_list, make_dbox_list(SSD300_COCO))
-    preparation, device = Preparation(**state.preparation), torch.device("cpu")
+    preprocessing, device = Preprocessing(**state.preprocessing), torch.device("cpu")
     pixels = [photo.permute(2, 0, 1).float() / 255 for photo in photos]
     prepared, _ = theirs.transform(pixels)
     outputs = theirs.head(list(theirs.backbone(prepared.tensors).values()))
-    loc, conf, _ = network(prepare(photos, preparation, device))
+    loc, conf, _ = network(normalize(photos, preprocessing, device))
     for ours, their in ((loc, outputs["bbox_regression"]), (conf, outputs["cls_logits"])):
         difference = ((ours - their).abs().max() / their.abs().max()).item()
         print(f"torchvision: largest difference {difference:.1e} of the largest value")
         assert difference < TOLERANCE
-    detections = predict(network, photos, preparation, device, torch.float32, Thresholds(0.02, 0.45, 200))
+    detections = predict(network, photos, preprocessing, device, torch.float32, Thresholds(0.02, 0.45, 200))
     for found, their in zip(detections, theirs(pixels), strict=True):
         assert len(found["scores"]) == len(their["scores"]) > 20
         torch.testing.assert_close(found["scores"], their["scores"], rtol=0, atol=TOLERANCE)
@@ -224,8 +224,8 @@ def test_training_starts_from_another_projects_file(tmp_path):
     theirs = Amdegroot(21)
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
     model = SSD300(3)
-    preparation, notes = init_from(model, tmp_path / "a.pth", ["dog", "zebra"])
-    assert preparation == CAFFE
+    preprocessing, notes = init_from(model, tmp_path / "a.pth", ["dog", "zebra"])
+    assert preprocessing == CAFFE
     assert "which has the format of amdegroot/ssd.pytorch" in notes[0]
     assert "model.init_from: learned from the start: class zebra" in notes
     dog = 1 + VOC_CLASSES.index("dog")

@@ -9,7 +9,7 @@ from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 from ssd.config.schema import ModelConfig
 from ssd.dbox import DBOX_SPECS, SSD300_COCO
 from ssd.model import SSD300
-from ssd.preprocessing import CAFFE, IMAGENET, prepare
+from ssd.preprocessing import CAFFE, IMAGENET, normalize
 from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS
@@ -143,7 +143,7 @@ def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monke
     classes = ["Dog", "tvmonitor", "widget", "aeroplane"]
     ours = SSD300(5, spec=SSD300_COCO).eval()
     untouched = ours.conf[0].bias.view(-1, 5)[:, 3].clone()
-    preparation, notes = load_pretrained(ours, "coco", classes)
+    preprocessing, notes = load_pretrained(ours, "coco", classes)
     assert "learned from the start: class widget" in " ".join(notes)
     assert not any(note.startswith("warning") for note in notes)
     assert torch.equal(ours.conf[0].bias.view(-1, 5)[:, 3], untouched)
@@ -151,7 +151,7 @@ def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monke
     with torch.no_grad():
         images, _ = torchvision_ssd.transform([pixels[0].permute(2, 0, 1) / 255])
         head = torchvision_ssd.head(list(torchvision_ssd.backbone(images.tensors).values()))
-        loc, conf, _ = ours(prepare(pixels, preparation))
+        loc, conf, _ = ours(normalize(pixels, preprocessing))
     categories = SSD300_VGG16_Weights.COCO_V1.meta["categories"]
     columns = [0, *(categories.index(name) for name in ("dog", "tv", "airplane"))]
     expected_loc, expected_conf = head["bbox_regression"], head["cls_logits"][..., columns]
@@ -169,20 +169,20 @@ def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
 
 def checkpoint(path, classes, dboxes="voc", **options):
     model = SSD300(len(classes) + 1, spec=DBOX_SPECS[dboxes], **options)
-    preparation, config = CAFFE.to_plain(), {"model": {"dboxes": dboxes}}
+    preprocessing, config = CAFFE.to_plain(), {"model": {"dboxes": dboxes}}
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
-    save_checkpoint(path, TrainState(model=model.state_dict(), classes=classes, preparation=preparation, config=config))
+    save_checkpoint(path, TrainState(model=model.state_dict(), classes=classes, preprocessing=preprocessing, config=config))
     return model
 
 
 def test_init_from_takes_everything_where_all_fits(tmp_path):
     theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog"], width=0.1)
     model = SSD300(3, width=0.1)
-    preparation, notes = init_from(model, tmp_path / "a.pt", ["cat", "dog"])
-    assert preparation == CAFFE
+    preprocessing, notes = init_from(model, tmp_path / "a.pt", ["cat", "dog"])
+    assert preprocessing == CAFFE
     assert len(notes) == 1
     images = torch.randn(1, 3, 300, 300)
     for ours, expected in zip(model(images), theirs(images), strict=True):

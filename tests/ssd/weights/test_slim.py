@@ -46,8 +46,8 @@ def slim(tmp_path, monkeypatch):
 
 def test_slim_is_taken_with_class_scores_by_name(slim):
     ours = SSD300(4, "backbone", 0.25)
-    preparation, notes = load_pretrained(ours, "slim", ["tv", "widget", "Person"])
-    assert preparation == IMAGENET
+    preprocessing, notes = load_pretrained(ours, "slim", ["tv", "widget", "Person"])
+    assert preprocessing == IMAGENET
     assert "model.pretrained: slim: learned from the start: class widget" in notes
     assert not any(note.startswith("warning") or "left" in note for note in notes)
     theirs = network_of(slim)
@@ -90,7 +90,7 @@ def test_weights_alone_are_small_and_give_the_same(tmp_path, capsys):
     parameters = sum(value.numel() for value in state.weights.values())
     assert alone.stat().st_size < 2.2 * parameters
     read = load_checkpoint(alone)
-    assert (read.classes, read.preparation) == (state.classes, state.preparation)
+    assert (read.classes, read.preprocessing) == (state.classes, state.preprocessing)
     assert (read.optimizer, read.average, read.iteration) == ({}, None, 0)
     shape = {**SHAPE, "init_from": None, "freeze": None}  # no path of the machine it was made on
     assert read.config == {"model": shape, "data": {"tiles": None}}
