@@ -158,7 +158,8 @@ def state_in(content: Any, path: Path) -> TrainState:
     if not _is_digest(content.get("digest"), values):
         raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
     try:
-        state = TrainState(**{_FIELDS.get(key, key): value for key, value in values.items()})
+        named: dict[str, Any] = {_FIELDS.get(key, key): value for key, value in values.items()}
+        state = TrainState(**named)
         state.model = {name: value.float() if value.dtype == torch.float16 else value for name, value in state.model.items()}
     except (AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: does not hold what a run needs ({first_line(error)})") from None
