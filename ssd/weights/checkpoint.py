@@ -20,7 +20,6 @@ from ssd.system.files import aside_of, looked_in, naming, sync_folder, write_who
 FORMAT = 2
 KIND = "ssd300-train-state"
 KEYS = {"preprocessing": "preparation"}  # keys in the file that differ from the names of `TrainState`
-_FIELDS = {key: name for name, key in KEYS.items()}
 EXPORTED = (".onnx", ".pt2")  # ends of the names of programs that scripts/export.py writes
 
 
@@ -158,7 +157,9 @@ def state_in(content: Any, path: Path) -> TrainState:
     if not _is_digest(content.get("digest"), values):
         raise CheckpointError(f"{path}: is damaged: its digest does not fit its content")
     try:
-        named: dict[str, Any] = {_FIELDS.get(key, key): value for key, value in values.items()}
+        named: dict[str, Any] = {
+            "preprocessing" if key == KEYS["preprocessing"] else key: entry for key, entry in values.items()
+        }
         state = TrainState(**named)
         state.model = {name: value.float() if value.dtype == torch.float16 else value for name, value in state.model.items()}
     except (AttributeError, TypeError) as error:
