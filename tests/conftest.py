@@ -1,7 +1,6 @@
 """What many tests need: the shapes data set, drawn once, and the real data sets where they exist."""
 
 import os
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,13 +14,11 @@ from data.shapes import CLASSES, write_shapes
 from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, normalize, resize
-from ssd.system.download import DownloadError
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
+from tests.helpers.network import refuse
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-# The project's own; a user's files lie beside them.
-RECIPES = [ROOT / name for name in re.findall(r"^\| `(configs/\w+\.yaml)` \|", (ROOT / "README.md").read_text("utf-8"), re.M)]
 SHARED = ROOT.parent / "shared" / "data"
 OF_WORKERS: Counter[str] = Counter()  # what the workers of pytest-xdist have counted
 
@@ -65,10 +62,6 @@ def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setattr(sources, "ask", refuse)
     monkeypatch.setattr(proposal, "try_out", lambda *_: Timings(5, 0.1, 1, 0.1, 1, 2))
     monkeypatch.setattr(timing, "SECONDS", 0)
-
-
-def refuse(*_: object, **__: object) -> None:
-    raise DownloadError("https://nowhere: connection refused")
 
 
 def bad_input() -> Counter[str]:

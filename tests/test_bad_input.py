@@ -372,7 +372,7 @@ def good_state(classes: tuple[str, ...] = ("cat", "dog"), width: float = 0.1, **
     model = SSD300(len(classes) + 1, width=width)
     options = {"model": {"dboxes": "voc", "width": width, "batch_norm": "none"}}
     values = {
-        "model": model.state_dict(), "classes": list(classes), "preparation": IMAGENET.to_plain(), "config": options,
+        "model": model.state_dict(), "classes": list(classes), "preprocessing": IMAGENET.to_plain(), "config": options,
         "run_id": "one", "optimizer": {"state": {}, "param_groups": []},
     }  # fmt: skip
     return TrainState(**{**values, **changes})

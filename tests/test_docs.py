@@ -8,7 +8,7 @@ import pytest
 import train
 from scripts import config_reference
 from ssd.config.entries import known_keys
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACEHOLDERS = ("mine", "FILE", "CONFIG")  # stand for the user's own files

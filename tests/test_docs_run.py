@@ -20,8 +20,8 @@ import torch
 from data.shapes import write_shapes
 from scripts import download_voc
 from ssd.system.download import Digest
-from tests.conftest import RECIPES, ROOT
-from tests.processes import completed
+from tests.helpers.paths import RECIPES, ROOT
+from tests.helpers.processes import completed
 from tests.ssd.weights.test_formats import Amdegroot
 from tests.test_docs import PAGES
 

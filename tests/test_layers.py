@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 PAPER = {"architecture", "boxes", "dbox", "model", "match", "loss", "detect", "batch", "preprocessing"}
 ROWS = [

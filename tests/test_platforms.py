@@ -13,8 +13,8 @@ from data.loading.image_cache import ImageCache
 from data.loading.workers import start_method
 from ssd.config.schema import ConfigError
 from ssd.system import device
-from tests.conftest import ROOT
-from tests.processes import start
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import start
 from tests.test_train import records, write_config
 
 # Windows has neither the modules nor the names, nor does it fork or open folders; macOS lacks some of the names.

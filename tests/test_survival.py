@@ -24,8 +24,8 @@ from data.loading.workers import Parcel
 from scripts import replay, torture
 from ssd.training.run_log import RecordFile
 from ssd.weights.checkpoint import load_checkpoint
-from tests.conftest import ROOT
-from tests.processes import Process, start
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import Process, start
 from tests.test_train import command, records, run, write_config
 
 LONG = {"train": {"batch_size": 4, "iterations": 5000, "lr": 1e-3, "optimizer": "adamw", "precision": "float32"}}

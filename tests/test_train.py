@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data.shapes import CLASSES, write_shapes
 from ssd.weights.checkpoint import load_checkpoint
-from tests.conftest import ROOT
-from tests.processes import completed, start
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import completed, start
 
 TIMING = ("images_per_s", "data_wait")
 

@@ -10,8 +10,8 @@ from scripts import benchmark
 from scripts.benchmarks import cases, metric, networks
 from scripts.benchmarks.measuring import Setting
 from ssd.model import SSD300
-from tests.conftest import ROOT
-from tests.processes import Process
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import Process
 
 EVERY = ["data", "step", "loss", "predict", "detect"]
 

@@ -1,7 +1,7 @@
 import re
 
 from scripts.check_data import main
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 def test_counts_sizes_and_coverage(capsys, shared_data):

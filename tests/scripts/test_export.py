@@ -26,8 +26,8 @@ from ssd.inference.predict import Thresholds
 from ssd.inference.predictor import Predictor
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
-from tests.conftest import ROOT
-from tests.processes import completed
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import completed
 
 
 @pytest.fixture(scope="module")

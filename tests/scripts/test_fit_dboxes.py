@@ -6,7 +6,7 @@ import yaml
 from scripts.fit_dboxes import main
 from ssd.config.schema import ModelConfig
 from ssd.dbox import make_dbox_list, spec_of
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 def test_it_prints_what_to_put_into_the_configuration(capsys, shapes_root, monkeypatch):

@@ -8,7 +8,7 @@ from data.dataset.photos import load_photos
 from data.shapes import CLASSES, write_shapes
 from scripts.make_shapes import main
 from ssd.config.schema import SourceConfig
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsys, monkeypatch):

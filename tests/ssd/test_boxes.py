@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 
 from ssd.boxes import area, decode, edges_to_voc, encode, iou, to_centers, to_corners, voc_to_edges
 from ssd.dbox import make_dbox_list
-from tests import reference
+from tests.helpers import reference
 
 
 def random_corners(count: int, seed: int = 0) -> torch.Tensor:

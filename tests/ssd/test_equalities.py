@@ -13,7 +13,7 @@ from ssd.evaluation.voc_eval import voc_eval
 from ssd.loss import MultiBoxLoss
 from ssd.match import match
 from ssd.model import SSD300
-from tests import reference
+from tests.helpers import reference
 from tests.ssd.test_loss import batch
 
 DBOXES = make_dbox_list()

@@ -14,7 +14,7 @@ from ssd.system.stop import StopRequest
 from ssd.training.build import build_model, build_schedule, build_step
 from ssd.training.datasets import load_data
 from ssd.training.run import Run
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 from tests.ssd.test_loss import batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")

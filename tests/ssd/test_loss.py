@@ -12,7 +12,7 @@ from ssd.boxes import to_corners
 from ssd.dbox import make_dbox_list
 from ssd.loss import MultiBoxLoss, _kth_largest, hard_negative_mining
 from ssd.match import Matched, match_batch
-from tests import reference
+from tests.helpers import reference
 from tests.ssd.test_match import FOUR, objects
 
 DBOXES = make_dbox_list()

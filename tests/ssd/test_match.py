@@ -10,7 +10,7 @@ from ssd.batch import PADDING, pad_targets
 from ssd.boxes import decode, iou, to_corners
 from ssd.dbox import make_dbox_list
 from ssd.match import match, match_batch
-from tests import reference
+from tests.helpers import reference
 
 # Four DBoxes by hand: two side by side in the upper half, a tall one in the middle, the whole image.
 FOUR = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5], [0.5, 0.5, 0.2, 1.0], [0.5, 0.5, 1.0, 1.0]])
@@ -75,9 +75,9 @@ def test_equals_brute_force(count, seed):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.002, 0.02, 0.1])
-def test_a_crowd_that_wants_the_same_dboxes(evenly_spaced):
+def test_a_crowd_that_wants_the_same_dboxes(spread):
     generator = torch.Generator().manual_seed(3)
-    boxes = torch.tensor([[0.3, 0.35, 0.5, 0.6]]) + (torch.rand(60, 4, generator=generator) - 0.5) * evenly_spaced
+    boxes = torch.tensor([[0.3, 0.35, 0.5, 0.6]]) + (torch.rand(60, 4, generator=generator) - 0.5) * spread
     assert_as_reference(boxes, torch.arange(60) % 20, make_dbox_list())
 
 

@@ -31,7 +31,7 @@ from ssd.config.schema import TrainConfig
 from ssd.config.yaml import parse_yaml
 from ssd.system import download
 from ssd.weights import sources
-from tests.conftest import refuse
+from tests.helpers.network import refuse
 
 DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
 SHARES = {"voc": 0.95, "coco": 0.96}

@@ -9,7 +9,7 @@ from ssd.backbones.vgg import BATCH_NORMS
 from ssd.config.file import load_config
 from ssd.config.schema import VOC_CLASSES, Config, ModelConfig
 from ssd.model import CONV4_3_NORMS
-from tests.conftest import RECIPES, ROOT
+from tests.helpers.paths import RECIPES, ROOT
 
 LEAST = "data: {train: [{path: a}], val: [{path: b}]}\n"
 

@@ -7,7 +7,7 @@ from ssd.evaluation.error_kinds import CLASSIFICATION, DUPLICATE, HIT, KINDS, er
 from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.report import pair
 from ssd.evaluation.voc_eval import voc_eval
-from tests import reference
+from tests.helpers import reference
 from tests.ssd.evaluation.test_voc_eval import found, random_set, truth
 
 # 40 × 40 pixels, and what overlaps it by 0.82, 0.33 and 0.05.

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssd.evaluation.voc_eval import voc_eval
-from tests import reference
+from tests.helpers import reference
 
 
 def truth(*rows: tuple[float, float, float, float, int, bool]) -> dict:

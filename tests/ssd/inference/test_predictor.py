@@ -17,8 +17,8 @@ from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
-from tests.conftest import ROOT
-from tests.processes import completed
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import completed
 
 
 @pytest.fixture(scope="module")

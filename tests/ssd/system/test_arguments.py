@@ -3,7 +3,7 @@ import importlib
 import pytest
 
 import train
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 EXAMPLE = "run_onnx"  # without anything of this project
 COMMANDS = ["train", *(f"scripts.{path.stem}" for path in sorted((ROOT / "scripts").glob("*.py")) if path.stem != EXAMPLE)]

@@ -26,8 +26,8 @@ from ssd.training.datasets import load_part, plain_samples
 from ssd.training.run import Run
 from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import TrainState
-from tests.conftest import ROOT
-from tests.processes import completed, start
+from tests.helpers.paths import ROOT
+from tests.helpers.processes import completed, start
 from tests.test_train import write_config
 
 pytestmark = pytest.mark.slow

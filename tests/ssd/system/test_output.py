@@ -9,7 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from ssd.system.command import command
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 PRINTING = """
 import sys

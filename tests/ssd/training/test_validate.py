@@ -20,7 +20,7 @@ from ssd.training.datasets import load_part, plain_samples
 from ssd.training.run import Run
 from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import load_checkpoint
-from tests import reference
+from tests.helpers import reference
 from tests.test_train import records, write_config
 
 

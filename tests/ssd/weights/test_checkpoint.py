@@ -22,7 +22,7 @@ from ssd.weights.checkpoint import (
 )
 from ssd.weights.formats import load_any
 from ssd.weights.pretrained import load_pretrained
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 
 def state(iteration: int = 5) -> TrainState:

@@ -14,7 +14,7 @@ from ssd.preprocessing import IMAGENET
 from ssd.weights import sources
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint, weights_alone
 from ssd.weights.pretrained import init_from, load_pretrained, network_of
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 CLASSES = ["person", "bicycle", "tvmonitor"]
 SHAPE = {"pretrained": "none", "batch_norm": "backbone", "width": 0.25, "dboxes": "voc", "init_from": "runs/a.pt"}
