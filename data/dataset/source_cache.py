@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import ssd
 from data.dataset.annotation import DataError
 from data.dataset.disk_cache import load_arrays, remove_older, save_arrays, stamp_of
 from data.layouts.named import base_of
@@ -158,9 +159,14 @@ def _digest(text: str) -> str:
 
 @cache
 def _code() -> str:
-    """A digest of the code that reads data: what another version has read is read again."""
+    """Return a digest of the code that reads data: another version reads everything again."""
     digest = hashlib.sha256()
-    data = Path(__file__).parent
-    for path in sorted([*data.rglob("*.py"), *(data.parent / "ssd").glob("*.py"), *(data.parent / "ssd/system").glob("*.py")]):
+    for path in code_files():
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def code_files() -> list[Path]:
+    """Return the files that decide what is read from a data set."""
+    data, paper = Path(__file__).resolve().parents[1], Path(ssd.__path__[0])
+    return sorted([*data.rglob("*.py"), *paper.glob("*.py"), *(paper / "system").glob("*.py")])

@@ -12,6 +12,7 @@ from data.layouts import voc
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc import make_folder
 from tests.data.layouts.test_voc_annotation import item, xml
+from tests.helpers.paths import ROOT
 
 
 def assert_equal(one: Annotations, other: Annotations) -> None:
@@ -150,6 +151,11 @@ def test_other_code_reads_again(read, monkeypatch):
     read()
     monkeypatch.setattr(source_cache, "_code", lambda: "another version")
     assert read()[1] == ["a", "b", "c"]
+
+
+def test_the_code_of_every_reader_counts():
+    names = {path.relative_to(ROOT).as_posix() for path in source_cache.code_files()}
+    assert {"data/layouts/voc.py", "data/dataset/source_cache.py", "ssd/boxes.py", "ssd/system/images.py"} <= names
 
 
 def test_faults_are_never_kept(folder, read):
