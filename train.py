@@ -65,7 +65,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     from ssd.diagnostics.replay import explain_non_finite
     from ssd.training.build import build_parts, describe, first_state
     from ssd.training.checkpoints import BEST, Checkpoints, find_same_state, find_state, list_damaged, make_folder
-    from ssd.training.datasets import train_batches, val_batches
+    from ssd.training.datasets import train_loader, val_loader
     from ssd.training.run import require_same_config
     from ssd.training.run_log import RunLog
     from ssd.training.trainer import Trainer
@@ -77,14 +77,14 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     parts = build_parts(run, found.state)
     samples, val_samples, preprocessing, schedule = parts.samples, parts.val_samples, parts.preprocessing, parts.schedule
     state = first_state(run, preprocessing, found)
-    batches = train_batches(run, samples, schedule.iterations, state.iteration)
+    batches = train_loader(run, samples, schedule.iterations, state.iteration)
     make_folder(run.folder, state, found, run.world)
     list_damaged(run.folder, parts.damaged, run.world)
     describe(run, parts, state.iteration)
     checkpoints = Checkpoints(run.folder / "checkpoints", schedule.keep)
     evaluate = partial(evaluate_photos, run, val_samples, preprocessing)
     with RunLog(run.folder, schedule.iterations, state, val_samples, run.world.is_main) as log:
-        trainer = Trainer(parts.step, schedule, state, checkpoints, log, val_batches(run, val_samples), evaluate, run.stop)
+        trainer = Trainer(parts.step, schedule, state, checkpoints, log, val_loader(run, val_samples), evaluate, run.stop)
         if state.iteration == 0:
             log.picture_samples(samples)
         with explain_non_finite(run, samples, preprocessing, parts.model):

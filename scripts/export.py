@@ -97,12 +97,12 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     from ssd.evaluation.evaluate import compute_metric, metric_name
     from ssd.evaluation.pictures import evenly_spaced
     from ssd.inference.predict import Thresholds
-    from ssd.training.datasets import load_data, plain_samples
+    from ssd.training.datasets import eval_dataset, load_data
 
     with photos_needed("--int8 takes the run's training and validation photos; data.root=FOLDER tells where they are now"):
         run = run_of(state, options.overrides)
         photos = load_data(run)
-    train, val = (plain_samples(run, part, predictor.preprocessing) for part in (photos.train, photos.val))
+    train, val = (eval_dataset(run, part, predictor.preprocessing) for part in (photos.train, photos.val))
     evaluation, num_val = run.config.eval, len(photos.val)
     limits = Thresholds(evaluation.score_thresh, evaluation.nms_thresh, evaluation.top_k)
     ground_truth = [photos.val.ground_truth(index) for index in range(num_val)]

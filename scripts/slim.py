@@ -131,10 +131,10 @@ def training_photos(run: "Run", number: int) -> "list[np.ndarray]":
     """Some of a run's training photos, pixels `[H, W, 3]` uint8 RGB."""
     from ssd.evaluation.pictures import evenly_spaced
     from ssd.preprocessing import IMAGENET
-    from ssd.training.datasets import load_part, plain_samples
+    from ssd.training.datasets import eval_dataset, load_part
 
     photos = load_part(run, "train")
-    samples = plain_samples(run, photos, IMAGENET)
+    samples = eval_dataset(run, photos, IMAGENET)
     return [samples.image(index) for index in evenly_spaced(len(photos), number)]
 
 
@@ -176,10 +176,10 @@ def gflop(network: "SSD300") -> float:
 def validation_samples(run: "Run", preprocessing: "Preprocessing") -> "DetectionDataset | None":
     """The run's validation photos; None, with a note, where they are not there."""
     from data.dataset.annotation import DataError
-    from ssd.training.datasets import load_part, plain_samples
+    from ssd.training.datasets import eval_dataset, load_part
 
     try:
-        return plain_samples(run, load_part(run, "val"), preprocessing)
+        return eval_dataset(run, load_part(run, "val"), preprocessing)
     except DataError as error:
         print(f"note: the validation photos cannot be read ({str(error).splitlines()[0]})", file=sys.stderr)
         return None

@@ -7,7 +7,7 @@ import torch
 from ssd.autoconfig.timing import measure
 from ssd.system.machine import memory_in_use
 from ssd.training.build import build_parts, describe
-from ssd.training.datasets import caches_of
+from ssd.training.datasets import cache_copies
 from ssd.training.run import Run
 from ssd.training.run_log import duration
 
@@ -31,7 +31,7 @@ def dry_run(run: Run, began: float) -> None:
         memory = f"{memory_in_use() / 2**30:.1f} GiB of memory"
     cache = parts.samples.cache
     more = (
-        f", and in the course of the run {cache.bytes * caches_of(run) / 2**30:.1f} GiB more for data.cache: ram"
+        f", and in the course of the run {cache.bytes * cache_copies(run) / 2**30:.1f} GiB more for data.cache: ram"
         if cache
         else ""
     )

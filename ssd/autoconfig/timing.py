@@ -14,7 +14,7 @@ from ssd.evaluation.report import write_report
 from ssd.system.machine import OtherLoad
 from ssd.system.stop import Stopped
 from ssd.training.build import RunParts
-from ssd.training.datasets import plain_samples, train_batches, train_samples
+from ssd.training.datasets import eval_dataset, train_dataset, train_loader
 from ssd.training.run import Run
 from ssd.training.run_log import detections_picture
 from ssd.training.validate import evaluate_photos, report_subject
@@ -56,7 +56,7 @@ def measure(run: Run, parts: RunParts, start: float) -> Timings:
     """
     load = OtherLoad()
     decoding, samples = _first_look(run, parts)
-    step = _seconds_a_step(run, parts, lambda count: iter(train_batches(run, samples, count, 0)))
+    step = _seconds_a_step(run, parts, lambda count: iter(train_loader(run, samples, count, 0)))
     evaluation, end = _evaluation_and_end(run, parts)
     return Timings(start, step, decoding, _a_checkpoint(parts), evaluation, end, load.warning())
 
@@ -77,7 +77,7 @@ def _first_look(run: Run, parts: RunParts) -> tuple[float, DetectionDataset]:
     """
     photos = parts.samples.photos
     some = photos.select(evenly_spaced(len(photos), run.batch_size))
-    samples = train_samples(run, some, parts.preprocessing)
+    samples = train_dataset(run, some, parts.preprocessing)
     if samples.cache is None:
         return 0.0, samples
     keys = [(0, index) for index in range(len(some))]
@@ -122,7 +122,7 @@ def _evaluation_and_end(run: Run, parts: RunParts) -> tuple[float, float]:
     with average.applied_to(parts.model) if average else nullcontext():
         for count in (1, 1, batch_size):  # the first one warms up
             some = photos.select(evenly_spaced(len(photos), count))
-            samples = plain_samples(run, some, parts.preprocessing)
+            samples = eval_dataset(run, some, parts.preprocessing)
             evaluation = evaluate_photos(run, samples, parts.preprocessing, parts.model)
             seconds.append(evaluation.seconds)
     _, one, several = seconds

@@ -14,7 +14,7 @@ from ssd.preprocessing import Preprocessing
 from ssd.system.files import write_whole
 from ssd.system.stop import StopRequest
 from ssd.training.build import place
-from ssd.training.datasets import load_part, plain_samples
+from ssd.training.datasets import eval_dataset, load_part
 from ssd.training.run import open_run
 from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import CheckpointError, load_checkpoint
@@ -59,7 +59,7 @@ def check_labels(
     model, preprocessing = network_of(state), Preprocessing(**state.preprocessing)
     with StopRequest().listening() as stop, open_run(config, stop) as run:
         folder = output_folder(output, overwrite, run.folder / f"labels_{part}")
-        samples = plain_samples(run, load_part(run, part), preprocessing)
+        samples = eval_dataset(run, load_part(run, part), preprocessing)
         place(run, model, None)
         evaluation = evaluate_photos(run, samples, preprocessing, model)
     photos = samples.photos

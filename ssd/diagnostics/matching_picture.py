@@ -21,7 +21,7 @@ from ssd.match import match
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.images import printable
-from ssd.training.datasets import load_data, load_part, plain_samples, train_samples
+from ssd.training.datasets import eval_dataset, load_data, load_part, train_dataset
 from ssd.training.run import Run
 from ssd.weights.checkpoint import load_checkpoint
 from ssd.weights.pretrained import network_of
@@ -58,9 +58,9 @@ def some_samples(config: Config, preprocessing: Preprocessing, augmented: bool, 
     """Samples spread over the data set, and the names of their photos."""
     run = Run.alone(config)
     if augmented:
-        samples = train_samples(run, load_data(run).train, preprocessing)
+        samples = train_dataset(run, load_data(run).train, preprocessing)
     else:
-        samples = plain_samples(run, load_part(run, "val"), preprocessing)
+        samples = eval_dataset(run, load_part(run, "val"), preprocessing)
     indices = evenly_spaced(len(samples), count)
     names = [printable(Path(samples.path(index)).name) for index in indices]
     return samples.__getitems__([(0, index) for index in indices]), names

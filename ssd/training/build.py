@@ -29,13 +29,13 @@ from ssd.system.memory import fewest_steps
 from ssd.training.checkpoints import BEST, ResumePoint, best_until
 from ssd.training.datasets import (
     Data,
-    caches_of,
-    crowded_batch,
+    cache_copies,
+    eval_dataset,
+    fullest_batch,
     load_data,
     load_part,
-    plain_samples,
     tiles_notes,
-    train_samples,
+    train_dataset,
 )
 from ssd.training.optimizer import ModelEMA, default_milestones, make_optimizer
 from ssd.training.run import Run
@@ -77,7 +77,7 @@ def assemble(run: Run, data: Data, model: SSD300, preprocessing: Preprocessing, 
         As `build_parts`.
     """
     photos, val_photos, damaged = data
-    samples, val_samples = train_samples(run, photos, preprocessing), plain_samples(run, val_photos, preprocessing)
+    samples, val_samples = train_dataset(run, photos, preprocessing), eval_dataset(run, val_photos, preprocessing)
     settle_batch_size(run, model, preprocessing, samples, state)
     schedule = build_schedule(run, len(samples))
     step = build_step(run, model, preprocessing, schedule)
@@ -200,7 +200,7 @@ def _pruned_start(run: Run, model: SSD300, features: dict[str, Tensor], photos: 
     if run.world.is_main:
         run.say(f"model.pretrained: pruning VGG16's features in {source} to this network, by up to {PRUNE_PHOTOS} photos")
         chosen = [(0, index) for index in evenly_spaced(len(photos), PRUNE_PHOTOS)]
-        pixels = plain_samples(run, photos, IMAGENET).__getitems__(chosen).images
+        pixels = eval_dataset(run, photos, IMAGENET).__getitems__(chosen).images
         with tqdm(total=NUM_CONVS, desc="pruning", unit="layer", disable=None, leave=False) as bar:
             try:
                 outcome = {}, start_from_features(model, features, pixels, source, lambda _: bar.update())
@@ -307,10 +307,10 @@ def settle_batch_size(
         """A step on a copy of the network, which is thrown away."""
         alone = replace(run, world=World())
         alone.set_train(batch_size=count, accumulate=1, compile=False)
-        batch = crowded_batch(samples, count)
+        batch = fullest_batch(samples, count)
         build_step(alone, copy.deepcopy(model), preprocessing, build_schedule(alone, len(samples)))([batch], 0)
 
-    reserved = samples.cache.bytes * caches_of(run) if samples.cache else 0
+    reserved = samples.cache.bytes * cache_copies(run) if samples.cache else 0
     found = fewest_steps(step, size // run.world.size, run.device, run.world.local_size, reserved)
     every = run.world.all_gather(found)
     if None in every:

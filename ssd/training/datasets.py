@@ -160,7 +160,7 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
         )
 
 
-def train_samples(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
+def train_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """The photos, and tiles of large ones, as augmented samples."""
     config = run.config
     windows = cut(photos, config.data.tiles, config.seed).of_training()
@@ -174,7 +174,7 @@ def _cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
     """Where decoded photos and tiles are kept, if that is wanted and has room."""
     if run.config.data.cache == "none":
         return None
-    size, count = cache_bytes(windows.sizes, output), caches_of(run) * run.world.local_size
+    size, count = cache_bytes(windows.sizes, output), cache_copies(run) * run.world.local_size
     if all(run.world.all_gather(fits(size, count))):
         return ImageCache(windows.sizes, output)
     copies = f" for each of {count} processes" if count > 1 else ""
@@ -185,12 +185,12 @@ def _cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
     return None
 
 
-def caches_of(run: Run) -> int:
+def cache_copies(run: Run) -> int:
     """How many caches this process and its workers fill."""
     return num_caches(choose_workers(run.config.data.workers, run.device, run.world))
 
 
-def plain_samples(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
+def eval_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """The photos as they are, and all tiles of large ones, as evaluation takes them; with the objects that the loss of
     training counts."""
     data = run.config.data
@@ -214,7 +214,7 @@ def tiles_notes(config: Config, samples: DetectionDataset, val_samples: Detectio
     return lines
 
 
-def train_batches(run: Run, samples: DetectionDataset, iterations: int, first_iteration: int) -> WatchedLoader[Batch]:
+def train_loader(run: Run, samples: DetectionDataset, iterations: int, first_iteration: int) -> WatchedLoader[Batch]:
     """The micro-batches of this process, from an iteration on.
 
     Raises:
@@ -226,7 +226,7 @@ def train_batches(run: Run, samples: DetectionDataset, iterations: int, first_it
     return _loader(run, samples, order, run.stop if run.world.size == 1 else None)
 
 
-def val_batches(run: Run, samples: DetectionDataset) -> WatchedLoader[Batch]:
+def val_loader(run: Run, samples: DetectionDataset) -> WatchedLoader[Batch]:
     """This process's share of the photos, in order, each with all its tiles."""
     return _loader(run, samples, EvalOrder(samples.windows.photos, run.config.eval.batch_size, run.world), run.stop)
 
@@ -235,7 +235,7 @@ def _loader(run: Run, samples: DetectionDataset, order: Sampler[list[Key]], stop
     return make_loader(samples, order, choose_workers(run.config.data.workers, run.device, run.world), run.device, stop)
 
 
-def crowded_batch(samples: DetectionDataset, count: int) -> Batch:
+def fullest_batch(samples: DetectionDataset, count: int) -> Batch:
     """The samples with most objects, which take most memory; some of them more than once where there are fewer."""
     order = np.argsort(-np.diff(samples.windows.starts), kind="stable")
     return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])

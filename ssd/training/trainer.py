@@ -49,7 +49,7 @@ class Trainer:
         state: where the run begins; the step has its weights and optimiser already.
         checkpoints: where states are kept.
         log: is told what happens.
-        val_batches: of the photos that the network is evaluated on.
+        val_loader: of the photos that the network is evaluated on.
         evaluate: evaluates a network on those batches, and raises Stopped when the run is asked to stop meanwhile.
         stop: whether the run is asked to stop.
     """
@@ -61,7 +61,7 @@ class Trainer:
         state: TrainState,
         checkpoints: Checkpoints,
         log: RunLog,
-        val_batches: Iterable[Batch],
+        val_loader: Iterable[Batch],
         evaluate: Callable[[nn.Module, Iterable[Batch]], Evaluation],
         stop: StopRequest,
     ) -> None:
@@ -70,7 +70,7 @@ class Trainer:
         self.schedule = schedule
         self.checkpoints = checkpoints
         self.log = log
-        self.val_batches = val_batches
+        self.val_loader = val_loader
         self.val_stream: Iterator[Batch] | None = None  # of the next evaluation, once its workers have started
         self.evaluate = evaluate
         self.stop = stop
@@ -193,7 +193,7 @@ class Trainer:
 
     def _begin_evaluation(self) -> Iterator[Batch]:
         """Starts the workers of the next evaluation, if they have not started."""
-        self.val_stream = self.val_stream or iter(self.val_batches)
+        self.val_stream = self.val_stream or iter(self.val_loader)
         return self.val_stream
 
     def _evaluate_if_due(self) -> None:

@@ -24,7 +24,7 @@ from ssd.system.errors import optional
 from ssd.system.files import write_whole
 from ssd.training.build import build_criterion, build_model, use_batch_size_of
 from ssd.training.checkpoints import checkpoint_at, checkpoint_to_evaluate, find_same_state
-from ssd.training.datasets import load_part, plain_samples, val_batches
+from ssd.training.datasets import eval_dataset, load_part, val_loader
 from ssd.training.run import Run, require_same_config
 from ssd.training.run_log import detections_picture, read_records
 from ssd.weights.checkpoint import TrainState, load_checkpoint
@@ -55,7 +55,7 @@ def evaluate_photos(
     config, photos, windows = run.config, samples.photos, samples.windows
     return evaluate(
         model,
-        batches or val_batches(run, samples),
+        batches or val_loader(run, samples),
         photos.sizes,
         [photos.ground_truth(i) for i in range(len(photos))],
         photos.classes,
@@ -96,7 +96,7 @@ def eval_only(run: Run, resume: str | None) -> None:
         run.say(f"skipped: {line}")
     model, preprocessing = build_model(run, state)
     use_batch_size_of(run, state)
-    samples = plain_samples(run, load_part(run, "val"), preprocessing)
+    samples = eval_dataset(run, load_part(run, "val"), preprocessing)
     finish(run, samples, path, _evaluate(run, path, state.iteration, samples, preprocessing, model))
 
 

@@ -22,7 +22,7 @@ from ssd.system.distributed import World, is_lost_peer, process_group
 from ssd.system.errors import UsageError
 from ssd.system.stop import Stopped
 from ssd.training import build
-from ssd.training.datasets import load_part, plain_samples
+from ssd.training.datasets import eval_dataset, load_part
 from ssd.training.run import Run
 from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import TrainState
@@ -46,7 +46,7 @@ from ssd.config.file import load_config
 from ssd.system.distributed import TIMEOUT, first_to_say
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.build import build_model
-from ssd.training.datasets import _compare, _settle, load_data, plain_samples
+from ssd.training.datasets import _compare, _settle, load_data, eval_dataset
 from ssd.training.validate import evaluate_photos
 from ssd.training.run import open_run, require_same_config
 from ssd.system.errors import UsageError
@@ -80,7 +80,7 @@ with open_run(config, StopRequest()) as run:
     except DataError as error:
         found["other photos"] = str(error)
     model, preprocessing = build_model(run, None)
-    samples = plain_samples(run, photos, preprocessing)
+    samples = eval_dataset(run, photos, preprocessing)
     norm = model.backbone.conv1_1.norm
     norm.running_mean.fill_(run.world.rank)
     evaluation = evaluate_photos(run, samples, preprocessing, model)
@@ -114,7 +114,7 @@ def test_two_processes_agree(tmp_path, shapes_root):
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     run = Run.alone(load_config(config, []))
     model, preprocessing = build.build_model(run, None)
-    alone = evaluate_photos(run, plain_samples(run, load_part(run, "val"), preprocessing), preprocessing, model)
+    alone = evaluate_photos(run, eval_dataset(run, load_part(run, "val"), preprocessing), preprocessing, model)
     for each in found:
         assert each["ranks"] == [0, 1]
         assert sorted(each["same text"]) == [False, True]

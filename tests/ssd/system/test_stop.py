@@ -90,7 +90,7 @@ class Peers(World):
 
     asked_from = 1e9
 
-    def gather(self, value, patient=False):
+    def all_gather(self, value, patient=False):
         theirs = 2 * value if isinstance(value, float) else (signal.SIGTERM if time.monotonic() >= self.asked_from else 0)
         return [value, theirs]
 

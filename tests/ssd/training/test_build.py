@@ -167,14 +167,14 @@ def test_the_batch_that_the_memory_holds_is_shared_by_the_processes(processes, s
     """Of 32 photos three processes can share 30; the one that needs most steps for its ten decides."""
     asked = []
     monkeypatch.setattr(build, "fewest_steps", lambda step, size, *_: asked.append(size) or 2)
-    monkeypatch.setattr(World, "gather", lambda _, steps: [steps, 5, steps])
+    monkeypatch.setattr(World, "all_gather", lambda _, steps: [steps, 5, steps])
     run = run_of(train={"batch_size": "auto", "iterations": 9})
     run.world = World(size=processes)
     samples: Any = SimpleNamespace(cache=None)
     build.settle_batch_size(run, SSD300(3, width=0.05), IMAGENET, samples, None)
     assert asked == [share]
     assert (run.batch_size, run.config.train.accumulate) == (share * processes, 5)
-    monkeypatch.setattr(World, "gather", lambda _, steps: [steps, None, steps])
+    monkeypatch.setattr(World, "all_gather", lambda _, steps: [steps, None, steps])
     run.set_train(batch_size="auto")
     with pytest.raises(ConfigError, match="a step on a single photo takes more than cpu has free"):
         build.settle_batch_size(run, SSD300(3, width=0.05), IMAGENET, samples, None)
@@ -189,7 +189,7 @@ def test_a_resumed_run_keeps_its_batches_where_as_many_processes_share_them(
 ):
     asked = []
     monkeypatch.setattr(build, "fewest_steps", lambda step, size, *_: asked.append(size) or 1)
-    monkeypatch.setattr(World, "gather", lambda _, steps: [steps])
+    monkeypatch.setattr(World, "all_gather", lambda _, steps: [steps])
     run = run_of(train={"batch_size": "auto", "iterations": 9})
     run.world = World(size=now)
     began = {"train": {"batch_size": batch_size, "accumulate": accumulate}}
@@ -320,8 +320,8 @@ def test_pruned_weights_are_those_of_the_main_process(monkeypatch, capsys):
         return [answer, "another's"] if answer else [value]
 
     monkeypatch.setattr(build, "start_from_features", start)
-    monkeypatch.setattr(build, "plain_samples", samples)
-    monkeypatch.setattr(World, "gather", gather)
+    monkeypatch.setattr(build, "eval_dataset", samples)
+    monkeypatch.setattr(World, "all_gather", gather)
     run, features, photos = run_of(model={"pretrained": "slim.pt", "width": 0.05}), cast("Any", {"a": 1}), cast("Any", range(5))
     answer: Any = None
     assert build._pruned_start(run, model, features, photos) == OXFORD

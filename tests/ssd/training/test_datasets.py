@@ -15,7 +15,7 @@ from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped
 from ssd.training import datasets
-from ssd.training.datasets import load_data, plain_samples, tiles_notes, train_samples
+from ssd.training.datasets import eval_dataset, load_data, tiles_notes, train_dataset
 from ssd.training.run import Run
 from tests.test_train import write_config
 
@@ -61,13 +61,13 @@ def test_photos_are_kept_in_memory_where_they_fit(shapes_root, tmp_path, monkeyp
     run = alone(tmp_path, shapes_root, cache="ram")
     photos = load_data(run).train
     size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
-    samples = train_samples(run, photos, IMAGENET)
+    samples = train_dataset(run, photos, IMAGENET)
     assert samples.cache is not None
     assert samples.cache.bytes == size
     assert "warning" not in capsys.readouterr().out
     for module in (image_cache, datasets):
         monkeypatch.setattr(module, "free_memory", lambda: size)
-    assert train_samples(run, photos, IMAGENET).cache is None
+    assert train_dataset(run, photos, IMAGENET).cache is None
     assert capsys.readouterr().out.splitlines() == [
         "warning: data.cache: ram would take 0.0 GiB, more than 80% of the 0.0 GiB of memory that are free; the run does "
         "without it"
@@ -79,11 +79,11 @@ def test_workers_that_are_not_forked_have_a_cache_each(shapes_root, tmp_path, mo
     photos = load_data(run).train
     size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
     monkeypatch.setattr(image_cache, "free_memory", lambda: 2 * size)
-    assert train_samples(run, photos, IMAGENET).cache is not None
+    assert train_dataset(run, photos, IMAGENET).cache is not None
     monkeypatch.setattr(workers, "start_method", lambda: "spawn")
-    assert train_samples(run, photos, IMAGENET).cache is None
+    assert train_dataset(run, photos, IMAGENET).cache is None
     assert "GiB for each of 3 processes, more than" in capsys.readouterr().out
-    assert train_samples(alone(tmp_path, shapes_root, cache="ram", workers=1), photos, IMAGENET).cache is not None
+    assert train_dataset(alone(tmp_path, shapes_root, cache="ram", workers=1), photos, IMAGENET).cache is not None
 
 
 def test_a_dry_run_counts_the_cache(shapes_root, tmp_path, capsys):
@@ -94,13 +94,13 @@ def test_a_dry_run_counts_the_cache(shapes_root, tmp_path, capsys):
 
 def test_processes_that_read_different_photos_are_told(shapes_root, tmp_path, monkeypatch):
     """On another machine a photo may be damaged that is whole here: batches would no longer be shared out alike."""
-    gather = World.gather
+    gather = World.all_gather
 
     def with_another(world: World, value: object, **options: object) -> list:
         theirs = [(23, 1), (8, 0)]
         return [value, theirs] if value == [(24, 0), (8, 0)] else gather(world, value)
 
-    monkeypatch.setattr(World, "gather", with_another)
+    monkeypatch.setattr(World, "all_gather", with_another)
     with pytest.raises(datasets.DataError, match=r"process 1 .* 23 and 8 photos, the first 24 and 8"):
         load_data(alone(tmp_path, shapes_root))
 
@@ -117,7 +117,7 @@ def test_a_folder_of_both_parts_is_looked_at_once(shapes_root, tmp_path, monkeyp
 
 def notes(run: Run) -> list[str]:
     train, val, _ = load_data(run)
-    return tiles_notes(run.config, train_samples(run, train, IMAGENET), plain_samples(run, val, IMAGENET))
+    return tiles_notes(run.config, train_dataset(run, train, IMAGENET), eval_dataset(run, val, IMAGENET))
 
 
 def test_tiles_that_change_nothing_are_told(shapes_root, tmp_path):

@@ -153,7 +153,7 @@ class Two(World):
 
     theirs: Any = {}  # noqa: RUF012
 
-    def gather(self, value: Any, patient: bool = False) -> list[Any]:
+    def all_gather(self, value: Any, patient: bool = False) -> list[Any]:
         return [value, self.theirs.get(type(value), value)]
 
 

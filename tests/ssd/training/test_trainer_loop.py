@@ -231,7 +231,7 @@ def test_each_evaluation_has_the_photos_that_were_begun_for_it():
 
     loop = Loop([])
     seen: list[list[Any]] = []
-    loop.trainer.val_batches = Annotations()
+    loop.trainer.val_loader = Annotations()
     loop.trainer.evaluate = lambda _, batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1, loss=1.0)
     loop.fit()
     assert begun == [0, 2, 4]  # evaluations follow steps 2, 4 and 5

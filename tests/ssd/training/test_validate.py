@@ -16,7 +16,7 @@ from ssd.model import SSD300
 from ssd.preprocessing import normalize
 from ssd.training import validate
 from ssd.training.build import build_model
-from ssd.training.datasets import load_part, plain_samples
+from ssd.training.datasets import eval_dataset, load_part
 from ssd.training.run import Run
 from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import load_checkpoint
@@ -66,7 +66,7 @@ def evaluated(config: Path, weights: dict[str, torch.Tensor] | None = None, **en
     model, preprocessing = build_model(run, None)
     if weights is not None:
         model.load_state_dict(weights)
-    samples = plain_samples(run, load_part(run, "val"), preprocessing)
+    samples = eval_dataset(run, load_part(run, "val"), preprocessing)
     return evaluate_photos(run, samples, preprocessing, model), model
 
 
@@ -75,7 +75,7 @@ def expected_losses(config: Path, root: Path, model: SSD300) -> tuple[float, flo
     options = load_config(config, [])
     run = Run.alone(options)
     _, preprocessing = build_model(run, None)
-    images = plain_samples(run, load_part(run, "val"), preprocessing).__getitems__([(0, i) for i in range(4)]).images
+    images = eval_dataset(run, load_part(run, "val"), preprocessing).__getitems__([(0, i) for i in range(4)]).images
     with torch.no_grad():
         loc, conf, dboxes = (tensor.double().numpy() for tensor in model(normalize(images, preprocessing)))
     targets = written_targets(root, options.data.keep_difficult)
