@@ -236,7 +236,7 @@ def tiles_note(photos: Annotations, spec: DBoxSpec) -> list[str]:
         return []
     return [
         f"{share:.0%} of the objects are smaller than the smallest DBox ({smallest:g} of {spec.image_size} pixels), in photos "
-        f"of more than {size}; data.tiles would show them larger, see docs/own_data.md"
+        f"of more than {size}; data.tiles would show them larger, see docs/small_objects.md"
     ]
 
 
