@@ -15,8 +15,6 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.config.file import load_config
 from ssd.system.arguments import Parser, names_of, several, whole_number
 from ssd.system.command import command

@@ -7,9 +7,6 @@ where many are like that, other sizes (`model.dboxes: coco`, or those that `scri
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.system.arguments import config_named
 from ssd.system.command import command

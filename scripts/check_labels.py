@@ -17,8 +17,6 @@ The name of a box says what may be wrong: "missing: cat", "wrong class: cat" (th
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.system.arguments import Parser, add_overrides, names_of, whole_number
 from ssd.system.command import command
 

@@ -1,47 +1,53 @@
-"""Writes docs/configuration.md, every entry, from ssd/config/schema.py: python scripts/config_reference.py"""
+"""Print every entry of the configuration, as Markdown: python scripts/config_reference.py
+
+    python scripts/config_reference.py --output docs/configuration.md
+
+The entries and their descriptions come from ssd/config/schema.py.
+"""
 
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.config.entries import Entry, child, is_section, resolved, section_in, top_entry, values_of
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """# Configuration
 
-A run is one YAML file that states what differs from the defaults; `configs/` has some to start from. Only `data.train` and
-`data.val` are needed. Any entry can be changed on the command line by its dotted name, in YAML's notation, and the entries of a
-list by their number:
+A run is one YAML file. It states what differs from the defaults; `configs/` has files to start from. Only `data.train` and
+`data.val` are required. On the command line, `key=value` changes any entry: the key is the dotted name, the value is YAML, and
+the items of a list are numbered from 0:
 
 ```
 python train.py --config configs/quickstart.yaml train.lr=5e-4 train.epochs=20 data.train.0.split=trainval
 ```
 
-What is unknown, of a wrong type or out of bounds is refused before anything starts, with its name, what was expected, and the
-nearest known entry. The run's folder keeps the whole of it, defaults included, in `config.yaml`.
+An unknown key, a wrong type or a value out of bounds is refused before anything starts. The message names the key, the expected
+values and the nearest known key. The output folder keeps the full configuration, defaults included, in `config.yaml`.
 
-Names of classes are read as they are written: `classes: [no, 1e3, 007]` are three names, without quotes; a folder called `2007`
-needs none either. Quotes are needed around a name with `: `, ` #`, a comma in a list, or a first letter of ``[]{}&*!|>'"%@` ``.
+Class names are read literally: `classes: [no, 1e3, 007]` are three names and need no quotes, and neither does a folder called
+`2007`. A name needs quotes if it contains `: `, ` #` or, in a list, a comma, or if it begins with one of ``[]{}&*!|>'"%@` ``.
 
-This page is written by `scripts/config_reference.py` from `ssd/config/schema.py`.
+`scripts/config_reference.py` writes this page from `ssd/config/schema.py`.
 """
 
 
-@command()
+@command(prints_result=True)
 def main(arguments: list[str] | None = None) -> int:
-    Parser(__doc__).parse_args(arguments)
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"written: {PAGE}")
+    parser = Parser(__doc__)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of printing")
+    options = parser.parse_args(arguments)
+    if options.output:
+        options.output.write_text(page(), encoding="utf-8")
+    else:
+        print(page(), end="")
     return 0
 
 
 def page() -> str:
-    """The page, in Markdown."""
+    """Return the page, in Markdown."""
     entries = {name: resolved(entry) for name, entry in top_entry()["properties"].items()}
     parts = [HEAD, "## The run\n", *table({name: entry for name, entry in entries.items() if not is_section(entry)})]
     for name, entry in entries.items():
@@ -56,7 +62,7 @@ def section(name: str, entry: Entry) -> Iterator[str]:
     if name == "data":
         source = child(child(entry, "train"), 0)
         assert source
-        yield "\n`data.train` and `data.val` are lists of folders, each with\n"
+        yield "\n`data.train` and `data.val` are lists of folders. Each folder has these entries:\n"
         yield from table({f"data.train.N.{key}": below for key, below in source["properties"].items()})
     for key, below in entry["properties"].items():
         optional = section_in(below)
@@ -68,8 +74,8 @@ def section(name: str, entry: Entry) -> Iterator[str]:
 def table(entries: dict[str, Entry]) -> Iterator[str]:
     yield "| entry | values | default | |\n|---|---|---|---|"
     for name, entry in entries.items():
-        default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "needed"
-        description = " ".join(entry["description"].split())  # a row is one line, however long
+        default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "required"
+        description = " ".join(entry["description"].split())  # a table row is one line
         yield f"| `{name}` | {values_of(entry, quote='`')} | {default} | {description} |"
 
 

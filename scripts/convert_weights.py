@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.config.schema import DBoxNames
 from ssd.system.arguments import Parser
 from ssd.system.command import command

@@ -12,8 +12,6 @@ import socket
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.system.arguments import Parser, fraction, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError

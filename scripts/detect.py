@@ -21,8 +21,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.config.schema import LEAST_TILE
 from ssd.system.arguments import Parser, fraction, names_of, whole_number
 from ssd.system.command import command

@@ -30,8 +30,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.system.arguments import Parser, add_overrides, fraction, whole_number
 from ssd.system.command import command
 from ssd.system.errors import Failure, UsageError

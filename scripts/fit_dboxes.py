@@ -10,9 +10,6 @@ DBoxes: a gain of a few points is not worth it.
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ssd.system.arguments import config_named
 from ssd.system.command import command

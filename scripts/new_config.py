@@ -16,8 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.config.entries import top_entry
 from ssd.config.file import parse_config
 from ssd.config.yaml import parse_yaml
@@ -25,8 +23,6 @@ from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.files import require_writable, write_whole
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @command()
@@ -41,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
     name = re.sub(r"\W+", "_", options.folder.resolve().stem).strip("_") or "mine"
-    output = options.output or ROOT / "configs" / f"{name}.yaml"
+    output = options.output or Path("configs", f"{name}.yaml")
     if output.exists() and not options.overwrite:
         raise UsageError(f"{output}: exists already; name another --output, or --overwrite")
     require_writable(output.parent, "--output")
@@ -56,11 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     wish = Budget(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)
     text, summary = propose(options.folder, name, wish, time.perf_counter() - began)
     parse_config(parse_yaml(text, top_entry()), str(options.folder))
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, lambda file: file.write(text.encode()))
-    here = Path.cwd()
-    shown = output.relative_to(here) if output.is_relative_to(here) else output
     print(summary)
-    print(f"written: {shown}; now: python train.py --config {shown}")
+    print(f"written: {output}; now: python train.py --config {output}")
     return 0
 
 

@@ -7,8 +7,6 @@ float32 alone overflowed; what is finite in neither comes from the photo itself,
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.config.file import load_config
 from ssd.system.arguments import Parser
 from ssd.system.command import command

@@ -13,8 +13,6 @@ import sys
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.system.arguments import Parser, add_overrides, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError

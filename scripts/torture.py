@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 

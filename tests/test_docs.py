@@ -48,8 +48,8 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_configuration_page_is_up_to_date():
-    page = config_reference.page()
-    assert (ROOT / "docs/configuration.md").read_text(encoding="utf-8") == page, "run python scripts/config_reference.py"
+    page, command = config_reference.page(), "python scripts/config_reference.py --output docs/configuration.md"
+    assert (ROOT / "docs/configuration.md").read_text(encoding="utf-8") == page, f"run {command}"
     below = [key for key in known_keys() if key not in ("data", "model", "loss", "augment", "train", "checkpoint", "eval")]
     for key in below:
         shown = re.sub(r"^data\.(train|val)\.", "data.train.N.", key)

@@ -20,9 +20,10 @@ ROWS = [
     {"data"},
     {"ssd.training", "ssd.deploy"},
     {"ssd.autoconfig", "ssd.diagnostics"},
+    {"ssd.commands"},
 ]
 FORBIDDEN = {"data": {"ssd.weights", "ssd.evaluation", "ssd.compress"}, "ssd.deploy": {"data", "ssd.training"}}  # beside ROWS
-HEAVY = {"scripts/run_onnx.py"}  # which is an example without anything around it
+NO_COMMANDS = {"scripts/run_onnx.py", "scripts/ssd.py"}  # an example that imports its libraries first; the way to the checkout
 PROGRAMS = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "ssd").rglob("*.py"), *(ROOT / "data").rglob("*.py")])
 MODULES = sorted([*(ROOT / "ssd").rglob("*.py"), *(ROOT / "data").rglob("*.py")])
 
@@ -92,7 +93,7 @@ for path, *arguments in (line.split() for line in sys.argv[1:]):
 def test_help_and_a_wrong_call_are_answered_before_anything_heavy_is_loaded():
     """PyTorch alone takes seconds."""
     commands = ["train.py", *(f"scripts/{path.name}" for path in sorted((ROOT / "scripts").glob("*.py")))]
-    calls = [f"{path} --help" for path in commands if path not in HEAVY]
+    calls = [f"{path} --help" for path in commands if path not in NO_COMMANDS]
     calls += ["train.py --config configs/bccd.yaml train.learning_rate=1", "scripts/check_data.py configs/bccd.yaml trian.lr=1"]
     done = subprocess.run([sys.executable, "-c", ANSWERS, *calls], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

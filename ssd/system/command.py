@@ -19,6 +19,7 @@ from ssd.system.output import output_for_watchers
 from ssd.system.stop import Interrupt, Stopped, interrupts
 
 P = ParamSpec("P")
+EXPORT_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")  # the extra `export` of pyproject.toml
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -95,6 +96,8 @@ def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tu
             f"OpenCV cannot be loaded ({first_line(error)}); a machine without a display takes opencv-python-headless in place "
             "of opencv-python: uninstall both by pip, then pip install opencv-python-headless"
         ), 2
+    if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_LIBRARIES:
+        return _lines(f"{error.name} is not installed, which this needs; pip install {' '.join(EXPORT_LIBRARIES)}"), 2
     if isinstance(error, RuntimeError):
         reason = _of_pytorch(error, less_memory)
         return None if reason is None else (_lines(f"{reason}{hint}"), 1)

@@ -46,3 +46,9 @@ def test_an_opencv_that_cannot_be_loaded_is_told_in_a_line(error):
     assert line.startswith(f"error: OpenCV cannot be loaded ({error}); ")
     assert "opencv-python-headless" in line
     assert explain(ImportError("another", name="ssd")) is None
+
+
+def test_a_missing_library_for_exports_is_named():
+    error = ModuleNotFoundError("No module named 'onnx'", name="onnx")
+    expected = "error: onnx is not installed, which this needs; pip install onnx onnxscript onnxruntime"
+    assert explain(error) == ([expected], 2)
