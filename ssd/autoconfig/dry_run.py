@@ -6,8 +6,8 @@ import torch
 
 from ssd.autoconfig.timing import measure
 from ssd.system.machine import memory_in_use
-from ssd.training.build import build_parts, describe
-from ssd.training.datasets import cache_copies
+from ssd.training.build import build_model, build_parts, describe
+from ssd.training.datasets import cache_copies, load_data
 from ssd.training.run import Run
 from ssd.training.run_log import duration
 
@@ -19,17 +19,17 @@ def dry_run(run: Run, began: float) -> None:
         run: the run.
         began: the time (`time.perf_counter`) at which the command began.
     """
-    parts = build_parts(run, None)
+    data = load_data(run)
+    parts = build_parts(run, data, *build_model(run, None, data.train))
     describe(run, parts, 0)
     timings = measure(run, parts, time.perf_counter() - began)
-    schedule = parts.schedule
-    iterations = schedule.iterations
-    evaluations = -(-iterations // schedule.eval_every)
+    iterations = parts.schedule.iterations
+    evaluations = -(-iterations // run.config.eval.every)
     if run.device.type == "cuda":
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's memory"
     else:
         memory = f"{memory_in_use() / 2**30:.1f} GiB of memory"
-    cache = parts.samples.cache
+    cache = parts.train_set.cache
     more = (
         f", and in the course of the run {cache.bytes * cache_copies(run) / 2**30:.1f} GiB more for data.cache: ram"
         if cache
@@ -40,7 +40,7 @@ def dry_run(run: Run, began: float) -> None:
         f"start {timings.start:.0f} s, an evaluation {timings.evaluation:.1f} s, a checkpoint {timings.checkpoint:.1f} s, "
         f"report {timings.end:.1f} s" + (f", decoding all photos once {timings.decoding:.0f} s" if cache else "")
     )
-    whole = duration(timings.of_run(iterations, evaluations, iterations // schedule.checkpoint_every))
+    whole = duration(timings.of_run(iterations, evaluations, iterations // run.config.checkpoint.every))
     if timings.warning:
         run.say(timings.warning)
     run.say(f"the run will take about {whole}: {iterations} steps and {evaluations} evaluations")

@@ -17,7 +17,7 @@ from ssd.training.build import RunParts
 from ssd.training.datasets import eval_dataset, train_dataset, train_loader
 from ssd.training.run import Run
 from ssd.training.run_log import detections_picture
-from ssd.training.validate import evaluate_photos, report_subject
+from ssd.training.validate import evaluate_photos, report_input
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 
 SECONDS = 3.0  # of steps that are timed, as far as MOST_STEPS make them
@@ -75,9 +75,9 @@ def _first_look(run: Run, parts: RunParts) -> tuple[float, DetectionDataset]:
 
     Without data.cache every step decodes: the first are zero, the samples as they are.
     """
-    photos = parts.samples.photos
+    photos = parts.train_set.photos
     some = photos.select(evenly_spaced(len(photos), run.batch_size))
-    samples = train_dataset(run, some, parts.preprocessing)
+    samples = train_dataset(run, some, parts.step.preprocessing)
     if samples.cache is None:
         return 0.0, samples
     keys = [(0, index) for index in range(len(some))]
@@ -98,7 +98,7 @@ def _seconds_a_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator
         if run.stop():
             raise Stopped(run.stop.signal)
         with _timed() as seconds:
-            taken = parts.step([next(stream) for _ in range(parts.schedule.accumulate)], 0)
+            taken = parts.step([next(stream) for _ in range(run.config.train.accumulate)], 0)
             float(taken.losses.sum())  # waits for the device
         return seconds[0]
 
@@ -116,19 +116,19 @@ def _a_checkpoint(parts: RunParts) -> float:
 
 def _evaluation_and_end(run: Run, parts: RunParts) -> tuple[float, float]:
     """Of all validation photos, by the time of one and of a batch; and of the report."""
-    photos, batch_size = parts.val_samples.photos, run.config.eval.batch_size
+    photos, batch_size = parts.val_set.photos, run.config.eval.batch_size
     seconds = []
-    average = parts.step.updater.average
-    with average.applied_to(parts.model) if average else nullcontext():
+    ema = parts.step.updater.ema
+    with ema.applied_to(parts.step.model) if ema else nullcontext():
         for count in (1, 1, batch_size):  # the first one warms up
             some = photos.select(evenly_spaced(len(photos), count))
-            samples = eval_dataset(run, some, parts.preprocessing)
-            evaluation = evaluate_photos(run, samples, parts.preprocessing, parts.model)
+            samples = eval_dataset(run, some, parts.step.preprocessing)
+            evaluation = evaluate_photos(run, samples, parts.step.preprocessing, parts.step.model)
             seconds.append(evaluation.seconds)
     _, one, several = seconds
     another = max(several - one, 0.0) / (len(some) - 1) if len(some) > 1 else 0.0
     with _timed() as picture:
         detections_picture(samples, evaluation)
     with tempfile.TemporaryDirectory() as folder, _timed() as report:
-        write_report(Path(folder) / "report.html", report_subject(run, samples, evaluation, "best.pt"))
+        write_report(Path(folder) / "report.html", report_input(run, samples, evaluation, "best.pt"))
     return one + another * (len(photos) - 1) + picture[0], picture[0] + report[0]

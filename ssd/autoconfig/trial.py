@@ -9,7 +9,7 @@ from ssd.preprocessing import IMAGENET
 from ssd.system.device import choose_device, choose_precision, keep_freed_memory
 from ssd.system.distributed import World
 from ssd.system.stop import StopRequest
-from ssd.training.build import assemble, place
+from ssd.training.build import build_parts, place
 from ssd.training.datasets import Data
 from ssd.training.run import Run
 from ssd.weights.pretrained import build_network
@@ -31,5 +31,5 @@ def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Tim
     run = Run(config, World(), device, dtype, Path(config.output_dir), StopRequest())
     network = build_network(len(config.data.class_names) + 1, config.model)
     place(run, network, freeze)
-    parts = assemble(run, data, network, IMAGENET, None)
+    parts = build_parts(run, data, network, IMAGENET)
     return measure(run, parts, start + time.perf_counter() - began)

@@ -1,5 +1,6 @@
-"""The data of a run: the photos of data.train and data.val, and the samples that are made of them."""
+"""The data of a run: the photos of data.train and data.val, their datasets and their loaders."""
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -21,12 +22,13 @@ from data.transforms.tiles import Windows, cut
 from ssd.batch import Batch
 from ssd.config.schema import Config
 from ssd.preprocessing import Preprocessing
+from ssd.system.files import write_whole
 from ssd.system.machine import num_cores
 from ssd.system.memory import USED, free_memory
 from ssd.system.stop import Stopped, StopRequest, strongest
 from ssd.training.run import Run
 
-MAX_FAULTS = 50  # lines of one error message
+MAX_FAULTS = 50  # lines in one error message
 
 
 class Data(NamedTuple):
@@ -38,10 +40,10 @@ class Data(NamedTuple):
 
 
 def load_data(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
-    """Training photos and validation photos.
+    """Load the training and validation photos.
 
     Raises:
-        DataError: with the faults of both, all of them or the first `max_faults`.
+        DataError: with the first `max_faults` faults in both, or all of them.
     """
     loaded = _load(run, ("train", "val"), max_faults)
     train, val = loaded["train"].photos, loaded["val"].photos
@@ -53,7 +55,7 @@ def load_data(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
 
 
 def load_part(run: Run, part: Literal["train", "val"]) -> Annotations:
-    """The photos of one part alone.
+    """Load the photos of one part.
 
     Raises:
         DataError: with the first faults in them.
@@ -67,18 +69,18 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
     digests: dict[Path, FolderDigest] = {}
 
     def load() -> None:
-        with suppress(Stopped):  # the others have to hear of it
+        with suppress(Stopped):  # _settle passes it on to the other processes
             for part in parts:
                 try:
                     loaded[part] = _load_part(run, part, digests)
                 except DataError as error:
                     faults.extend(str(error).splitlines())
 
-    for is_mains_turn in (True, False):  # the others need not look again at what is remembered then
+    for is_mains_turn in (True, False):  # the main process fills the cache, which the others then read
         if run.world.is_main == is_mains_turn:
             load()
         _settle(run, faults, max_faults)
-    _compare(run, loaded)
+    _require_same_photos(run, loaded)
     for part, result in loaded.items():
         result.photos.require_objects(f"data.{part}", with_difficult=part == "train" and run.config.data.keep_difficult)
         for note in result.notes:
@@ -86,56 +88,8 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
     return loaded
 
 
-def _compare(run: Run, loaded: dict[str, Loaded]) -> None:
-    """Every process has to have the same photos: batches are shared out by their numbers.
-
-    Raises:
-        DataError: one of them has others, as where a photo is damaged or an annotation is older on one machine alone.
-    """
-    remedy = "give all machines the same files"
-    every = run.world.all_gather([(len(part.photos), part.num_damaged) for part in loaded.values()])
-    for rank, theirs in enumerate(every):
-        if theirs != every[0]:
-            counts, ours = (" and ".join(str(count) for count, _ in each) for each in (theirs, every[0]))
-            raise DataError(f"process {rank} can read {counts} photos, the first {ours}; {remedy}")
-    for name, part in loaded.items() if run.world.size > 1 else ():
-        digests = run.world.all_gather(part.photos.digest())
-        for rank, digest in enumerate(digests):
-            if digest != digests[0]:
-                raise DataError(
-                    f"data.{name}: process {rank} has other photos or annotations ({digest}) than process 0 ({digests[0]}), "
-                    f"though as many; {remedy}"
-                )
-
-
-def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
-    """Ends all processes alike, where one of them was asked to stop or found a fault.
-
-    The others wait for one that looks at its photos as long as it lives, which with a large data set takes hours.
-    """
-    shares = run.world.all_gather((run.stop.signal, list(dict.fromkeys(faults))), patient=True)  # of a folder named twice, once
-    run.stop.signal = strongest(number for number, _ in shares)
-    if run.stop():
-        raise Stopped(run.stop.signal)
-    first_rank = {line: rank for rank, (_, lines) in reversed(list(enumerate(shares))) for line in lines}
-    lines = [f"process {rank}: {line}" if rank else line for line, rank in sorted(first_rank.items(), key=lambda item: item[1])]
-    if lines:
-        raise DataError("\n".join(first_faults(lines, max_faults, "; scripts/check_data.py lists them all")))
-
-
-def left_out(loaded: Iterable[Loaded]) -> list[str]:
-    """Why photos were left out, a line for each fault; of a folder that both parts name, once."""
-    return list(dict.fromkeys(line for part in loaded for line in part.damaged))
-
-
-def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> list[str]:
-    """Some of the faults, and how many there are besides."""
-    more = len(lines) - len(lines[:max_faults])
-    return [*lines[:max_faults], *([f"... and {more} more faults{hint}"] if more else [])]
-
-
 def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded:
-    """The photos of data.train or data.val, every one of them looked at, with a bar on a terminal."""
+    """Load data.train or data.val and look at every photo, with a progress bar on a terminal."""
     data, processes = run.config.data, max(1, num_cores() // run.world.local_size)
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
 
@@ -160,18 +114,82 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
         )
 
 
+def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
+    """End all processes together if one was asked to stop or found a fault.
+
+    A process may take hours to look at a large data set; the others wait as long as it lives.
+    """
+    shares = run.world.all_gather((run.stop.signal, list(dict.fromkeys(faults))), patient=True)  # without repeated folders
+    run.stop.signal = strongest(number for number, _ in shares)
+    if run.stop():
+        raise Stopped(run.stop.signal)
+    first_rank = {line: rank for rank, (_, lines) in reversed(list(enumerate(shares))) for line in lines}
+    lines = [f"process {rank}: {line}" if rank else line for line, rank in sorted(first_rank.items(), key=lambda item: item[1])]
+    if lines:
+        raise DataError("\n".join(first_faults(lines, max_faults, "; scripts/check_data.py lists them all")))
+
+
+def _require_same_photos(run: Run, loaded: dict[str, Loaded]) -> None:
+    """Check that every process has the same photos, because batches are divided by photo number.
+
+    Raises:
+        DataError: they differ, for example because a photo is damaged or an annotation is older on one machine.
+    """
+    remedy = "give all machines the same files"
+    every = run.world.all_gather([(len(part.photos), part.num_damaged) for part in loaded.values()])
+    for rank, theirs in enumerate(every):
+        if theirs != every[0]:
+            counts, ours = (" and ".join(str(count) for count, _ in each) for each in (theirs, every[0]))
+            raise DataError(f"process {rank} can read {counts} photos, process 0 {ours}; {remedy}")
+    for name, part in loaded.items() if run.world.size > 1 else ():
+        digests = run.world.all_gather(part.photos.digest())
+        for rank, digest in enumerate(digests):
+            if digest != digests[0]:
+                raise DataError(
+                    f"data.{name}: process {rank} has different photos or annotations ({digest}) than process 0 "
+                    f"({digests[0]}), though the same number; {remedy}"
+                )
+
+
+def left_out(loaded: Iterable[Loaded]) -> list[str]:
+    """List why photos were left out, a line for each fault; faults in a folder that both parts use appear once."""
+    return list(dict.fromkeys(line for part in loaded for line in part.damaged))
+
+
+def first_faults(lines: list[str], max_faults: int | None, hint: str = "") -> list[str]:
+    """Return the first faults, and a line with the number of others."""
+    more = len(lines) - len(lines[:max_faults])
+    return [*lines[:max_faults], *([f"... and {more} more faults{hint}"] if more else [])]
+
+
+def list_damaged(run: Run, lines: list[str]) -> None:
+    """Write the faults that `data.damaged: skip` left out to damaged.txt; remove the file if there are none."""
+    path = run.folder / "damaged.txt"
+    if run.world.is_main and lines:
+        write_whole(path, lambda file: file.write(os.fsencode("\n".join([*lines, ""]))))
+    elif run.world.is_main:
+        path.unlink(missing_ok=True)
+
+
 def train_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
-    """The photos, and tiles of large ones, as augmented samples."""
+    """Return augmented samples of the photos, and of tiles of large ones."""
     config = run.config
     windows = cut(photos, config.data.tiles, config.seed).of_training()
     return DetectionDataset(
         photos, preprocessing.size, preprocessing.fill, config.seed, Switches(**config.augment.model_dump()),
-        config.data.keep_difficult, _cache(run, windows, preprocessing.size), windows,
+        config.data.keep_difficult, _image_cache(run, windows, preprocessing.size), windows,
     )  # fmt: skip
 
 
-def _cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
-    """Where decoded photos and tiles are kept, if that is wanted and has room."""
+def eval_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
+    """Return samples of the photos without augmentation, and of all tiles of large ones; targets are those of training."""
+    data = run.config.data
+    windows = cut(photos, data.tiles, run.config.seed)
+    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=data.keep_difficult, windows=windows)
+
+
+def _image_cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
+    """Return the cache of decoded photos and tiles, if the configuration wants one and it fits into memory."""
     if run.config.data.cache == "none":
         return None
     size, count = cache_bytes(windows.sizes, output), cache_copies(run) * run.world.local_size
@@ -179,35 +197,26 @@ def _cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
         return ImageCache(windows.sizes, output)
     copies = f" for each of {count} processes" if count > 1 else ""
     run.say(
-        f"warning: data.cache: ram would take {size / 2**30:.1f} GiB{copies}, more than {USED:.0%} of the "
-        f"{free_memory() / 2**30:.1f} GiB of memory that are free; the run does without it"
+        f"warning: data.cache: ram needs {size / 2**30:.1f} GiB{copies}, more than {USED:.0%} of the "
+        f"{free_memory() / 2**30:.1f} GiB of free memory; continuing without the cache"
     )
     return None
 
 
 def cache_copies(run: Run) -> int:
-    """How many caches this process and its workers fill."""
+    """Return how many image caches this process and its workers fill."""
     return num_caches(choose_workers(run.config.data.workers, run.device, run.world))
 
 
-def eval_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
-    """The photos as they are, and all tiles of large ones, as evaluation takes them; with the objects that the loss of
-    training counts."""
-    data = run.config.data
-    windows = cut(photos, data.tiles, run.config.seed)
-    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=data.keep_difficult, windows=windows)
-
-
-def tiles_notes(config: Config, samples: DetectionDataset, val_samples: DetectionDataset) -> list[str]:
-    """What there is to say of a run's tiles, a line each."""
+def tiles_notes(config: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> list[str]:
+    """Describe a run's tiles, in a line or two."""
     if not config.data.tiles:
         return []
     size = config.data.tiles.size
-    train, val = (each.windows for each in (samples, val_samples))
-    num_train, num_val = len(train) - len(samples.photos), len(val) - len(val_samples.photos)
+    num_train, num_val = (len(each.windows) - len(each.photos) for each in (train_set, val_set))
     if not num_train + num_val:
         return [f"warning: data.tiles.size {size}: no photo is larger, so there are no tiles"]
-    num_empty = int((np.diff(train.starts)[len(samples.photos) :] == 0).sum())
+    num_empty = int((np.diff(train_set.windows.starts)[len(train_set.photos) :] == 0).sum())
     lines = [f"tiles of {size} pixels: {num_train} to train on, {num_empty} of them without objects; {num_val} to evaluate on"]
     if num_empty and not config.loss.min_neg:
         lines.append("warning: loss.min_neg 0: tiles without objects teach nothing; set it to 3, or data.tiles.background to 0")
@@ -215,19 +224,19 @@ def tiles_notes(config: Config, samples: DetectionDataset, val_samples: Detectio
 
 
 def train_loader(run: Run, samples: DetectionDataset, iterations: int, first_iteration: int) -> WatchedLoader[Batch]:
-    """The micro-batches of this process, from an iteration on.
+    """Return the loader of this process's micro-batches, starting at an iteration.
 
     Raises:
-        ConfigError: the batch cannot be shared out evenly.
+        ConfigError: the batch cannot be divided evenly.
     """
     accumulate, seed = run.config.train.accumulate, run.config.seed
     order = TrainOrder(len(samples), run.batch_size, iterations, seed, first_iteration, accumulate, run.world)
-    # Several processes have to agree on a stop after a step, and nobody can leave one that the others are in.
+    # Several processes agree on a stop after a step: none may leave a step that the others are in.
     return _loader(run, samples, order, run.stop if run.world.size == 1 else None)
 
 
 def val_loader(run: Run, samples: DetectionDataset) -> WatchedLoader[Batch]:
-    """This process's share of the photos, in order, each with all its tiles."""
+    """Return the loader of this process's share of the photos, in order, each with all its tiles."""
     return _loader(run, samples, EvalOrder(samples.windows.photos, run.config.eval.batch_size, run.world), run.stop)
 
 
@@ -236,6 +245,6 @@ def _loader(run: Run, samples: DetectionDataset, order: Sampler[list[Key]], stop
 
 
 def fullest_batch(samples: DetectionDataset, count: int) -> Batch:
-    """The samples with most objects, which take most memory; some of them more than once where there are fewer."""
+    """Return the `count` samples with most objects, which need most memory; they repeat if there are fewer."""
     order = np.argsort(-np.diff(samples.windows.starts), kind="stable")
     return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])

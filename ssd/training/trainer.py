@@ -1,169 +1,142 @@
-"""The training loop: steps, records, checkpoints, evaluations, and a clean end whatever happens."""
+"""The training loop: steps, records, checkpoints and evaluations, and a clean end whatever happens."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from ssd.batch import Batch
 from ssd.evaluation.evaluate import Evaluation
 from ssd.system.distributed import World, is_lost_peer
 from ssd.system.errors import SAVED, Failure, optional
-from ssd.system.stop import Stopped, StopQuestion, StopRequest
+from ssd.system.stop import Stopped, StopQuestion
+from ssd.training.build import RunParts
 from ssd.training.checkpoints import LAST, Checkpoints
+from ssd.training.datasets import val_loader
+from ssd.training.run import Run
 from ssd.training.run_log import Clock, RunLog
-from ssd.training.schedule import Schedule
-from ssd.training.step import StepOutput, TrainStep
-from ssd.training.validate import Best
+from ssd.training.step import StepOutput
+from ssd.training.validate import Best, evaluate_photos
 from ssd.weights.checkpoint import TrainState
 
-# So many steps before an evaluation its workers start, and decode the first photos while the network still trains.
+# Iterations before an evaluation in which its workers start and decode the first photos.
 AHEAD = 10
 
-# Figures that differ by no more are equal; and so are losses, relative: or patience would wait as long as the last digits fall.
-ROUNDING, LOSS_ROUNDING = 1e-9, 1e-4
+# Smaller differences of mAP, and relative differences of the loss, are no improvement. Without these limits patience would
+# wait as long as the last digits of the loss fall.
+MAP_TOLERANCE, LOSS_TOLERANCE = 1e-9, 1e-4
 
 
 class NonFiniteError(Failure):
-    """A loss or gradient was NaN or infinite; the weights were not touched by it.
+    """A loss or gradient was NaN or infinite; the weights were not updated with it.
 
     Args:
-        iteration: counted from 0, in which it happened.
-        advice: what else there is to say.
+        iteration: where it happened, counted from 0.
+        advice: for the user.
     """
 
-    def __init__(self, iteration: int, advice: str = "the weights were left as before it") -> None:
+    def __init__(self, iteration: int, advice: str = "the weights are unchanged") -> None:
         super().__init__(f"iteration {iteration + 1}: the loss or its gradient is not finite; {advice}")
         self.iteration = iteration
 
 
 class Trainer:
-    """The loop over a run's steps.
+    """The loop over a run's iterations.
 
     Args:
-        step: updates the weights.
-        schedule: what happens when.
-        state: where the run begins; the step has its weights and optimiser already.
-        checkpoints: where states are kept.
-        log: is told what happens.
-        val_loader: of the photos that the network is evaluated on.
-        evaluate: evaluates a network on those batches, and raises Stopped when the run is asked to stop meanwhile.
-        stop: whether the run is asked to stop.
+        run: the run.
+        parts: what it trains with; the step already has the weights and the optimiser of `state`.
+        state: where the run begins.
+        checkpoints: writes checkpoints.
+        log: records metrics and prints messages.
     """
 
-    def __init__(
-        self,
-        step: TrainStep,
-        schedule: Schedule,
-        state: TrainState,
-        checkpoints: Checkpoints,
-        log: RunLog,
-        val_loader: Iterable[Batch],
-        evaluate: Callable[[nn.Module, Iterable[Batch]], Evaluation],
-        stop: StopRequest,
-    ) -> None:
-        self.step = step
-        self.world = step.world
-        self.schedule = schedule
+    def __init__(self, run: Run, parts: RunParts, state: TrainState, checkpoints: Checkpoints, log: RunLog) -> None:
+        self.run = run
+        self.world = run.world
+        self.schedule = parts.schedule
+        self.step = parts.step
+        self.val_set = parts.val_set
+        self.val_batches = val_loader(run, parts.val_set)
+        self.val_stream: Iterator[Batch] | None = None  # of the next evaluation, once its workers have started
         self.checkpoints = checkpoints
         self.log = log
-        self.val_loader = val_loader
-        self.val_stream: Iterator[Batch] | None = None  # of the next evaluation, once its workers have started
-        self.evaluate = evaluate
-        self.stop = stop
-        self.is_asked_to_stop = StopQuestion(stop, step.world)
+        self.is_asked_to_stop = StopQuestion(run.stop, run.world)
         self.saved_at = state.iteration
-        # Plain values alone.
+        # Plain values only.
         self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, window=None, grad_norms=None)
         self.best: Best | None = None
-        # Sums since the last train record: loss_l, loss_c. They stay on the device: to look at them is to wait for it.
-        self.window = torch.zeros(2, device=step.device)
-        # Likewise, the same in all processes: the norms of the gradients, without infinite ones, and how many they are.
-        self.grad_norms = torch.zeros(2, device=step.device)
+        # Sums since the last train record, on the device because reading them synchronises: loss_l and loss_c of this process;
+        # norms of the finite gradients and their number, the same in all processes.
+        self.window = torch.zeros(2, device=run.device)
+        self.grad_norms = torch.zeros(2, device=run.device)
         if state.window_start is None:
-            self.now.window_start = state.iteration - state.iteration % schedule.log_every
-        if state.window is not None and self.world.is_main:  # the sums of all processes continue in the main one
+            self.now.window_start = state.iteration - state.iteration % run.config.log_every
+        if state.window is not None and self.world.is_main:  # holds the sums of all processes
             self.window.copy_(state.window)
         if state.grad_norms is not None:
             self.grad_norms.copy_(state.grad_norms)
 
-    def state(self) -> TrainState:
-        """All that survives a restart."""
-        window, grad_norms = self.world.all_reduce(self.window.clone()), self.grad_norms.clone()
-        return replace(self.now, window=window, grad_norms=grad_norms, **self.step.updater.state())
-
     def fit(self, batches: Iterable[Batch]) -> Best | None:
-        """Trains to the end of the schedule.
+        """Train to the end of the schedule.
 
         Args:
             batches: the micro-batches from the current iteration on.
 
         Returns:
-            The evaluation of best.pt; None where it was not made since this start.
+            The evaluation of best.pt; None if it was made before this start.
 
         Raises:
             Stopped: on request, after a checkpoint.
             NonFiniteError: a loss or gradient was NaN or infinite.
-            Exception: of any other kind; what was learned until then is saved, if it can be.
+            Exception: any other error; progress up to it is saved if possible.
         """
         try:
             return self._fit(batches)
         except NonFiniteError:
             raise
-        except (Exception, Stopped) as error:  # Stopped ends a wait for data
+        except (Exception, Stopped) as error:  # Stopped: while waiting for data
             self._save_before_end(error)
             raise
 
     def _fit(self, batches: Iterable[Batch]) -> Best | None:
+        config, now, schedule = self.run.config, self.now, self.schedule
         self._evaluate_if_due()
         stream = iter(batches)
         clock = Clock()
-        now, schedule = self.now, self.schedule
         while now.iteration < schedule.iterations and not self._is_patience_over():
             if schedule.next_evaluation(now.iteration) - now.iteration <= AHEAD:
                 self._begin_evaluation()
             with clock.waiting():
-                micro_batches = [next(stream) for _ in range(schedule.accumulate)]
+                micro_batches = [next(stream) for _ in range(config.train.accumulate)]
             self._count(self.step(micro_batches, now.iteration))
             now.iteration += 1
             self.log.step()
-            if now.iteration % schedule.log_every == 0 or now.iteration == schedule.iterations:
+            if now.iteration % config.log_every == 0 or now.iteration == schedule.iterations:
                 self._record(clock)
             if self.is_asked_to_stop():
                 self.save()
-                raise Stopped(self.stop.signal)
-            if now.iteration % schedule.checkpoint_every == 0:
+                raise Stopped(self.run.stop.signal)
+            if now.iteration % config.checkpoint.every == 0:
                 self.save(numbered=True)
             with clock.paused():
                 self._evaluate_if_due()
-        # As long as no evaluation has a figure, best.pt is the last state.
+        # Until an evaluation has a mAP, best.pt is the last state.
         is_known = self.best and (now.best_map >= 0 or self.best.iteration == now.iteration)
         if not is_known and now.best_map < 0:
             self.save()
         return self.best if is_known else None
 
-    def _is_patience_over(self) -> bool:
-        """Whether the last evaluations were no better than one before them, as often as the schedule allows.
-
-        It begins with the first evaluation that finds something: figures of 0 say nothing of what a network learns.
-        """
-        not_improved, iteration, patience = self.now.not_improved, self.now.iteration, self.schedule.patience
-        if patience is None or not_improved < patience or self.now.best_map <= 0:
-            return False
-        self.log.say(f"eval.patience: no better evaluation in {not_improved}; training ends at iteration {iteration}")
-        return True
-
-    def _count(self, taken: StepOutput) -> None:
-        """Adds a step to the sums of the next train record."""
-        self.window += taken.losses
-        norm, is_finite = taken.grad_norm, taken.grad_norm.isfinite()  # in float16 it is not, in the steps that are left out
+    def _count(self, output: StepOutput) -> None:
+        """Add a step to the sums of the next train record."""
+        self.window += output.losses
+        norm, is_finite = output.grad_norm, output.grad_norm.isfinite()  # not finite in steps that float16 skips
         self.grad_norms += torch.stack([torch.where(is_finite, norm, 0), is_finite.float()])
 
     def _record(self, clock: Clock) -> None:
-        """A train record of the steps since the last one."""
+        """Write a train record: the means since the last one."""
         self._check_finite()
         iteration, schedule = self.now.iteration, self.schedule
         steps = iteration - (self.now.window_start or 0)
@@ -181,49 +154,75 @@ class Trainer:
         }
         seconds_left = (schedule.iterations - iteration) * seconds / timed_steps
         self.log.trained(schedule.epoch(iteration), iteration, values, seconds_left)
+        self._begin_window()
+
+    def _begin_window(self) -> None:
         self.window.zero_()
         self.grad_norms.zero_()
-        self.now.window_start = iteration
+        self.now.window_start = self.now.iteration
 
     def _check_finite(self) -> None:
-        """Ends the run if any iteration since the last check was not finite."""
+        """End the run if an iteration since the last check was not finite."""
         iteration = self.step.updater.first_non_finite(self.world)
         if iteration is not None:
             raise NonFiniteError(iteration)
 
+    def _evaluate_if_due(self) -> None:
+        if self.schedule.evaluates_at(self.now.iteration) and self.now.evaluated_at != self.now.iteration:
+            self.save()
+            self._after_evaluation(self._evaluate())
+
     def _begin_evaluation(self) -> Iterator[Batch]:
-        """Starts the workers of the next evaluation, if they have not started."""
-        self.val_stream = self.val_stream or iter(self.val_loader)
+        """Start the workers of the next evaluation, unless they have started."""
+        self.val_stream = self.val_stream or iter(self.val_batches)
         return self.val_stream
 
-    def _evaluate_if_due(self) -> None:
-        now = self.now
-        if not self.schedule.evaluates_at(now.iteration) or now.evaluated_at == now.iteration:
-            return
-        self.save()
-        epoch, average, model = self.schedule.epoch(now.iteration), self.step.updater.average, self.step.model
-        self.log.say(f"evaluation after iteration {now.iteration}, epoch {epoch}")
+    def _evaluate(self) -> Evaluation:
+        """Evaluate the averaged weights, or the network's own if the run keeps no average."""
+        iteration, ema, model = self.now.iteration, self.step.updater.ema, self.step.model
+        self.log.say(f"evaluation after iteration {iteration}, epoch {self.schedule.epoch(iteration)}")
         batches, self.val_stream = self._begin_evaluation(), None
-        with average.applied_to(model) if average else nullcontext():
-            evaluation = self.evaluate(model, batches)
-        self.log.evaluated(epoch, now.iteration, evaluation)  # first: what is not recorded is evaluated again
-        now.evaluated_at = now.iteration
-        improved = self._is_better(evaluation)
-        if improved:
-            now.best_map, now.best_loss = evaluation.mean_ap, min(math.inf, evaluation.loss)  # inf in the place of NaN
-        now.not_improved = 0 if improved else now.not_improved + 1
-        if now.best_map < 0 or improved:
+        with ema.applied_to(model) if ema else nullcontext():
+            return evaluate_photos(self.run, self.val_set, self.step.preprocessing, model, batches)
+
+    def _after_evaluation(self, evaluation: Evaluation) -> None:
+        """Record an evaluation, compare it with the best one, save a checkpoint, and draw pictures for TensorBoard."""
+        now = self.now
+        self.log.evaluated(self.schedule.epoch(now.iteration), now.iteration, evaluation)  # first: if this fails, a resumed
+        now.evaluated_at = now.iteration  # run evaluates again
+        is_better = self._is_better(evaluation)
+        if is_better:
+            now.best_map, now.best_loss = evaluation.mean_ap, min(math.inf, evaluation.loss)  # inf for NaN
+        now.not_improved = 0 if is_better else now.not_improved + 1
+        if is_better or now.best_map < 0:
             self.best = Best(now.iteration, evaluation)
-        self.save(best=improved)
+        self.save(best=is_better)
         self.log.illustrate(evaluation, now.iteration)
 
     def _is_better(self, evaluation: Evaluation) -> bool:
-        """Whether it is the best so far: by its figure, and of equal figures by the lower validation loss; never with NaN."""
+        """Return whether an evaluation is the best so far: by mAP, then by validation loss; NaN is never better."""
         gain = evaluation.mean_ap - self.now.best_map
-        return gain > ROUNDING or (abs(gain) <= ROUNDING and evaluation.loss < (1 - LOSS_ROUNDING) * self.now.best_loss)
+        is_lower = evaluation.loss < (1 - LOSS_TOLERANCE) * self.now.best_loss
+        return gain > MAP_TOLERANCE or (abs(gain) <= MAP_TOLERANCE and is_lower)
+
+    def _is_patience_over(self) -> bool:
+        """Return whether the last `eval.patience` evaluations brought no improvement.
+
+        Patience begins with the first mAP above 0: before that, mAP does not show what the network learns.
+        """
+        not_improved, iteration, patience = self.now.not_improved, self.now.iteration, self.run.config.eval.patience
+        if patience is None or not_improved < patience or self.now.best_map <= 0:
+            return False
+        self.log.say(f"eval.patience: no improvement in {not_improved} evaluations; training ends at iteration {iteration}")
+        return True
+
+    def state(self) -> TrainState:
+        """Return everything that survives a restart."""
+        window, grad_norms = self.world.all_reduce(self.window.clone()), self.grad_norms.clone()
+        return replace(self.now, window=window, grad_norms=grad_norms, **self.step.updater.state())
 
     def save(self, numbered: bool = False, best: bool = False) -> None:
-        """Keeps the state: under a number too, or as the best one too, where that is asked for or no better one is known."""
+        """Save the state as last.pt; under a number too, or as best.pt too if asked for or if no evaluation has a mAP yet."""
         self._check_finite()
         state = self.state()
         if self.world.is_main:
@@ -231,17 +230,15 @@ class Trainer:
         self.saved_at = state.iteration
 
     def _save_before_end(self, error: BaseException) -> None:
-        """Saves what was learned before an error ends the run, and leaves a note of it on the error."""
+        """Save before an error ends the run, and add a note about it to the error."""
         if not self.world.is_main:
             return
         if self.world.size > 1 and self.now.iteration > self.saved_at:
-            if self.step.device.type == "cuda" and isinstance(error, RuntimeError) and is_lost_peer(error, self.world):
-                return  # the device waits for the lost one
-            # The others know nothing of it. All have the same weights; the sums are this process's, and begin anew.
+            if self.run.device.type == "cuda" and isinstance(error, RuntimeError) and is_lost_peer(error, self.world):
+                return  # the device waits for the lost process
+            # The others do not know of the error. They have the same weights; the sums here are incomplete, and start over.
             self.world = World()
-            self.window.zero_()
-            self.grad_norms.zero_()
-            self.now.window_start = self.now.iteration
+            self._begin_window()
         if self.now.iteration > self.saved_at:
             with optional(self.checkpoints.folder / LAST):
                 self.save()

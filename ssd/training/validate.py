@@ -1,4 +1,7 @@
-"""Validation: evaluates a run's network on the validation photos, and writes the report of its best checkpoint."""
+"""Validation: evaluates a run's network, and at the end of the run writes the picture and the report of its best checkpoint.
+
+`Trainer._after_evaluation` decides what an evaluation during training leads to.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,11 +26,11 @@ from ssd.system.device import device_name
 from ssd.system.errors import optional
 from ssd.system.files import write_whole
 from ssd.training.build import build_criterion, build_model, use_batch_size_of
-from ssd.training.checkpoints import checkpoint_at, checkpoint_to_evaluate, find_same_state
+from ssd.training.checkpoints import FoundCheckpoint, checkpoint_at, checkpoint_to_evaluate, find_same_state
 from ssd.training.datasets import eval_dataset, load_part, val_loader
 from ssd.training.run import Run, require_same_config
 from ssd.training.run_log import detections_picture, read_records
-from ssd.weights.checkpoint import TrainState, load_checkpoint
+from ssd.weights.checkpoint import load_checkpoint
 
 
 class Best(NamedTuple):
@@ -40,17 +43,17 @@ class Best(NamedTuple):
 def evaluate_photos(
     run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: nn.Module, batches: Iterable[Batch] | None = None
 ) -> Evaluation:
-    """Evaluates a network on the validation photos.
+    """Evaluate a network on photos.
 
     Args:
         run: the run.
         samples: the photos.
-        preprocessing: what the weights expect of images.
+        preprocessing: image preparation for the weights.
         model: the network.
-        batches: this process's share of the photos, where its workers have begun with them.
+        batches: this process's share of the photos, if their workers have already started.
 
     Raises:
-        Stopped: the run is asked to stop.
+        Stopped: on request.
     """
     config, photos, windows = run.config, samples.photos, samples.windows
     return evaluate(
@@ -72,8 +75,7 @@ def evaluate_photos(
 
 
 def evaluate_checkpoint(run: Run, path: Path, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300) -> Best:
-    """Evaluates the weights of a checkpoint of this run's network, which the main process has written, maybe to a disk that the
-    others do not see, and hands out."""
+    """Evaluate a checkpoint of this run. The main process loads it for all, because the others may not see its disk."""
     iteration = 0
     if run.world.is_main:
         state = load_checkpoint(path)
@@ -85,13 +87,13 @@ def evaluate_checkpoint(run: Run, path: Path, samples: DetectionDataset, preproc
 
 
 def eval_only(run: Run, resume: str | None) -> None:
-    """Evaluates a checkpoint on the validation photos."""
+    """Evaluate a run's best checkpoint, or the one that `resume` names, and write picture and report."""
 
-    def find() -> tuple[Path, TrainState, list[str]]:
+    def find() -> FoundCheckpoint:
         return checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else resume)
 
     require_same_config(run)
-    path, state, skipped = find_same_state(run.world, find, lambda found: found[1])
+    path, state, skipped = find_same_state(run.world, find)
     for line in skipped:
         run.say(f"skipped: {line}")
     model, preprocessing = build_model(run, state)
@@ -110,12 +112,12 @@ def _evaluate(
 
 
 def finish(run: Run, samples: DetectionDataset, path: Path, best: Best) -> None:
-    """The picture and the report of a checkpoint, where everything lies, and at last whose figure it is and the figure.
+    """Write the picture, the labels to check and the report of a checkpoint; print where they are, and last its mAP.
 
     Args:
         run: the run.
         samples: the validation photos.
-        path: of the checkpoint.
+        path: the checkpoint.
         best: its evaluation.
     """
     if not run.world.is_main:
@@ -128,19 +130,20 @@ def finish(run: Run, samples: DetectionDataset, path: Path, best: Best) -> None:
         write_whole(picture, lambda file: file.write(encoded.tobytes()))
         run.say(f"picture: {picture}")
     with optional(report):
-        subject = report_subject(run, samples, evaluation, f"{path.name}, iteration {best.iteration}")
+        content = report_input(run, samples, evaluation, f"{path.name}, iteration {best.iteration}")
         with optional(labels):
-            count = write_faults(labels, ["coco"], evaluation, subject.faults, subject.names, samples.photos.sizes)
-            run.say(f"labels to look at ({count}): {labels / 'coco.json'}")
-        write_report(report, subject)
+            count = write_faults(labels, ["coco"], evaluation, content.faults, content.names, samples.photos.sizes)
+            run.say(f"labels to check ({count}): {labels / 'coco.json'}")
+        write_report(report, content)
         run.say(f"report: {report}")
     score, f1 = evaluation.best_score()
-    run.say(f"best F1 {f1:.3f}, with scores from {score:.2f} on: what to give scripts/detect.py as --score")
+    run.say(f"suggested --score for scripts/detect.py: {score:.2f} (best F1 {f1:.3f})")
     run.say(f"{path}, iteration {best.iteration}:")
     run.say(evaluation.summary)
 
 
-def report_subject(run: Run, samples: DetectionDataset, evaluation: Evaluation, checkpoint: str) -> ReportInput:
+def report_input(run: Run, samples: DetectionDataset, evaluation: Evaluation, checkpoint: str) -> ReportInput:
+    """Collect the content of a report; `checkpoint` describes the evaluated checkpoint."""
     photos = samples.photos
     records = read_records(run.folder)
     trained = [record for record in records if record["kind"] == "train"]

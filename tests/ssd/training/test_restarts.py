@@ -344,7 +344,7 @@ def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys):
     counts = re.search(r"tiles of 250 pixels: (\d+) to train on, (\d+) of them without objects; (\d+) to evaluate on", shown)
     assert counts is not None
     assert all(int(count) > 0 for count in counts.groups())
-    assert f"of 4 photos and tiles, {4 * 4 / (24 + int(counts[1])):.1f} epochs in all" in shown
+    assert f"of 4 photos and tiles, {4 * 4 / (24 + int(counts[1])):.1f} epochs in total" in shown
     assert "\n8 photos in " in shown
     middle = tmp_path / "whole/run/checkpoints/iteration_00000002.pt"
     assert train.main(["--config", str(parts), "--resume", str(middle)]) == 0
