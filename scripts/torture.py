@@ -1,8 +1,8 @@
-"""Kills a real training at random instants and resumes it, again and again: python scripts/torture.py --kills 20
+"""Kill real training runs at random moments and resume them: python scripts/torture.py --kills 20
 
-Each of four kinds of run (float32 and bfloat16, with and without loader workers and accumulation) is trained once without
-kills, and once with SIGKILLs at instants drawn at random over its whole length: start-up, steps, checkpoints, evaluations. At
-the end weights, optimiser and metrics.jsonl have to equal those of the uninterrupted run, bit for bit, timing fields aside.
+Four kinds of run (float32 and bfloat16, with and without loader workers and accumulation) are trained twice: once without
+interruption, and once with SIGKILLs at random moments during start-up, steps, checkpoints and evaluations. Weights, optimiser
+and metrics.jsonl must be equal bit for bit, except for the timing fields.
 """
 
 import json
@@ -27,21 +27,21 @@ KINDS = (
     {"train.precision": "float32", "data.workers": 2, "train.accumulate": 2},
     {"train.precision": "bfloat16", "data.workers": 0, "train.accumulate": 2},
 )
-START_UP = 3.0  # seconds, about, before the first step
+START_UP = 3.0  # approximate seconds before the first step
 TIMING = ("images_per_s", "data_wait")
 
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--kills", type=whole_number(1), default=20, help="how many in all (default: 20)")
+    parser.add_argument("--kills", type=whole_number(1), default=20, help="total number of kills (default: 20)")
     parser.add_argument("--iterations", type=whole_number(1), default=40, help="length of each run (default: 40)")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: 0)")
     options = parser.parse_args(arguments)
 
     from data.shapes import write_shapes
 
-    instants = random.Random(options.seed)
+    moments = random.Random(options.seed)
     survived, differences = 0, []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             finish(train_command(config, kind, uninterrupted))
             length = time.monotonic() - start
             survived += kill_often(
-                train_command(config, kind, killed), killed, kills, options.iterations, length / options.iterations, instants
+                train_command(config, kind, killed), killed, kills, options.iterations, length / options.iterations, moments
             )
             differences += [f"{killed.name}: {text}" for text in compare(uninterrupted, killed)]
     print(f"{survived}/{options.kills} kills survived; weights and metrics {'differ' if differences else 'equal'}")
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_config(folder: Path, iterations: int) -> Path:
-    """A run so small that many of them fit into minutes, which saves at every step."""
+    """Write the configuration of a tiny run that saves at every step, and return its path."""
     from data.shapes import CLASSES
 
     values: dict[str, Any] = {
@@ -85,7 +85,7 @@ def write_config(folder: Path, iterations: int) -> Path:
         "eval": {"every": 5, "batch_size": 4},
     }
     path = folder / "config.yaml"
-    path.write_text(json.dumps(values))  # which is YAML too
+    path.write_text(json.dumps(values))  # JSON is valid YAML
     return path
 
 
@@ -95,34 +95,34 @@ def train_command(config: Path, kind: dict[str, Any], output: Path) -> list[str]
 
 
 def finish(arguments: list[str]) -> None:
-    """Runs to the end.
+    """Run a command to its end.
 
     Raises:
-        SystemExit: the run failed; with what it said.
+        SystemExit: it failed; with its output.
     """
     done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         sys.exit(f"the run failed with exit code {done.returncode}:\n{done.stdout}")
 
 
-def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, pace: float, instants: random.Random) -> int:
-    """Starts the run, kills it, and starts it again, `kills` times, then lets it finish; the number of kills survived.
+def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, pace: float, moments: random.Random) -> int:
+    """Start a run and kill it, `kills` times, then let it finish. Return how many kills it survived.
 
-    A run that ends before its kill is followed by another one, from the start.
+    A run that ends before its kill starts again from the beginning.
 
     Args:
         arguments: the command.
         output: its output folder.
         kills: how many.
         iterations: length of the run.
-        pace: seconds of the uninterrupted run for each of its iterations, start-up included.
-        instants: where the instants come from.
+        pace: seconds per iteration of the uninterrupted run, start-up included.
+        moments: random numbers.
     """
     survived = 0
     while survived < kills:
-        delay = instants.uniform(0, START_UP + pace * (iterations - iterations_done(output)))
-        # Half of the kills take the loader's workers along, as a scheduler's do; the other half leave them orphaned.
-        whole_group = instants.random() < 0.5
+        delay = moments.uniform(0, START_UP + pace * (iterations - iterations_done(output)))
+        # Half of the kills include the loader's workers, as a scheduler's do; the others leave them orphaned.
+        whole_group = moments.random() < 0.5
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
             try:
@@ -134,21 +134,21 @@ def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, 
             if code == -signal.SIGKILL:
                 survived += 1
                 print(
-                    f"  kill {survived}/{kills} after {delay:.2f} s, {iterations_done(output)} iterations safe on disk",
+                    f"  kill {survived}/{kills} after {delay:.2f} s, {iterations_done(output)} iterations on disk",
                     flush=True,
                 )
             elif code:
-                print(f"  a start after {survived} kills failed with exit code {code}:\n{log.read()}", flush=True)
+                print(f"  resuming after {survived} kills failed with exit code {code}:\n{log.read()}", flush=True)
                 return survived - 1  # the last kill was not survived
             else:
-                print("  ended before its kill; once more from the start", flush=True)
+                print("  ended before its kill; starting again", flush=True)
                 shutil.rmtree(output)
     finish(arguments)
     return survived
 
 
 def iterations_done(output: Path) -> int:
-    """How far the run got."""
+    """Return the iteration of last.pt, or 0."""
     from ssd.weights.checkpoint import CheckpointError, load_checkpoint
 
     try:
@@ -158,7 +158,7 @@ def iterations_done(output: Path) -> int:
 
 
 def compare(one: Path, other: Path) -> list[str]:
-    """What differs between two finished runs."""
+    """List the differences between two finished runs."""
     from ssd.weights.checkpoint import digest, load_checkpoint
 
     differences = []
@@ -173,7 +173,7 @@ def compare(one: Path, other: Path) -> list[str]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The records without what differs between any two runs."""
+    """Return the records without their timing fields."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key not in TIMING} for line in lines]
 

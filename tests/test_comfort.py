@@ -14,8 +14,7 @@ from ssd.system import memory
 from ssd.training import build, validate
 from ssd.training.run_log import RunLog
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
-from tests.test_survival import LONG
-from tests.test_train import assert_same_weights, records, write_config
+from tests.helpers.runs import LONG, assert_same_weights, records, write_config
 from train import main
 
 
@@ -37,7 +36,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root, run):
     evaluation = {"every": 2, "patience": 2, "batch_size": 8}
     config = write_config(tmp_path, shapes_root, train=train, eval=evaluation, model=model)
     shown = run(config)
-    assert "eval.patience: no better evaluation in 2; training ends at iteration 6" in shown
+    assert "eval.patience: no improvement in 2 evaluations; training ends at iteration 6" in shown
     assert [record["iteration"] for record in records(tmp_path, "eval")] == [2, 4, 6]
     assert shown.splitlines()[-1].startswith("mAP@0.5")
     assert (tmp_path / "run/report.html").exists()

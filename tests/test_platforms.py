@@ -15,7 +15,7 @@ from ssd.config.schema import ConfigError
 from ssd.system import device
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import start
-from tests.test_train import records, write_config
+from tests.helpers.runs import records, write_config
 
 # Windows has neither the modules nor the names, nor does it fork or open folders; macOS lacks some of the names.
 WITHOUT = """

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,7 @@ from ssd.training.run_log import RecordFile
 from ssd.weights.checkpoint import load_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Process, start
-from tests.test_train import command, records, run, write_config
-
-LONG = {"train": {"batch_size": 4, "iterations": 5000, "lr": 1e-3, "optimizer": "adamw", "precision": "float32"}}
+from tests.helpers.runs import LONG, command, records, run, wait_until, write_config
 
 
 @contextmanager
@@ -44,13 +42,6 @@ def started(config: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> It
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
 
 
 def children(process: int) -> list[int]:

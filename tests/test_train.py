@@ -1,17 +1,12 @@
 """The command as a user runs it: whole processes on real files."""
 
-import json
 import math
 import os
 import re
 import signal
 import sys
-from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
-import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,63 +14,7 @@ from data.shapes import CLASSES, write_shapes
 from ssd.weights.checkpoint import load_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import completed, start
-
-TIMING = ("images_per_s", "data_wait")
-
-
-def write_config(folder: Path, shapes_root: Path, **changes: dict[str, Any]) -> Path:
-    """A small run: 24 photos in batches of 4, a twentieth of the channels."""
-    values: dict[str, Any] = {
-        "output_dir": str(folder / "run"),
-        "device": "cpu",
-        "data": {
-            "classes": list(CLASSES),
-            "root": str(shapes_root),
-            "train": [{"path": "shapes", "split": "train"}],
-            "val": [{"path": "shapes", "split": "val"}],
-            "workers": 1,
-        },
-        "model": {"pretrained": "none", "batch_norm": "backbone", "width": 0.05},
-        "train": {"batch_size": 4, "iterations": 9, "optimizer": "adamw", "lr": 1e-3, "warmup": 2, "precision": "float32"},
-        "log_every": 2,
-        "checkpoint": {"every": 4, "keep": 2},
-        "eval": {"every": 100, "batch_size": 4},
-    }
-    for section, entries in changes.items():
-        values[section] = {**values.get(section, {}), **entries} if isinstance(entries, dict) else entries
-    path = folder / "config.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def command(config: Path, *arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), "--config", str(config), *arguments]
-
-
-def run(config: Path, *arguments: str, code: int = 0) -> CompletedProcess[str]:
-    done = completed(command(config, *arguments), timeout=300, cwd=ROOT)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
-    lines = (folder / "run/metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
-
-
-def without_timing(folder: Path) -> list[dict[str, Any]]:
-    every = records(folder) + records(folder, "eval")
-    return [{key: value for key, value in record.items() if key not in TIMING} for record in every]
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    first, second = (load_checkpoint(folder / "run/checkpoints/last.pt") for folder in (one, other))
-    assert first.iteration == second.iteration
-    assert first.model.keys() == second.model.keys()
-    for name, value in first.model.items():
-        assert torch.equal(value, second.model[name]), name
+from tests.helpers.runs import assert_same_weights, command, records, run, without_timing, write_config
 
 
 def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shapes_root):

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.loading import workers
 from data.loading.workers import Parcel, WatchedLoader, WorkerError, worker_options
 from ssd.system.stop import Stopped, StopRequest
-from tests.test_survival import wait_until
+from tests.helpers.runs import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from ssd.autoconfig.timing import Timings
 from ssd.evaluation import evaluate
 from ssd.training import checkpoints
 from ssd.training.step import TrainStep
-from tests.test_train import write_config
+from tests.helpers.runs import write_config
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from ssd.preprocessing import normalize
 from ssd.training.build import build_criterion, build_model
 from ssd.training.datasets import load_data
 from ssd.training.run import Run
-from tests.test_train import write_config
+from tests.helpers.runs import write_config
 
 
 @pytest.mark.parametrize("freeze", [None, "conv3_3"])

@@ -28,7 +28,7 @@ from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import TrainState
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import completed, start
-from tests.test_train import write_config
+from tests.helpers.runs import write_config
 
 pytestmark = pytest.mark.slow
 
@@ -120,8 +120,8 @@ def test_two_processes_agree(tmp_path, shapes_root):
         assert sorted(each["same text"]) == [False, True]
         assert each["own text"]
         assert each["refused"] == [
-            "train.lr: process 0 has 0.001, process 1 has 0.5; give all the same configuration",
-            "train.batch_size: process 0 has 4, process 1 has 8; give all the same configuration",
+            "train.lr: process 0 has 0.001, process 1 has 0.5; give all processes the same configuration",
+            "train.batch_size: process 0 has 4, process 1 has 8; give all processes the same configuration",
         ]
         assert re.match(r"data.val: process 1 has other photos or annotations \(\w+\) than process 0", each["other photos"])
         assert each["statistics"] == [0.0]  # the main one's, whose checkpoint it is

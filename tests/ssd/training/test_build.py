@@ -14,36 +14,14 @@ from ssd.training import build
 from ssd.training.build import (
     build_criterion,
     build_model,
-    build_schedule,
     build_step,
-    first_state,
-    schedule_warnings,
     synchronise_norms,
     use_batch_size_of,
 )
-from ssd.training.checkpoints import ResumePoint
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
-
-
-@pytest.mark.parametrize(
-    ("shape", "named", "warmup", "said"),
-    [
-        ("milestones", None, 10, []),
-        ("milestones", (50, 80), 10, []),
-        ("milestones", (50, 100), 10, ["train.milestones [100] lie beyond the last iteration and have no effect"]),
-        ("cosine", None, 10, []),
-        ("cosine", (50, 80), 10, ["train.milestones have no effect with train.schedule: cosine"]),
-        ("cosine", None, 100, ["train.warmup 100 is not over before the last iteration, 100"]),
-    ],
-)
-def test_what_has_no_effect_is_said(shape, named, warmup, said):
-    schedule = Schedule(
-        iterations=100, num_samples=8, batch_size=4, accumulate=1, lr=0.1, warmup=warmup, shape=shape,
-        milestones=named or (66, 83), log_every=1, eval_every=10, checkpoint_every=10, keep=1,
-    )  # fmt: skip
-    assert schedule_warnings(schedule, named) == said
+from tests.helpers.runs import run_of, schedule_of
 
 
 @pytest.mark.parametrize(
@@ -114,42 +92,20 @@ def test_a_run_with_dboxes_of_its_own_is_resumed_with_the_same_ones_alone():
             build_model(run, state)
 
 
-def run_of(**sections: object) -> Run:
-    """A run of the shapes, with a tiny network; nothing of its data is read."""
-    source = [{"path": "shapes"}]
-    model = {"pretrained": "none", "width": 0.05}
-    data = {"train": source, "val": source, "classes": ["cat", "dog"]}
-    return Run.alone(parse_config({"data": data, "model": model, **sections}))
-
-
-def test_the_schedule_is_what_the_configuration_says():
-    train = {
-        "batch_size": 4, "accumulate": 2, "epochs": 3, "iterations": None, "lr": 0.2, "warmup": 1, "milestones": [5, 6]
-    }  # fmt: skip
-    sections = {"eval": {"every": 11, "patience": 12}, "checkpoint": {"every": 13, "keep": 14}, "log_every": 15}
-    schedule = build_schedule(run_of(train=train, **sections), 10)
-    assert schedule == Schedule(
-        iterations=8, num_samples=10, batch_size=4, accumulate=2, lr=0.2, warmup=1, shape="milestones", milestones=(5, 6),
-        log_every=15, eval_every=11, checkpoint_every=13, keep=14, patience=12,
-    )  # fmt: skip
-    assert build_schedule(run_of(train={**train, "milestones": None}), 8).milestones == (4, 5)  # of 6 iterations
-    assert build_schedule(run_of(train={**train, "epochs": None, "iterations": 7}), 10).iterations == 7
-
-
 def test_a_step_is_built_of_the_configuration():
     train = {"batch_size": 4, "iterations": 9, "optimizer": "sgd", "lr": 0.2, "momentum": 0.8, "weight_decay": 0.03}
     loss = {"jaccard_thresh": 0.4, "neg_pos": 2, "min_neg": 5}
     run = run_of(train={**train, "ema": 0.9, "clip_grad_norm": 7.0}, loss=loss)
     model, preprocessing = build_model(run, None)
     assert model.num_classes == 3  # with background
-    step = build_step(run, model, preprocessing, build_schedule(run, 10))
+    step = build_step(run, model, preprocessing, schedule_of(10, **train))
     group = step.updater.optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.2, 0.8, 0.03)
-    assert step.updater.average is not None
-    assert (step.updater.average.decay, step.updater.clip_grad_norm) == (0.9, 7.0)
+    assert step.updater.ema is not None
+    assert (step.updater.ema.decay, step.updater.clip_grad_norm) == (0.9, 7.0)
     for criterion in (step.criterion, build_criterion(run.config)):
         assert (criterion.jaccard_thresh, criterion.neg_pos, criterion.min_neg) == (0.4, 2, 5)
-    assert build_step(run_of(train=train), model, preprocessing, build_schedule(run, 10)).updater.average is None
+    assert build_step(run_of(train=train), model, preprocessing, schedule_of(10, **train)).updater.ema is None
 
 
 def test_a_network_is_placed_frozen_and_in_the_format_of_training(monkeypatch):
@@ -176,7 +132,7 @@ def test_the_batch_that_the_memory_holds_is_shared_by_the_processes(processes, s
     assert (run.batch_size, run.config.train.accumulate) == (share * processes, 5)
     monkeypatch.setattr(World, "all_gather", lambda _, steps: [steps, None, steps])
     run.set_train(batch_size="auto")
-    with pytest.raises(ConfigError, match="a step on a single photo takes more than cpu has free"):
+    with pytest.raises(ConfigError, match="a step on a single photo needs more than the free memory of cpu"):
         build.settle_batch_size(run, SSD300(3, width=0.05), IMAGENET, samples, None)
 
 
@@ -226,70 +182,6 @@ def test_classes_of_another_checkpoint_are_told():
         build_model(run, state)
 
 
-@pytest.fixture
-def resumed(tmp_path):
-    """A run, and a state of it whose best figure is in its folder."""
-    run = run_of(output_dir=str(tmp_path), eval={"metric": "voc10"})
-    config = run.config.model_dump(mode="json")
-    state = TrainState({}, ["cat", "dog"], {}, config, iteration=5, best_map=0.4, not_improved=2, run_id="of this run")
-    (tmp_path / "run_id").write_text("of this run\n")
-    (tmp_path / "checkpoints").mkdir()
-    save_checkpoint(tmp_path / "checkpoints/best.pt", TrainState({}, ["cat", "dog"], {}, config, iteration=3))
-    return run, state
-
-
-def begun(run: Run, state: TrainState, **found: bool) -> TrainState:
-    return first_state(run, IMAGENET, ResumePoint(state, **found))
-
-
-def test_a_run_begins_with_an_identity_of_its_own():
-    one, other = (first_state(run_of(), IMAGENET, ResumePoint(None)) for _ in range(2))
-    assert len(one.run_id) == len(other.run_id) >= 16
-    assert one.run_id != other.run_id
-    assert (one.classes, one.num_processes, one.iteration, one.best_map) == (["cat", "dog"], 1, 0, -1)
-
-
-def test_a_best_figure_of_its_own_folder_counts(resumed, capsys):
-    run, state = resumed
-    first = begun(run, state)
-    assert (first.run_id, first.num_processes, first.best_map, first.not_improved) == ("of this run", 1, 0.4, 2)
-    assert begun(run, state, goes_back=True).best_map == 0.4  # it is of an earlier iteration
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    "case, said",
-    [
-        ("other metric", "eval.metric changed"),
-        ("cleared", "has no best.pt of this run up to here"),
-        ("none", "has no best.pt of this run up to here"),
-        ("damaged", "has no best.pt of this run up to here"),
-        ("later", "has no best.pt of this run up to here"),
-    ],
-)
-def test_a_best_figure_without_its_checkpoint_or_of_another_kind_does_not_count(resumed, case, said, tmp_path, capsys):
-    run, state = resumed
-    best = tmp_path / "checkpoints/best.pt"
-    if case == "other metric":
-        state.config["eval"]["metric"] = "voc07"
-    elif case == "none":
-        best.unlink()
-    elif case == "damaged":
-        best.write_bytes(b"damaged")
-    elif case == "later":
-        state.iteration = 2
-    first = begun(run, state, clear=case == "cleared", goes_back=case == "later")
-    assert (first.best_map, first.not_improved) == (-1, 0)
-    assert f"{said}: the best checkpoint is chosen again" in capsys.readouterr().out
-
-
-def test_a_state_that_begins_another_run_takes_another_identity(resumed):
-    run, state = resumed
-    assert len(begun(run, state, clear=True).run_id) >= 16
-    state.run_id = ""  # of before runs had one
-    assert len(begun(run, state).run_id) >= 16
-
-
 def test_batches_are_those_that_a_run_began_with():
     run = run_of(train={"batch_size": "auto"})
     use_batch_size_of(run, TrainState({}, [], {}, {"train": {"batch_size": 12, "accumulate": 3}}))
@@ -324,20 +216,20 @@ def test_pruned_weights_are_those_of_the_main_process(monkeypatch, capsys):
     monkeypatch.setattr(World, "all_gather", gather)
     run, features, photos = run_of(model={"pretrained": "slim.pt", "width": 0.05}), cast("Any", {"a": 1}), cast("Any", range(5))
     answer: Any = None
-    assert build._pruned_start(run, model, features, photos) == OXFORD
+    assert build._pruned_features(run, model, features, photos) == OXFORD
     assert gathered.pop() == ({}, OXFORD)  # alone it has its weights already
     assert "pruning VGG16's features in slim.pt to this network" in capsys.readouterr().out
     run.world = World(rank=0, size=2)
-    build._pruned_start(run, model, features, photos)
+    build._pruned_features(run, model, features, photos)
     assert gathered.pop()[0].keys() == model.state_dict().keys()
     run.world = World(rank=1, size=2)
     answer = (theirs.state_dict(), IMAGENET)
-    assert build._pruned_start(run, model, features, photos) == IMAGENET
+    assert build._pruned_features(run, model, features, photos) == IMAGENET
     assert gathered.pop() is None
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in theirs.state_dict().items())
     answer = "no such layer"
     with pytest.raises(CheckpointError, match="no such layer"):
-        build._pruned_start(run, model, features, photos)
+        build._pruned_features(run, model, features, photos)
 
 
 @pytest.mark.parametrize("tiles, what", [(None, "photos"), ({"size": 50}, "photos and tiles")])
@@ -355,14 +247,15 @@ def test_what_is_about_to_happen_is_told(tiles, what, monkeypatch, capsys):
 
     samples, val_samples = Listed(range(24)), Listed(range(10))
     samples.photos, val_samples.photos = Listed(range(12)), Listed(range(5))
-    schedule, model = build_schedule(run, len(samples)), torch.nn.Linear(999, 2)
-    parts: Any = SimpleNamespace(samples=samples, val_samples=val_samples, model=model, schedule=schedule)
+    schedule = Schedule(run.config.train, run.config.eval.every, len(samples))
+    step = SimpleNamespace(model=torch.nn.Linear(999, 2))
+    parts: Any = SimpleNamespace(train_set=samples, val_set=val_samples, step=step, schedule=schedule)
     build.describe(run, parts, 3)
     assert capsys.readouterr().out.splitlines() == [
         "data: 12 photos with 20 objects to train on, 5 to evaluate on",
         "of the tiles",
         "model: SSD300, 2,000 parameters, 2 classes and background",
-        f"training: iterations 3 to 9 of 4 {what}, 1.5 epochs in all",
+        f"training: iterations 3 to 9 of 4 {what}, 1.5 epochs in total",
         "device: cpu, float32, 1 process(es); output: out",
-        "warning: train.warmup 9 is not over before the last iteration, 9",
+        "warning: train.warmup 9 does not end before the last iteration, 9",
     ]

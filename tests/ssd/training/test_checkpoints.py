@@ -1,36 +1,65 @@
+"""Checkpoints: which are written, found and kept; where a run begins, and what its folder may lose for it."""
+
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ssd.training.checkpoints import find_checkpoint, keep_last, numbered_name
-from ssd.weights.checkpoint import CheckpointError, copy_checkpoint, load_checkpoint, save_checkpoint
+from ssd.preprocessing import IMAGENET
+from ssd.system.distributed import World
+from ssd.system.errors import UsageError, UserError
+from ssd.training.checkpoints import (
+    BEST,
+    LAST,
+    ResumePoint,
+    find_same_state,
+    find_start,
+    first_state,
+    make_folder,
+    newest_checkpoint,
+    numbered_name,
+    remove_old,
+)
+from ssd.training.run import Run
+from ssd.weights.checkpoint import (
+    CheckpointError,
+    TrainState,
+    copy_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    weights_alone,
+)
+from tests.helpers.runs import run_of
 from tests.ssd.weights.test_checkpoint import damage_empty, damage_one_byte, damage_truncate, state
 
 
 def test_the_newest_whole_one_is_found(tmp_path):
-    assert find_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None
     for iteration in (10, 20, 30):
         save_checkpoint(tmp_path / "last.pt", state(iteration))
         copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))
     save_checkpoint(tmp_path / "last.pt", state(35))
-    found = find_checkpoint(tmp_path)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
-    assert found[1].iteration == 35
+    assert found.state.iteration == 35
     damage_truncate(tmp_path / "last.pt")
     damage_one_byte(tmp_path / numbered_name(30))
-    found = find_checkpoint(tmp_path)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
-    assert found[0].name == numbered_name(20)
-    assert [Path(line.split(":")[0]).name for line in found[2]] == ["last.pt", numbered_name(30)]
+    assert found.path.name == numbered_name(20)
+    assert [Path(line.split(":")[0]).name for line in found.skipped] == ["last.pt", numbered_name(30)]
     save_checkpoint(tmp_path / "best.pt", state(25))
-    found = find_checkpoint(tmp_path)
+    found = newest_checkpoint(tmp_path)
     assert found is not None
-    assert found[0].name == "best.pt"
+    assert found.path.name == "best.pt"
     for path in tmp_path.iterdir():
         damage_empty(path)
     with pytest.raises(CheckpointError, match="no checkpoint can be used"):
-        find_checkpoint(tmp_path)
+        newest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -45,7 +74,242 @@ def test_a_copy_outlives_its_source_and_old_ones_go(tmp_path, monkeypatch, links
     for iteration in (10, 20, 30, 40):
         save_checkpoint(tmp_path / "last.pt", state(iteration))
         copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))
-        keep_last(tmp_path, 2)
+        remove_old(tmp_path, 2)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [numbered_name(30), numbered_name(40), "last.pt"]
     assert load_checkpoint(tmp_path / numbered_name(30)).iteration == 30
+
+
+EVALUATED = '{"kind": "eval", "epoch": 1, "iteration": %d, "map": 0.5}\n'
+
+
+def of_run(run_id: str, iteration: int, **changes: Any) -> TrainState:
+    return replace(state(iteration), run_id=run_id, config={"model": {}}, **changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run `one` of 4 iterations, whose best one is the third."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "run_id").write_text("one\n")
+    (folder / "metrics.jsonl").write_text(EVALUATED % 4)
+    for name, iteration in ((numbered_name(2), 2), (BEST, 3), (numbered_name(4), 4), (LAST, 4)):
+        save_checkpoint(folder / "checkpoints" / name, of_run("one", iteration))
+    return folder
+
+
+def in_folder(folder: Path) -> Run:
+    return run_of(output_dir=str(folder))
+
+
+def start(folder: Path, resume: str | None, overwrite: bool = False) -> TrainState | None:
+    """Begins as train.py does, with nothing in between; the state that was found."""
+    run = in_folder(folder)
+    found = find_start(run, resume, overwrite)
+    if found.state:
+        make_folder(run, found.state, found)
+    return found.state
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def another(path: Path) -> Path:
+    save_checkpoint(path, of_run("two", 9))
+    return path
+
+
+def alone(path: Path) -> Path:
+    save_checkpoint(path, weights_alone(of_run("one", 4)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [
+        (
+            lambda folder: folder / "checkpoints" / numbered_name(2),
+            "at iteration 2, but the run in .* has reached iteration 4",
+        ),
+        (lambda folder: folder / "checkpoints" / BEST, "at iteration 3, but"),
+        (
+            lambda folder: shutil.copy(folder / "checkpoints" / BEST, folder.parent / "backup.pt"),
+            "at iteration 3, but",
+        ),
+        (lambda folder: another(folder.parent / "other.pt"), "belongs to a different run than"),
+        (lambda folder: another(folder / "checkpoints/other.pt"), "belongs to a different run than"),
+        (lambda folder: another(folder / "checkpoints" / LAST), "belongs to a different run than"),
+        (lambda folder: alone(folder.parent / "weights.pt"), "contains weights only.*model.init_from="),
+        (lambda folder: alone(folder / "checkpoints/weights.pt"), "contains weights only.*model.init_from="),
+    ],
+    ids=["earlier", "best", "backup", "of another run", "copied beside", "copied over the last", "weights", "weights beside"],
+)
+def test_nothing_is_lost_that_was_not_given_up(folder: Path, checkpoint: Callable[[Path], Path], said: str) -> None:
+    path = checkpoint(folder)
+    before = files(folder)
+    with pytest.raises(UserError, match=said):
+        start(folder, str(path))
+    assert files(folder) == before
+    if "weights" in said:
+        with pytest.raises(CheckpointError, match=said):
+            start(folder, str(path), overwrite=True)
+        assert files(folder) == before
+        return
+    given = start(folder, str(path), overwrite=True)
+    assert given is not None
+    assert load_checkpoint(folder / "checkpoints" / LAST).iteration == given.iteration  # safe, whatever was removed
+    assert not (folder / "checkpoints" / numbered_name(4)).exists()
+
+
+def test_what_came_after_a_backup_is_not_lost_where_its_checkpoints_are_damaged(folder):
+    save_checkpoint(folder.parent / "backup.pt", of_run("one", 3))
+    for path in (folder / "checkpoints").iterdir():
+        damage_truncate(path)
+    with pytest.raises(UsageError, match="has reached iteration 4"):
+        start(folder, str(folder.parent / "backup.pt"))
+
+
+@pytest.mark.parametrize("left", ["checkpoints/backup.pt", "report.html", "metrics.jsonl", "detections.png"])
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_what_is_left_of_a_run_without_its_checkpoints_is_kept(folder, left, resume):
+    content = (folder / left).read_bytes() if (folder / left).exists() else b"mine"
+    shutil.rmtree(folder)
+    (folder / left).parent.mkdir(parents=True)
+    (folder / left).write_bytes(content)
+    with pytest.raises(UsageError, match=r"contains .* choose another output_dir, or start again with --overwrite"):
+        find_start(in_folder(folder), resume, False)
+    assert find_start(in_folder(folder), resume, True) == ResumePoint(None, clear=True)
+
+
+def test_a_run_that_ended_before_it_saved_anything_starts_again(folder):
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "epoch": 1, "iteration": 2, "loss": 1}\n')
+    for resume in (None, "auto"):
+        assert find_start(in_folder(folder), resume, False) == ResumePoint(None, clear=True)
+
+
+def test_the_newest_whole_checkpoint_may_be_the_best_one(folder, capsys):
+    for name in (LAST, numbered_name(4)):
+        damage_truncate(folder / "checkpoints" / name)
+    found = start(folder, "auto")
+    assert found is not None
+    assert found.iteration == 3
+    assert capsys.readouterr().out.splitlines()[-1] == f"resuming from {folder}/checkpoints/best.pt, iteration 3"
+    save_checkpoint(folder / "checkpoints" / LAST, of_run("one", 1))  # an old one, brought back
+    assert find_start(in_folder(folder), "auto", False).state.iteration == 3
+
+
+def test_a_folder_to_resume_from_tells_what_was_skipped_and_may_begin_with_home(folder, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    damage_truncate(folder / "checkpoints" / LAST)
+    found = start(folder, f"~/{folder.name}")
+    assert found
+    assert found.iteration == 4
+    assert f"skipped: {folder / 'checkpoints' / LAST}" in capsys.readouterr().out
+
+
+def test_a_best_checkpoint_by_another_measure_is_kept(folder):
+    before = (folder / "checkpoints" / BEST).read_bytes()
+    found = ResumePoint(of_run("one", 4, best_map=0.7))
+    make_folder(in_folder(folder), of_run("one", 4), found)  # chosen again: no best figure is known
+    assert (folder / "checkpoints/best_until_00000004.pt").read_bytes() == before
+    assert not (folder / "checkpoints" / BEST).exists()
+
+
+class Two(World):
+    """Two processes, of which the other one has the same as this one, or what is given for values of a type."""
+
+    theirs: Any = {}  # noqa: RUF012
+
+    def all_gather(self, value: Any, patient: bool = False) -> list[Any]:
+        return [value, self.theirs.get(type(value), value)]
+
+
+class Lacking(Two):
+    theirs: Any = {tuple: ("no checkpoint", ""), str: "no checkpoint"}  # noqa: RUF012
+
+
+class Refused(Two):
+    theirs: Any = {tuple: ("runs/b: holds a run",) * 2}  # noqa: RUF012
+
+
+def test_processes_that_begin_with_different_states_are_refused():
+    one = ResumePoint(of_run("one", 4))
+    assert find_same_state(Two(size=2), lambda: one) is one
+    with pytest.raises(UsageError, match=r"process 0 has iteration 4 of run one \(\w{8}\), process 1 has no checkpoint; give"):
+        find_same_state(Lacking(size=2), lambda: one)
+    with pytest.raises(UsageError, match=r"process 0 has runs/a: holds a run, process 1 has no checkpoint; give all"):
+        find_same_state(Lacking(size=2), lambda: refuse("runs/a: holds a run"))
+    with pytest.raises(UsageError, match=r"^runs/a: holds a run$"):  # each in a folder of its own
+        find_same_state(Refused(size=2), lambda: refuse("runs/a: holds a run"))
+
+
+def refuse(text: str) -> ResumePoint:
+    raise UsageError(text)
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    """A run, and a state of it whose best figure is in its folder."""
+    run = run_of(output_dir=str(tmp_path), eval={"metric": "voc10"})
+    config = run.config.model_dump(mode="json")
+    state = TrainState({}, ["cat", "dog"], {}, config, iteration=5, best_map=0.4, not_improved=2, run_id="of this run")
+    (tmp_path / "run_id").write_text("of this run\n")
+    (tmp_path / "checkpoints").mkdir()
+    save_checkpoint(tmp_path / "checkpoints/best.pt", TrainState({}, ["cat", "dog"], {}, config, iteration=3))
+    return run, state
+
+
+def begun(run: Run, state: TrainState, **found: bool) -> TrainState:
+    return first_state(run, IMAGENET, ResumePoint(state, **found))
+
+
+def test_a_run_begins_with_an_identity_of_its_own():
+    one, other = (first_state(run_of(), IMAGENET, ResumePoint(None)) for _ in range(2))
+    assert len(one.run_id) == len(other.run_id) >= 16
+    assert one.run_id != other.run_id
+    assert (one.classes, one.num_processes, one.iteration, one.best_map) == (["cat", "dog"], 1, 0, -1)
+
+
+def test_a_best_figure_of_its_own_folder_counts(resumed, capsys):
+    run, state = resumed
+    first = begun(run, state)
+    assert (first.run_id, first.num_processes, first.best_map, first.not_improved) == ("of this run", 1, 0.4, 2)
+    assert begun(run, state, goes_back=True).best_map == 0.4  # it is of an earlier iteration
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "case, said",
+    [
+        ("other metric", "eval.metric changed"),
+        ("cleared", "has no valid best.pt of this run"),
+        ("none", "has no valid best.pt of this run"),
+        ("damaged", "has no valid best.pt of this run"),
+        ("later", "has no valid best.pt of this run"),
+    ],
+)
+def test_a_best_figure_without_its_checkpoint_or_of_another_kind_does_not_count(resumed, case, said, tmp_path, capsys):
+    run, state = resumed
+    best = tmp_path / "checkpoints/best.pt"
+    if case == "other metric":
+        state.config["eval"]["metric"] = "voc07"
+    elif case == "none":
+        best.unlink()
+    elif case == "damaged":
+        best.write_bytes(b"damaged")
+    elif case == "later":
+        state.iteration = 2
+    first = begun(run, state, clear=case == "cleared", goes_back=case == "later")
+    assert (first.best_map, first.not_improved) == (-1, 0)
+    assert f"{said}: best.pt is chosen anew" in capsys.readouterr().out
+
+
+def test_a_state_that_begins_another_run_takes_another_identity(resumed):
+    run, state = resumed
+    assert len(begun(run, state, clear=True).run_id) >= 16
+    state.run_id = ""  # of before runs had one
+    assert len(begun(run, state).run_id) >= 16

@@ -17,7 +17,7 @@ from ssd.system.stop import Stopped
 from ssd.training import datasets
 from ssd.training.datasets import eval_dataset, load_data, tiles_notes, train_dataset
 from ssd.training.run import Run
-from tests.test_train import write_config
+from tests.helpers.runs import write_config
 
 pytestmark = pytest.mark.slow
 
@@ -69,8 +69,7 @@ def test_photos_are_kept_in_memory_where_they_fit(shapes_root, tmp_path, monkeyp
         monkeypatch.setattr(module, "free_memory", lambda: size)
     assert train_dataset(run, photos, IMAGENET).cache is None
     assert capsys.readouterr().out.splitlines() == [
-        "warning: data.cache: ram would take 0.0 GiB, more than 80% of the 0.0 GiB of memory that are free; the run does "
-        "without it"
+        "warning: data.cache: ram needs 0.0 GiB, more than 80% of the 0.0 GiB of free memory; continuing without the cache"
     ]
 
 
@@ -101,7 +100,7 @@ def test_processes_that_read_different_photos_are_told(shapes_root, tmp_path, mo
         return [value, theirs] if value == [(24, 0), (8, 0)] else gather(world, value)
 
     monkeypatch.setattr(World, "all_gather", with_another)
-    with pytest.raises(datasets.DataError, match=r"process 1 .* 23 and 8 photos, the first 24 and 8"):
+    with pytest.raises(datasets.DataError, match=r"process 1 .* 23 and 8 photos, process 0 24 and 8"):
         load_data(alone(tmp_path, shapes_root))
 
 

@@ -1,30 +1,10 @@
 import math
-from itertools import pairwise
 
 import pytest
 import torch
 
 from ssd.model import SSD300
-from ssd.training.optimizer import ModelEMA, default_milestones, lr_factor, make_optimizer, set_lr
-
-
-def factors(iterations: int, warmup: int, shape: str, milestones: tuple[int, ...] = ()) -> list[float]:
-    return [lr_factor(i, iterations, warmup, shape, milestones) for i in range(iterations)]
-
-
-def test_milestones_and_warmup_by_hand():
-    rates = factors(12, 3, "milestones", (6, 9))
-    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])
-    assert default_milestones(120_000) == (80_000, 100_000)
-
-
-def test_cosine_falls_from_one_to_nearly_zero():
-    rates = factors(1000, 100, "cosine")
-    assert rates[99] < 1
-    assert rates[100] == 1
-    assert rates[550] == pytest.approx(0.5)
-    assert rates[-1] < 1e-5
-    assert all(a >= b for a, b in pairwise(rates[100:]))
+from ssd.training.optimizer import ModelEMA, make_optimizer, set_lr
 
 
 def test_biases_are_doubled_and_undecayed():

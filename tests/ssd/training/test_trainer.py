@@ -1,7 +1,7 @@
-"""The training loop: what it begins before it is needed."""
+"""The training loop in real runs, and the choice of the best checkpoint."""
 
 import math
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,35 +12,29 @@ import torch
 
 import train
 from data.loading.workers import WatchedLoader
+from ssd.batch import Batch
 from ssd.system.distributed import World
 from ssd.system.errors import UserError
-from ssd.system.stop import Stopped, StopRequest
+from ssd.system.stop import Stopped
 from ssd.training import trainer, validate
+from ssd.training.build import RunParts
 from ssd.training.checkpoints import Checkpoints
 from ssd.training.run_log import RecordFile, RunLog
+from ssd.training.schedule import Schedule
 from ssd.training.step import StepOutput, TrainStep
 from ssd.training.trainer import Trainer
-from ssd.weights.checkpoint import TrainState, load_checkpoint
-from tests.ssd.training.test_restarts import small
-from tests.ssd.training.test_update import SCHEDULE
-from tests.test_train import records
-
-
-@pytest.mark.parametrize("every", [1, 3, 7, 100])
-def test_the_next_evaluation_is_the_first_one_that_is_made(every):
-    schedule = replace(SCHEDULE, iterations=20, eval_every=every)
-    for iteration in range(20):
-        first = next(later for later in range(iteration + 1, 21) if schedule.evaluates_at(later))
-        assert schedule.next_evaluation(iteration) == first
+from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from tests.helpers.runs import records, run_of, schedule_of, small
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.usefixtures("_made_up_evaluations")
 def test_the_sums_of_all_processes_continue_in_the_main_one_alone(rank):
     """A train record adds up what every process has: sums that each of them took up would count twice."""
-    step = SimpleNamespace(world=World(rank, 2), device=torch.device("cpu"))
     state = TrainState({}, [], {}, {}, iteration=5, window=torch.tensor([3.0, 4.0]), grad_norms=torch.tensor([6.0, 2.0]))
-    given: tuple[Any, ...] = (step, SCHEDULE, state, None, None, [], None, None)
-    resumed = Trainer(*given)
+    run, nothing = run_of(), Mock()
+    run.world = World(rank, 2)
+    resumed = Trainer(run, RunParts(nothing, nothing, schedule_of(), nothing), state, nothing, nothing)
     assert resumed.window.tolist() == ([3.0, 4.0] if rank == 0 else [0.0, 0.0])
     assert resumed.grad_norms.tolist() == [6.0, 2.0]  # the same in all processes, and never added up
 
@@ -62,23 +56,30 @@ def test_the_photos_of_an_evaluation_are_begun_while_the_network_trains(tmp_path
     assert [record["iteration"] for record in records(tmp_path, "eval")] == [3, 5]
 
 
+@pytest.fixture
+def _made_up_evaluations(monkeypatch):
+    """The validation set is an iterator over evaluations."""
+    monkeypatch.setattr(trainer, "val_loader", lambda *_: [])
+    monkeypatch.setattr(trainer, "evaluate_photos", lambda _, val_set, *__: next(val_set))
+
+
 def fit(folder: Path, figures: list[tuple[float, float]], patience: int | None = None, resume: bool = False) -> tuple[int, int]:
-    """A run with an evaluation after each step, of a figure and a loss that are made up, and without a network.
+    """A run without a network that is evaluated after each step, with a made-up mAP and loss.
 
     Returns:
         The iterations of last.pt and best.pt.
     """
-    step = Mock(world=World(), device=torch.device("cpu"), return_value=StepOutput(torch.zeros(2), torch.tensor(1.0)))
+    step = Mock(return_value=StepOutput(torch.zeros(2), torch.tensor(1.0)))
     step.updater.first_non_finite.return_value = None
     step.updater.state.return_value = {}
-    step.updater.average = None
+    step.updater.ema = None
     folder.mkdir(exist_ok=True)
     last, best = folder / "last.pt", folder / "best.pt"
     state = load_checkpoint(last) if resume else TrainState({}, ["cat"], {}, {})
-    schedule = replace(SCHEDULE, iterations=state.iteration + len(figures), eval_every=1, patience=patience)
-    made_up = iter([SimpleNamespace(mean_ap=figure, loss=loss) for figure, loss in figures])
-    run = Trainer(step, schedule, state, Checkpoints(folder, 0), Mock(), [], lambda *_: next(made_up), StopRequest())  # pyright: ignore
-    run.fit(iter(lambda: None, 0))
+    run = run_of(train={"iterations": state.iteration + len(figures), "batch_size": 4}, eval={"every": 1, "patience": patience})
+    made_up: Any = iter([SimpleNamespace(mean_ap=figure, loss=loss) for figure, loss in figures])
+    parts = RunParts(made_up, made_up, Schedule(run.config.train, 1, 8), step)
+    Trainer(run, parts, state, Checkpoints(folder, 0), Mock()).fit(iter(lambda: None, 0))  # pyright: ignore
     return load_checkpoint(last).iteration, load_checkpoint(best).iteration
 
 
@@ -94,6 +95,7 @@ def fit(folder: Path, figures: list[tuple[float, float]], patience: int | None =
         ([(0.5, 1.0), (math.nan, 0.5), (0.5, 2.0)], 1),
     ],
 )
+@pytest.mark.usefixtures("_made_up_evaluations")
 def test_of_equal_figures_the_lower_validation_loss_is_the_better(tmp_path, figures, best):
     assert fit(tmp_path / "whole", figures)[1] == best
     for each in figures:  # the same, with a restart before each step
@@ -101,12 +103,14 @@ def test_of_equal_figures_the_lower_validation_loss_is_the_better(tmp_path, figu
     assert resumed == best
 
 
+@pytest.mark.usefixtures("_made_up_evaluations")
 def test_patience_begins_when_something_was_found(tmp_path):
     worse = [(0.0, 5.0 + i) for i in range(6)]
     assert fit(tmp_path / "nothing", worse, patience=2) == (6, 1)
     assert fit(tmp_path / "found", [*worse, (0.1, 9.0), (0.1, 9.0), (0.0, 9.0), (0.5, 1.0)], patience=2) == (9, 7)
 
 
+@pytest.mark.usefixtures("_made_up_evaluations")
 def test_patience_counts_from_the_last_better_evaluation(tmp_path):
     assert fit(tmp_path, [(0.2, 1.0), (0.1, 1.0), (0.3, 1.0), (0.1, 1.0), (0.3, 0.9), (0.1, 1.0)], patience=2) == (6, 5)
     assert fit(tmp_path, [(0.2, 1.0), (0.9, 1.0)], patience=2, resume=True) == (7, 5)  # the second one in a row
@@ -155,3 +159,51 @@ def test_what_fails_before_anything_is_learned_leaves_no_checkpoint(tmp_path, sh
     assert train.main(["--config", str(small(tmp_path, shapes_root))]) == 1
     assert "out of memory" in capsys.readouterr().err
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
+
+
+@pytest.fixture
+def _no_report(monkeypatch):
+    """To draw it takes longer than to train."""
+    monkeypatch.setattr(validate, "write_report", lambda *_: None)
+
+
+def trained(folder: Path, root: Path, *arguments: str, resume: Path | None = None) -> list[float | None]:
+    """The norms in the records of a run of three steps, which may go back to an earlier checkpoint."""
+    again = ["--resume", str(resume), "--overwrite"] if resume else []
+    config = small(folder, root, train={"iterations": 3}, eval={"every": 100}, checkpoint={"every": 1, "keep": 3})
+    assert train.main(["--config", str(config), *arguments, *again]) == 0
+    return [record["grad_norm"] for record in records(folder)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_report")
+def test_the_mean_of_the_steps_whether_resumed_or_not(tmp_path, shapes_root):
+    every = trained(tmp_path / "every", shapes_root, "log_every=1")
+    assert len(set(every)) == 3
+    whole = trained(tmp_path / "whole", shapes_root, "log_every=2")
+    assert whole == [pytest.approx(sum(every[:2]) / 2), pytest.approx(every[2])]
+    first = tmp_path / "whole/run/checkpoints/iteration_00000001.pt"
+    kept = tmp_path / "first.pt"
+    shutil.copy(first, kept)
+    assert trained(tmp_path / "whole", shapes_root, "log_every=2", resume=kept) == whole
+    # A checkpoint of before they were counted: the mean of those since.
+    state = load_checkpoint(kept)
+    state.grad_norms = None
+    save_checkpoint(kept, state)
+    assert trained(tmp_path / "whole", shapes_root, "log_every=2", resume=kept)[0] == pytest.approx(every[1])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_report")
+def test_steps_that_float16_leaves_out_do_not_count(tmp_path, shapes_root, monkeypatch):
+    """As if the gradient had been infinite in the first two of three steps."""
+    norms: list[float] = []
+    real = TrainStep.__call__
+
+    def overflowing(self: TrainStep, micro_batches: list[Batch], iteration: int) -> StepOutput:
+        taken = real(self, micro_batches, iteration)
+        norms.append(taken.grad_norm.item())
+        return taken._replace(grad_norm=torch.tensor(torch.inf)) if iteration < 2 else taken
+
+    monkeypatch.setattr(TrainStep, "__call__", overflowing)
+    assert trained(tmp_path, shapes_root, "log_every=2") == [None, pytest.approx(norms[2])]

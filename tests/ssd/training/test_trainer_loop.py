@@ -12,18 +12,27 @@ import pytest
 import torch
 
 from ssd.system.distributed import World
-from ssd.system.stop import Stopped, StopRequest
+from ssd.system.stop import Stopped
 from ssd.training import trainer
+from ssd.training.build import RunParts
+from ssd.training.schedule import Schedule
 from ssd.training.step import StepOutput
 from ssd.training.trainer import NonFiniteError, Trainer
 from ssd.weights.checkpoint import TrainState
-from tests.ssd.training.test_update import SCHEDULE
+from tests.helpers.runs import run_of
+
+
+@pytest.fixture(autouse=True)
+def _made_up_evaluations(monkeypatch):
+    """A loop's validation set evaluates itself."""
+    monkeypatch.setattr(trainer, "val_loader", lambda _, val_set: val_set.batches)
+    monkeypatch.setattr(trainer, "evaluate_photos", lambda _, val_set, __, ___, batches: val_set.evaluate(batches))
 
 
 class Loop:
-    """A trainer, and what it told and kept; the losses of iteration i, counted from 0, are i + 1 and 10."""
+    """A trainer, and what it printed and saved; the losses of iteration i, counted from 0, are i + 1 and 10."""
 
-    def __init__(self, maps: list[float], state: TrainState | None = None, **schedule: Any) -> None:
+    def __init__(self, maps: list[float], state: TrainState | None = None, **changes: Any) -> None:
         self.maps = maps  # of the evaluations to come
         self.said: list[str] = []
         self.records: list[tuple[int, int, dict[str, Any], float]] = []
@@ -31,24 +40,25 @@ class Loop:
         self.states: list[TrainState] = []
         self.norms: dict[int, float] = {}
         self.non_finite: int | None = None
-        self.stop = StopRequest()
         self.before_step: Callable[[int], object] = lambda _: None
-        self.updater = SimpleNamespace(state=dict, average=None, first_non_finite=lambda _: self.non_finite)
+        self.updater = SimpleNamespace(state=dict, ema=None, first_non_finite=lambda _: self.non_finite)
         self.evaluated: list[int] = []
-        lengths = {"iterations": 5, "batch_size": 4, "num_samples": 8, "log_every": 2, "eval_every": 2, "checkpoint_every": 100}
         names: Any = ("say", "step", "trained", "evaluated", "illustrate")
         log: Any = SimpleNamespace(**dict.fromkeys(names, lambda *_: None))
         log.say, log.trained = self.said.append, lambda *values: self.records.append(values)
         log.evaluated = lambda _, iteration, __: self.evaluated.append(iteration)
         checkpoints: Any = SimpleNamespace(write=self.write, folder=Path("checkpoints"))
-        state = state or TrainState({}, ["cat"], {}, {})
-        evaluate: Any = lambda *_: SimpleNamespace(mean_ap=self.maps.pop(0), loss=1.0)  # noqa: E731
-        step: Any = self
-        self.trainer = Trainer(
-            step, replace(SCHEDULE, **{**lengths, **schedule}), state, checkpoints, log, [], evaluate, self.stop
-        )
+        self.val_set: Any = SimpleNamespace(batches=[], evaluate=lambda _: SimpleNamespace(mean_ap=self.maps.pop(0), loss=1.0))
+        evaluation = {"every": changes.pop("eval_every", 2), "patience": changes.pop("patience", None)}
+        sections = {"log_every": changes.pop("log_every", 2), "checkpoint": {"every": changes.pop("checkpoint_every", 100)}}
+        train = {"iterations": 5, "batch_size": 4, "lr": 0.1, "warmup": 0, "milestones": [], **changes}
+        run = run_of(train=train, eval=evaluation, **sections)
+        self.stop = run.stop
+        itself: Any = self
+        parts = RunParts(self.val_set, self.val_set, Schedule(run.config.train, run.config.eval.every, 8), itself)
+        self.trainer = Trainer(run, parts, state or TrainState({}, ["cat"], {}, {}), checkpoints, log)
 
-    device, world, model = torch.device("cpu"), World(), torch.nn.Linear(1, 1)
+    model, preprocessing = torch.nn.Linear(1, 1), None
 
     def __call__(self, _: object, iteration: int) -> StepOutput:
         self.before_step(iteration)
@@ -133,7 +143,7 @@ def test_an_equal_figure_is_no_better_and_patience_ends_a_run():
     loop = Loop([0.3, 0.3, 0.1, 0.9], iterations=20, patience=2)
     assert loop.fit().iteration == 2
     assert loop.evaluated == [2, 4, 6]
-    assert loop.said[-1] == "eval.patience: no better evaluation in 2; training ends at iteration 6"
+    assert loop.said[-1] == "eval.patience: no improvement in 2 evaluations; training ends at iteration 6"
 
 
 @pytest.mark.parametrize("best_map", [0.5, 0.0])
@@ -169,7 +179,7 @@ def test_the_average_is_evaluated_where_there_is_one():
         yield
 
     loop = Loop([0.1], eval_every=100)
-    loop.updater.average = SimpleNamespace(applied_to=applied_to)
+    loop.updater.ema = SimpleNamespace(applied_to=applied_to)
     loop.fit()
     assert applied == [loop.model]
 
@@ -204,7 +214,7 @@ def test_data_that_fails_costs_nothing_that_was_learned():
 def test_what_is_not_finite_is_never_saved():
     loop = Loop([], eval_every=100, log_every=100)
     loop.non_finite = 1
-    with pytest.raises(NonFiniteError, match=r"^iteration 2: the loss or its gradient is not finite; the weights were left"):
+    with pytest.raises(NonFiniteError, match=r"^iteration 2: the loss or its gradient is not finite; the weights are unch"):
         loop.trainer.save()
     with pytest.raises(NonFiniteError):
         loop.fit()
@@ -224,15 +234,15 @@ def test_a_loss_that_is_not_finite_ends_the_loop_at_the_next_record():
 def test_each_evaluation_has_the_photos_that_were_begun_for_it():
     begun: list[int] = []
 
-    class Annotations:
+    class Batches:
         def __iter__(self) -> Iterator[Any]:
             begun.append(loop.trainer.now.iteration)
             return iter([len(begun)])
 
     loop = Loop([])
     seen: list[list[Any]] = []
-    loop.trainer.val_loader = Annotations()
-    loop.trainer.evaluate = lambda _, batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1, loss=1.0)
+    loop.trainer.val_batches = Batches()
+    loop.val_set.evaluate = lambda batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1, loss=1.0)
     loop.fit()
     assert begun == [0, 2, 4]  # evaluations follow steps 2, 4 and 5
     assert seen == [[1], [2], [3]]

@@ -21,7 +21,7 @@ from ssd.training.run import Run
 from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import load_checkpoint
 from tests.helpers import reference
-from tests.test_train import records, write_config
+from tests.helpers.runs import records, write_config
 
 
 @pytest.fixture(scope="module")

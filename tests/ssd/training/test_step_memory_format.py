@@ -1,6 +1,5 @@
 """The memory format of training: all follows it, and a checkpoint does not tell which it was."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from ssd.training.build import build_step, place
 from ssd.training.run import Run
 from ssd.training.step import TrainStep
 from ssd.weights.checkpoint import TrainState, digest, load_checkpoint, save_checkpoint
-from tests.ssd.training.test_update import SCHEDULE
+from tests.helpers.runs import schedule_of
 
 FORMATS = {"AVX2": torch.contiguous_format, "AVX512": torch.channels_last}
 OTHER = {"AVX2": "AVX512", "AVX512": "AVX2"}
@@ -36,7 +35,7 @@ def step_of(capability: str, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> 
     torch.manual_seed(seed)
     model = SSD300(3, width=0.05)
     place(run, model, None)
-    return build_step(run, model, IMAGENET, replace(SCHEDULE, lr=1e-3))
+    return build_step(run, model, IMAGENET, schedule_of(lr=1e-3))
 
 
 def batch_of(number: int) -> Batch:
@@ -54,7 +53,7 @@ def test_input_activations_weights_and_gradients_have_it(capability, monkeypatch
     step.model.backbone.conv3_3.conv.weight.register_hook(seen.append)
     step([batch_of(0)], 0)
     weight = step.model.backbone.conv3_3.conv.weight
-    average = step.updater.average.state["backbone.conv3_3.conv.weight"]
+    average = step.updater.ema.state["backbone.conv3_3.conv.weight"]
     seen += [weight, average, step.updater.optimizer.state[weight]["momentum_buffer"]]
     assert len(seen) == 10
     assert all(tensor.is_contiguous(memory_format=FORMATS[capability]) for tensor in seen)

@@ -1,6 +1,6 @@
 """Training and detection on a GPU of Apple's that is made up: what those lack or do wrong is forbidden.
 
-As in `test_no_wait`, tensors have shapes and devices and no content; the device calls itself cuda, since this PyTorch need
+As in `test_step_no_wait`, tensors have shapes and devices and no content; the device calls itself cuda, since this PyTorch need
 not know of Apple's.
 """
 
@@ -24,8 +24,8 @@ from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.distributed import World
 from ssd.training.optimizer import ModelEMA, make_optimizer
 from ssd.training.step import TrainStep, Updater
-from tests.ssd.training.test_no_wait import targets_of
-from tests.ssd.training.test_update import SCHEDULE
+from tests.helpers.batches import targets_of
+from tests.helpers.runs import schedule_of
 
 STAND_IN = torch.device("cuda")
 ON_PLANES = ("convolution", "batch_norm")  # operations that follow the memory format of their input
@@ -72,7 +72,7 @@ def test_a_step_takes_nothing_that_apple_s_gpus_lack(monkeypatch, kind):
         with STAND_IN:
             model = SSD300(4, batch_norm="all", width=0.05)
         updater = Updater(
-            model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, torch.float32, ModelEMA(model, 0.9), 10.0
+            model, make_optimizer(model, kind, 0.1, 0.9, 0.01), schedule_of(), torch.float32, ModelEMA(model, 0.9), 10.0
         )
         step = TrainStep(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
         images = torch.empty(2, 300, 300, 3, dtype=torch.uint8)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ssd import preprocessing as preprocessing
-from ssd.batch import Batch, Targets
+from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
 from ssd.match import ROUNDS_UNASKED, match_batch
 from ssd.model import SSD300
@@ -25,7 +25,8 @@ from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.training.optimizer import ModelEMA, make_optimizer
 from ssd.training.step import TrainStep, Updater
-from tests.ssd.training.test_update import SCHEDULE
+from tests.helpers.batches import targets_of
+from tests.helpers.runs import schedule_of
 
 CUDA = torch.device("cuda")
 
@@ -57,12 +58,6 @@ def made_up_gpu() -> Iterator[Copies]:
         yield copies
 
 
-def targets_of(num_images: int, num_slots: int, num_objects: int, device: str) -> Targets:
-    boxes = torch.empty(num_images, num_slots, 4, device=device)
-    labels = torch.empty(num_images, num_slots, dtype=torch.int64, device=device)
-    return Targets(boxes, labels, torch.empty(num_objects, dtype=torch.int64, device=device))
-
-
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("min_neg", [0, 20])
@@ -79,7 +74,7 @@ def test_a_step_copies_nothing_but_its_batch(monkeypatch, kind, min_neg):
         with CUDA:
             model = SSD300(4, batch_norm="backbone", width=0.05)
         optimizer = make_optimizer(model, kind, 0.1, 0.9, 0.01)
-        updater = Updater(model, optimizer, SCHEDULE, torch.bfloat16, ModelEMA(model, 0.9), 10.0)
+        updater = Updater(model, optimizer, schedule_of(), torch.bfloat16, ModelEMA(model, 0.9), 10.0)
         step = TrainStep(model, MultiBoxLoss(min_neg=min_neg), IMAGENET, updater, torch.bfloat16, World(), False)
         images, indices = torch.empty(2, 300, 300, 3, dtype=torch.uint8), torch.empty(2, dtype=torch.int64)
         micro_batches = [Batch(images, targets_of(2, count, 2 * count, "cpu"), indices) for count in (0, 5)]

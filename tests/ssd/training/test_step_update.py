@@ -12,14 +12,9 @@ from ssd import boxes
 from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.training.optimizer import ModelEMA, make_optimizer
-from ssd.training.schedule import Schedule
 from ssd.training.step import Updater
 from ssd.weights.checkpoint import TrainState, digest
-
-SCHEDULE = Schedule(
-    iterations=100, num_samples=8, batch_size=4, accumulate=1, lr=0.1, warmup=0, shape="milestones", milestones=(),
-    log_every=10, eval_every=100, checkpoint_every=100, keep=0,
-)  # fmt: skip
+from tests.helpers.runs import schedule_of
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +31,15 @@ def updater_of(
     """The updates of a single convolution."""
     torch.manual_seed(0)
     model = torch.nn.Conv2d(3, 4, 3).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-    return Updater(model, make_optimizer(model, kind, 0.1, 0.9, 0.01), SCHEDULE, dtype, ModelEMA(model, 0.9), clip)
+    return Updater(model, make_optimizer(model, kind, 0.1, 0.9, 0.01), schedule_of(), dtype, ModelEMA(model, 0.9), clip)
 
 
 def update(updater: Updater, gradient: float, loss: float = 1.0, iteration: int = 0) -> list[torch.Tensor]:
     """One update with a gradient of that value everywhere, as backward() leaves it; the weights after it."""
     parameters = list(updater.model.parameters())
     for parameter in parameters:
-        parameter.grad = updater.scaled(torch.full_like(parameter, gradient))
-    updater.apply(torch.tensor([loss, 0.0]), iteration)
+        parameter.grad = updater.scale(torch.full_like(parameter, gradient))
+    updater.step(torch.tensor([loss, 0.0]), iteration)
     assert all(parameter.grad is None for parameter in parameters)  # or the next step's would be added to it
     return [parameter.detach().clone() for parameter in parameters]
 
@@ -55,8 +50,8 @@ def test_the_norm_is_of_the_whole_gradient_without_scale_and_limit(dtype, clip):
     """112 numbers of 0.3; in float16 times 2^16, and a limit that is far below."""
     updater = updater_of("sgd", dtype, clip)
     for parameter in updater.model.parameters():
-        parameter.grad = updater.scaled(torch.full_like(parameter, 0.3))
-    assert updater.apply(torch.ones(2), 0).item() == pytest.approx(0.3 * math.sqrt(112))
+        parameter.grad = updater.scale(torch.full_like(parameter, 0.3))
+    assert updater.step(torch.ones(2), 0).item() == pytest.approx(0.3 * math.sqrt(112))
 
 
 def is_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
@@ -109,8 +104,8 @@ def test_the_average_follows_every_update():
         weights = update(updater, 0.3, iteration=iteration)
         decay = (1 + iteration) / (10 + iteration)
         expected = [decay * old + (1 - decay) * new for old, new in zip(expected, weights, strict=True)]
-    assert updater.average is not None
-    torch.testing.assert_close(list(updater.average.state.values()), expected)
+    assert updater.ema is not None
+    torch.testing.assert_close(list(updater.ema.state.values()), expected)
 
 
 @pytest.mark.parametrize("gradient", [math.inf, math.nan])
@@ -160,12 +155,12 @@ def test_each_part_that_a_state_lacks_is_told_in_a_line():
     update(updater, 0.1)
     state = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, iteration=1, **updater.state())
     half, other = updater_of("sgd", torch.float16), updater_of("adamw", torch.float32)
-    assert half.restore(state) == ["the checkpoint is not of float16: the loss scale starts at 65536"]
-    assert other.restore(state) == ["the checkpoint is of another optimiser: that of AdamW starts from nothing"]
+    assert half.restore(state) == ["the checkpoint was not trained in float16: the loss scale starts at 65536"]
+    assert other.restore(state) == ["the checkpoint has the state of a different optimiser: AdamW starts afresh"]
     assert updater.restore(replace(state, average=None)) == [
-        "the checkpoint has no moving average: train.ema begins with its weights"
+        "the checkpoint has no moving average: train.ema starts from its weights"
     ]
-    without = Updater(updater.model, updater.optimizer, SCHEDULE, torch.float32)  # that keeps no average needs none
+    without = Updater(updater.model, updater.optimizer, schedule_of(), torch.float32)  # that keeps no average needs none
     assert without.restore(state) == []
     update(without, 0.1)
     assert without.state()["average"] is None
@@ -181,7 +176,7 @@ def test_a_state_that_is_restored_and_saved_again_is_the_same(kind):
     torch.manual_seed(0)
     before, after = updater_of(kind, torch.float32), updater_of(kind, torch.float32)
     for updater in (before, after):
-        updater.schedule = replace(SCHEDULE, warmup=50)
+        updater.schedule = schedule_of(warmup=50)
     for iteration in range(3):
         update(before, 0.1, iteration=iteration)
     saved = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, iteration=3, **before.state())
@@ -200,7 +195,7 @@ def test_a_state_resumes_in_another_memory_format(kind, formats):
             generator = torch.Generator().manual_seed(iteration)
             for parameter in updater.model.parameters():
                 parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
-            updater.apply(torch.ones(2), iteration)
+            updater.step(torch.ones(2), iteration)
 
     three_updates(before, 0)
     state = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, iteration=3, **before.state())

@@ -22,11 +22,9 @@ from ssd.training import validate
 from ssd.training.checkpoints import numbered_name
 from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import load_checkpoint
-from tests.test_train import assert_same_weights, records, write_config
+from tests.helpers.runs import assert_same_weights, records, small
 
 pytestmark = pytest.mark.slow
-
-SMALL = {"model": {"width": 0.05}, "data": {"workers": 0}, "checkpoint": {"every": 100, "keep": 1}, "log_every": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +59,6 @@ def scores(monkeypatch):
 
     monkeypatch.setattr(evaluation, "voc_eval", scored)
     return given
-
-
-def small(folder: Path, shapes_root: Path, **changes: object) -> Path:
-    length = {"iterations": 3, "batch_size": 2}
-    merged = {"train": length, "eval": {"every": 1, "batch_size": 8}, **SMALL}
-    return write_config(folder, shapes_root, **{**merged, **{k: {**merged.get(k, {}), **v} for k, v in changes.items()}})
 
 
 def at(folder: Path, name: str) -> int:
@@ -116,11 +108,11 @@ def test_a_best_figure_of_another_kind_does_not_count(tmp_path, shapes_root, sco
     assert at(tmp_path, "best") == 5
     assert at(tmp_path, "best_until_00000003") == 1
     shown = capsys.readouterr().out
-    assert f"{change.rpartition('.0')[0] or 'eval.metric'} changed: the best checkpoint is chosen again" in shown
+    assert f"{change.rpartition('.0')[0] or 'eval.metric'} changed: best.pt is chosen anew" in shown
     scores += [0.25]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=6", change]) == 0
     assert at(tmp_path, "best") == 5
-    assert "chosen again" not in capsys.readouterr().out
+    assert "chosen anew" not in capsys.readouterr().out
 
 
 def test_the_first_record_after_a_restart_is_of_the_steps_since_the_last_one(tmp_path, shapes_root):
@@ -145,7 +137,7 @@ def test_two_runs_are_not_mixed(tmp_path, shapes_root, capsys):
     capsys.readouterr()
     assert train.main(["--config", str(two), *longer]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is of another run than the one in" in line
+    assert "belongs to a different run than" in line
     assert "--overwrite" in line
     assert (tmp_path / "two/run/checkpoints/best.pt").read_bytes() == before
     # Its own run's folder, also through a copy; an empty one; or the other run is given up.
@@ -168,7 +160,7 @@ def test_a_folder_names_its_newest_checkpoint(tmp_path, shapes_root, capsys):
         assert train.main(["--config", str(config), "--eval-only", "--resume", str(folder)]) == 0
         assert f"evaluating {tmp_path}/run/checkpoints/last.pt, iteration 1" in capsys.readouterr().out
     assert train.main(["--config", str(config), "--resume", str(shapes_root)]) == 2
-    assert f"{shapes_root}: holds no checkpoint; name a checkpoint" in capsys.readouterr().err
+    assert f"{shapes_root}: contains no checkpoint; name a checkpoint" in capsys.readouterr().err
     assert train.main(["--config", str(config), "--resume", "auto", f"data.classes=[{','.join(CLASSES)},moon]"]) == 2
     assert "name it in model.init_from" in capsys.readouterr().err
 
@@ -185,7 +177,7 @@ def test_new_settings_of_the_optimiser_count(tmp_path, shapes_root):
 
 @pytest.mark.parametrize(
     "change, note",
-    [("train.optimizer=sgd", "is of another optimiser"), ("train.ema=0.9", "no moving average")],
+    [("train.optimizer=sgd", "of a different optimiser"), ("train.ema=0.9", "no moving average")],
 )
 def test_what_cannot_be_taken_up_starts_from_nothing_in_a_line(tmp_path, shapes_root, capsys, change, note):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
@@ -253,12 +245,14 @@ def test_a_run_in_float16_begins_with_a_scale_of_its_own(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
     from ssd.config.file import load_config
-    from ssd.training.build import build_parts
+    from ssd.training.build import build_model, build_parts
+    from ssd.training.datasets import load_data
     from ssd.training.run import Run
 
     run = Run.alone(load_config(config))
     run.dtype = torch.float16
-    parts = build_parts(run, load_checkpoint(tmp_path / "run/checkpoints/last.pt"))
+    state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
+    parts = build_parts(run, load_data(run), *build_model(run, state), state)
     assert parts.step.updater.scaler.get_scale() == 2**16
 
 
@@ -273,7 +267,7 @@ def test_a_run_that_goes_back_leaves_nothing_of_what_came_after(tmp_path, shapes
         train.main(["--config", str(config), "--resume", str(folder / numbered_name(2)), "--overwrite", "train.iterations=5"])
         == 0
     )
-    assert "the run goes back from iteration 4: its later checkpoints and records are removed" in capsys.readouterr().out
+    assert "going back from iteration 4: later checkpoints and records are removed" in capsys.readouterr().out
     # Not of iteration 3 of the first time, which was better.
     assert at(tmp_path, "best") == 3
     assert load_checkpoint(folder / "best.pt").best_map == 0.4
@@ -283,7 +277,7 @@ def test_a_run_that_goes_back_leaves_nothing_of_what_came_after(tmp_path, shapes
         train.main(["--config", str(config), "--resume", str(folder / numbered_name(4)), "--overwrite", "train.iterations=5"])
         == 0
     )
-    assert "has no best.pt" not in capsys.readouterr().out  # that of iteration 3 is of this run still
+    assert "has no valid best.pt" not in capsys.readouterr().out  # that of iteration 3 is of this run still
     assert at(tmp_path, "best") == 3
 
 
@@ -308,8 +302,8 @@ def test_another_seed_divides_a_folder_anew_and_says_so(tmp_path, shapes_root, s
     capsys.readouterr()
     assert train.main(["--config", str(config), "--resume", "auto", "seed=5", "train.iterations=5"]) == 0
     shown = capsys.readouterr().out
-    assert "warning: another seed divides the folder anew: some of the photos of data.val have been trained on" in shown
-    assert "seed changed: the best checkpoint is chosen again, from this iteration" in shown
+    assert "warning: the new seed splits the folder differently: some photos of data.val were trained on" in shown
+    assert "seed changed: best.pt is chosen anew from this iteration on" in shown
     assert load_checkpoint(tmp_path / "run/checkpoints/best.pt").best_map == 0.4
 
 
