@@ -11,9 +11,10 @@ from ssd.model import SSD300
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
 from ssd.system.stop import StopRequest
-from ssd.training.build import build_model, build_schedule, build_step
+from ssd.training.build import build_model, build_step
 from ssd.training.datasets import load_data
 from ssd.training.run import Run
+from ssd.training.schedule import Schedule
 from tests.helpers.paths import ROOT
 from tests.ssd.test_loss import batch
 
@@ -47,7 +48,7 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     run = Run(config, World(), torch.device("cuda"), torch.bfloat16, tmp_path, StopRequest())
     photos = load_data(run).train
     model, preprocessing = build_model(run, None)
-    step = build_step(run, model, preprocessing, build_schedule(run, len(photos)))
+    step = build_step(run, model, preprocessing, Schedule(run.config.train, run.config.eval.every, len(photos)))
     samples = DetectionDataset(photos, preprocessing.size, preprocessing.fill)
     batches = [samples.__getitems__([(0, i), (0, i + 1)]) for i in (0, 2)]
     batches = [

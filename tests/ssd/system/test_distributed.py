@@ -46,7 +46,7 @@ from ssd.config.file import load_config
 from ssd.system.distributed import TIMEOUT, first_to_say
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.build import build_model
-from ssd.training.datasets import _compare, _settle, load_data, eval_dataset
+from ssd.training.datasets import _require_same_photos, _settle, load_data, eval_dataset
 from ssd.training.validate import evaluate_photos
 from ssd.training.run import open_run, require_same_config
 from ssd.system.errors import UsageError
@@ -76,7 +76,7 @@ with open_run(config, StopRequest()) as run:
     photos = load_data(run).val
     older = Loaded(photos.select(range(7, -1, -1)) if second else photos, (), (), 0)
     try:
-        _compare(run, {"train": Loaded(photos, (), (), 0), "val": older})
+        _require_same_photos(run, {"train": Loaded(photos, (), (), 0), "val": older})
     except DataError as error:
         found["other photos"] = str(error)
     model, preprocessing = build_model(run, None)
@@ -123,7 +123,7 @@ def test_two_processes_agree(tmp_path, shapes_root):
             "train.lr: process 0 has 0.001, process 1 has 0.5; give all processes the same configuration",
             "train.batch_size: process 0 has 4, process 1 has 8; give all processes the same configuration",
         ]
-        assert re.match(r"data.val: process 1 has other photos or annotations \(\w+\) than process 0", each["other photos"])
+        assert re.match(r"data.val: process 1 has different photos or annotations \(\w+\) than process 0", each["other photos"])
         assert each["statistics"] == [0.0]  # the main one's, whose checkpoint it is
         assert each["no data"].startswith("process 1: /nowhere/shapes: no such folder")
         assert each["stopped"] == 143
