@@ -1,4 +1,4 @@
-"""Early stopping, a time limit, and a run that only tells what it would do."""
+"""Early stopping, a time limit, dry runs and the automatic batch size."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from train import main
 
 @pytest.fixture
 def run(capsys) -> Callable[..., str]:
-    """The command, in this process; what it prints."""
+    """Run the command in this process and return its output."""
 
     def command(config: Path, *arguments: str) -> str:
         capsys.readouterr()
@@ -47,7 +47,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root, run):
 
 
 class Timer:
-    """One that goes off when it is told to."""
+    """A timer that a test fires."""
 
     def __init__(self, seconds: float, function: Callable[[], None]) -> None:
         self.seconds = seconds
@@ -56,7 +56,7 @@ class Timer:
         self.is_ended = False
 
     def start(self) -> None:
-        assert self.daemon  # or the process would wait for it at its end
+        assert self.daemon  # otherwise the process would wait for it
 
     def cancel(self) -> None:
         self.is_ended = True
@@ -66,7 +66,7 @@ class Timer:
 
 
 def test_a_time_limit_saves_and_ends(tmp_path, shapes_root, run, monkeypatch):
-    """That is reached in the third step."""
+    """The limit is reached in the third step."""
     timers: list[Timer] = []
     steps: list[None] = []
 
@@ -102,7 +102,7 @@ def test_a_fraction_of_the_photos(tmp_path, shapes_root, run, monkeypatch):
     assert json.dumps(count) in shown
 
 
-def test_the_batch_that_the_memory_holds(tmp_path, shapes_root, monkeypatch, capsys, run):
+def test_the_automatic_batch_size(tmp_path, shapes_root, monkeypatch, capsys, run):
     monkeypatch.setattr(build, "DEFAULT_BATCH_SIZE", 8)
     monkeypatch.setattr(validate, "write_report", lambda *_: None)  # to draw it takes longer than to train
     model, train = {"batch_norm": "none"}, {"iterations": 1, "batch_size": "auto"}

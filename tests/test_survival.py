@@ -1,4 +1,4 @@
-"""What happens to runs: killed workers and peers, full and read-only disks, vanished data, two runs in one folder."""
+"""Failures around a run: killed workers and peers, full and read-only disks, missing data, two runs in one folder."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from tests.helpers.runs import LONG, command, records, run, wait_until, write_co
 
 @contextmanager
 def started(config: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> Iterator[Process]:
-    """A run that is under way when the block begins: it has done some iterations."""
+    """Start a run, and enter the block once it has saved a checkpoint."""
     folder = config.parent / "run"
     words = [*launcher, *command(config, *arguments)[1 if launcher else 0 :]]
     process = start(words, cwd=ROOT, start_new_session=True)
@@ -45,19 +45,19 @@ def started(config: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> It
 
 
 def children(process: int) -> list[int]:
-    """The processes that this one started."""
+    """Return the child processes."""
     tasks = Path(f"/proc/{process}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def the_line(errors: str) -> str:
-    """The one line that tells what happened."""
+    """Return the error line."""
     assert "Traceback" not in errors, errors
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     return line
 
 
-def test_killed_at_random_instants(capsys, monkeypatch):
+def test_killed_at_random_moments(capsys, monkeypatch):
     """The short form of `scripts/torture.py --kills 20`."""
     monkeypatch.setattr(subprocess, "Popen", Process)
     monkeypatch.setattr(torture, "START_UP", 0)  # which these have done
@@ -75,7 +75,7 @@ def test_torture_sees_a_difference(tmp_path, shapes_root):
     assert torture.compare(tmp_path / "one/run", tmp_path / "one/run") == []
 
 
-def test_a_killed_worker_ends_the_run_in_a_line_with_its_work_saved(tmp_path, shapes_root):
+def test_a_killed_worker_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 5, "keep": 1})
     with started(config, "data.workers=2") as process:
         before = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
@@ -86,7 +86,7 @@ def test_a_killed_worker_ends_the_run_in_a_line_with_its_work_saved(tmp_path, sh
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration >= before
 
 
-def test_a_batch_that_never_comes_ends_the_run_in_a_line_with_its_work_saved(tmp_path, shapes_root, monkeypatch, capfd):
+def test_a_lost_batch_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, shapes_root, monkeypatch, capfd):
     """A worker packs its third batch, and then has no memory to send it."""
     packed = []
 
@@ -140,7 +140,7 @@ def limited(config: Path, num_bytes: int, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
-def test_a_signal_in_an_evaluation_ends_it_soon_and_the_run_can_go_on(tmp_path, shapes_root, number):
+def test_a_signal_during_evaluation_stops_soon_and_the_run_resumes(tmp_path, shapes_root, number):
     # A photo a batch, from 24 photos: an evaluation that takes longer than the signal's way.
     val = [{"path": "shapes", "split": "train"}]
     config = write_config(tmp_path, shapes_root, train={**LONG["train"], "iterations": 2}, eval={"every": 2, "batch_size": 1})
@@ -161,7 +161,7 @@ def test_a_signal_in_an_evaluation_ends_it_soon_and_the_run_can_go_on(tmp_path, 
     assert len(records(tmp_path, "eval")) == 1
 
 
-def test_a_signal_while_the_data_is_read_ends_the_run(tmp_path, shapes_root, monkeypatch):
+def test_a_signal_while_loading_data_ends_the_run(tmp_path, shapes_root, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where nothing is remembered yet
     folder = tmp_path / "many"
     for part in ("JPEGImages", "Annotations"):
@@ -181,7 +181,7 @@ def test_a_signal_while_the_data_is_read_ends_the_run(tmp_path, shapes_root, mon
     assert "data: " not in output  # it was stopped before it had read everything
 
 
-def test_a_second_signal_leaves_at_once(tmp_path, shapes_root):
+def test_a_second_signal_exits_at_once(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, train={**LONG["train"], "batch_size": 16}, model={"width": 0.5})
     with start(command(config), cwd=ROOT) as process:
         for line in process.stdout:
@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, shapes_root):
     assert load_checkpoint(folder / "last.pt").iteration == 9
 
 
-def test_records_that_cannot_be_written_name_their_file(tmp_path):
+def test_an_unwritable_record_names_its_file(tmp_path):
     records = RecordFile(tmp_path)
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
@@ -236,14 +236,14 @@ def test_records_that_cannot_be_written_name_their_file(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["/proc/run", "{file}/run"], ids=["read only", "below a file"])
-def test_a_folder_that_cannot_be_written(tmp_path, shapes_root, folder):
+def test_an_unwritable_output_dir(tmp_path, shapes_root, folder):
     (tmp_path / "file").write_text("x")
     folder = folder.format(file=tmp_path / "file")
     done = run(write_config(tmp_path, shapes_root), f"output_dir={folder}", code=2)
     assert f"output_dir: {folder}: cannot be written to" in the_line(done.stderr)
 
 
-def test_a_vanished_data_folder_ends_the_run_with_its_work_saved(tmp_path, shapes_root):
+def test_a_missing_data_folder_ends_the_run_with_a_checkpoint(tmp_path, shapes_root):
     shutil.copytree(shapes_root / "shapes", tmp_path / "shapes")
     config = write_config(tmp_path, tmp_path, **LONG, checkpoint={"every": 5, "keep": 1})
     with started(config, "data.workers=1") as process:
@@ -270,7 +270,7 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path, shapes_root):
         run(config, "--resume", "auto", f"train.iterations={iteration + 1}")
 
 
-def test_a_fresh_start_over_an_old_run_is_refused(tmp_path, shapes_root):
+def test_starting_over_an_old_run_is_refused(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, train={"batch_size": 4, "iterations": 2})
     run(config)
     before = (tmp_path / "run/checkpoints/last.pt").read_bytes()
@@ -281,7 +281,7 @@ def test_a_fresh_start_over_an_old_run_is_refused(tmp_path, shapes_root):
     assert len({record["iteration"] for record in records(tmp_path)}) == len(records(tmp_path))
 
 
-def test_a_loss_that_is_not_finite_leaves_what_it_takes_to_see_it_again(tmp_path, shapes_root, capsys):
+def test_a_non_finite_step_can_be_replayed(tmp_path, shapes_root, capsys):
     config = write_config(
         tmp_path, shapes_root, train={"optimizer": "sgd", "lr": 1e30, "warmup": 0, "accumulate": 2}, log_every=5
     )
@@ -301,7 +301,7 @@ def test_a_loss_that_is_not_finite_leaves_what_it_takes_to_see_it_again(tmp_path
     assert "nan" in shown or "inf" in shown
 
 
-def test_there_is_nothing_to_replay_of_a_good_run(tmp_path, shapes_root, capsys):
+def test_a_good_run_has_nothing_to_replay(tmp_path, shapes_root, capsys):
     shutil.copy(write_config(tmp_path, shapes_root), tmp_path / "config.yaml.copy")
     assert replay.main([str(tmp_path)]) == 2
     assert "only a run that met a loss that is not finite leaves one" in capsys.readouterr().err

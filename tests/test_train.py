@@ -1,4 +1,4 @@
-"""The command as a user runs it: whole processes on real files."""
+"""train.py as a user runs it: real processes on real files."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from tests.helpers.processes import completed, start
 from tests.helpers.runs import assert_same_weights, command, records, run, without_timing, write_config
 
 
-def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shapes_root):
+def test_a_run_writes_its_files_and_can_be_evaluated_again(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, eval={"every": 4, "batch_size": 4})
     done = run(config)
     folder = tmp_path / "run"
@@ -85,7 +85,7 @@ def test_a_run_leaves_what_it_promises_and_can_be_evaluated_again(tmp_path, shap
     ],
     ids=["term-float32-accumulated-averaged", "int-bfloat16-sgd-cached"],
 )
-def test_stopped_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path, shapes_root, number, changes):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, shapes_root, number, changes):
     changes["train"] |= {"iterations": 14}
     whole = write_config(tmp_path / "whole", shapes_root, **changes, eval={"every": 6})
     parts = write_config(tmp_path / "parts", shapes_root, **changes, eval={"every": 6})
@@ -149,7 +149,7 @@ def test_it_learns(tmp_path):
     assert records(tmp_path, "eval")[-1]["map"] > 0.9
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, shapes_root):
+def test_a_non_finite_loss_stops_the_run(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, train={"optimizer": "sgd", "lr": 1e30, "warmup": 0}, checkpoint={"every": 1})
     done = run(config, code=1)
     (line,) = done.stderr.splitlines()
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, shapes_root):
         (["train.accumulate=4", "train.batch_size=6"], "not a multiple of accumulate"),
     ],
 )
-def test_what_a_user_can_get_wrong_is_answered_in_one_line(tmp_path, shapes_root, arguments, expected, capsys, monkeypatch):
+def test_user_errors_are_one_line(tmp_path, shapes_root, arguments, expected, capsys, monkeypatch):
     import train
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -194,7 +194,7 @@ def test_compiling_needs_a_compiler(tmp_path, shapes_root, monkeypatch):
     assert done.stderr.splitlines() == ["error: train.compile: needs a C++ compiler; install one, or name it in CXX"]
 
 
-def test_absent_classes_are_left_out_of_the_mean_and_named(tmp_path, shapes_root):
+def test_classes_without_objects_are_excluded_from_the_mean_and_named(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, data={"classes": [*CLASSES, "zebra"]}, train={"iterations": 2})
     done = run(config)
     assert "data.train has no object of class 'zebra'" in done.stdout

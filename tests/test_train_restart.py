@@ -1,4 +1,4 @@
-"""What a run hands out, and what a restart takes up: by the command itself, in this process."""
+"""Restarts and results of runs, by train.py in this process."""
 
 import json
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _signals():
-    """The command takes signals; afterwards they are pytest's again."""
+    """Restore pytest's signal handlers, which the command replaces."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in previous.items():
@@ -38,7 +38,7 @@ def _signals():
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
-    """To draw it takes longer than to train."""
+    """Skip the report, which takes longer than training."""
     monkeypatch.setattr(validate, "write_report", lambda *_: None)
 
 
@@ -49,7 +49,7 @@ def _report(_no_report, monkeypatch):
 
 @pytest.fixture
 def scores(monkeypatch):
-    """The mAP of each evaluation from now on, made up; NaN when there are no more. Empty: the real ones."""
+    """Made-up mAPs of the next evaluations; once they are used up, the real ones count."""
     given: list[float] = []
     real = evaluation.voc_eval
 
@@ -66,7 +66,7 @@ def at(folder: Path, name: str) -> int:
 
 
 @pytest.mark.usefixtures("_report")
-def test_what_a_run_says_at_its_end_is_of_the_best_checkpoint(tmp_path, shapes_root, scores, capsys):
+def test_the_summary_is_of_the_best_checkpoint(tmp_path, shapes_root, scores, capsys):
     config = small(tmp_path, shapes_root)
     scores += [0.1, 0.3, 0.2]
     assert train.main(["--config", str(config)]) == 0
@@ -83,7 +83,7 @@ def test_what_a_run_says_at_its_end_is_of_the_best_checkpoint(tmp_path, shapes_r
     assert not scores
 
 
-def test_the_best_checkpoint_is_the_last_one_while_nothing_is_evaluated(tmp_path, shapes_root, scores):
+def test_without_an_evaluation_the_best_checkpoint_is_the_last_one(tmp_path, shapes_root, scores):
     config = small(tmp_path, shapes_root, checkpoint={"every": 1}, eval={"every": 100})
     scores += [np.nan]
     assert train.main(["--config", str(config)]) == 0  # evaluated at its end only, to no figure
@@ -98,7 +98,7 @@ def test_the_best_checkpoint_is_the_last_one_while_nothing_is_evaluated(tmp_path
 
 
 @pytest.mark.parametrize("change", ["eval.metric=voc10", "data.val.0.split=train"])
-def test_a_best_figure_of_another_kind_does_not_count(tmp_path, shapes_root, scores, capsys, change):
+def test_a_best_map_of_another_metric_or_split_does_not_count(tmp_path, shapes_root, scores, capsys, change):
     config = small(tmp_path, shapes_root)
     scores += [0.9, 0.8, 0.7]
     assert train.main(["--config", str(config)]) == 0
@@ -115,7 +115,7 @@ def test_a_best_figure_of_another_kind_does_not_count(tmp_path, shapes_root, sco
     assert "chosen anew" not in capsys.readouterr().out
 
 
-def test_the_first_record_after_a_restart_is_of_the_steps_since_the_last_one(tmp_path, shapes_root):
+def test_the_first_record_after_a_restart_covers_the_steps_since_the_last_one(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, eval={"every": 100})
     assert train.main(["--config", str(config), "train.iterations=5", "log_every=4"]) == 0
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=6", "log_every=10"]) == 0
@@ -152,7 +152,7 @@ def test_two_runs_are_not_mixed(tmp_path, shapes_root, capsys):
     assert [record["iteration"] for record in records(tmp_path / "two")] == [3]
 
 
-def test_a_folder_names_its_newest_checkpoint(tmp_path, shapes_root, capsys):
+def test_resume_accepts_a_folder(tmp_path, shapes_root, capsys):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
     capsys.readouterr()
@@ -165,7 +165,7 @@ def test_a_folder_names_its_newest_checkpoint(tmp_path, shapes_root, capsys):
     assert "name it in model.init_from" in capsys.readouterr().err
 
 
-def test_new_settings_of_the_optimiser_count(tmp_path, shapes_root):
+def test_new_optimiser_settings_apply_on_resume(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 1, "optimizer": "sgd"})
     assert train.main(["--config", str(config)]) == 0
     first = load_checkpoint(tmp_path / "run/checkpoints/last.pt").optimizer
@@ -179,7 +179,7 @@ def test_new_settings_of_the_optimiser_count(tmp_path, shapes_root):
     "change, note",
     [("train.optimizer=sgd", "of a different optimiser"), ("train.ema=0.9", "no moving average")],
 )
-def test_what_cannot_be_taken_up_starts_from_nothing_in_a_line(tmp_path, shapes_root, capsys, change, note):
+def test_state_that_cannot_be_restored_is_reported(tmp_path, shapes_root, capsys, change, note):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=2", change]) == 0
@@ -188,7 +188,7 @@ def test_what_cannot_be_taken_up_starts_from_nothing_in_a_line(tmp_path, shapes_
 
 
 @pytest.mark.usefixtures("_report")
-def test_nothing_to_look_at_costs_the_figure(tmp_path, shapes_root, capsys):
+def test_failing_pictures_and_reports_do_not_cost_the_map(tmp_path, shapes_root, capsys):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
     figure = capsys.readouterr().out.splitlines()[-1]
@@ -202,7 +202,7 @@ def test_nothing_to_look_at_costs_the_figure(tmp_path, shapes_root, capsys):
 
 
 @pytest.mark.usefixtures("_report")
-def test_a_photo_of_two_rows_is_pictured(tmp_path, shapes_root, capsys):
+def test_a_photo_two_pixels_high_is_pictured(tmp_path, shapes_root, capsys):
     folder = tmp_path / "flat"
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
@@ -228,7 +228,7 @@ def test_a_thread_can_train(tmp_path, shapes_root):
 
 
 @pytest.mark.usefixtures("_report")
-def test_a_damaged_record_costs_itself_alone(tmp_path, shapes_root):
+def test_a_damaged_record_is_dropped_alone(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 2})
     assert train.main(["--config", str(config)]) == 0
     path = tmp_path / "run/metrics.jsonl"
@@ -241,7 +241,7 @@ def test_a_damaged_record_costs_itself_alone(tmp_path, shapes_root):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [json.loads(line) for line in others]
 
 
-def test_a_run_in_float16_begins_with_a_scale_of_its_own(tmp_path, shapes_root):
+def test_a_float32_run_resumed_in_float16_starts_with_the_default_scale(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
     from ssd.config.file import load_config
@@ -256,7 +256,7 @@ def test_a_run_in_float16_begins_with_a_scale_of_its_own(tmp_path, shapes_root):
     assert parts.step.updater.scaler.get_scale() == 2**16
 
 
-def test_a_run_that_goes_back_leaves_nothing_of_what_came_after(tmp_path, shapes_root, scores, capsys):
+def test_going_back_removes_everything_later(tmp_path, shapes_root, scores, capsys):
     config = small(tmp_path, shapes_root, train={"iterations": 4}, checkpoint={"every": 1, "keep": 10})
     folder = tmp_path / "run/checkpoints"
     scores += [0.3, 0.2, 0.6, 0.5]
@@ -281,7 +281,7 @@ def test_a_run_that_goes_back_leaves_nothing_of_what_came_after(tmp_path, shapes
     assert at(tmp_path, "best") == 3
 
 
-def test_a_backup_is_resumed_where_all_else_is_damaged(tmp_path, shapes_root):
+def test_a_backup_is_resumed_if_everything_else_is_damaged(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 2})
     assert train.main(["--config", str(config)]) == 0
     folder = tmp_path / "run/checkpoints"
@@ -292,7 +292,7 @@ def test_a_backup_is_resumed_where_all_else_is_damaged(tmp_path, shapes_root):
     assert at(tmp_path, "last") == 3
 
 
-def test_another_seed_divides_a_folder_anew_and_says_so(tmp_path, shapes_root, scores, capsys):
+def test_a_new_seed_splits_a_folder_differently_and_warns(tmp_path, shapes_root, scores, capsys):
     shutil.copytree(shapes_root / "shapes", tmp_path / "plain")
     shutil.rmtree(tmp_path / "plain/ImageSets")
     sources = {part: [{"path": "plain", "split": part, "val_fraction": 0.3}] for part in ("train", "val")}
@@ -307,7 +307,7 @@ def test_another_seed_divides_a_folder_anew_and_says_so(tmp_path, shapes_root, s
     assert load_checkpoint(tmp_path / "run/checkpoints/best.pt").best_map == 0.4
 
 
-def test_a_run_that_goes_back_and_is_killed_at_once_is_where_it_went(tmp_path, shapes_root, scores, monkeypatch):
+def test_a_run_killed_right_after_going_back_resumes_from_there(tmp_path, shapes_root, scores, monkeypatch):
     config = small(tmp_path, shapes_root, train={"iterations": 4}, checkpoint={"every": 1, "keep": 10})
     folder = tmp_path / "run/checkpoints"
     scores += [0.3, 0.2, 0.6, 0.5]
@@ -324,7 +324,7 @@ def test_a_run_that_goes_back_and_is_killed_at_once_is_where_it_went(tmp_path, s
 
 
 def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys):
-    """Its samples are photos and tiles: an epoch counts both, and so does where a run resumes."""
+    """Photos and tiles both count as samples of an epoch, also when resuming."""
     changes: dict[str, dict] = {
         "data": {"tiles": {"size": 250, "background": 0.5}, "cache": "ram"},
         "loss": {"min_neg": 3},

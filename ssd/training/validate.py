@@ -137,7 +137,7 @@ def finish(run: Run, samples: DetectionDataset, path: Path, best: Best) -> None:
         write_report(report, content)
         run.say(f"report: {report}")
     score, f1 = evaluation.best_score()
-    run.say(f"suggested --score for scripts/detect.py: {score:.2f} (best F1 {f1:.3f})")
+    run.say(f"suggested --score {score:.2f} (best F1 {f1:.3f})")
     run.say(f"{path}, iteration {best.iteration}:")
     run.say(evaluation.summary)
 

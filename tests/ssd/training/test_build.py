@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from data.loading.loader import DetectionDataset
-from ssd.config.file import parse_config
 from ssd.config.schema import ConfigError
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing
@@ -29,10 +28,8 @@ from tests.helpers.runs import run_of, schedule_of
     [({}, False), ({"batch_norm": "backbone"}, True), ({"conv4_3_norm": "batch"}, True), ({"conv4_3_norm": "none"}, False)],
     ids=str,
 )
-def test_several_processes_on_cpus_are_told_of_their_own_statistics(network, said, capsys):
-    source = [{"path": "shapes"}]
-    options = {"pretrained": "none", "width": 0.05, **network}
-    run = Run.alone(parse_config({"data": {"train": source, "val": source}, "model": options}))
+def test_processes_on_cpus_are_warned_about_separate_statistics(network, said, capsys):
+    run = run_of(model={"pretrained": "none", "width": 0.05, **network})
     run.world = World(size=2)
     synchronise_norms(run, SSD300(2, width=0.05, **network))
     assert ("each process's share of the batch" in capsys.readouterr().out) is said
@@ -40,10 +37,9 @@ def test_several_processes_on_cpus_are_told_of_their_own_statistics(network, sai
 
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("batch_norm", ["none", "backbone"])
-def test_what_automatic_accumulation_changes_is_said(steps, batch_norm, monkeypatch, capsys):
+def test_automatic_accumulation_warns_about_what_it_changes(steps, batch_norm, monkeypatch, capsys):
     monkeypatch.setattr(build, "fewest_steps", lambda *_: steps)
-    source = [{"path": "shapes"}]
-    run = Run.alone(parse_config({"data": {"train": source, "val": source}, "train": {"batch_size": "auto"}}))
+    run = run_of(train={"batch_size": "auto"})
     samples = cast("DetectionDataset", SimpleNamespace(cache=None))
     build.settle_batch_size(run, SSD300(2, batch_norm, 0.05), IMAGENET, samples, None)
     said = capsys.readouterr().out
@@ -64,35 +60,32 @@ def test_what_automatic_accumulation_changes_is_said(steps, batch_norm, monkeypa
     ],
     ids=str,
 )
-def test_a_checkpoint_of_another_model_is_told_by_what_differs(network, said):
-    source, shape = [{"path": "shapes"}], {"pretrained": "none", "batch_norm": True, "width": 0.05, "dboxes": "voc"}
-    weights = SSD300(2, "backbone", 0.05).state_dict()
-    state = TrainState(weights, ["cat"], IMAGENET.to_plain(), {"model": {**shape, "pretrained": "slim"}})
-    data = {"train": source, "val": source, "classes": ["cat"]}
-    run = Run.alone(parse_config({"data": data, "model": {**shape, **network}}))
+def test_a_checkpoint_of_another_model_is_refused_with_its_differences(network, said):
+    shape = {"pretrained": "none", "batch_norm": True, "width": 0.05, "dboxes": "voc"}
+    weights = SSD300(3, "backbone", 0.05).state_dict()
+    state = TrainState(weights, ["cat", "dog"], IMAGENET.to_plain(), {"model": {**shape, "pretrained": "slim"}})
+    run = run_of(model={**shape, **network})
     with pytest.raises(CheckpointError, match=said):
         build_model(run, state)
     same = {"sizes": [30, 60, 111, 162, 213, 264, 315], "ratios": [[2], [2, 3], [2, 3], [2, 3], [2], [2]]}
-    build_model(Run.alone(parse_config({"data": data, "model": {**shape, "dboxes": same}})), state)
+    build_model(run_of(model={**shape, "dboxes": same}), state)
 
 
-def test_a_run_with_dboxes_of_its_own_is_resumed_with_the_same_ones_alone():
-    source = [{"path": "shapes"}]
-    data = {"train": source, "val": source, "classes": ["cat"]}
+def test_custom_dboxes_must_match_on_resume():
     sizes, ratios = [10, 20, 40, 80, 160, 240, 300], [[4], [2, 5], [2, 3], [2, 3], [2], [1.5]]
     shape = {"pretrained": "none", "width": 0.05, "dboxes": {"sizes": sizes, "ratios": ratios}}
-    run = Run.alone(parse_config({"data": data, "model": shape}))
+    run = run_of(model=shape)
     model, preprocessing = build_model(run, None)
-    state = TrainState(model.state_dict(), ["cat"], preprocessing.to_plain(), run.config.model_dump(mode="json"))
+    state = TrainState(model.state_dict(), ["cat", "dog"], preprocessing.to_plain(), run.config.model_dump(mode="json"))
     again, _ = build_model(run, state)
     assert torch.equal(again.dbox_list, model.dbox_list)
     for other in ("voc", {"sizes": [11, *sizes[1:]], "ratios": ratios}):
-        run = Run.alone(parse_config({"data": data, "model": {**shape, "dboxes": other}}))
+        run = run_of(model={**shape, "dboxes": other})
         with pytest.raises(CheckpointError, match=r"set model.dboxes: {sizes: \[10.0, 20.0, "):
             build_model(run, state)
 
 
-def test_a_step_is_built_of_the_configuration():
+def test_a_step_follows_the_configuration():
     train = {"batch_size": 4, "iterations": 9, "optimizer": "sgd", "lr": 0.2, "momentum": 0.8, "weight_decay": 0.03}
     loss = {"jaccard_thresh": 0.4, "neg_pos": 2, "min_neg": 5}
     run = run_of(train={**train, "ema": 0.9, "clip_grad_norm": 7.0}, loss=loss)
@@ -108,7 +101,7 @@ def test_a_step_is_built_of_the_configuration():
     assert build_step(run_of(train=train), model, preprocessing, schedule_of(10, **train)).updater.ema is None
 
 
-def test_a_network_is_placed_frozen_and_in_the_format_of_training(monkeypatch):
+def test_place_freezes_and_sets_the_memory_format(monkeypatch):
     monkeypatch.setattr(build, "choose_training_format", lambda *_: torch.channels_last)
     model = SSD300(3, width=0.05)
     build.place(run_of(), model, "conv3_3")
@@ -119,8 +112,8 @@ def test_a_network_is_placed_frozen_and_in_the_format_of_training(monkeypatch):
 
 
 @pytest.mark.parametrize("processes, share", [(3, 10), (40, 1)])
-def test_the_batch_that_the_memory_holds_is_shared_by_the_processes(processes, share, monkeypatch):
-    """Of 32 photos three processes can share 30; the one that needs most steps for its ten decides."""
+def test_the_automatic_batch_is_divided_among_processes(processes, share, monkeypatch):
+    """Three processes can divide 30 of 32 photos evenly; the one that needs the most steps decides."""
     asked = []
     monkeypatch.setattr(build, "fewest_steps", lambda step, size, *_: asked.append(size) or 2)
     monkeypatch.setattr(World, "all_gather", lambda _, steps: [steps, 5, steps])
@@ -140,9 +133,7 @@ def test_the_batch_that_the_memory_holds_is_shared_by_the_processes(processes, s
     "batch_size, accumulate, before, now, tried",
     [(12, 3, 1, 1, []), (12, 3, 0, 1, []), (12, 3, 2, 2, []), (12, 3, 2, 1, [12]), (12, 3, 1, 2, [6]), (12, 3, 0, 8, [1])],
 )
-def test_a_resumed_run_keeps_its_batches_where_as_many_processes_share_them(
-    batch_size, accumulate, before, now, tried, monkeypatch
-):
+def test_a_resumed_run_keeps_its_batch_size_with_as_many_processes(batch_size, accumulate, before, now, tried, monkeypatch):
     asked = []
     monkeypatch.setattr(build, "fewest_steps", lambda step, size, *_: asked.append(size) or 1)
     monkeypatch.setattr(World, "all_gather", lambda _, steps: [steps])
@@ -156,13 +147,13 @@ def test_a_resumed_run_keeps_its_batches_where_as_many_processes_share_them(
     assert run.config.train.accumulate == (1 if tried else accumulate)
 
 
-def test_the_seed_decides_on_the_first_weights():
+def test_the_seed_determines_initial_weights():
     first, same, other = (build_model(run_of(seed=seed), None)[0].state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(value, same[name]) for name, value in first.items())
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
-def test_weights_of_a_start_are_taken_frozen_and_told(tmp_path, capsys):
+def test_init_from_loads_and_freezes_weights_and_prints_them(tmp_path, capsys):
     model, preprocessing = build_model(run_of(), None)
     save_checkpoint(tmp_path / "a.pt", TrainState(model.state_dict(), ["cat", "dog"], preprocessing.to_plain(), {}))
     capsys.readouterr()
@@ -174,7 +165,7 @@ def test_weights_of_a_start_are_taken_frozen_and_told(tmp_path, capsys):
     assert not first.requires_grad  # it is placed as the configuration says
 
 
-def test_classes_of_another_checkpoint_are_told():
+def test_a_checkpoint_with_other_classes_is_refused():
     run = run_of()
     model, preprocessing = build_model(run, None)
     state = TrainState(model.state_dict(), ["dog", "cat"], preprocessing.to_plain(), run.config.model_dump(mode="json"))
@@ -182,7 +173,7 @@ def test_classes_of_another_checkpoint_are_told():
         build_model(run, state)
 
 
-def test_batches_are_those_that_a_run_began_with():
+def test_use_batch_size_of_a_state():
     run = run_of(train={"batch_size": "auto"})
     use_batch_size_of(run, TrainState({}, [], {}, {"train": {"batch_size": 12, "accumulate": 3}}))
     assert (run.batch_size, run.config.train.accumulate) == (12, 3)
@@ -194,8 +185,8 @@ def test_batches_are_those_that_a_run_began_with():
     assert run.batch_size == 8
 
 
-def test_pruned_weights_are_those_of_the_main_process(monkeypatch, capsys):
-    """It alone has the pretrained features and looks at the photos; its error is everybody's."""
+def test_pruned_weights_come_from_the_main_process(monkeypatch, capsys):
+    """It alone loads the pretrained features and the photos; every process raises its error."""
     model, theirs = (SSD300(3, width=0.05) for _ in range(2))
     gathered: list[Any] = []
 
@@ -233,7 +224,7 @@ def test_pruned_weights_are_those_of_the_main_process(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("tiles, what", [(None, "photos"), ({"size": 50}, "photos and tiles")])
-def test_what_is_about_to_happen_is_told(tiles, what, monkeypatch, capsys):
+def test_describe(tiles, what, monkeypatch, capsys):
     source = [{"path": "shapes"}]
     run = run_of(
         data={"train": source, "val": source, "classes": ["cat", "dog"], "tiles": tiles},

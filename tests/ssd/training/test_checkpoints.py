@@ -37,7 +37,7 @@ from tests.helpers.runs import run_of
 from tests.ssd.weights.test_checkpoint import damage_empty, damage_one_byte, damage_truncate, state
 
 
-def test_the_newest_whole_one_is_found(tmp_path):
+def test_the_newest_valid_checkpoint_is_found(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     for iteration in (10, 20, 30):
         save_checkpoint(tmp_path / "last.pt", state(iteration))
@@ -63,7 +63,7 @@ def test_the_newest_whole_one_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_copy_outlives_its_source_and_old_ones_go(tmp_path, monkeypatch, links):
+def test_a_copy_outlives_its_source_and_old_ones_are_removed(tmp_path, monkeypatch, links):
     """Where the disk can link files, and where it cannot, as an exFAT one."""
     if not links:
 
@@ -146,7 +146,7 @@ def alone(path: Path) -> Path:
     ],
     ids=["earlier", "best", "backup", "of another run", "copied beside", "copied over the last", "weights", "weights beside"],
 )
-def test_nothing_is_lost_that_was_not_given_up(folder: Path, checkpoint: Callable[[Path], Path], said: str) -> None:
+def test_nothing_is_lost_without_overwrite(folder: Path, checkpoint: Callable[[Path], Path], said: str) -> None:
     path = checkpoint(folder)
     before = files(folder)
     with pytest.raises(UserError, match=said):
@@ -163,7 +163,7 @@ def test_nothing_is_lost_that_was_not_given_up(folder: Path, checkpoint: Callabl
     assert not (folder / "checkpoints" / numbered_name(4)).exists()
 
 
-def test_what_came_after_a_backup_is_not_lost_where_its_checkpoints_are_damaged(folder):
+def test_damaged_later_checkpoints_still_protect_a_run(folder):
     save_checkpoint(folder.parent / "backup.pt", of_run("one", 3))
     for path in (folder / "checkpoints").iterdir():
         damage_truncate(path)
@@ -173,7 +173,7 @@ def test_what_came_after_a_backup_is_not_lost_where_its_checkpoints_are_damaged(
 
 @pytest.mark.parametrize("left", ["checkpoints/backup.pt", "report.html", "metrics.jsonl", "detections.png"])
 @pytest.mark.parametrize("resume", [None, "auto"])
-def test_what_is_left_of_a_run_without_its_checkpoints_is_kept(folder, left, resume):
+def test_results_without_checkpoints_are_protected(folder, left, resume):
     content = (folder / left).read_bytes() if (folder / left).exists() else b"mine"
     shutil.rmtree(folder)
     (folder / left).parent.mkdir(parents=True)
@@ -183,14 +183,14 @@ def test_what_is_left_of_a_run_without_its_checkpoints_is_kept(folder, left, res
     assert find_start(in_folder(folder), resume, True) == ResumePoint(None, clear=True)
 
 
-def test_a_run_that_ended_before_it_saved_anything_starts_again(folder):
+def test_a_run_that_saved_nothing_starts_again(folder):
     shutil.rmtree(folder / "checkpoints")
     (folder / "metrics.jsonl").write_text('{"kind": "train", "epoch": 1, "iteration": 2, "loss": 1}\n')
     for resume in (None, "auto"):
         assert find_start(in_folder(folder), resume, False) == ResumePoint(None, clear=True)
 
 
-def test_the_newest_whole_checkpoint_may_be_the_best_one(folder, capsys):
+def test_the_newest_valid_checkpoint_may_be_best_pt(folder, capsys):
     for name in (LAST, numbered_name(4)):
         damage_truncate(folder / "checkpoints" / name)
     found = start(folder, "auto")
@@ -201,7 +201,7 @@ def test_the_newest_whole_checkpoint_may_be_the_best_one(folder, capsys):
     assert find_start(in_folder(folder), "auto", False).state.iteration == 3
 
 
-def test_a_folder_to_resume_from_tells_what_was_skipped_and_may_begin_with_home(folder, capsys, monkeypatch):
+def test_resuming_a_folder_reports_skipped_checkpoints_and_expands_home(folder, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.setenv("USERPROFILE", str(folder.parent))
     damage_truncate(folder / "checkpoints" / LAST)
@@ -211,7 +211,7 @@ def test_a_folder_to_resume_from_tells_what_was_skipped_and_may_begin_with_home(
     assert f"skipped: {folder / 'checkpoints' / LAST}" in capsys.readouterr().out
 
 
-def test_a_best_checkpoint_by_another_measure_is_kept(folder):
+def test_the_best_checkpoint_by_another_metric_is_kept(folder):
     before = (folder / "checkpoints" / BEST).read_bytes()
     found = ResumePoint(of_run("one", 4, best_map=0.7))
     make_folder(in_folder(folder), of_run("one", 4), found)  # chosen again: no best figure is known
@@ -236,7 +236,7 @@ class Refused(Two):
     theirs: Any = {tuple: ("runs/b: holds a run",) * 2}  # noqa: RUF012
 
 
-def test_processes_that_begin_with_different_states_are_refused():
+def test_processes_with_different_states_are_refused():
     one = ResumePoint(of_run("one", 4))
     assert find_same_state(Two(size=2), lambda: one) is one
     with pytest.raises(UsageError, match=r"process 0 has iteration 4 of run one \(\w{8}\), process 1 has no checkpoint; give"):
@@ -267,14 +267,14 @@ def begun(run: Run, state: TrainState, **found: bool) -> TrainState:
     return first_state(run, IMAGENET, ResumePoint(state, **found))
 
 
-def test_a_run_begins_with_an_identity_of_its_own():
+def test_each_run_gets_its_own_id():
     one, other = (first_state(run_of(), IMAGENET, ResumePoint(None)) for _ in range(2))
     assert len(one.run_id) == len(other.run_id) >= 16
     assert one.run_id != other.run_id
     assert (one.classes, one.num_processes, one.iteration, one.best_map) == (["cat", "dog"], 1, 0, -1)
 
 
-def test_a_best_figure_of_its_own_folder_counts(resumed, capsys):
+def test_the_best_map_of_the_same_run_is_kept(resumed, capsys):
     run, state = resumed
     first = begun(run, state)
     assert (first.run_id, first.num_processes, first.best_map, first.not_improved) == ("of this run", 1, 0.4, 2)
@@ -292,7 +292,7 @@ def test_a_best_figure_of_its_own_folder_counts(resumed, capsys):
         ("later", "has no valid best.pt of this run"),
     ],
 )
-def test_a_best_figure_without_its_checkpoint_or_of_another_kind_does_not_count(resumed, case, said, tmp_path, capsys):
+def test_an_incomparable_best_map_or_one_without_checkpoint_is_dropped(resumed, case, said, tmp_path, capsys):
     run, state = resumed
     best = tmp_path / "checkpoints/best.pt"
     if case == "other metric":
@@ -308,7 +308,7 @@ def test_a_best_figure_without_its_checkpoint_or_of_another_kind_does_not_count(
     assert f"{said}: best.pt is chosen anew" in capsys.readouterr().out
 
 
-def test_a_state_that_begins_another_run_takes_another_identity(resumed):
+def test_a_state_that_starts_another_run_gets_a_new_id(resumed):
     run, state = resumed
     assert len(begun(run, state, clear=True).run_id) >= 16
     state.run_id = ""  # of before runs had one

@@ -1,4 +1,4 @@
-"""A run's data: what is left out, and what is kept in memory."""
+"""A run's data: what is left out, and what is cached."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def damaged_root(shapes_root, tmp_path):
     return tmp_path, name
 
 
-def test_what_is_left_out_is_counted_in_a_line_and_listed_in_the_runs_folder(damaged_root, shapes_root, tmp_path, capsys):
+def test_damaged_photos_are_counted_and_listed_in_the_output_folder(damaged_root, shapes_root, tmp_path, capsys):
     root, name = damaged_root
     config = write_config(tmp_path, root, data={"damaged": "skip", "workers": 0}, **TINY)
     assert train.main(["--config", str(config)]) == 0
@@ -50,14 +50,14 @@ def alone(tmp_path, root, **data: object) -> Run:
     return Run.alone(load_config(write_config(tmp_path, root, data=data)))
 
 
-def test_a_photo_that_both_parts_have_is_listed_once(damaged_root, tmp_path):
+def test_a_damaged_photo_of_both_parts_is_listed_once(damaged_root, tmp_path):
     root, name = damaged_root
     sources = [{"path": "shapes", "split": "trainval"}]
     run = alone(tmp_path, root, damaged="skip", train=sources, val=sources)
     assert [f"{name}.jpg" in line for line in load_data(run).damaged] == [True]
 
 
-def test_photos_are_kept_in_memory_where_they_fit(shapes_root, tmp_path, monkeypatch, capsys):
+def test_photos_are_cached_if_they_fit(shapes_root, tmp_path, monkeypatch, capsys):
     run = alone(tmp_path, shapes_root, cache="ram")
     photos = load_data(run).train
     size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
@@ -73,7 +73,7 @@ def test_photos_are_kept_in_memory_where_they_fit(shapes_root, tmp_path, monkeyp
     ]
 
 
-def test_workers_that_are_not_forked_have_a_cache_each(shapes_root, tmp_path, monkeypatch, capsys):
+def test_spawned_workers_have_a_cache_each(shapes_root, tmp_path, monkeypatch, capsys):
     run = alone(tmp_path, shapes_root, cache="ram", workers=3)
     photos = load_data(run).train
     size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
@@ -91,8 +91,8 @@ def test_a_dry_run_counts_the_cache(shapes_root, tmp_path, capsys):
     assert "GiB more for data.cache: ram" in capsys.readouterr().out
 
 
-def test_processes_that_read_different_photos_are_told(shapes_root, tmp_path, monkeypatch):
-    """On another machine a photo may be damaged that is whole here: batches would no longer be shared out alike."""
+def test_processes_with_different_photos_are_refused(shapes_root, tmp_path, monkeypatch):
+    """A photo may be damaged on one machine only; batches would then be divided differently."""
     gather = World.all_gather
 
     def with_another(world: World, value: object, **options: object) -> list:
@@ -104,7 +104,7 @@ def test_processes_that_read_different_photos_are_told(shapes_root, tmp_path, mo
         load_data(alone(tmp_path, shapes_root))
 
 
-def test_a_folder_of_both_parts_is_looked_at_once(shapes_root, tmp_path, monkeypatch):
+def test_a_folder_of_both_parts_is_scanned_once(shapes_root, tmp_path, monkeypatch):
     listed = []
     scan = os.scandir
     monkeypatch.setattr("os.scandir", lambda path: listed.append(str(path)) or scan(path))
@@ -119,7 +119,7 @@ def notes(run: Run) -> list[str]:
     return tiles_notes(run.config, train_dataset(run, train, IMAGENET), eval_dataset(run, val, IMAGENET))
 
 
-def test_tiles_that_change_nothing_are_told(shapes_root, tmp_path):
+def test_tiles_notes(shapes_root, tmp_path):
     assert notes(alone(tmp_path, shapes_root)) == []
     said = notes(alone(tmp_path, shapes_root, tiles={}))
     assert said == ["warning: data.tiles.size 600: no photo is larger, so there are no tiles"]
@@ -131,8 +131,8 @@ def test_tiles_that_change_nothing_are_told(shapes_root, tmp_path):
 
 
 @pytest.mark.parametrize("workers, taken", [("auto", 6), (9, 6), (2, 2), (0, 0)])
-def test_no_more_processes_look_at_the_photos_than_data_workers(tmp_path, shapes_root, monkeypatch, workers, taken):
-    """What a user sets when memory is short has to help there too."""
+def test_data_workers_limits_the_processes_that_read_photos(tmp_path, shapes_root, monkeypatch, workers, taken):
+    """A limit set for lack of memory must apply there too."""
     config = load_config(write_config(tmp_path, shapes_root, data={"workers": workers}), [])
     asked = []
     load = datasets.load_photos
@@ -146,7 +146,7 @@ def test_no_more_processes_look_at_the_photos_than_data_workers(tmp_path, shapes
 
 @pytest.fixture
 def reading(monkeypatch):
-    """Stands in for what reads the photos and for the bar on a terminal: what each is given."""
+    """Replace load_photos and the progress bar, and collect their arguments."""
     told: dict[str, Any] = {}
 
     class Bar(SimpleNamespace):
@@ -170,7 +170,7 @@ def reading(monkeypatch):
     return told
 
 
-def test_photos_are_read_as_the_configuration_says(reading, monkeypatch):
+def test_photos_are_loaded_as_configured(reading, monkeypatch):
     monkeypatch.setattr(datasets, "num_cores", lambda: 6)
     train, val = [{"path": "a"}], [{"path": "b"}]
     data = {
@@ -179,7 +179,7 @@ def test_photos_are_read_as_the_configuration_says(reading, monkeypatch):
     }  # fmt: skip
     run = Run.alone(parse_config({"data": data, "seed": 9}))
     common = {"seed": 9, "ignore_others": True, "workers": 4, "data_format": "yolo", "damaged": "skip", "digests": {}}
-    for part, fraction in (("train", 0.5), ("val", 1.0)):  # a figure of fewer photos would be another one
+    for part, fraction in (("train", 0.5), ("val", 1.0)):  # validation always uses all photos
         datasets._load_part(run, part, {})
         assert reading["options"] == {**common, "fraction": fraction}
         assert reading["sources"] == getattr(run.config.data, part)

@@ -34,8 +34,8 @@ def test_biases_are_doubled_and_undecayed():
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_found_inf_leaves_weights_and_state_alone(kind):
-    # The trainer relies on it to stop before a bad gradient without asking the device.
+def test_found_inf_skips_weights_and_state(kind):
+    # The updater relies on it to skip a bad gradient without synchronising.
     layer = torch.nn.Conv2d(1, 1, 1)
     optimizer = make_optimizer(layer, kind, 0.1, 0.9, 0.1)
     for bad in (False, True):
@@ -48,7 +48,7 @@ def test_found_inf_leaves_weights_and_state_alone(kind):
         assert all(same) if bad else not any(same)
 
 
-def test_weight_average_by_hand():
+def test_model_ema_by_hand():
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(layer.weight)
     average = ModelEMA(layer, decay=0.5)

@@ -25,7 +25,7 @@ def result():
     return voc_eval(detections, truth, 2)
 
 
-def test_recall_and_precision_from_a_score_on(result):
+def test_recall_and_precision_at_a_score(result):
     recall, precision, counts = result.at(0, np.array([0.0, 0.6, 0.7, 0.85, 0.9, 0.95]))
     assert recall == pytest.approx([2 / 3, 2 / 3, 1 / 3, 1 / 3, 1 / 3, 0])
     assert precision == pytest.approx([1 / 2, 1 / 2, 1 / 2, 1, 1, 1])
@@ -34,7 +34,7 @@ def test_recall_and_precision_from_a_score_on(result):
     assert (recall.tolist(), precision.tolist(), counts.tolist()) == ([0, 0], [1, 1], [0, 0])
 
 
-def test_a_curve_in_tensorboard_has_the_counts(result, tmp_path):
+def test_a_tensorboard_curve_has_the_counts(result, tmp_path):
     records = RecordFile(tmp_path)
     records.pr_curve("precision-recall/cat", 3, result.at(0, THRESHOLDS), 7)
     records.close()
@@ -49,7 +49,7 @@ def test_a_curve_in_tensorboard_has_the_counts(result, tmp_path):
     np.testing.assert_allclose(curve[:, at].T, expected, rtol=1e-6)
 
 
-def test_training_and_validation_loss_are_in_one_chart(tmp_path):
+def test_training_and_validation_loss_share_a_chart(tmp_path):
     records = RecordFile(tmp_path)
     losses = {"loss": 3.0, "loss_l": 1.0, "loss_c": 2.0}
     records.write("train", 1, 10, {**losses, "grad_norm": 7.0})
@@ -69,7 +69,7 @@ def test_training_and_validation_loss_are_in_one_chart(tmp_path):
     assert charts == {name: [f"train/{name}", f"eval/{name}"] for name in losses}
 
 
-def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
+def test_records_of_repeated_iterations_are_dropped(tmp_path):
     records = RecordFile(tmp_path)
     for iteration in (1, 2, 3):
         records.write("train", 1, iteration, {"loss": 1.0})
@@ -83,7 +83,7 @@ def test_records_of_a_time_that_is_repeated_are_dropped(tmp_path):
     assert [(record["kind"], record["iteration"]) for record in kept] == [("train", 1), ("eval", 1), ("train", 2)]
 
 
-def test_a_picture_in_tensorboard_is_the_one_given(tmp_path):
+def test_a_tensorboard_picture_keeps_its_content(tmp_path):
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, :30] = 250, 120, 10  # RGB
     records = RecordFile(tmp_path)
@@ -97,7 +97,7 @@ def test_a_picture_in_tensorboard_is_the_one_given(tmp_path):
     np.testing.assert_allclose(shown[:, :24].astype(int), image[:, :24], atol=6)
 
 
-def test_a_full_disk_under_tensorboard_costs_its_events_alone(tmp_path, capfd):
+def test_a_full_disk_costs_only_tensorboard_events(tmp_path, capfd):
     records = RecordFile(tmp_path)
     (events,) = (tmp_path / "tensorboard").iterdir()
     records.write("train", 1, 1, {"loss": 1.0})

@@ -1,4 +1,4 @@
-"""The update of the weights, in every precision, with gradients made up."""
+"""The update of the weights, in every precision, with made-up gradients."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ from tests.helpers.runs import schedule_of
 
 @pytest.fixture(autouse=True)
 def _filled_memory():
-    """What is made of memory as it is holds NaN, as it may."""
+    """Fill uninitialised memory with NaN."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -46,7 +46,7 @@ def update(updater: Updater, gradient: float, loss: float = 1.0, iteration: int 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_norm_is_of_the_whole_gradient_without_scale_and_limit(dtype, clip):
+def test_grad_norm_is_unscaled_and_before_clipping(dtype, clip):
     """112 numbers of 0.3; in float16 times 2^16, and a limit that is far below."""
     updater = updater_of("sgd", dtype, clip)
     for parameter in updater.model.parameters():
@@ -60,7 +60,7 @@ def is_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_overflows_before_between_and_after_good_steps_leave_no_trace(kind, clip):
+def test_overflows_around_good_steps_leave_no_trace(kind, clip):
     """In float16 the first steps overflow, until the scale has fallen; as if they had never been, good ones follow."""
     updater, smooth = (updater_of(kind, torch.float16, clip) for _ in range(2))
     start = [parameter.detach().clone() for parameter in updater.model.parameters()]
@@ -97,7 +97,7 @@ def test_the_first_step_is_pytorchs(kind, dtype):
         torch.testing.assert_close(update(updater, gradient), [parameter.detach() for parameter in layer.parameters()])
 
 
-def test_the_average_follows_every_update():
+def test_the_ema_follows_every_update():
     updater = updater_of("sgd", torch.float32)
     expected = [parameter.detach().clone() for parameter in updater.model.parameters()]
     for iteration in range(3):
@@ -109,7 +109,7 @@ def test_the_average_follows_every_update():
 
 
 @pytest.mark.parametrize("gradient", [math.inf, math.nan])
-def test_a_gradient_that_no_scale_holds_ends_a_float16_run(gradient):
+def test_a_gradient_that_overflows_at_every_scale_ends_a_float16_run(gradient):
     updater = updater_of("sgd", torch.float16)
     before = update(updater, 0.5)
     for _ in range(17):  # from 65536 to 0.5
@@ -123,7 +123,7 @@ def test_a_gradient_that_no_scale_holds_ends_a_float16_run(gradient):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_after_a_loss_that_is_not_finite_the_weights_stay(dtype, loss):
+def test_the_weights_stay_after_a_non_finite_loss(dtype, loss):
     updater = updater_of("sgd", dtype)
     before = update(updater, 0.5)
     for iteration, faulty in enumerate((loss, 1.0, 1.0), start=1):
@@ -132,14 +132,14 @@ def test_after_a_loss_that_is_not_finite_the_weights_stay(dtype, loss):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gradient_that_is_not_finite_is_a_fault_in_other_precisions(dtype):
+def test_a_non_finite_gradient_is_an_error_in_other_precisions(dtype):
     updater = updater_of("adamw", dtype)
     before = update(updater, 0.5)
     assert is_same(update(updater, math.nan, iteration=1), before)
     assert updater.non_finite_at == 2
 
 
-def test_state_that_a_checkpoint_lacks_begins_at_zero():
+def test_missing_optimiser_state_starts_at_zero():
     """As that of a run without momentum, gone on with some."""
     updater = updater_of("sgd", torch.float16)
     state = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, **updater.state())
@@ -150,7 +150,7 @@ def test_state_that_a_checkpoint_lacks_begins_at_zero():
     torch.testing.assert_close(after[1], start[1] - updater.optimizer.param_groups[1]["lr"])
 
 
-def test_each_part_that_a_state_lacks_is_told_in_a_line():
+def test_each_missing_part_of_a_state_is_reported():
     updater = updater_of("sgd", torch.float32)
     update(updater, 0.1)
     state = TrainState(classes=["a"], preprocessing=IMAGENET.to_plain(), config={}, iteration=1, **updater.state())
@@ -171,7 +171,7 @@ def test_each_part_that_a_state_lacks_is_told_in_a_line():
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_a_state_that_is_restored_and_saved_again_is_the_same(kind):
+def test_restoring_and_saving_a_state_changes_nothing(kind):
     """As by a run that was killed in an evaluation: it resumes, evaluates, and writes best.pt before its next step."""
     torch.manual_seed(0)
     before, after = updater_of(kind, torch.float32), updater_of(kind, torch.float32)
@@ -207,7 +207,7 @@ def test_a_state_resumes_in_another_memory_format(kind, formats):
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_an_optimiser_that_is_not_fused_leaves_the_same_steps_out(kind, monkeypatch):
+def test_an_unfused_optimiser_skips_the_same_steps(kind, monkeypatch):
     """That of Apple's GPUs, here on a CPU."""
     fused = updater_of(kind, torch.float32)
     monkeypatch.setattr(boxes, "APPLE", {"cpu"})

@@ -29,8 +29,8 @@ from tests.helpers.runs import records, run_of, schedule_of, small
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.usefixtures("_made_up_evaluations")
-def test_the_sums_of_all_processes_continue_in_the_main_one_alone(rank):
-    """A train record adds up what every process has: sums that each of them took up would count twice."""
+def test_only_the_main_process_restores_the_saved_sums(rank):
+    """A train record sums over the processes, so sums restored by each would count twice."""
     state = TrainState({}, [], {}, {}, iteration=5, window=torch.tensor([3.0, 4.0]), grad_norms=torch.tensor([6.0, 2.0]))
     run, nothing = run_of(), Mock()
     run.world = World(rank, 2)
@@ -40,7 +40,7 @@ def test_the_sums_of_all_processes_continue_in_the_main_one_alone(rank):
 
 
 @pytest.mark.slow
-def test_the_photos_of_an_evaluation_are_begun_while_the_network_trains(tmp_path, shapes_root, monkeypatch):
+def test_evaluation_workers_start_while_the_network_trains(tmp_path, shapes_root, monkeypatch):
     """Two steps ahead, of evaluations after steps 3 and 5."""
     monkeypatch.setattr(trainer, "AHEAD", 2)
     monkeypatch.setattr(validate, "write_report", lambda *_: None)
@@ -96,7 +96,7 @@ def fit(folder: Path, figures: list[tuple[float, float]], patience: int | None =
     ],
 )
 @pytest.mark.usefixtures("_made_up_evaluations")
-def test_of_equal_figures_the_lower_validation_loss_is_the_better(tmp_path, figures, best):
+def test_equal_maps_are_ranked_by_validation_loss(tmp_path, figures, best):
     assert fit(tmp_path / "whole", figures)[1] == best
     for each in figures:  # the same, with a restart before each step
         _, resumed = fit(tmp_path / "parts", [each], resume=each is not figures[0])
@@ -104,14 +104,14 @@ def test_of_equal_figures_the_lower_validation_loss_is_the_better(tmp_path, figu
 
 
 @pytest.mark.usefixtures("_made_up_evaluations")
-def test_patience_begins_when_something_was_found(tmp_path):
+def test_patience_begins_with_the_first_map_above_0(tmp_path):
     worse = [(0.0, 5.0 + i) for i in range(6)]
     assert fit(tmp_path / "nothing", worse, patience=2) == (6, 1)
     assert fit(tmp_path / "found", [*worse, (0.1, 9.0), (0.1, 9.0), (0.0, 9.0), (0.5, 1.0)], patience=2) == (9, 7)
 
 
 @pytest.mark.usefixtures("_made_up_evaluations")
-def test_patience_counts_from_the_last_better_evaluation(tmp_path):
+def test_patience_counts_from_the_last_improvement(tmp_path):
     assert fit(tmp_path, [(0.2, 1.0), (0.1, 1.0), (0.3, 1.0), (0.1, 1.0), (0.3, 0.9), (0.1, 1.0)], patience=2) == (6, 5)
     assert fit(tmp_path, [(0.2, 1.0), (0.9, 1.0)], patience=2, resume=True) == (7, 5)  # the second one in a row
 
@@ -121,7 +121,7 @@ FULL = OSError(28, "No room", "metrics.jsonl")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyError("a fault"), UserError("a photo is gone"), FULL, Stopped(15)])
-def test_whatever_ends_a_run_what_it_learned_is_saved(tmp_path, shapes_root, monkeypatch, capsys, error):
+def test_progress_is_saved_whatever_ends_a_run(tmp_path, shapes_root, monkeypatch, capsys, error):
     step, write = TrainStep.__call__, RecordFile.write
 
     def fails_in_step(self, batches, iteration):
@@ -151,7 +151,7 @@ def test_whatever_ends_a_run_what_it_learned_is_saved(tmp_path, shapes_root, mon
 
 
 @pytest.mark.slow
-def test_what_fails_before_anything_is_learned_leaves_no_checkpoint(tmp_path, shapes_root, monkeypatch, capsys):
+def test_a_failure_before_the_first_step_leaves_no_checkpoint(tmp_path, shapes_root, monkeypatch, capsys):
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -177,7 +177,7 @@ def trained(folder: Path, root: Path, *arguments: str, resume: Path | None = Non
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_report")
-def test_the_mean_of_the_steps_whether_resumed_or_not(tmp_path, shapes_root):
+def test_grad_norm_is_the_mean_over_steps_even_when_resumed(tmp_path, shapes_root):
     every = trained(tmp_path / "every", shapes_root, "log_every=1")
     assert len(set(every)) == 3
     whole = trained(tmp_path / "whole", shapes_root, "log_every=2")
@@ -186,7 +186,7 @@ def test_the_mean_of_the_steps_whether_resumed_or_not(tmp_path, shapes_root):
     kept = tmp_path / "first.pt"
     shutil.copy(first, kept)
     assert trained(tmp_path / "whole", shapes_root, "log_every=2", resume=kept) == whole
-    # A checkpoint of before they were counted: the mean of those since.
+    # An old checkpoint without the sums: the mean since the restart.
     state = load_checkpoint(kept)
     state.grad_norms = None
     save_checkpoint(kept, state)
@@ -195,7 +195,7 @@ def test_the_mean_of_the_steps_whether_resumed_or_not(tmp_path, shapes_root):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_report")
-def test_steps_that_float16_leaves_out_do_not_count(tmp_path, shapes_root, monkeypatch):
+def test_skipped_float16_steps_do_not_count(tmp_path, shapes_root, monkeypatch):
     """As if the gradient had been infinite in the first two of three steps."""
     norms: list[float] = []
     real = TrainStep.__call__

@@ -1,4 +1,4 @@
-"""What the training loop does when: with steps, evaluations and a clock that are made up."""
+"""The training loop with fake steps, evaluations and clock."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -85,7 +85,7 @@ def _two_seconds(monkeypatch):
 
 
 @pytest.mark.usefixtures("_two_seconds")
-def test_a_record_is_of_the_steps_since_the_last_one():
+def test_a_record_averages_the_steps_since_the_last_one():
     loop = Loop([0.1], eval_every=100, lr=0.5, warmup=6)
     loop.norms = {0: 3.0, 1: math.inf, 2: math.inf, 3: math.nan}
     loop.fit()
@@ -103,8 +103,8 @@ def test_a_record_is_of_the_steps_since_the_last_one():
 
 
 @pytest.mark.parametrize("start", [2, None])
-def test_a_resumed_record_counts_what_was_summed_before(start):
-    """Of the steps 3 and 4, the first of them before the restart; states of before it was kept do not tell where it began."""
+def test_a_resumed_record_includes_the_saved_sums(start):
+    """Steps 3 and 4, of which step 3 precedes the restart; old states lack the start of the window."""
     state = TrainState(
         {}, ["cat"], {}, {}, iteration=3, window=torch.tensor([3.0, 10.0]), grad_norms=torch.tensor([5.0, 1.0]),
         window_start=start,
@@ -120,8 +120,8 @@ def test_a_resumed_record_counts_what_was_summed_before(start):
     assert loop.states[-1].window_start == 4
 
 
-def test_checkpoints_come_when_they_are_due_and_the_best_is_marked():
-    """Evaluations after 2, 4 and 5 of five steps; the best until then is the last state, while there is no figure."""
+def test_checkpoints_are_written_when_due_and_the_best_is_marked():
+    """Evaluations after steps 2, 4 and 5; until one has a mAP, the last state is the best."""
     loop = Loop([math.nan, 0.3, 0.2], checkpoint_every=3)
     best = loop.fit()
     assert (best.iteration, best.evaluation.mean_ap) == (4, 0.3)
@@ -135,11 +135,11 @@ def test_checkpoints_come_when_they_are_due_and_the_best_is_marked():
     assert loop.said[0] == "evaluation after iteration 2, epoch 1"
 
 
-def test_a_figure_of_0_is_a_figure():
+def test_a_map_of_0_counts():
     assert Loop([0.0, 0.0, 0.0]).fit().iteration == 2
 
 
-def test_an_equal_figure_is_no_better_and_patience_ends_a_run():
+def test_an_equal_map_is_no_improvement_and_patience_ends_a_run():
     loop = Loop([0.3, 0.3, 0.1, 0.9], iterations=20, patience=2)
     assert loop.fit().iteration == 2
     assert loop.evaluated == [2, 4, 6]
@@ -147,7 +147,7 @@ def test_an_equal_figure_is_no_better_and_patience_ends_a_run():
 
 
 @pytest.mark.parametrize("best_map", [0.5, 0.0])
-def test_a_best_evaluation_of_an_earlier_start_is_not_known(best_map):
+def test_a_best_evaluation_from_before_the_restart_is_not_returned(best_map):
     state = TrainState({}, ["cat"], {}, {}, iteration=4, best_map=best_map, best_loss=1.0, evaluated_at=4)
     loop = Loop([best_map], state)
     assert loop.fit() is None
@@ -155,14 +155,14 @@ def test_a_best_evaluation_of_an_earlier_start_is_not_known(best_map):
     assert loop.saved == [(5, False, False)] * 2  # before that evaluation and after it
 
 
-def test_an_evaluation_that_was_cut_off_is_made_at_once():
+def test_an_interrupted_evaluation_is_repeated_first():
     loop = Loop([0.4, 0.5], TrainState({}, ["cat"], {}, {}, iteration=4, evaluated_at=2))
     loop.before_step = lambda _: loop.evaluated.append(0)
     loop.fit()
     assert loop.evaluated == [4, 0, 5]
 
 
-def test_without_a_figure_the_last_state_is_the_best():
+def test_without_a_map_the_last_state_is_the_best():
     loop = Loop([math.nan])
     loop.trainer.schedule = replace(loop.trainer.schedule, eval_every=100)
     best = loop.fit()
@@ -170,7 +170,7 @@ def test_without_a_figure_the_last_state_is_the_best():
     assert loop.saved[-1] == (5, False, True)
 
 
-def test_the_average_is_evaluated_where_there_is_one():
+def test_the_averaged_weights_are_evaluated():
     applied = []
 
     @contextmanager
@@ -184,7 +184,7 @@ def test_the_average_is_evaluated_where_there_is_one():
     assert applied == [loop.model]
 
 
-def test_a_request_ends_the_loop_after_its_step_with_a_checkpoint():
+def test_a_stop_request_ends_the_loop_after_the_step_with_a_checkpoint():
     loop = Loop([], eval_every=100)
     loop.before_step = lambda iteration: setattr(loop.stop, "signal", 15 * (iteration == 2))
     with pytest.raises(Stopped) as stopped:
@@ -193,7 +193,7 @@ def test_a_request_ends_the_loop_after_its_step_with_a_checkpoint():
     assert [iteration for iteration, *_ in loop.saved] == [3]
 
 
-def test_data_that_fails_costs_nothing_that_was_learned():
+def test_progress_is_saved_when_data_fails():
     def two_batches() -> Iterator[None]:
         yield from (None, None)
         raise ValueError("gone")
@@ -211,7 +211,7 @@ def test_data_that_fails_costs_nothing_that_was_learned():
     assert [iteration for iteration, *_ in loop.saved] == [2]  # all processes have the same weights
 
 
-def test_what_is_not_finite_is_never_saved():
+def test_non_finite_weights_are_never_saved():
     loop = Loop([], eval_every=100, log_every=100)
     loop.non_finite = 1
     with pytest.raises(NonFiniteError, match=r"^iteration 2: the loss or its gradient is not finite; the weights are unch"):
@@ -221,7 +221,7 @@ def test_what_is_not_finite_is_never_saved():
     assert loop.saved == []
 
 
-def test_a_loss_that_is_not_finite_ends_the_loop_at_the_next_record():
+def test_a_non_finite_loss_ends_the_loop_at_the_next_record():
     loop = Loop([], eval_every=100)
     steps: list[int] = []
     loop.before_step = steps.append
@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_ends_the_loop_at_the_next_record():
     assert (steps, loop.records) == ([0, 1], [])
 
 
-def test_each_evaluation_has_the_photos_that_were_begun_for_it():
+def test_each_evaluation_uses_its_own_loader():
     begun: list[int] = []
 
     class Batches:
