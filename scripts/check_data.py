@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     import numpy as np
 
-    from data.dataset.annotation import DataError
-    from data.dataset.coverage import best_overlaps, show, show_sizes
-    from data.transforms.tiles import cut
+    from data.dataset.coverage import best_overlaps, print_part, print_sizes
+    from data.dataset.errors import DataError
+    from data.transforms.tiles import cut_tiles
     from ssd.dbox import make_dbox_list, spec_of
     from ssd.training.datasets import load_data
     from ssd.training.run import Run
@@ -37,13 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     for line in damaged:
         print(f"left out: {line}")
     for name, photos in (("train", train_photos), ("val", val_photos)):
-        show(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, named)
+        print_part(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, named)
     if config.data.tiles:
-        windows = cut(train_photos, config.data.tiles, config.seed)
+        windows = cut_tiles(train_photos, config.data.tiles, config.seed)
         tiles = windows.select(windows.trained & (np.arange(len(windows)) >= len(train_photos)))
         print(f"\ntiles of data.train: {len(tiles)}, {int((np.diff(tiles.starts) == 0).sum())} of them without objects")
         if len(tiles.labels):
-            show_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, named)
+            print_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, named)
     print(f"\nno faults, but {len(damaged)} that data.damaged: skip leaves out" if damaged else "\nno faults")
     return 0
 

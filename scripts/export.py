@@ -236,7 +236,7 @@ def photos_needed(hint: str) -> Iterator[None]:
     Raises:
         UsageError: they cannot be read; the message ends in `hint`.
     """
-    from data.dataset.annotation import DataError
+    from data.dataset.errors import DataError
     from ssd.config.schema import ConfigError
 
     try:

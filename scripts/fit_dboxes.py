@@ -20,8 +20,8 @@ from ssd.system.stop import StopRequest
 def main(arguments: list[str] | None = None) -> int:
     config = config_named(__doc__, arguments)
 
-    from data.dataset.coverage import all_boxes, best_overlaps, show_change
-    from data.transforms.tiles import cut
+    from data.dataset.coverage import all_boxes, best_overlaps, print_change
+    from data.transforms.tiles import cut_tiles
     from ssd.autoconfig.dbox_fit import COVERED, fit, objects_of
     from ssd.config.yaml import dump_yaml
     from ssd.dbox import DBOX_SPECS, make_dbox_list, spec_of
@@ -31,10 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     with StopRequest().listening() as stop:
         photos = load_part(Run.alone(config, stop), "train")
     photos.require_objects("data.train", with_difficult=True)
-    windows = cut(photos, config.data.tiles, config.seed).of_training()
+    windows = cut_tiles(photos, config.data.tiles, config.seed).of_training()
     found = fit(objects_of(all_boxes(windows), windows.labels, config.seed))
     before, after = (best_overlaps(windows, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
-    show_change(photos.classes, windows, before, after, COVERED)
+    print_change(photos.classes, windows, before, after, COVERED)
     named = next((name for name, spec in DBOX_SPECS.items() if spec == spec_of(found)), None)
     print(f"\nmodel:\n  dboxes: {dump_yaml(named or found.to_plain(), in_line=True)}")
     return 0

@@ -25,7 +25,7 @@ from ssd.system.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from data.loading.loader import DetectionDataset
+    from data.loading.dataset import DetectionDataset
     from ssd.compress.prune import LayerFit
     from ssd.model import SSD300
     from ssd.preprocessing import Preprocessing
@@ -173,7 +173,7 @@ def gflop(network: "SSD300") -> float:
 
 def validation_samples(run: "Run", preprocessing: "Preprocessing") -> "DetectionDataset | None":
     """The run's validation photos; None, with a note, where they are not there."""
-    from data.dataset.annotation import DataError
+    from data.dataset.errors import DataError
     from ssd.training.datasets import eval_dataset, load_part
 
     try:

@@ -22,11 +22,10 @@ import yaml
 from PIL import Image
 
 import train
-from data.dataset.photos import load_photos
-from data.loading.loader import DetectionDataset
-from data.transforms.augment import Switches
+from data.dataset.annotation_loader import load_annotations
+from data.loading.dataset import DetectionDataset
 from scripts import check_data
-from ssd.config.schema import SourceConfig
+from ssd.config.schema import AugmentConfig, SourceConfig
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 from ssd.weights.checkpoint import TrainState, save_checkpoint
@@ -330,11 +329,11 @@ def test_bad_input_data(row: Row, folder: Path, tmp_path: Path, capsys: pytest.C
         assert code == 0, output.err
         assert row.note in output.out
         assert row.note or "boxes" not in output.out.split("data.train: 3 photos")[0]
-        photos = load_photos([SourceConfig(path="mine")], tmp_path, ["cat", "dog"]).photos
+        photos = load_annotations([SourceConfig(path="mine")], tmp_path, ["cat", "dog"]).photos
         assert (len(photos), len(photos.labels)) == (row.photos, row.objects)
         # What the preflight lets in, training can use.
-        for switches in (None, Switches()):
-            batch = DetectionDataset(photos, 300, IMAGENET.fill, switches=switches).__getitems__(
+        for switches in (None, AugmentConfig()):
+            batch = DetectionDataset(photos, 300, IMAGENET.fill, augment=switches).__getitems__(
                 [(0, i) for i in range(len(photos))]
             )
             assert batch.images.shape == (row.photos, 300, 300, 3)

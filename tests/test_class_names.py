@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import train
-from data.dataset.photos import load_photos
-from data.layouts.find import find_layout
+from data.dataset.annotation_loader import load_annotations
+from data.layouts.find import find_format
 from scripts import detect, new_config
 from ssd.config.file import load_config
 from ssd.config.schema import SourceConfig
@@ -64,7 +64,7 @@ def find_one_of_each(state: TrainState) -> None:
 
 def names_of(folder: Path, path: str) -> list[str]:
     """The classes of the objects in a data set, as the readers of layouts read them."""
-    photos = load_photos([SourceConfig(path=path)], folder, NAMES).photos
+    photos = load_annotations([SourceConfig(path=path)], folder, NAMES).photos
     return [NAMES[label] for label in photos.labels]
 
 
@@ -109,7 +109,7 @@ def check_results(folder: Path, classes: list[str]) -> None:
         for file in (folder / "mine/val/val.jpg", folder / "out" / path):
             (again / file.name).write_bytes(file.read_bytes())
         assert names_of(folder, layout) == classes
-        assert set(find_layout(again)[1].class_counts()) == set(classes)
+        assert set(find_format(again)[1].class_counts()) == set(classes)
 
 
 def test_a_terminal_without_their_letters_gets_them_escaped(tmp_path, monkeypatch):

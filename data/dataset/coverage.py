@@ -1,4 +1,4 @@
-"""Figures of a data set: objects of each class, their sizes, and how well the default boxes cover them."""
+"""Statistics of a data set: objects per class, their sizes, and how well the default boxes cover them."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,40 +6,42 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from data.dataset.annotation import similar_classes
-from data.dataset.photos import Annotations
-from data.transforms.tiles import Windows
+from data.dataset.annotations import Annotations
+from data.dataset.class_names import similar_classes
+from data.transforms.tiles import Crops
 from ssd.boxes import iou, to_corners
 from ssd.preprocessing import IMAGENET
 
-EDGES = (0, 8, 16, 32, 64, 128, 301)  # pixels of the network's input
-CHUNK = 1024  # objects compared with all DBoxes at once
+SIDE_BINS = (0, 8, 16, 32, 64, 128, 301)  # bins of an object's side in the network's input, pixels
+CHUNK = 1024  # objects compared with the DBoxes at a time
 
 
-def best_overlaps(photos: Annotations | Windows, dbox_list: torch.Tensor) -> np.ndarray:
-    """The largest overlap of each object with any DBox `[N]`."""
+def best_overlaps(photos: Annotations | Crops, dbox_list: torch.Tensor) -> np.ndarray:
+    """Return the largest overlap of each object with any DBox `[N]`."""
     corners = to_corners(dbox_list)
     chunks = torch.from_numpy(all_boxes(photos)).split(CHUNK)
     return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
 
 
-def all_boxes(photos: Annotations | Windows) -> np.ndarray:
-    """All objects `[N, 4]` as corners relative to their photo or tile."""
+def all_boxes(photos: Annotations | Crops) -> np.ndarray:
+    """Return all objects `[N, 4]` as corners relative to their photo or crop."""
     sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
     return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
 
 
-def show(part: str, photos: Annotations, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
-    """Prints one part's figures."""
+def print_part(part: str, photos: Annotations, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+    """Print the statistics of one part of the data."""
     counts = np.diff(photos.starts)
-    print(f"\ndata.{part}: {len(photos)} photos, {len(photos.labels)} objects; {int((counts == 0).sum())} photos without any")
+    print(
+        f"\ndata.{part}: {len(photos)} photos, {len(photos.labels)} objects; {int((counts == 0).sum())} photos without objects"
+    )
     if not len(photos.labels):
         return
     for warning in similar_classes(dict(zip(photos.classes, np.bincount(photos.labels).tolist(), strict=False))):
         print(f"warning: {warning}")
     widths, heights = photos.sizes.T
     print(f"photos: {widths.min()} to {widths.max()} pixels wide, {heights.min()} to {heights.max()} high; "
-          f"objects a photo: {counts.mean():.1f} on average, {counts.max()} at most")  # fmt: skip
+          f"objects per photo: {counts.mean():.1f} on average, {counts.max()} at most")  # fmt: skip
     width = max(len("class"), *map(len, photos.classes))
     print(f"  {'class':{width}}  objects  difficult  photos")
     owners = np.repeat(np.arange(len(photos)), counts)
@@ -47,15 +49,15 @@ def show(part: str, photos: Annotations, overlaps: np.ndarray, thresh: float, db
         of_class = photos.labels == label
         difficult = int(photos.difficult[of_class].sum())
         print(f"  {name:{width}}  {int(of_class.sum()):7d}  {difficult:9d}  {len(np.unique(owners[of_class])):6d}")
-    show_sizes(photos, overlaps, thresh, dboxes)
+    print_sizes(photos, overlaps, thresh, dboxes)
 
 
-def show_sizes(photos: Annotations | Windows, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
-    """Prints how large the network sees the objects, and how many of them the DBoxes cover."""
+def print_sizes(photos: Annotations | Crops, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+    """Print how large objects are in the network's input, and how many the DBoxes cover."""
     boxes = all_boxes(photos) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     print(f"  side in the {IMAGENET.size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")
-    for low, high in pairwise(EDGES):
+    for low, high in pairwise(SIDE_BINS):
         inside = (sides >= low) & (sides < high)
         if inside.any():
             label = f"{low} to {min(high, IMAGENET.size)}"
@@ -63,20 +65,20 @@ def show_sizes(photos: Annotations | Windows, overlaps: np.ndarray, thresh: floa
     print(f"  {'all':>27}  {len(sides):7d}  {(overlaps >= thresh).mean():7.1%}")
 
 
-def show_change(classes: Sequence[str], windows: Windows, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
-    """Prints how many objects of each class and size two kinds of DBoxes cover.
+def print_change(classes: Sequence[str], crops: Crops, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
+    """Print how many objects of each class and size two sets of DBoxes cover.
 
     Args:
         classes: names.
-        windows: the objects.
-        before: the largest overlap of each with a DBox of the one kind `[N]`.
-        after: likewise of the other.
-        thresh: overlap from which on an object is covered.
+        crops: with the objects.
+        before: largest overlap of each object with the current DBoxes `[N]`.
+        after: the same with the fitted DBoxes `[N]`.
+        thresh: overlap from which an object is covered.
     """
-    boxes = all_boxes(windows) * IMAGENET.size
+    boxes = all_boxes(crops) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
-    by_class = {name: windows.labels == label for label, name in enumerate(classes)}
-    by_size = {f"{low} to {min(high, IMAGENET.size)}": (sides >= low) & (sides < high) for low, high in pairwise(EDGES)}
+    by_class = {name: crops.labels == label for label, name in enumerate(classes)}
+    by_size = {f"{low} to {min(high, IMAGENET.size)}": (sides >= low) & (sides < high) for low, high in pairwise(SIDE_BINS)}
     width = max(len("mean over classes"), *map(len, classes))
     shares = []
     for title, groups in (("class", by_class), (f"side, of {IMAGENET.size}", by_size)):

@@ -1,5 +1,4 @@
-"""Data sets as they were read, kept between runs: a second start looks at what the system says of their files, and reads none
-of them where that tells of every change."""
+"""Cache of annotations between runs. An unchanged folder is not read again: the system's file information shows any change."""
 
 import hashlib
 import json
@@ -14,60 +13,60 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import ssd
-from data.dataset.annotation import DataError
-from data.dataset.disk_cache import load_arrays, remove_older, save_arrays, stamp_of
-from data.layouts.named import base_of
-from data.layouts.tree import READ
+from data.dataset.disk_cache import file_signature, load_arrays, remove_older, save_arrays
+from data.dataset.errors import DataError
+from data.layouts.dataset_file import base_folder
+from data.layouts.find import FILE_SUFFIXES
 from ssd.system.images import SUFFIXES
 
-KEPT = 8  # files of one folder: its splits, read with several options
-SAID = "said"  # the array that is JSON
-TICK = 1000  # files
-REST = 20_000_000  # nanoseconds: more than a system's clock of changes takes for a step
+MAX_FILES = 8  # cached files per folder: its splits, read with different options
+TEXTS = "texts"  # the array that holds JSON
+TICK_FILES = 1000  # files between calls of `tick`
+CLOCK_STEP = 20_000_000  # nanoseconds: longer than one step of the file system's clock
 
 
-class Content(NamedTuple):
-    """What is kept of a data set."""
+class CachedContent(NamedTuple):
+    """The cached content of a data set."""
 
     arrays: dict[str, np.ndarray]
-    said: dict[str, Any]  # plain values
+    texts: dict[str, Any]  # plain values
 
 
 class FolderDigest:
-    """A digest of the names and stamps of all that lies in a data set's folder. Links are followed.
+    """A digest of the names and signatures of all files in a data set's folder. Links are followed.
 
-    A file that has changed just now may change once more within the same step of the system's clock: it is waited for.
+    A file that changed just now may change again within one step of the file system's clock. The digest waits that out.
 
     Args:
         folder: the data set, or a file in its folder.
-        tick: called now and then; may raise to stop a long look.
+        tick: called from time to time; may raise to stop.
     """
 
     def __init__(self, folder: Path, tick: Callable[[], None]) -> None:
         try:
-            base = base_of(folder)
-        except DataError:  # which those who read the data tell
+            base = base_folder(folder)
+        except DataError:  # reported when the data is read
             base = folder.parent
-        self.place = _digest(str(base.resolve()))
-        self.stamp = self._stamp(folder, base, tick)
-        if self.newest > time.time_ns() - REST:
-            time.sleep(REST / 1e9)
-            self.stamp = self._stamp(folder, base, tick)
+        self.folder_id = _digest(str(base.resolve()))
+        self.value = self._compute(folder, base, tick)
+        if self.newest > time.time_ns() - CLOCK_STEP:
+            time.sleep(CLOCK_STEP / 1e9)
+            self.value = self._compute(folder, base, tick)
 
-    def _stamp(self, folder: Path, base: Path, tick: Callable[[], None]) -> str:
+    def _compute(self, folder: Path, base: Path, tick: Callable[[], None]) -> str:
         self.folders: set[tuple[int, int]] = set()
         self.has_photos = False
-        self.newest = 0  # nanoseconds: the last change of a file
-        stamp = self._look(str(base), tick)
-        if folder.is_file() and not self.has_photos:  # as where COCO's file lies in annotations/, beside the photos' folder
-            stamp += self._look(str(base.parent), tick)
-        if folder.is_file():  # it may lie outside
-            stamp += f"{folder}/{stamp_of(folder, folder.stat())}"
+        self.newest = 0  # nanoseconds: the last change of any file
+        value = self._digest_tree(str(base), tick)
+        if folder.is_file() and not self.has_photos:  # COCO's file may lie in annotations/, beside the photos' folder
+            value += self._digest_tree(str(base.parent), tick)
+        if folder.is_file():  # it may lie outside of `base`
+            value += f"{folder}/{file_signature(folder, folder.stat())}"
             self.newest = max(self.newest, folder.stat().st_ctime_ns)
-        return stamp
+        return value
 
-    def _look(self, base: str, tick: Callable[[], None]) -> str:
-        """The digest of one folder and those below it; none is looked at twice."""
+    def _digest_tree(self, base: str, tick: Callable[[], None]) -> str:
+        """Return the digest of a folder and those below it. No folder is visited twice."""
         digest = hashlib.sha256()
         pending = [base]
         while pending:
@@ -86,10 +85,10 @@ class FolderDigest:
                             is_photo = item.name.lower().endswith(SUFFIXES)
                             self.has_photos |= is_photo
                             self.newest = max(self.newest, status.st_ctime_ns)
-                            is_read = is_photo or item.name.lower().endswith(READ)
-                            stamp = stamp_of(item.path, status) if is_read else (status.st_size, status.st_mtime_ns)
-                            lines.append(f"{item.name}/{stamp}")
-                        if len(lines) % TICK == 0:
+                            is_read = is_photo or item.name.lower().endswith(FILE_SUFFIXES)
+                            signature = file_signature(item.path, status) if is_read else (status.st_size, status.st_mtime_ns)
+                            lines.append(f"{item.name}/{signature}")
+                        if len(lines) % TICK_FILES == 0:
                             tick()
             except OSError as error:
                 lines.append(f"/{error.errno}")
@@ -99,53 +98,52 @@ class FolderDigest:
 
 
 class SourceCache:
-    """The place of one data set, read in one way, in the user's cache folder.
+    """The cache of one data set read with one set of options.
 
-    What is there counts as long as a look at the data set's folder is the same as before it was read, and so is the code that
-    reads.
+    It is valid as long as the folder's digest and the code that reads data are unchanged.
 
     Args:
         folder: the data set, or a file in its folder.
-        reading: all that decides on what is read, as plain values.
+        options: everything that determines what is read, as plain values.
         digest: of the folder as it is now.
     """
 
-    def __init__(self, folder: Path, reading: object, digest: FolderDigest) -> None:
+    def __init__(self, folder: Path, options: object, digest: FolderDigest) -> None:
         self.digest = digest
-        self.group = f"data-{digest.place}"
-        self.name = f"{self.group}-{_digest(repr((str(folder), reading, _code())))}"
+        self.group = f"data-{digest.folder_id}"
+        self.name = f"{self.group}-{_digest(repr((str(folder), options, _code_digest())))}"
 
-    def recall(self) -> Content | None:
-        """What was kept, if nothing has changed since."""
+    def load(self) -> CachedContent | None:
+        """Load the cached content; None if anything has changed since."""
         arrays = load_arrays(self.name)
         try:
-            said = json.loads(arrays.pop(SAID).tobytes())
-            return Content(arrays, said["content"]) if said["stamp"] == self.digest.stamp else None
+            texts = json.loads(arrays.pop(TEXTS).tobytes())
+            return CachedContent(arrays, texts["content"]) if texts["digest"] == self.digest.value else None
         except (KeyError, ValueError, TypeError):
             return None
 
-    def remember(self, paths: np.ndarray, arrays: Mapping[str, np.ndarray], said: Mapping[str, Any]) -> None:
-        """Keeps what was read, unless a photo lies in a folder that would not be looked at.
+    def save(self, paths: np.ndarray, arrays: Mapping[str, np.ndarray], texts: Mapping[str, Any]) -> None:
+        """Save what was read, unless a photo lies in a folder that the digest does not cover.
 
         Args:
             paths: of the photos `[n]`, bytes.
             arrays: what was read.
-            said: what belongs to it, as plain values.
+            texts: what else was read, as plain values.
         """
         try:
-            theirs = {_identity(os.stat(folder)) for folder in set(map(os.path.dirname, paths.tolist()))}
-        except OSError:  # gone in the meantime
+            folders = {_identity(os.stat(folder)) for folder in set(map(os.path.dirname, paths.tolist()))}
+        except OSError:  # removed in the meantime
             return
-        if theirs <= self.digest.folders:
-            content = json.dumps({"stamp": self.digest.stamp, "content": said}).encode()
-            save_arrays(self.name, {**arrays, SAID: np.frombuffer(content, np.uint8)})
-            remove_older(self.group, KEPT)
+        if folders <= self.digest.folders:
+            content = json.dumps({"digest": self.digest.value, "content": texts}).encode()
+            save_arrays(self.name, {**arrays, TEXTS: np.frombuffer(content, np.uint8)})
+            remove_older(self.group, MAX_FILES)
 
 
 def _status(item: os.DirEntry[str]) -> os.stat_result:
     try:
         return item.stat()
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a broken link
         return item.stat(follow_symlinks=False)
 
 
@@ -158,8 +156,8 @@ def _digest(text: str) -> str:
 
 
 @cache
-def _code() -> str:
-    """Return a digest of the code that reads data: another version reads everything again."""
+def _code_digest() -> str:
+    """Return a digest of the code that reads data, so that another version reads the data again."""
     digest = hashlib.sha256()
     for path in code_files():
         digest.update(path.read_bytes())
@@ -168,5 +166,5 @@ def _code() -> str:
 
 def code_files() -> list[Path]:
     """Return the files that decide what is read from a data set."""
-    data, paper = Path(__file__).resolve().parents[1], Path(ssd.__path__[0])
-    return sorted([*data.rglob("*.py"), *paper.glob("*.py"), *(paper / "system").glob("*.py")])
+    data, package = Path(__file__).resolve().parents[1], Path(ssd.__path__[0])
+    return sorted([*data.rglob("*.py"), *(path for part in ("", "config", "system") for path in (package / part).glob("*.py"))])

@@ -1,4 +1,4 @@
-"""Which photos are trained on and which are evaluated on: splits by their usual names, and the division of what has none."""
+"""Splits: their usual names, which to train and evaluate on, and how to split a folder that has none."""
 
 import hashlib
 import re
@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from data.dataset.annotation import DataError
-from data.dataset.listing import composed
+from data.dataset.errors import DataError
+from data.dataset.names import nfc
 from ssd.config.schema import SourceConfig
 
 ROLES = {
@@ -19,71 +19,71 @@ ROLES = {
     "all": ("all", "default"),
 }
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
-PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))  # what to train and to evaluate on, the likeliest first
-TRAINED_ON = ("trainval", "train", "all")  # roles of a split that may be divided
+PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))  # to train and to evaluate on, in order of preference
+DIVISIBLE = ("trainval", "train", "all")  # roles of a split that may be divided, in order of preference
 VAL_FRACTION = 0.2
 
 
 @cache
 def words(name: str) -> tuple[str, ...]:
-    """The words of a name, in lower case: `Train_Images` has two."""
+    """Return the words of a name in lower case: `Train_Images` has two."""
     return tuple(re.findall(r"[^\W_]+", name.casefold()))
 
 
 @cache
 def role(name: str) -> str:
-    """What a split is for by its name, whatever its case and a year behind it (train2017, Validation); empty for others."""
+    """Return a split's role from its name, ignoring case and a year (train2017, Validation); empty if it has none."""
     found = re.fullmatch(r"([a-z]+?)(?:[ _-]?(?:19|20)\d\d|\d\d)?", name.casefold())
     return ROLE_OF.get(found[1], "") if found else ""
 
 
 def choose(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What to train on and what to evaluate on, as entries of a source.
+    """Choose what to train and what to evaluate on, as entries of a source.
 
     Args:
         folder: the data set.
         names: of its splits.
 
     Raises:
-        DataError: it has splits, but none to train on, so that dividing the folder could take test photos for training.
+        DataError: the splits do not say what to train on, and dividing the folder could train on test photos.
     """
     for one, other in PAIRS:
         pairs = [(a, b) for a in names for b in names if role(a) == one and role(b) == other]
         if pairs:
-            # Of train2014, train2017, val2014 and val2017 the latest that go together.
+            # Prefer equal years, then the latest: of train2014, train2017, val2014 and val2017 those of 2017.
             years = [re.sub(r"\D", "", a) == re.sub(r"\D", "", b) for a, b in pairs]
             train, val = max(zip(years, pairs, strict=True))[1]
             return {"split": train}, {"split": val}
     if names and not divisible(names):
         raise DataError(
-            f"{folder}: has the splits {', '.join(names)}, but no pair to train and to evaluate on (train and val, say); "
+            f"{folder}: has the splits {', '.join(names)}, but no pair for training and evaluation (such as train and val); "
             "rename them, or name them in data.train and data.val"
         )
     return {"split": "train", "val_fraction": VAL_FRACTION}, {"split": "val", "val_fraction": VAL_FRACTION}
 
 
 def divisible(names: Sequence[str]) -> list[str]:
-    """The split that may be divided, the first of several: there has to be one to train on, and none to evaluate on."""
+    """Return the one split that may be divided, if any. With a val or test split, none may be."""
     roles = {role(name): name for name in names}
     if "val" in roles or "test" in roles:
         return []
-    return [roles[each] for each in TRAINED_ON if each in roles][:1]
+    return [roles[each] for each in DIVISIBLE if each in roles][:1]
 
 
 def find_split(folder: Path, source: SourceConfig, names: Sequence[str]) -> str | None:
-    """Which of a folder's splits a source means; None for the whole folder.
+    """Return the split that a source names; None for the whole folder.
 
     Raises:
-        DataError: there is none of that name, or the folder has splits and is to be divided.
+        DataError: there is no such split, or a folder with splits would have to be divided.
     """
-    listed = f"there are: {', '.join(names)}"
+    available = f"available: {', '.join(names)}"
     if source.val_fraction is not None:
         if source.split not in ("train", "val"):
-            raise DataError(f"{folder}: val_fraction goes with split train or val of a folder without splits of its own")
+            raise DataError(f"{folder}: val_fraction needs split train or val, and a folder without its own splits")
         if names and not divisible(names):
-            raise DataError(f"{folder}: val_fraction goes with a folder without splits of its own; {listed}")
+            raise DataError(f"{folder}: val_fraction needs a folder without its own splits; {available}")
         return divisible(names)[0] if names else None
-    wanted = composed(source.split)
+    wanted = nfc(source.split)
     tests: tuple[Callable[[str], bool], ...] = (
         lambda name: name == wanted,
         lambda name: name.casefold() == wanted.casefold(),
@@ -94,16 +94,17 @@ def find_split(folder: Path, source: SourceConfig, names: Sequence[str]) -> str 
         if len(found) == 1:
             return found[0]
         if found:
-            raise DataError(f"{folder}: split {wanted} may be any of {', '.join(found)}; name one of them")
+            raise DataError(f"{folder}: split {wanted} is ambiguous: {', '.join(found)}; name one of them")
     if wanted == "all":
         return None
-    hint = listed if names else "set split: all, or val_fraction to split the folder"
+    hint = available if names else "set split: all, or val_fraction to split the folder"
     raise DataError(f"{folder}: no such split: {wanted}; {hint}")
 
 
 def divide(names: list[str], folder: Path, source: SourceConfig, seed: int) -> set[str]:
-    """The train or val part of a data set without splits. A hash of its name decides on each photo, so that neither the order
-    of the others nor a change to them moves it across. Of two photos and more, each part has at least one.
+    """Return the train or val part of a data set without splits. Each part has at least one photo.
+
+    A hash of its name decides where a photo goes, so adding, removing or reordering others does not move it.
 
     Raises:
         DataError: there is only one photo.
@@ -121,5 +122,5 @@ def divide(names: list[str], folder: Path, source: SourceConfig, seed: int) -> s
 
 
 def draw(seed: int, name: str) -> float:
-    """A number in 0..1 that depends on seed and name alone."""
+    """Return a number in 0..1 that depends only on seed and name."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).digest()[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""COCO's JSON files: lists of images, annotations and categories; boxes as left, top, width and height in pixels."""
+"""COCO's JSON files: lists of images, annotations and categories; boxes are left, top, width and height in pixels."""
 
 import json
 import math
@@ -10,29 +10,33 @@ from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.dataset.annotation import (
+from data.dataset.class_names import unknown_class
+from data.dataset.errors import DataError
+from data.dataset.names import nfc
+from data.dataset.photo_objects import (
     MAX_SIDE,
-    Annotation,
-    DataError,
+    PhotoObjects,
     PhotoSize,
     agreed_size,
-    clipped_annotation,
-    is_turned,
-    turned_box,
-    unknown_class,
+    clip_objects,
+    is_rotated,
+    rotated_box_fault,
 )
-from data.dataset.listing import composed
 
 KEYS = ("images", "annotations", "categories")
-# What is read of their items: all else, such as masks beside boxes, is most of a large file.
-NEEDED = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ()}
-OTHERS = {"images": ("width", "height"), "categories": (), "annotations": ("id", "image_id", "category_id", "bbox", "iscrowd")}
-MAX_CROWDS = 0.2  # share of a file's annotations that are crowds; of COCO's own they are a hundredth
+# Values to keep of each item. Most of a large file is something else, such as masks beside boxes.
+REQUIRED = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ()}
+OPTIONAL = {
+    "images": ("width", "height"),
+    "categories": (),
+    "annotations": ("id", "image_id", "category_id", "bbox", "iscrowd"),
+}
+MAX_CROWDS = 0.2  # largest share of crowds in a file; in COCO itself it is 0.01
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 
 
 def is_coco(path: Path) -> bool:
-    """Whether a JSON file has images, annotations with boxes, and categories; without parsing it, as it may be large."""
+    """Return whether a JSON file has images, annotations and categories, without parsing it, since it may be large."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             return any(
@@ -40,25 +44,28 @@ def is_coco(path: Path) -> bool:
                 and text.find('"segments_info"'.encode(code)) < 0
                 for code in ENCODINGS
             )
-    except (OSError, ValueError):  # ValueError: it is empty
+    except (OSError, ValueError):  # ValueError: the file is empty
         return False
 
 
 def category_names(content: Mapping[str, Any]) -> dict[Hashable, str]:
-    return {id_of(category["id"]): composed(str(category["name"]).strip()) for category in content["categories"]}
+    return {id_of(category["id"]): nfc(str(category["name"]).strip()) for category in content["categories"]}
 
 
 class Objects(NamedTuple):
-    """The annotations of a file that are single objects."""
+    """The annotations of a file, without crowds."""
 
     items: list[dict[str, Any]]
-    num_marked: int  # of them, those that are marked as crowds nevertheless
-    num_crowds: int  # annotations that were left out as crowds
+    num_marked: int  # items that are marked as crowds nevertheless
+    num_crowds: int  # annotations left out as crowds
 
 
 def objects_in(content: Mapping[str, Any]) -> Objects:
-    """The objects of a file. `iscrowd: 1` tells a region of many; but some tools (CVAT) mark every object with a mask so, where
-    COCO has outlines of single objects beside the masks of its crowds."""
+    """Return the single objects of a file.
+
+    In COCO, `iscrowd: 1` marks a region of many objects, which has a mask; single objects have outlines. Some tools (CVAT)
+    mark every object with a mask as a crowd.
+    """
     marked = [str(item.get("iscrowd")).strip().lower() in ("1", "1.0", "true") for item in content["annotations"]]
     by_cvat = ["occluded" in item["attributes"] for item in content["annotations"]]
     masks = [crowd for item, crowd in zip(content["annotations"], marked, strict=True) if item["has_mask"]]
@@ -69,7 +76,7 @@ def objects_in(content: Mapping[str, Any]) -> Objects:
 
 
 def id_of(value: Any) -> Hashable:
-    """An id, the same one whether it is written as a number, as text, or as 1.0, which tables make of 1."""
+    """Return an id in one form, whether it was written as 1, "1", or 1.0 (by spreadsheets)."""
     if type(value) is int:
         return value
     text = str(value).strip()
@@ -77,41 +84,41 @@ def id_of(value: Any) -> Hashable:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, with lists of images, annotations and categories.
+    """Read a JSON file with lists of images, annotations and categories.
 
     Raises:
-        DataError: it cannot be read, or is none of COCO's.
+        DataError: it cannot be read, or is not a COCO file.
     """
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:
-        raise DataError(f"{path}: is nested too deep to be a file of COCO") from None
+        raise DataError(f"{path}: is nested too deep for a COCO file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from None
-    except ValueError:  # Python converts no number of more than 4,300 digits
-        raise DataError(f"{path}: has a number of thousands of digits; mend it") from None
+    except ValueError:  # Python does not convert numbers with more than 4,300 digits
+        raise DataError(f"{path}: has a number with thousands of digits; fix it") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in KEYS):
-        raise DataError(f"{path}: expected lists of {', '.join(KEYS)}, as COCO's instance files have them")
-    for key, needed in NEEDED.items():
+        raise DataError(f"{path}: expected lists of {', '.join(KEYS)}, as in COCO's instance files")
+    for key, required in REQUIRED.items():
         for number, item in enumerate(content[key]):
-            missing = [name for name in needed if not isinstance(item, dict) or name not in item]
+            missing = [name for name in required if not isinstance(item, dict) or name not in item]
             if missing or not isinstance(item, dict):
                 raise DataError(f"{path}: {key}[{number}]: {', '.join(missing) or 'a mapping'} is missing")
-            nested = [name for name in needed if isinstance(item[name], list | dict)]
+            nested = [name for name in required if isinstance(item[name], list | dict)]
             if nested:
                 raise DataError(f"{path}: {key}[{number}]: {nested[0]}: expected a number or text")
             if key == "categories" and (item["name"] is None or isinstance(item["name"], bool)):
                 raise DataError(f"{path}: {key}[{number}]: name: expected text, got {json.dumps(item['name'])}; write its name")
-        content[key] = [_read_of(item, (*needed, *OTHERS[key])) for item in content[key]]
+        content[key] = [_keep(item, (*required, *OPTIONAL[key])) for item in content[key]]
     for key in ("images", "categories"):
-        _refuse_twice(path, key, (item["id"] for item in content[key]))
+        _require_unique(path, key, (item["id"] for item in content[key]))
     return content
 
 
-def _read_of(item: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """What is read of one image, annotation or category, without values that are nested deeper than they may be."""
+def _keep(item: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the needed values of one image, annotation or category, with deep nesting removed."""
     found = {name: _shallow(item[name], 2) for name in names if name in item}
     if not item.get("bbox") and item.get("segmentation"):
         found["segmentation"] = _shallow(item["segmentation"], 2)
@@ -124,23 +131,20 @@ def _read_of(item: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def _shallow(value: Any, depth: int) -> Any:
-    """A value of which nothing is nested deeper than that; what is becomes text, mappings lose their content."""
+    """Return a value nested at most `depth` lists deep. Deeper lists become text, and mappings become empty."""
     if isinstance(value, list):
         return [_shallow(each, depth - 1) for each in value] if depth else reprlib.repr(value)
     return {} if isinstance(value, dict) else value
 
 
-def _refuse_twice(path: Path, key: str, ids: Iterable[Any]) -> None:
-    """
-    Raises:
-        DataError: an id stands twice, so that annotations cannot be told apart.
-    """
+def _require_unique(path: Path, key: str, ids: Iterable[Any]) -> None:
+    """Raise DataError if an id is used twice."""
     for id_, count in Counter(map(id_of, ids)).most_common(1):
         if count > 1:
-            raise DataError(f"{path}: {key}: id {id_} stands {count} times, as in files that were joined; give each its own")
+            raise DataError(f"{path}: {key}: id {id_} is used {count} times, as in merged files; make ids unique")
 
 
-def to_annotation(
+def parse_image(
     path: Path,
     image: Mapping[str, Any],
     objects: list[dict[str, Any]],
@@ -148,11 +152,11 @@ def to_annotation(
     labels: Mapping[str, int],
     ignore_others: bool,
     photo: PhotoSize | None,
-) -> Annotation:
-    """The objects of one image.
+) -> PhotoObjects:
+    """Return the objects of one image.
 
     Raises:
-        DataError: with one line for each fault.
+        DataError: one line per fault.
     """
     faults: list[str] = []
     where = f"{path}: image {image['file_name']}"
@@ -180,24 +184,24 @@ def to_annotation(
     def place(index: int) -> str:
         return f"{path}: annotation {ids[index]} of {image['file_name']}"
 
-    return clipped_annotation(width, height, boxes, numbers, [False] * len(numbers), place)
+    return clip_objects(width, height, boxes, numbers, [False] * len(numbers), place)
 
 
 def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """The edges of an object's box: its bbox, or, where it has none, those of its outlines.
+    """Return the edges of an object's bbox, or, without one, of the box around its outlines.
 
     Raises:
-        ValueError: it has neither, or what it has makes no sense.
+        ValueError: it has neither, or an invalid one.
     """
     bbox, segmentation = item.get("bbox"), item.get("segmentation")
     five = bbox if isinstance(bbox, list) and len(bbox) == 5 else None
     angle = five[4] if five else item["attributes"].get("rotation")
-    if five or is_turned(angle):
-        raise ValueError(turned_box(angle))
+    if five or is_rotated(angle):
+        raise ValueError(rotated_box_fault(angle))
     if not bbox and isinstance(segmentation, list) and segmentation:
-        return _around(segmentation)
+        return _box_around(segmentation)
     if not bbox and isinstance(segmentation, Mapping):
-        raise ValueError("has a mask (RLE) but no bbox; export boxes or outlines, or add bbox by pycocotools.mask.toBbox")
+        raise ValueError("has a mask (RLE) but no bbox; export boxes or outlines, or add bbox with pycocotools.mask.toBbox")
     try:
         x, y, width, height = (float(value) for value in item["bbox"])
         if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
@@ -207,11 +211,11 @@ def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def _around(outlines: list[Any]) -> tuple[float, float, float, float]:
-    """The edges of the box around outlines, each a list x, y, x, y, ...
+def _box_around(outlines: list[Any]) -> tuple[float, float, float, float]:
+    """Return the edges of the box around outlines, each a list x, y, x, y, ...
 
     Raises:
-        ValueError: they are none.
+        ValueError: they are not such lists.
     """
     try:
         corners = [(float(x), float(y)) for outline in outlines for x, y in zip(outline[::2], outline[1::2], strict=True)]
@@ -219,12 +223,12 @@ def _around(outlines: list[Any]) -> tuple[float, float, float, float]:
         if not all(map(math.isfinite, (*xs, *ys))):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ValueError("has no bbox, and its segmentation is no list of outlines x, y, x, y, ...") from None
+        raise ValueError("has no bbox, and its segmentation is not a list of outlines x, y, x, y, ...") from None
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height; 0, 0 where they are missing or make no sense."""
+    """Return width and height; 0, 0 if they are missing or nonsense."""
     try:
         width, height = int(image["width"]), int(image["height"])
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -1,127 +1,81 @@
-"""Data sets as people have them: the layout of a folder, found by what is in its files."""
+"""The known dataset formats, and which one a folder has."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
-from data.dataset.annotation import DataError
-from data.dataset.inspection import Watch, unwatched
-from data.dataset.listing import Entry, counted
+from data.dataset.entry import PhotoEntry, warn_if_most
+from data.dataset.errors import DataError
 from data.dataset.splits import divide, find_split
-from data.layouts.coco import Coco
-from data.layouts.named import ARCHIVES, layout_named
-from data.layouts.tree import Tree, list_tree
-from data.layouts.voc import Voc
-from data.layouts.yolo import Yolo
+from data.layouts.coco import CocoReader
+from data.layouts.dataset_file import ARCHIVES, format_of_file
+from data.layouts.format_reader import FormatReader
+from data.layouts.tree import FileTree, list_tree
+from data.layouts.voc import VocReader
+from data.layouts.yolo import YoloReader
 from ssd.config.schema import SourceConfig
 from ssd.system.files import looked_in
 from ssd.system.images import NOT_READ, SUFFIXES, passed_over
 
-
-class Layout(Protocol):
-    """One way in which photos and boxes lie in a folder."""
-
-    tree: Tree
-
-    def __init__(self, tree: Tree) -> None: ...
-
-    def num_annotated(self) -> float:
-        """About how many photos it has boxes for in this folder; less than one where names of folders alone speak for it, or
-        files that resemble its own and cannot be read."""
-        ...
-
-    def splits(self) -> list[str]:
-        """The names of the splits; none where the folder is one whole."""
-        ...
-
-    def class_counts(self, workers: int = 0, watch: Watch = unwatched) -> Mapping[str, int]:
-        """How many objects of each name there are; what cannot be read counts as none.
-
-        Args:
-            workers: processes that share the work, if there is enough of it.
-            watch: told of the progress.
-        """
-        ...
-
-    def entries(self, split: str | None, labels: Mapping[str, int], ignore_others: bool, notes: list[str]) -> list[Entry]:
-        """The photos of a split, or of the whole folder.
-
-        Args:
-            split: one of `splits()`; None for all.
-            labels: label of each class name.
-            ignore_others: leave out objects of other classes instead of refusing them.
-            notes: what was mended or left out is added to them.
-
-        Raises:
-            DataError: a file that says which photos there are cannot be used.
-        """
-        ...
+FORMATS: dict[str, type[FormatReader]] = {"voc": VocReader, "coco": CocoReader, "yolo": YoloReader}  # values of data.format
+FILE_SUFFIXES = tuple({suffix for reader in FORMATS.values() for suffix in reader.suffixes})
 
 
-FORMATS: dict[str, type[Layout]] = {"voc": Voc, "coco": Coco, "yolo": Yolo}
-NEEDS = {
-    "voc": "an XML file a photo, with <annotation> outermost (Annotations/*.xml, or beside the photos)",
-    "coco": "a JSON file with images, annotations and categories, where annotations have a bbox or outlines",
-    "yolo": "a text file a photo, of the same name, with a class and four numbers a line (labels/*.txt, or beside the photos)",
-}
-
-
-def find_layout(folder: Path, known: str | None = None, notes: list[str] | None = None) -> tuple[str, Layout]:
-    """The name of a folder's layout, and a reader of it.
+def find_format(folder: Path, known: str | None = None, notes: list[str] | None = None) -> tuple[str, FormatReader]:
+    """Return the name of a folder's format, and a reader for it.
 
     Args:
         folder: the data set; for COCO also its JSON file, for YOLO its data.yaml.
-        known: the layout, where it is not to be found out.
-        notes: if more than one fits, which was taken and why is added to them.
+        known: the format, if it is not to be detected.
+        notes: receives a note if several formats fit.
 
     Raises:
-        DataError: the folder is missing, or of no layout that is known; or it is a file that stands for none.
+        DataError: the folder is missing or has no known format, or a file does not stand for a data set.
     """
     if not folder.exists():
         hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
         raise DataError(f"{folder}: no such folder{looked_in(folder)}{hint}")
     try:
-        tree = list_tree(folder)
+        tree = list_tree(folder, FILE_SUFFIXES)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from None
-    meant = layout_named(folder)
-    if meant and known not in (None, meant):
-        raise DataError(f"{folder}: is a file of {meant.upper()}, but data.format is {known}; mend one of them")
-    known = known or meant
+    of_file = format_of_file(folder)
+    if of_file and known not in (None, of_file):
+        raise DataError(f"{folder}: is a {of_file.upper()} file, but data.format is {known}; change one of them")
+    known = known or of_file
     if known:
         return known, FORMATS[known](tree)
-    layouts = {name: layout(tree) for name, layout in FORMATS.items()}
-    counts = {name: layout.num_annotated() for name, layout in layouts.items()}
+    readers = {name: reader(tree) for name, reader in FORMATS.items()}
+    counts = {name: reader.num_annotated() for name, reader in readers.items()}
     best = max(counts, key=lambda name: counts[name])
     if not counts[best]:
-        raise DataError(f"{folder}: is of no known layout. {shortage(tree)}")
+        raise DataError(f"{folder}: unknown dataset format. {unknown_format_help(tree)}")
     others = [name for name, count in counts.items() if count >= 1 and name != best]
     if others and notes is not None:
         found = ", ".join(f"{name.upper()} for {counts[name]:g}" for name in (best, *others))
         notes.append(
-            f"{folder}: has boxes in more than one layout ({found} photos); {best.upper()} was taken, data.format: "
-            f"{others[0]} takes the other. Photos that have boxes in the other alone count as photos without objects: convert "
-            "them, or take them out"
+            f"{folder}: has boxes in more than one format ({found} photos); using {best.upper()}, set data.format: "
+            f"{others[0]} to use the other. Photos with boxes only in the other count as photos without objects: convert or "
+            "remove them"
         )
-    return best, layouts[best]
+    return best, readers[best]
 
 
-def shortage(tree: Tree) -> str:
-    """What is in a folder that has no photos with boxes, what each layout would need, and what to do."""
-    needs = "; ".join(f"{name.upper()} needs {need}" for name, need in NEEDS.items())
+def unknown_format_help(tree: FileTree) -> str:
+    """Describe a folder without annotated photos, what each format needs, and what to do."""
+    needs = "; ".join(f"{name.upper()} needs {reader.needs}" for name, reader in FORMATS.items())
     packed = [suffix for suffix in ARCHIVES if tree.others[suffix]]
     if packed:
         remedy = f"Unpack the {', '.join(packed)} first"
     elif not tree.photos and passed_over(tree.others):
         remedy = f"Its {passed_over(tree.others)}"
     elif not tree.photos:
-        remedy = f"It has no photo that can be read ({', '.join(SUFFIXES)}): add the photos, or convert those of other formats"
+        remedy = f"It has no supported photos ({', '.join(SUFFIXES)}): add photos, or convert those of other formats"
     else:
         remedy = (
-            "Boxes in another form, such as the tables (CSV) of TensorFlow's tutorials or the JSON files of labelme, VIA and "
-            "CreateML, have to be exported again, or converted, as one of these"
+            "Export or convert boxes of other tools, such as CSV tables (TensorFlow tutorials) or the JSON files of labelme, "
+            "VIA and CreateML, to one of these"
         )
-    return f"In it: {tree.contents()}. {needs}. {remedy}"
+    return f"Found: {tree.contents()}. {needs}. {remedy}"
 
 
 def list_entries(
@@ -132,31 +86,31 @@ def list_entries(
     seed: int,
     notes: list[str],
     known: str | None = None,
-) -> tuple[str, list[Entry]]:
-    """The layout of one source, and the photos that it names.
+) -> tuple[FormatReader, list[PhotoEntry]]:
+    """Return the reader of one source, and its photos.
 
     Args:
         folder: the data set.
         source: which part of it.
         labels: label of each class name.
         ignore_others: leave out objects of other classes instead of refusing them.
-        seed: of the division of a folder without splits.
-        notes: what was mended or left out is added to them.
-        known: the layout, where it is not to be found out.
+        seed: for splitting a folder without splits.
+        notes: receives notes about what was fixed or left out.
+        known: the format, if it is not to be detected.
 
     Raises:
-        DataError: the folder or the split is missing, or it names no photo.
+        DataError: the folder or the split is missing, or has no photos.
     """
-    name, layout = find_layout(folder, known, notes)
-    split = find_split(folder, source, layout.splits())
-    entries = layout.entries(split, labels, ignore_others, notes)
-    unread = passed_over(layout.tree.others)
+    _, reader = find_format(folder, known, notes)
+    split = find_split(folder, source, reader.splits())
+    entries = reader.entries(split, labels, ignore_others, notes)
+    unread = passed_over(reader.tree.others)
     if unread:
-        count = sum(layout.tree.others[suffix] for suffix in NOT_READ)
-        notes.append(counted(f"{folder}: {unread}", count, count + len(layout.tree.photos)))
+        count = sum(reader.tree.others[suffix] for suffix in NOT_READ)
+        notes.append(warn_if_most(f"{folder}: {unread}", count, count + len(reader.tree.photos)))
     if not entries:
-        raise DataError(f"{folder}: {f'split {split}' if split else 'the folder'} names no photo")
+        raise DataError(f"{folder}: {f'split {split}' if split else 'the folder'} has no photos")
     if source.val_fraction is not None:
         chosen = divide([entry.name for entry in entries], folder, source, seed)
         entries = [entry for entry in entries if entry.name in chosen]
-    return name, entries
+    return reader, entries

@@ -1,4 +1,4 @@
-"""YOLO's label files: an object a line, as class, centre and size, as an outline, or as a pose; relative to the photo."""
+"""YOLO's label files: an object per line, as class and box, outline or pose, relative to the photo."""
 
 import codecs
 import math
@@ -7,25 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from data.dataset.annotation import (
-    Annotation,
-    Damaged,
-    DataError,
-    PhotoSize,
-    Unreachable,
-    clipped_annotation,
-    turned_box,
-    unknown_class,
-)
+from data.dataset.class_names import unknown_class
+from data.dataset.errors import DamagedError, DataError, UnreachableError
+from data.dataset.photo_objects import PhotoObjects, PhotoSize, clip_objects, rotated_box_fault
 
-NUM_JUDGED = 64  # bytes by which an encoding is recognised
-MAX_SHOWN = 400  # letters of a line that cannot be read
-TOLERANCE = 0.01  # how far beyond 0..1 a number may lie: tools round
-BEYOND = 0.1  # the same of a box: it may reach two pixels over both edges of a small photo
+NUM_HEAD = 64  # bytes to look at to recognise an encoding
+MAX_SHOWN = 400  # characters of an unreadable line in a message
+TOLERANCE = 0.01  # numbers may lie this far outside 0..1, since tools round
+BOX_TOLERANCE = 0.1  # numbers of a box: it may reach two pixels over both edges of a small photo
 
 
 def is_labels(path: Path) -> bool:
-    """Whether a text file has YOLO's labels, by its first line."""
+    """Return whether a text file has YOLO labels, by its first line."""
     line = _first_line(path)
     try:
         _parse(line, None)
@@ -35,8 +28,10 @@ def is_labels(path: Path) -> bool:
 
 
 def resembles_labels(path: Path) -> bool:
-    """Whether a text file may be meant to have YOLO's labels: its first line has a word and four numbers or more. What is wrong
-    with them is told, file and line, by those who read them."""
+    """Return whether a text file seems to have faulty YOLO labels: its first line has a word and at least four numbers.
+
+    Reading it reports the faults, with file and line.
+    """
     words = re.split(r"[\s,;|]+", _first_line(path).strip())
     try:
         return len([float(text) for text in words[1:]]) >= 4
@@ -45,42 +40,45 @@ def resembles_labels(path: Path) -> bool:
 
 
 def _first_line(path: Path) -> str:
-    """The first line of a text file that is not blank; empty where there is none."""
+    """Return the first line of a text file that is not blank; empty if there is none."""
     return next((line for line in read_text(path, strict=False).splitlines() if line.strip()), "")
 
 
 def read_text(path: Path, strict: bool = True) -> str:
-    """The content of a text file; empty where it cannot be read, and with all that can be made of it where it is not in UTF-8,
-    unless that is to be told.
+    """Return the content of a text file.
+
+    Args:
+        path: the file.
+        strict: raise an error if it cannot be read or is not UTF-8; otherwise return as much as can be decoded.
 
     Raises:
-        Damaged: it cannot be read.
+        DamagedError: `strict`, and it cannot be read.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         if not strict:
             return ""
-        raise Unreachable(f"{path}: cannot be read: {error.strerror}") from None
-    head = content[:NUM_JUDGED]
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head.count(0) > len(head) / 4:  # of UTF-16 half of them
+        raise UnreachableError(f"{path}: cannot be read: {error.strerror}") from None
+    head = content[:NUM_HEAD]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or head.count(0) > len(head) / 4:  # in UTF-16, half of them
         if not strict:
             return content.decode("utf-16", errors="replace").replace("\0", "")
-        raise Damaged(f"{path}: line 1: is text in UTF-16, or no text at all; save it as UTF-8")
+        raise DamagedError(f"{path}: line 1: is UTF-16 or not text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig", errors="strict" if strict else "replace")
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
-        raise Damaged(f"{path}: line {row}: is not text in UTF-8 ({error.reason}); save it as UTF-8") from None
+        raise DamagedError(f"{path}: line {row}: is not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
-def numbers_in(path: str) -> list[int]:
-    """The numbers of the classes in a file of labels; none where it cannot be read."""
+def class_numbers_in(path: str) -> list[int]:
+    """Return the class numbers in a label file; empty if it cannot be read."""
     return [number for _, number in numbered_lines(Path(path))]
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, int]]:
-    """Each line of a file of labels, counted from 1, and the number of its class; not those that cannot be read."""
+    """Yield each line number of a label file, from 1, with its class number. Unreadable lines are skipped."""
     for row, line in enumerate(read_text(path, strict=False).splitlines(), start=1):
         with suppress(IndexError, ValueError, OverflowError):
             yield row, int(float(line.split()[0]))
@@ -93,22 +91,22 @@ def read_labels(
     ignore_others: bool,
     keypoints: tuple[int, int] | None,
     photo: PhotoSize | None,
-) -> Annotation:
-    """The objects of one photo. Outlines (more than four numbers) become the boxes around them; of poses the box is taken.
+) -> PhotoObjects:
+    """Read the objects of one photo. An outline becomes the box around it; of a pose, only the box is used.
 
     Args:
-        path: the text file; None for a photo without objects.
-        names: of the classes, by number.
+        path: the label file; None for a photo without objects.
+        names: class names by number.
         labels: label of each class name.
         ignore_others: leave out objects of other classes instead of refusing them.
-        keypoints: how many keypoints each object has, and of how many numbers; None where outlines may stand.
-        photo: what the photo measures.
+        keypoints: number of keypoints per object, and of values per keypoint; None if the file may have outlines.
+        photo: the photo's size.
 
     Raises:
-        DataError: with one line for each fault in the file.
+        DataError: one line per fault in the file.
     """
     lines = read_text(path).splitlines() if path else []
-    # YOLO's tools turn photos upright before anything else.
+    # YOLO's tools rotate photos upright first.
     width, height = (photo.upright_width, photo.upright_height) if photo else (0, 0)
     faults: list[str] = []
     boxes, numbers, rows = [], [], []
@@ -123,7 +121,7 @@ def read_labels(
             continue
         if label not in names:
             known = ", ".join(f"{number} {name}" for number, name in names.items())
-            faults.append(f"{where}: class {label} has no name; there are: {known}. Name it as well, or mend the number")
+            faults.append(f"{where}: class {label} has no name; known: {known}. Add its name, or fix the number")
         elif names[label] in labels:
             x1, y1, x2, y2 = box
             boxes.append((x1 * width, y1 * height, x2 * width, y2 * height))
@@ -133,35 +131,33 @@ def read_labels(
             faults.append(f"{where}: {unknown_class(names[label], labels)}")
     if faults:
         raise DataError("\n".join(faults))
-    return clipped_annotation(
-        width, height, boxes, numbers, [False] * len(numbers), lambda index: f"{path}: line {rows[index]}"
-    )
+    return clip_objects(width, height, boxes, numbers, [False] * len(numbers), lambda index: f"{path}: line {rows[index]}")
 
 
 def _parse(line: str, keypoints: tuple[int, int] | None) -> tuple[int, tuple[float, float, float, float]]:
-    """Class and corners, relative to the photo, of one line.
+    """Return the class number and relative corners in one line.
 
     Raises:
-        ValueError: it is not a class and four numbers, an outline's or a pose's, in 0..1.
+        ValueError: it is not a class number followed by a box, an outline or a pose in 0..1.
     """
     first, *rest = line.split()
     shown = line.strip() if len(line) < MAX_SHOWN else f"{line[:MAX_SHOWN]}..."
     try:
         label, values = int(float(first)), [float(text) for text in rest]
     except (ValueError, OverflowError):
-        remedy = "write the class as its number, and spaces between them"
+        remedy = "write the class as a number, with spaces between numbers"
         raise ValueError(f"expected numbers, got {shown!r}; {remedy}") from None
     if len(values) == 4 + math.prod(keypoints) if keypoints else _is_pose(values):
         values = values[:4]
     if label < 0 or label != float(first) or len(values) < 4 or (len(values) > 4 and (keypoints or len(values) % 2)):
         wanted = f"four numbers and {keypoints[0]} keypoints" if keypoints else "four numbers (centre, size)"
         if len(values) == 5 and not keypoints and not _is_within(values[4]):
-            raise ValueError(turned_box(rest[4]))
+            raise ValueError(rotated_box_fault(rest[4]))
         remedy = "; if the last number is a confidence, export without confidences; if an angle, export upright boxes"
         remedy = remedy if len(values) == 5 else ""
         raise ValueError(f"expected a class and {wanted}, got {shown!r}{remedy}")
-    if not all(_is_within(value, BEYOND if len(values) == 4 else TOLERANCE) for value in values):
-        raise ValueError(f"expected numbers from 0 to 1, relative to the photo, got {shown!r}")
+    if not all(_is_within(value, BOX_TOLERANCE if len(values) == 4 else TOLERANCE) for value in values):
+        raise ValueError(f"expected numbers from 0 to 1 (relative to the photo), got {shown!r}")
     if len(values) == 4:
         return label, _edges(*values)
     return label, (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
@@ -176,11 +172,11 @@ def _edges(x: float, y: float, width: float, height: float) -> tuple[float, floa
 
 
 def _is_pose(values: Sequence[float]) -> bool:
-    """Whether numbers are a box and two keypoints or more, each with its visibility, 0, 1 or 2.
+    """Return whether numbers are a box and at least two keypoints, each with visibility 0, 1 or 2.
 
-    So may be those of an outline that runs along edges of the photo. But an outline has an even number of them, none above 1;
-    and read as a pose it hardly ever has a box with an area within the photo: where it ends with the point that it begins with,
-    the centre of that box would be on an edge.
+    An outline along the photo's edges can look the same. But an outline has an even count of numbers, none above 1. And its
+    first numbers, read as a box, hardly ever lie within the photo: if it ends at its first point, that box is centred on an
+    edge.
 
     Raises:
         ValueError: they may be either.
@@ -192,6 +188,6 @@ def _is_pose(values: Sequence[float]) -> bool:
     if not (min(values[2:4]) > 0 and all(map(_is_within, _edges(*values[:4])))):
         return False
     raise ValueError(
-        f"may be a pose or an outline, as every third number is 0 or 1; if it is a pose, write kpt_shape: "
-        f"[{len(values) // 3 - 1}, 3] into data.yaml, beside names; if an outline, begin it with another of its points"
+        f"may be a pose or an outline, since every third number is 0 or 1; for a pose, add kpt_shape: "
+        f"[{len(values) // 3 - 1}, 3] to data.yaml, beside names; for an outline, start at another of its points"
     )

@@ -1,4 +1,4 @@
-"""Which photos the lists of a data set in YOLO's layout, and the entries of its data.yaml, name for each split."""
+"""Splits of a YOLO data set: the photos that lists and the entries of data.yaml name."""
 
 import posixpath
 from collections.abc import Mapping
@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.dataset.listing import composed, unquoted
+from data.dataset.names import nfc, strip_quotes
 from data.dataset.splits import role
-from data.layouts.named import ENTRIES, places_in
-from data.layouts.tree import Tree, split_of, stem_of
+from data.layouts.dataset_file import SPLIT_KEYS, paths_in
+from data.layouts.pairing import clean_lines, split_of, stem_of
+from data.layouts.tree import FileTree
 from data.layouts.yolo_labels import read_text
 from ssd.system.images import SUFFIXES
 
@@ -19,50 +20,53 @@ class Split(NamedTuple):
     """The photos of one split."""
 
     photos: list[str]
-    notes: list[str]  # what it names besides
-    faults: list[str]  # why it cannot be used, a line for each
+    notes: list[str]  # about lines that do not name a photo
+    faults: list[str]  # why the split cannot be used, one line each
 
 
-NOTHING = Split([], [], [])
+NO_SPLIT = Split([], [], [])
 
 
-class NamedSplits:
-    """The splits that a folder's files name.
+class SplitFinder:
+    """Finds the splits that a folder's files name.
 
     Args:
         tree: the folder.
-        path: of its data.yaml; empty if there is none.
+        path: its data.yaml; empty if it has none.
         content: of that file.
     """
 
-    def __init__(self, tree: Tree, path: str, content: Mapping[str, Any]) -> None:
+    def __init__(self, tree: FileTree, path: str, content: Mapping[str, Any]) -> None:
         self.tree, self.path, self.content = tree, path, content
 
-    def read(self) -> dict[str, Split]:
-        """Each split by its name; where lists and data.yaml name the same one, data.yaml holds."""
-        named = {stem_of(path): self._listed(path) for path in photo_lists(self.tree)}
-        named |= {name: self._of_settings(name) for name in ENTRIES if places_in(self.content, name)}
-        if set(self.tree.photos) <= {photo for split in named.values() for photo in split.photos}:
-            # Exporters name splits that they leave empty. Where photos are in none, it is more likely to be misspelt.
-            for name in [name for name, split in named.items() if split.faults and not split.photos and role(name) != "train"]:
-                dropped = named.pop(name)
-                if role(name) != "test":  # which nobody may ask for
-                    for split in named.values():
+    def find(self) -> dict[str, Split]:
+        """Return the splits by name. An entry of data.yaml overrides a list of the same name."""
+        splits = {stem_of(path): self._listed(path) for path in photo_lists(self.tree)}
+        splits |= {key: self._in_data_yaml(key) for key in SPLIT_KEYS if paths_in(self.content, key)}
+        if set(self.tree.photos) <= {photo for split in splits.values() for photo in split.photos}:
+            # Exporters name splits that are empty. But if some photos are in no split, the name is probably misspelled.
+            empty = [name for name, split in splits.items() if split.faults and not split.photos and role(name) != "train"]
+            for name in empty:
+                dropped = splits.pop(name)
+                if role(name) != "test":  # nobody may need a test split
+                    for split in splits.values():
                         split.notes.extend(dropped.faults)
-        train, val = (named.get(name, NOTHING) for name in ("train", "val"))
+        train, val = (splits.get(name, NO_SPLIT) for name in ("train", "val"))
         if val.photos and set(val.photos) == set(train.photos):
-            del named["val"]  # a place holder: tools that divide nothing name the same folder twice
-        return named
+            del splits["val"]  # a placeholder: tools that do not split name the same folder twice
+        return splits
 
-    def _of_settings(self, name: str) -> Split:
-        """The photos that an entry of data.yaml names: folders or lists, relative to it or to its `path`; or from where the
-        tool thought that the data set would be, as far as that can be found."""
+    def _in_data_yaml(self, key: str) -> Split:
+        """Return the photos that an entry of data.yaml names, as folders or lists.
+
+        Paths are relative to the file or to its `path`. Folders of the machine where it was written are ignored.
+        """
         split = Split([], [], [])
-        for each in map(composed, places_in(self.content, name)):
-            place = self._find(each)
+        for path in map(nfc, paths_in(self.content, key)):
+            place = self._find(path)
             if place is None:
-                remedy = "mend the entry, or remove it"
-                split.faults.append(f"{self.tree.path(self.path)}: {name}: {each}: no such folder or list of photos; {remedy}")
+                fault = f"{key}: {path}: no such folder or list of photos; fix or remove the entry"
+                split.faults.append(f"{self.tree.path(self.path)}: {fault}")
             elif place.endswith(".txt"):
                 for mine, more in zip(split, self._listed(place), strict=True):
                     mine += more
@@ -71,22 +75,22 @@ class NamedSplits:
                 split.photos.extend(photo for photo in self.tree.photos if photo.startswith(inside))
         return split._replace(photos=list(dict.fromkeys(split.photos)))
 
-    def _find(self, name: str) -> str | None:
-        """The folder or list in the tree that data.yaml means."""
+    def _find(self, path: str) -> str | None:
+        """Return the folder or list in the tree that a path in data.yaml means."""
         with suppress(ValueError):  # an absolute path into the data set
-            inside = Path(name).relative_to(self.tree.folder.absolute()).as_posix().removeprefix(".")
-            if not inside or self._is_there(inside):
+            inside = Path(path).relative_to(self.tree.folder.absolute()).as_posix().removeprefix(".")
+            if not inside or self._exists(inside):
                 return inside
         here = posixpath.dirname(self.path)
         base = str(self.content.get("path") or "")
-        # Where data.yaml was named itself, the folder is the one that its `path` leads to.
-        starts = [name] if self.tree.named else [posixpath.join(here, base, name), posixpath.join(here, name)]
+        # If data.yaml was named itself, the tree is already the folder that its `path` names.
+        starts = [path] if self.tree.named else [posixpath.join(here, base, path), posixpath.join(here, path)]
         for start in starts:
             place = posixpath.normpath(start)
             while True:
                 if place == ".":
                     return ""
-                if self._is_there(place):
+                if self._exists(place):
                     return place
                 first, _, rest = place.lstrip("/").partition("/")
                 if not rest or (split_of(first) and not split_of(rest)):
@@ -94,7 +98,7 @@ class NamedSplits:
                 place = rest
         return None
 
-    def _is_there(self, place: str) -> bool:
+    def _exists(self, place: str) -> bool:
         return place in self._folders or place in self.tree.files.get(".txt", ())
 
     @cached_property
@@ -108,22 +112,21 @@ class NamedSplits:
         return folders
 
     def _listed(self, path: str) -> Split:
-        """The photos that a text file lists, one a line."""
+        """Return the photos that a text file lists, one per line."""
         where = self.tree.path(path)
-        lines = _lines(self.tree, path)
+        lines = clean_lines(read_text(where))
         here = posixpath.dirname(path)
-        photos = {line: self._photo(here, line) or self._photo(here, unquoted(line)) for line in lines}
+        photos = {line: self._photo(here, line) or self._photo(here, strip_quotes(line)) for line in lines}
         found = list(dict.fromkeys(filter(None, photos.values())))
-        strangers = [line for line in lines if not photos[line]]
+        unknown = [line for line in lines if not photos[line]]
         if not found:
-            example = f" ({strangers[0]}, ...)" if strangers else ""
-            remedy = "mend the lines, or remove the file"
-            return Split([], [], [f"{where}: none of its {len(lines)} lines names a photo{example}; {remedy}"])
-        note = f"{where}: {len(strangers)} of {len(lines)} lines name no photo, and were left out"
-        return Split(found, [note] if strangers else [], [])
+            example = f" ({unknown[0]}, ...)" if unknown else ""
+            return Split([], [], [f"{where}: none of its {len(lines)} lines names a photo{example}; fix or remove the file"])
+        note = f"{where}: {len(unknown)} of {len(lines)} lines do not name a photo and were left out"
+        return Split(found, [note] if unknown else [], [])
 
     def _photo(self, here: str, line: str) -> str | None:
-        """The photo that a line of a list means: from the folder or the list on, or as much of the path as is there."""
+        """Return the photo that a line means: the longest end of its path that exists in the tree or beside the list."""
         parts = [part for part in line.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         for i in range(len(parts)):
             tail = "/".join(parts[i:])
@@ -137,16 +140,11 @@ class NamedSplits:
         return frozenset(self.tree.photos)
 
 
-def photo_lists(tree: Tree) -> list[str]:
-    """The text files that list the photos of a split: they have its name, and that of a photo in their first line."""
+def photo_lists(tree: FileTree) -> list[str]:
+    """Return the text files that list the photos of a split: named like a split, with a photo in their first line."""
     return [
         path
         for path in tree.of(".txt")
-        if role(stem_of(path)) and any(unquoted(line).lower().endswith(SUFFIXES) for line in _lines(tree, path)[:1])
+        if role(stem_of(path))
+        and any(strip_quotes(line).lower().endswith(SUFFIXES) for line in clean_lines(read_text(tree.path(path)))[:1])
     ]
-
-
-def _lines(tree: Tree, path: str) -> list[str]:
-    """The lines of a text file that are not blank."""
-    lines = read_text(tree.path(path)).splitlines()
-    return [composed(line.strip()) for line in lines if line.strip()]

@@ -10,48 +10,46 @@ import numpy as np
 from data.transforms.augment import CROP_ASPECT, CROP_SCALE
 from ssd.system.memory import USED, free_memory
 
-# The narrowest crop, as a share of the photo's side.
-NARROWEST = CROP_SCALE[0] * math.sqrt(CROP_ASPECT[0])
+NARROWEST = CROP_SCALE[0] * math.sqrt(CROP_ASPECT[0])  # smallest width of a crop, as a share of the photo's
 
 
 def reductions(sizes: np.ndarray, output: int) -> np.ndarray:
-    """How many pixels of a photo become one in the cache, along either side: 1 leaves the photo as it is.
+    """Return the factors by which photos are reduced `[n]`; 1 leaves a photo as it is.
 
-    A photo is reduced as long as the narrowest crop of it still has as many pixels as the network sees, so that no detail is
-    lost that the network could have seen.
+    A photo is reduced only as long as its narrowest crop still has as many pixels as the network's input, so that no visible
+    detail is lost.
 
     Args:
         sizes: width and height of each photo `[n, 2]`, pixels.
-        output: pixels a side of the network's input.
+        output: side of the network's input, pixels.
     """
     return np.maximum(sizes.min(axis=1) // math.ceil(output / NARROWEST), 1)
 
 
 def cached_sizes(sizes: np.ndarray, output: int) -> np.ndarray:
-    """Width and height of the photos as they are kept `[n, 2]`."""
+    """Return width and height of the photos in the cache `[n, 2]`."""
     return -(-sizes // reductions(sizes, output)[:, None])
 
 
 def cache_bytes(sizes: np.ndarray, output: int) -> int:
-    """Memory that all photos take once each of them was read."""
+    """Return the memory of a cache that holds all photos."""
     return int(cached_sizes(sizes, output).astype(np.int64).prod(axis=1).sum()) * 3
 
 
 def fits(size: int, processes: int = 1) -> bool:
-    """Whether caches of `size` bytes, one for each process on this machine, fit into its free memory, with room to spare."""
+    """Return whether a cache of `size` bytes for each process on this machine fits into its free memory, with room to spare."""
     return size * processes <= USED * free_memory()
 
 
 class ImageCache:
     """One block of memory for all photos, filled as they are first read.
 
-    The block is mapped before the workers are forked and shared by them: a photo that one has decoded, all have. Two
-    that decode the same one at once write the same bytes. A worker that is not forked has a cache of its own: see
-    `data.workers.num_caches`.
+    Forked workers share the block, so each photo is decoded once for all. If two decode a photo at the same time, they write
+    the same bytes. A spawned worker has its own cache: see `data.loading.workers.num_caches`.
 
     Args:
         sizes: width and height of each photo `[n, 2]`, pixels.
-        output: pixels a side of the network's input; photos of several times its size are kept smaller, see `reductions`.
+        output: side of the network's input, pixels; much larger photos are kept smaller, see `reductions`.
     """
 
     def __init__(self, sizes: np.ndarray, output: int) -> None:
@@ -66,13 +64,13 @@ class ImageCache:
         return ImageCache, self.arguments
 
     def get(self, index: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
-        """Photo number `index`, `[H, W, 3]` uint8, whole or reduced; `read(index)` decodes it the first time."""
+        """Return photo `index`, `[H, W, 3]` uint8, whole or reduced. The first time, `read(index)` decodes it."""
         width, height = self.sizes[index].tolist()
         end = int(self.ends[index])
         stored = self.pixels[end - width * height * 3 : end].reshape(height, width, 3)
         if not self.filled[index]:
             image = read(index)
-            # A pixel is the mean of those that it stands for.
+            # INTER_AREA: each pixel is the mean of those it replaces.
             stored[:] = (
                 image if image.shape == stored.shape else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             )

@@ -1,31 +1,33 @@
-"""What samples are made of: photos whole and, of large ones, tiles as well, with the objects that each shows."""
+"""Crops of photos for training and evaluation: whole photos, and tiles of large ones, with the objects in each."""
 
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
-from data.dataset.photos import Annotations
+from data.dataset.annotations import Annotations
 from ssd.config.schema import TilesConfig
 from ssd.inference.tiles import Tiles, places_within, tile_starts, tile_windows
 
 
 @dataclass(frozen=True)
-class Windows:
-    """m windows of n photos, and the M objects that they show, in a few arrays, as `Annotations` are. The first n are the whole
-    photos, then come the tiles of the first photo, of the second, ..."""
+class Crops:
+    """m crops of n photos with M objects, in a few arrays like `Annotations`.
 
-    photos: np.ndarray  # [m] int64: the photo that each is a window of
+    The first n crops are the whole photos. Then come the tiles of the first photo, of the second, ...
+    """
+
+    photos: np.ndarray  # [m] int64: the photo of each crop
     edges: np.ndarray  # [m, 4] int32: (x1, y1, x2, y2) in that photo's pixels, counted from 0
-    starts: np.ndarray  # [m + 1] int64: window i shows the objects starts[i] to starts[i + 1]
-    boxes: np.ndarray  # [M, 4] float32 pixels: edges within the window, clipped to it
+    starts: np.ndarray  # [m + 1] int64: crop i has the objects starts[i] to starts[i + 1]
+    boxes: np.ndarray  # [M, 4] float32 pixels: edges within the crop, clipped to it
     labels: np.ndarray  # [M] int64
     difficult: np.ndarray  # [M] bool
-    trained: np.ndarray  # [m] bool: whole photos, tiles with objects, and those that were drawn of the others
+    trained: np.ndarray  # [m] bool: whether training uses it: whole photos, tiles with objects, a random share of the others
 
     @classmethod
     def whole(cls, photos: Annotations) -> Self:
-        """The photos alone."""
+        """Return whole photos only."""
         edges = np.concatenate([np.zeros_like(photos.sizes), photos.sizes], axis=1)
         trained = np.ones(len(photos), bool)
         return cls(np.arange(len(photos)), edges, photos.starts, photos.boxes, photos.labels, photos.difficult, trained)
@@ -35,20 +37,20 @@ class Windows:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Width and height of each window `[m, 2]` int32, pixels."""
+        """Width and height of each crop `[m, 2]` int32, pixels."""
         return self.edges[:, 2:] - self.edges[:, :2]
 
     def objects(self, index: int) -> slice:
-        """Where the objects of one window are in `boxes`, `labels` and `difficult`."""
+        """Return where one crop's objects are in `boxes`, `labels` and `difficult`."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
     def of_photo(self, photo: int, num_photos: int) -> list[int]:
-        """The whole photo and all tiles of it."""
+        """Return the indices of the whole photo and its tiles."""
         first, end = np.searchsorted(self.photos[num_photos:], [photo, photo + 1]) + num_photos
         return [photo, *range(first, end)]
 
     def select(self, wanted: np.ndarray) -> Self:
-        """Those of them that are wanted `[m]` bool, in their order."""
+        """Return the crops that are marked in `wanted` `[m]` bool."""
         counts = np.diff(self.starts)
         shown = np.repeat(wanted, counts)
         return replace(
@@ -63,27 +65,27 @@ class Windows:
         )
 
     def of_training(self) -> Self:
-        """Those that are trained on."""
+        """Return the crops that training uses."""
         return self.select(self.trained)
 
 
-def cut(photos: Annotations, options: TilesConfig | None, seed: int) -> Windows:
-    """Photos whole, and all tiles of those that are larger than one.
+def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> Crops:
+    """Return all photos, whole, and the tiles of those that are larger than a tile.
 
-    An object belongs to every tile that at least `options.keep` of its area lies in, clipped to it. Of an object with less the
-    tile shows some pixels all the same, as background.
+    An object belongs to each tile that contains at least `options.keep` of its area, and is clipped to the tile. With less, its
+    visible pixels are background.
 
     Args:
-        photos: the photos.
-        options: size, overlap and the like; None: no tiles.
-        seed: of the choice of tiles without objects that are trained on.
+        photos: the annotations.
+        options: of the tiles; None for no tiles.
+        seed: for drawing the tiles without objects that training uses.
     """
-    whole = Windows.whole(photos)
+    whole = Crops.whole(photos)
     if options is None:
         return whole
     tiles = Tiles(options.size, options.overlap)
     owners, edges = tile_windows(photos.sizes, tiles)
-    rows, shown = _shown(photos, tiles)
+    rows, shown = _overlapping(photos, tiles)
     corner = np.tile(edges[shown, :2], 2)
     size = np.tile(edges[shown, 2:] - edges[shown, :2], 2)
     boxes = photos.boxes[rows].astype(np.float64)
@@ -92,7 +94,7 @@ def cut(photos: Annotations, options: TilesConfig | None, seed: int) -> Windows:
     rows, shown, clipped = rows[enough], shown[enough], clipped[enough]
     counts = np.bincount(shown, minlength=len(edges))
     drawn = np.random.default_rng((seed, len(edges))).random(len(edges)) < options.background
-    return Windows(
+    return Crops(
         photos=np.concatenate([whole.photos, owners]),
         edges=np.concatenate([whole.edges, edges]),
         starts=np.concatenate([whole.starts, whole.starts[-1] + counts.cumsum()]),
@@ -103,8 +105,8 @@ def cut(photos: Annotations, options: TilesConfig | None, seed: int) -> Windows:
     )
 
 
-def _shown(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of an object and a tile that shows some of it: rows of `photos.boxes`, and numbers of tiles, rising."""
+def _overlapping(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+    """Return all pairs of an object and a tile that overlap: rows of `photos.boxes`, and tile numbers in rising order."""
     owners = np.repeat(np.arange(len(photos)), np.diff(photos.starts))
     of_large = np.flatnonzero((photos.sizes[owners] > tiles.size).any(axis=1))
     owners, boxes = owners[of_large], photos.boxes[of_large]
@@ -122,17 +124,17 @@ def _shown(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
 def _touched(
     sides: np.ndarray, owners: np.ndarray, low: np.ndarray, high: np.ndarray, tiles: Tiles
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Along one side, the number of tiles of each photo `[n]`, and for each object the first that it touches, and how many.
+    """Return, along one axis, each photo's number of tiles `[n]`, and each object's first tile and number of tiles `[k]`.
 
     Args:
         sides: of the photos `[n]`, pixels.
         owners: the photo of each object `[k]`.
-        low: where the objects begin `[k]`, pixels.
-        high: where they end `[k]`, pixels.
+        low: where each object begins `[k]`, pixels.
+        high: where each object ends `[k]`, pixels.
         tiles: their size and overlap.
     """
     counts, starts = tile_starts(sides, tiles)
-    # One search for all: photos are laid end to end, farther apart than a tile reaches.
+    # Search all photos at once: lay them end to end, farther apart than a tile is long.
     apart = int(sides.max(initial=0)) + 2 * tiles.size
     places = starts + np.repeat(np.arange(len(sides)), counts) * apart
     first = np.searchsorted(places, owners * apart + np.floor(low).astype(np.int64) - tiles.size, side="right")

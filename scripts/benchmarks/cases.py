@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import cv2
 
-from data.dataset.photos import load_photos
+from data.dataset.annotation_loader import load_annotations
 from scripts.benchmarks.command import bench_start, bench_train
 from scripts.benchmarks.data import bench_data
 from scripts.benchmarks.detection import bench_detect
@@ -41,7 +41,7 @@ def make_setting(config: Config, options: argparse.Namespace) -> Setting:
     if options.compile and device.type == "cpu":
         require_cpp_compiler("--compile")
     data = config.data
-    photos = load_photos(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
+    photos = load_annotations(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
     cv2.setNumThreads(0)
     return Setting(
         config=config,

@@ -7,10 +7,10 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data.dataset.photos import Annotations
-from data.loading.loader import DetectionDataset
-from data.transforms.augment import Switches
+from data.dataset.annotations import Annotations
+from data.loading.dataset import DetectionDataset
 from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, rows
+from ssd.config.schema import AugmentConfig
 from ssd.preprocessing import IMAGENET
 
 
@@ -18,7 +18,7 @@ def bench_data(setting: Setting, batch_size: int) -> list[Row]:
     """One process, from files on disk to augmented uint8 batches; floor: decoding and one resize."""
     photos, size = setting.photos, IMAGENET.size
     indices = np.random.default_rng(0).permutation(len(photos))[: 8 * batch_size].tolist()
-    samples = DetectionDataset(photos, size, IMAGENET.fill, switches=Switches())
+    samples = DetectionDataset(photos, size, IMAGENET.fill, augment=AugmentConfig())
 
     def ours() -> None:
         for start in range(0, len(indices), batch_size):

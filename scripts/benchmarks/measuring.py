@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from data.dataset.photos import Annotations
-from data.loading.loader import DetectionDataset
+from data.dataset.annotations import Annotations
+from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
 from ssd.config.schema import Config
 from ssd.preprocessing import IMAGENET

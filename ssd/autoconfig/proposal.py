@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.dataset.annotation import DataError, similar_classes
+from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
+from data.dataset.annotations import Annotations, shared_warning
+from data.dataset.class_names import similar_classes
 from data.dataset.coverage import all_boxes, best_overlaps
-from data.dataset.inspection import Watch
-from data.dataset.listing import WARNING, attributed, spelt
-from data.dataset.photos import Annotations, Loaded, load_photos, shared_warning
+from data.dataset.entry import WARNING, prefix_note
+from data.dataset.errors import DataError
+from data.dataset.names import spelled_on_disk
+from data.dataset.parallel_reader import ProgressCallback
 from data.dataset.source_cache import FolderDigest
 from data.dataset.splits import choose
-from data.layouts.find import find_layout, shortage
+from data.layouts.find import FILE_SUFFIXES, find_format, unknown_format_help
 from data.layouts.tree import list_tree
 from data.loading.image_cache import cache_bytes
 from data.loading.loader import choose_workers
@@ -65,17 +68,18 @@ def propose(folder: Path, name: str, wish: Budget, start: float) -> Proposal:
         DataError: the folder is of no known layout, something in it cannot be used, or no object is left for one split.
         UsageError: it holds no objects.
     """
-    folder = spelt(folder)
-    kind, layout = find_layout(folder)
+    folder = spelled_on_disk(folder)
+    kind, layout = find_format(folder)
     with bar("counting objects", "file") as watch:
         counts = layout.class_counts(num_cores(), watch)
     root, path = place(folder)
     digests: dict[Path, FolderDigest] = {}
     if not counts:
-        if list_tree(folder).photos and layout.num_annotated() > 0.5:  # then the reader knows better
+        if list_tree(folder, FILE_SUFFIXES).photos and layout.num_annotated() > 0.5:  # then the reader knows better
             for source in choose(folder, layout.splits()):
                 read(root, {"path": path, **source}, [], digests, damaged="refuse")
-        raise UsageError(f"{folder}: no object was found in it, read as {kind.upper()}. {shortage(list_tree(folder))}")
+        hint = unknown_format_help(list_tree(folder, FILE_SUFFIXES))
+        raise UsageError(f"{folder}: no object was found in it, read as {kind.upper()}. {hint}")
     require_class_names(folder, counts)
     sources = choose(folder, layout.splits())
     loaded = [read(root, {"path": path, **source}, list(counts), digests) for source in sources]
@@ -146,13 +150,13 @@ def elsewhere(train: Annotations, val: Annotations) -> Iterator[str]:
         yield f"no object of class {', '.join(absent)} is in data.train or data.val, but in another split alone"
 
 
-def notes_of(loaded: list[Loaded]) -> list[str]:
+def notes_of(loaded: list[LoadedAnnotations]) -> list[str]:
     """What was mended or left out, each note once, with the splits that it is true of."""
     parts: dict[str, list[str]] = {}
     for name, part in zip(("data.train", "data.val"), loaded, strict=True):
         for note in part.notes:
             parts.setdefault(note, []).append(name)
-    return [attributed(" and ".join(names), note) for note, names in parts.items()]
+    return [prefix_note(" and ".join(names), note) for note, names in parts.items()]
 
 
 def told(start: StartPlan, wish: Budget, num_photos: int) -> str:
@@ -171,7 +175,7 @@ def told(start: StartPlan, wish: Budget, num_photos: int) -> str:
 
 
 @contextmanager
-def bar(what: str, unit: str) -> Iterator[Watch]:
+def bar(what: str, unit: str) -> Iterator[ProgressCallback]:
     """What draws a bar on a terminal, and nothing into a file."""
     with tqdm(desc=what, unit=unit, disable=None, leave=False) as drawn:
 
@@ -188,12 +192,14 @@ def read(
     classes: list[str],
     digests: dict[Path, FolderDigest],
     damaged: Literal["refuse", "skip"] = "skip",
-) -> Loaded:
+) -> LoadedAnnotations:
     """The photos of one split, every one of them looked at."""
     with bar(f"reading {source['split']}", "photo") as watch:
         sources = [SourceConfig(**source)]
         try:
-            return load_photos(sources, root, classes, workers=num_cores(), watch=watch, damaged=damaged, digests=digests)
+            return load_annotations(
+                sources, root, classes, workers=num_cores(), progress=watch, damaged=damaged, digests=digests
+            )
         except DataError as error:
             raise DataError("\n".join(first_faults(str(error).splitlines(), MAX_FAULTS))) from None
 
@@ -248,7 +254,7 @@ def cache_choice(photos: Annotations, device: str) -> dict[str, Setting]:
     return {"data.cache": Setting("ram", f"decoded once; all of them take {size / 2**30:.1f} GiB")}
 
 
-def damaged_choice(train: Loaded, val: Loaded) -> dict[str, Setting]:
+def damaged_choice(train: LoadedAnnotations, val: LoadedAnnotations) -> dict[str, Setting]:
     """Whether damaged photos are left out."""
     if not train.num_damaged + val.num_damaged:
         return {}

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from data.loading.loader import DetectionDataset
+from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
 from ssd.evaluation.pictures import evenly_spaced
 from ssd.evaluation.report import write_report

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.loading.loader import DetectionDataset, TrainOrder
+from data.loading.dataset import DetectionDataset
+from data.loading.sampler import TrainSampler
 from ssd.batch import Batch, Targets
 from ssd.config.schema import Config
 from ssd.model import SSD300
@@ -109,7 +110,7 @@ def explain_non_finite(run: Run, samples: DetectionDataset, preprocessing: Prepr
 def _keep(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300, iteration: int) -> str:
     """Writes the iteration's batch and the weights; what to tell the user of it."""
     size = run.batch_size
-    (keys,) = TrainOrder(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
+    (keys,) = TrainSampler(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
     paths = [samples.path(index) for _, index in keys]
     last = run.folder / "checkpoints" / LAST
     if run.world.is_main:

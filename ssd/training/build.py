@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.dataset.photos import Annotations
-from data.loading.loader import DetectionDataset
+from data.dataset.annotations import Annotations
+from data.loading.dataset import DetectionDataset
 from ssd.compress.features import NUM_CONVS, prunable_features, start_from_features
 from ssd.compress.prune import PHOTOS as PRUNE_PHOTOS
 from ssd.config.schema import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig

@@ -10,15 +10,17 @@ import numpy as np
 from torch.utils.data import Sampler
 from tqdm import tqdm
 
-from data.dataset.annotation import DataError
-from data.dataset.listing import attributed
-from data.dataset.photos import Annotations, Loaded, load_photos, shared_warning
+from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
+from data.dataset.annotations import Annotations, shared_warning
+from data.dataset.entry import prefix_note
+from data.dataset.errors import DataError
 from data.dataset.source_cache import FolderDigest
+from data.loading.dataset import DetectionDataset
 from data.loading.image_cache import ImageCache, cache_bytes, fits
-from data.loading.loader import DetectionDataset, EvalOrder, Key, TrainOrder, choose_workers, make_loader
-from data.loading.workers import WatchedLoader, num_caches
-from data.transforms.augment import Switches
-from data.transforms.tiles import Windows, cut
+from data.loading.loader import WatchedLoader, choose_workers, make_loader
+from data.loading.sampler import EvalSampler, SampleKey, TrainSampler
+from data.loading.workers import num_caches
+from data.transforms.tiles import Crops, cut_tiles
 from ssd.batch import Batch
 from ssd.config.schema import Config
 from ssd.preprocessing import Preprocessing
@@ -63,9 +65,9 @@ def load_part(run: Run, part: Literal["train", "val"]) -> Annotations:
     return _load(run, (part,), MAX_FAULTS)[part].photos
 
 
-def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, Loaded]:
+def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, LoadedAnnotations]:
     faults: list[str] = []
-    loaded: dict[str, Loaded] = {}
+    loaded: dict[str, LoadedAnnotations] = {}
     digests: dict[Path, FolderDigest] = {}
 
     def load() -> None:
@@ -84,11 +86,11 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
     for part, result in loaded.items():
         result.photos.require_objects(f"data.{part}", with_difficult=part == "train" and run.config.data.keep_difficult)
         for note in result.notes:
-            run.say(attributed(f"data.{part}", note))
+            run.say(prefix_note(f"data.{part}", note))
     return loaded
 
 
-def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded:
+def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> LoadedAnnotations:
     """Load data.train or data.val and look at every photo, with a progress bar on a terminal."""
     data, processes = run.config.data, max(1, num_cores() // run.world.local_size)
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
@@ -99,14 +101,14 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
             if run.stop():
                 raise Stopped(run.stop.signal)
 
-        return load_photos(
+        return load_annotations(
             getattr(data, part),
             data.root,
             data.class_names,
             seed=run.config.seed,
             ignore_others=data.other_classes == "ignore",
             workers=processes if data.workers == "auto" else min(processes, data.workers),
-            watch=watch,
+            progress=watch,
             data_format=data.format,
             fraction=data.fraction if part == "train" else 1.0,
             damaged=data.damaged,
@@ -129,7 +131,7 @@ def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
         raise DataError("\n".join(first_faults(lines, max_faults, "; scripts/check_data.py lists them all")))
 
 
-def _require_same_photos(run: Run, loaded: dict[str, Loaded]) -> None:
+def _require_same_photos(run: Run, loaded: dict[str, LoadedAnnotations]) -> None:
     """Check that every process has the same photos, because batches are divided by photo number.
 
     Raises:
@@ -151,7 +153,7 @@ def _require_same_photos(run: Run, loaded: dict[str, Loaded]) -> None:
                 )
 
 
-def left_out(loaded: Iterable[Loaded]) -> list[str]:
+def left_out(loaded: Iterable[LoadedAnnotations]) -> list[str]:
     """List why photos were left out, a line for each fault; faults in a folder that both parts use appear once."""
     return list(dict.fromkeys(line for part in loaded for line in part.damaged))
 
@@ -174,9 +176,9 @@ def list_damaged(run: Run, lines: list[str]) -> None:
 def train_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """Return augmented samples of the photos, and of tiles of large ones."""
     config = run.config
-    windows = cut(photos, config.data.tiles, config.seed).of_training()
+    windows = cut_tiles(photos, config.data.tiles, config.seed).of_training()
     return DetectionDataset(
-        photos, preprocessing.size, preprocessing.fill, config.seed, Switches(**config.augment.model_dump()),
+        photos, preprocessing.size, preprocessing.fill, config.seed, config.augment,
         config.data.keep_difficult, _image_cache(run, windows, preprocessing.size), windows,
     )  # fmt: skip
 
@@ -184,11 +186,11 @@ def train_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -
 def eval_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """Return samples of the photos without augmentation, and of all tiles of large ones; targets are those of training."""
     data = run.config.data
-    windows = cut(photos, data.tiles, run.config.seed)
-    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=data.keep_difficult, windows=windows)
+    windows = cut_tiles(photos, data.tiles, run.config.seed)
+    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=data.keep_difficult, crops=windows)
 
 
-def _image_cache(run: Run, windows: Windows, output: int) -> ImageCache | None:
+def _image_cache(run: Run, windows: Crops, output: int) -> ImageCache | None:
     """Return the cache of decoded photos and tiles, if the configuration wants one and it fits into memory."""
     if run.config.data.cache == "none":
         return None
@@ -213,10 +215,10 @@ def tiles_notes(config: Config, train_set: DetectionDataset, val_set: DetectionD
     if not config.data.tiles:
         return []
     size = config.data.tiles.size
-    num_train, num_val = (len(each.windows) - len(each.photos) for each in (train_set, val_set))
+    num_train, num_val = (len(each.crops) - len(each.photos) for each in (train_set, val_set))
     if not num_train + num_val:
         return [f"warning: data.tiles.size {size}: no photo is larger, so there are no tiles"]
-    num_empty = int((np.diff(train_set.windows.starts)[len(train_set.photos) :] == 0).sum())
+    num_empty = int((np.diff(train_set.crops.starts)[len(train_set.photos) :] == 0).sum())
     lines = [f"tiles of {size} pixels: {num_train} to train on, {num_empty} of them without objects; {num_val} to evaluate on"]
     if num_empty and not config.loss.min_neg:
         lines.append("warning: loss.min_neg 0: tiles without objects teach nothing; set it to 3, or data.tiles.background to 0")
@@ -230,21 +232,23 @@ def train_loader(run: Run, samples: DetectionDataset, iterations: int, first_ite
         ConfigError: the batch cannot be divided evenly.
     """
     accumulate, seed = run.config.train.accumulate, run.config.seed
-    order = TrainOrder(len(samples), run.batch_size, iterations, seed, first_iteration, accumulate, run.world)
+    order = TrainSampler(len(samples), run.batch_size, iterations, seed, first_iteration, accumulate, run.world)
     # Several processes agree on a stop after a step: none may leave a step that the others are in.
     return _loader(run, samples, order, run.stop if run.world.size == 1 else None)
 
 
 def val_loader(run: Run, samples: DetectionDataset) -> WatchedLoader[Batch]:
     """Return the loader of this process's share of the photos, in order, each with all its tiles."""
-    return _loader(run, samples, EvalOrder(samples.windows.photos, run.config.eval.batch_size, run.world), run.stop)
+    return _loader(run, samples, EvalSampler(samples.crops.photos, run.config.eval.batch_size, run.world), run.stop)
 
 
-def _loader(run: Run, samples: DetectionDataset, order: Sampler[list[Key]], stop: StopRequest | None) -> WatchedLoader[Batch]:
+def _loader(
+    run: Run, samples: DetectionDataset, order: Sampler[list[SampleKey]], stop: StopRequest | None
+) -> WatchedLoader[Batch]:
     return make_loader(samples, order, choose_workers(run.config.data.workers, run.device, run.world), run.device, stop)
 
 
 def fullest_batch(samples: DetectionDataset, count: int) -> Batch:
     """Return the `count` samples with most objects, which need most memory; they repeat if there are fewer."""
-    order = np.argsort(-np.diff(samples.windows.starts), kind="stable")
+    order = np.argsort(-np.diff(samples.crops.starts), kind="stable")
     return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])

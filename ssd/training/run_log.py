@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.loading.loader import DetectionDataset
+from data.loading.dataset import DetectionDataset
 from ssd.boxes import voc_to_edges
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, evenly_spaced

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from torch import nn
 
-from data.dataset.coverage import EDGES
-from data.loading.loader import DetectionDataset
+from data.dataset.coverage import SIDE_BINS
+from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
 from ssd.deploy.label_files import write_faults
 from ssd.evaluation.evaluate import Evaluation, evaluate
@@ -55,7 +55,7 @@ def evaluate_photos(
     Raises:
         Stopped: on request.
     """
-    config, photos, windows = run.config, samples.photos, samples.windows
+    config, photos, windows = run.config, samples.photos, samples.crops
     return evaluate(
         model,
         batches or val_loader(run, samples),
@@ -171,6 +171,6 @@ def report_input(run: Run, samples: DetectionDataset, evaluation: Evaluation, ch
         config=run.config.model_dump(mode="json"),
         facts=facts,
         sizes=photos.sizes,
-        edges=EDGES,
+        edges=SIDE_BINS,
         faults=label_faults(evaluation.errors, len(evaluation.classes)),
     )

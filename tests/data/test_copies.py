@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from data.dataset.photos import load_photos, shared_warning
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import shared_warning
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc import make_folder
 from tests.data.layouts.test_voc_annotation import item, xml
@@ -21,7 +22,7 @@ def test_a_photo_on_both_sides_is_found_by_whatever_name(tmp_path, put):
     (tmp_path / "two/JPEGImages/d.jpg").unlink()
     put(tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg")
     for _ in range(2):  # the second time from the cache
-        train, val = (load_photos([SourceConfig(path=path)], tmp_path, ["cat"]).photos for path in ("one", "two"))
+        train, val = (load_annotations([SourceConfig(path=path)], tmp_path, ["cat"]).photos for path in ("one", "two"))
         one, two = tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg"
         said = f"warning: 1 photos are in data.train and in data.val ({one} is {two}): mAP will flatter the model"
         assert shared_warning(train, val) == [said]
@@ -32,6 +33,6 @@ def test_copies_within_a_part_are_counted(tmp_path):
     make_folder(tmp_path / "one", {photo: xml(item()) for photo in "abcd"})
     for name in "ca":
         copied(tmp_path / "one/JPEGImages/b.jpg", tmp_path / f"one/JPEGImages/{name}.jpg")
-    (note,) = load_photos([SourceConfig(path="one")], tmp_path, ["cat"]).notes
+    (note,) = load_annotations([SourceConfig(path="one")], tmp_path, ["cat"]).notes
     where = tmp_path / "one/JPEGImages"
     assert note == f"2 photos repeat another ({where}/a.jpg is {where}/b.jpg, ...), and count as often; take the copies out"

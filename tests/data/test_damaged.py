@@ -2,9 +2,9 @@
 
 import pytest
 
-from data.dataset import inspection
-from data.dataset.annotation import DataError
-from data.dataset.photos import load_photos
+from data.dataset import parallel_reader
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.errors import DataError
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc import make_folder
 from tests.data.layouts.test_voc_annotation import item, xml
@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def load(folder, **options):
-    return load_photos([SourceConfig(path=folder.name)], folder.parent, ["cat"], **options)
+    return load_annotations([SourceConfig(path=folder.name)], folder.parent, ["cat"], **options)
 
 
 def test_refused_each_is_told_in_one_line(folder):
@@ -35,7 +35,7 @@ def test_refused_each_is_told_in_one_line(folder):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipped_they_are_left_out_and_listed(folder, workers, monkeypatch):
-    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 10)
+    monkeypatch.setattr(parallel_reader, "MIN_PARALLEL", 10)
     for _ in range(2):  # the second time from the cache
         loaded = load(folder, damaged="skip", workers=workers)
         names = [loaded.photos.path(i)[-6:-4] for i in range(len(loaded.photos))]
@@ -48,7 +48,7 @@ def test_skipped_they_are_left_out_and_listed(folder, workers, monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_photo_that_is_damaged_within_is_damaged_the_second_time_too(folder, workers, monkeypatch, capfd):
-    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 10)
+    monkeypatch.setattr(parallel_reader, "MIN_PARALLEL", 10)
     (folder / "JPEGImages/03.jpg").write_bytes(DAMAGED)
     for _ in range(2):
         with pytest.raises(DataError, match=r"03.jpg: is damaged or cut off, .*; replace it, or take it out of the split"):
@@ -76,8 +76,8 @@ def test_a_photo_that_is_missing_is_skipped_and_a_wrong_box_is_not(folder):
 
 def test_a_damaged_photo_is_looked_at_once_and_again_when_it_changes(folder, monkeypatch):
     names = []
-    inspect = inspection.inspect_photo
-    monkeypatch.setattr(inspection, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
+    inspect = parallel_reader.check_photo
+    monkeypatch.setattr(parallel_reader, "check_photo", lambda path: names.append(path.name) or inspect(path))
     load(folder, damaged="skip")
     assert len(names) == 40
     (folder / "new").mkdir()  # so that annotations are read again
@@ -89,14 +89,14 @@ def test_a_damaged_photo_is_looked_at_once_and_again_when_it_changes(folder, mon
 
 
 def test_what_may_pass_is_not_remembered(folder, monkeypatch):
-    from data.dataset.annotation import Unreachable
+    from data.dataset.errors import UnreachableError
 
     def unreachable(path):
-        raise Unreachable(f"{path}: cannot be read: Input/output error")
+        raise UnreachableError(f"{path}: cannot be read: Input/output error")
 
-    inspect = inspection.inspect_photo
-    monkeypatch.setattr(inspection, "inspect_photo", lambda path: (unreachable if path.stem == "20" else inspect)(path))
+    inspect = parallel_reader.check_photo
+    monkeypatch.setattr(parallel_reader, "check_photo", lambda path: (unreachable if path.stem == "20" else inspect)(path))
     (folder / "JPEGImages/03.jpg").write_bytes((folder / "JPEGImages/04.jpg").read_bytes())
     assert "20.jpg: cannot be read: Input/output error" in load(folder, damaged="skip").damaged[1]
-    monkeypatch.setattr(inspection, "inspect_photo", inspect)
+    monkeypatch.setattr(parallel_reader, "check_photo", inspect)
     assert load(folder, damaged="skip").num_damaged == 1

@@ -1,6 +1,6 @@
 import numpy as np
 
-from data.dataset.photos import load_photos
+from data.dataset.annotation_loader import load_annotations
 from data.shapes import CLASSES, draw_image, draw_small_shapes
 from ssd.config.schema import SourceConfig
 
@@ -41,7 +41,7 @@ def test_boxes_sit_on_the_shapes():
 
 def test_the_layout_is_voc(shapes_root):
     for split, count in (("train", 24), ("val", 8), ("trainval", 32)):
-        loaded = load_photos([SourceConfig(path="shapes", split=split)], shapes_root, CLASSES)
+        loaded = load_annotations([SourceConfig(path="shapes", split=split)], shapes_root, CLASSES)
         assert len(loaded.photos) == count
         assert loaded.notes == ()
 

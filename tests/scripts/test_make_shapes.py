@@ -4,7 +4,7 @@ import sys
 import pytest
 
 import data.shapes
-from data.dataset.photos import load_photos
+from data.dataset.annotation_loader import load_annotations
 from data.shapes import CLASSES, write_shapes
 from scripts.make_shapes import main
 from ssd.config.schema import SourceConfig
@@ -15,7 +15,7 @@ def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsy
     assert main([str(tmp_path / "one"), "--train", "3", "--val", "2", "--seed", "5"]) == 0
     assert "3 + 2 images" in capsys.readouterr().out
     watched = []
-    write_shapes(tmp_path / "two", 3, 2, 5, processes=3, watch=lambda *done: watched.append(done))
+    write_shapes(tmp_path / "two", 3, 2, 5, processes=3, progress=lambda *done: watched.append(done))
     assert watched == [(i, 5) for i in range(1, 6)]
     names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
     assert len(names) == 5 + 5 + 3
@@ -51,7 +51,7 @@ def test_the_work_is_shared(tmp_path, monkeypatch):
 
 def test_small_shapes(tmp_path):
     assert main([str(tmp_path / "small"), "--small", "--train", "1", "--val", "1"]) == 0
-    photos = load_photos([SourceConfig(path="small", split="trainval")], tmp_path, CLASSES).photos
+    photos = load_annotations([SourceConfig(path="small", split="trainval")], tmp_path, CLASSES).photos
     assert photos.sizes.tolist() == [[1200, 1200]] * 2
     assert 20 <= len(photos.boxes) <= 80
 

@@ -14,9 +14,10 @@ import yaml
 from torchvision.models.detection import ssd300_vgg16
 
 import train
-from data.dataset import inspection
-from data.dataset.photos import Annotations, load_photos
-from data.layouts.find import find_layout
+from data.dataset import parallel_reader
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
+from data.layouts.find import find_format
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.autoconfig import proposal
@@ -101,7 +102,7 @@ def test_a_train_split_alone_is_divided(shapes_root, tmp_path):
     data = load_config(tmp_path / "a.yaml").data
     names = [
         {photos.path(i) for i in range(len(photos))}
-        for photos in (load_photos(part, data.root, data.class_names).photos for part in (data.train, data.val))
+        for photos in (load_annotations(part, data.root, data.class_names).photos for part in (data.train, data.val))
     ]
     listed = (tmp_path / "shapes/ImageSets/Main/train.txt").read_text().split()
     assert {Path(name).stem for name in names[0] | names[1]} == set(listed)
@@ -180,7 +181,7 @@ def objects_of(side: float, count: int = 40) -> Annotations:
 
 def test_a_class_of_few_objects_counts_as_much_as_others_for_the_dboxes():
     large, small = objects_of(150, 90), objects_of(17, 10)
-    together = Annotations.joined([large, replace(small, labels=np.ones(10, np.int64))])
+    together = Annotations.join([large, replace(small, labels=np.ones(10, np.int64))])
     together = replace(together, classes=("a", "b"))
     shares = proposal.dbox_shares(together)
     assert shares["voc"] == proposal.dbox_shares(large)["voc"] / 2
@@ -239,7 +240,7 @@ def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
         seen["workers"] = workers
         watch(10, 40)
         watch(40, 40)
-        return load_photos(*arguments, **options)
+        return load_annotations(*arguments, **options)
 
     bars = []
 
@@ -249,7 +250,7 @@ def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
             super().__init__(desc=desc, file=StringIO(), **options)
             bars.append(self)
 
-    monkeypatch.setattr(proposal, "load_photos", load)
+    monkeypatch.setattr(proposal, "load_annotations", load)
     monkeypatch.setattr(proposal, "tqdm", Bar)
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
     assert seen["workers"] == num_cores()
@@ -260,16 +261,18 @@ def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
 def test_objects_are_counted_in_parallel(folders, kind, monkeypatch):
-    alone = find_layout(folders / kind)[1].class_counts()
-    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 0)
-    monkeypatch.setattr(inspection, "BATCH", 3)
+    alone = find_format(folders / kind)[1].class_counts()
+    monkeypatch.setattr(parallel_reader, "MIN_PARALLEL", 0)
+    monkeypatch.setattr(parallel_reader, "BATCH", 3)
     watched = []
-    shared = find_layout(folders / kind)[1].class_counts(2, lambda *done: watched.append(done))
+    shared = find_format(folders / kind)[1].class_counts(2, lambda *done: watched.append(done))
     assert list(shared.items()) == list(alone.items())  # in the same order
     assert sum(alone.values()) == 106
     assert watched[-1] == ((1, 1) if kind == "coco" else (32, 32))
     assert len(watched) == (1 if kind == "coco" else 11)
-    workers = inspection.count_files([str(i) for i in range(12)], lambda _: [os.getpid()], 2, inspection.unwatched)
+    workers = parallel_reader.count_in_files(
+        [str(i) for i in range(12)], lambda _: [os.getpid()], 2, parallel_reader.no_progress
+    )
     assert os.getpid() not in workers
     assert list(workers.values()) == [6, 6]
 
@@ -279,8 +282,8 @@ def test_ctrl_c_while_processes_count(folders, monkeypatch, capsys):
         def update(self, n=1):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspection, "WORTH_PROCESSES", 0)
-    monkeypatch.setattr(inspection, "BATCH", 3)
+    monkeypatch.setattr(parallel_reader, "MIN_PARALLEL", 0)
+    monkeypatch.setattr(parallel_reader, "BATCH", 3)
     monkeypatch.setattr(proposal, "num_cores", lambda: 2)
     monkeypatch.setattr(proposal, "tqdm", Bar)
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 130
@@ -288,7 +291,7 @@ def test_ctrl_c_while_processes_count(folders, monkeypatch, capsys):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("place", ["find_layout", "load_photos", "best_overlaps", "try_out"])
+@pytest.mark.parametrize("place", ["find_format", "load_annotations", "best_overlaps", "try_out"])
 def test_ctrl_c_ends_it_with_a_line(folders, monkeypatch, capsys, place):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data.dataset.annotation import DataError
-from data.dataset.conventions import CONVENTIONS, READ_AS, fault_in
+from data.dataset.conventions import CONVENTIONS, convention_fault
+from data.dataset.errors import DataError
+from data.layouts.find import FORMATS
 from scripts import check_data, new_config
 from tests.data.layouts import test_voc_annotation as voc
 from tests.data.layouts.exports import NAMES, SHOTS, coco, dump, photos, write
@@ -12,6 +13,10 @@ from tests.data.layouts.test_silent import load
 
 WORDS = list(CONVENTIONS)
 CORNERS, LEFT_TOP, CENTRE, Y_FIRST = WORDS
+
+
+def fault_in(written: np.ndarray, sizes: np.ndarray, layout: str) -> str:
+    return convention_fault(written, sizes, FORMATS[layout].convention, FORMATS[layout].is_relative, "here")
 
 
 def drawn(count: int = 300, largest: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +32,7 @@ def read(edges: np.ndarray, sizes: np.ndarray, layout: str, written_as: str) -> 
     """What a format's reader makes of boxes that are written in another convention."""
     unit = np.tile(sizes, 2) if layout == "yolo" else 1
     numbers = edges / unit @ np.linalg.inv(CONVENTIONS[written_as]).T
-    return numbers @ CONVENTIONS[READ_AS[layout]].T * unit
+    return numbers @ CONVENTIONS[FORMATS[layout].convention].T * unit
 
 
 @pytest.mark.parametrize("largest", [0.1, 0.4, 0.8])
@@ -35,19 +40,21 @@ def read(edges: np.ndarray, sizes: np.ndarray, layout: str, written_as: str) -> 
 @pytest.mark.parametrize("layout", ["coco", "yolo"])
 def test_the_convention_that_fits_is_named(layout, written_as, largest):
     edges, sizes = drawn(largest=largest)
-    fault = fault_in(read(edges, sizes, layout, written_as), sizes, layout, "here")
-    if written_as == READ_AS[layout]:
+    fault = fault_in(read(edges, sizes, layout, written_as), sizes, layout)
+    if written_as == FORMATS[layout].convention:
         assert fault == ""
     else:
         head, _, named = fault.partition("; as ")
-        assert head.endswith(f"boxes reach beyond their photo (here, ...), read as {READ_AS[layout]}")
+        assert head.endswith(f"boxes reach beyond their photo (here, ...), read as {FORMATS[layout].convention}")
         either = f"{CORNERS} or {Y_FIRST}"  # relative to the photo they look alike
-        assert named.startswith(f"{either if layout == 'yolo' and written_as != LEFT_TOP else written_as} they fit: write")
+        assert named.startswith(
+            f"{either if layout == 'yolo' and written_as != LEFT_TOP else written_as} they would fit: convert"
+        )
 
 
 def test_boxes_of_photos_of_another_size_are_told():
     edges, sizes = drawn()
-    assert "if they were drawn on photos of another size" in fault_in(2 * edges, sizes, "voc", "here")
+    assert "if they were drawn on photos of another size" in fault_in(2 * edges, sizes, "voc")
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
@@ -55,8 +62,8 @@ def test_objects_that_photos_cut_off_may_be_drawn_whole(layout):
     """A tenth of the boxes reaches beyond the right edge, by half of its width."""
     edges, sizes = drawn()
     edges[::10, 2] = sizes[::10, 0] + (sizes[::10, 0] - edges[::10, 0])
-    assert fault_in(edges, sizes, layout, "here") == ""
-    assert fault_in(edges[:2] + 5000, sizes[:2], layout, "here") == ""  # two slips of the hand
+    assert fault_in(edges, sizes, layout) == ""
+    assert fault_in(edges[:2] + 5000, sizes[:2], layout) == ""  # two slips of the hand
 
 
 HONEST = {  # photo, edges of the objects
@@ -73,14 +80,14 @@ HONEST = {  # photo, edges of the objects
 @pytest.mark.parametrize("name", HONEST)
 def test_few_objects_that_another_convention_fits_by_chance_are_taken(name, layout):
     size, boxes = HONEST[name]
-    assert fault_in(np.array(boxes, np.float32), np.tile(np.float32(size), (len(boxes), 1)), layout, "here") == ""
+    assert fault_in(np.array(boxes, np.float32), np.tile(np.float32(size), (len(boxes), 1)), layout) == ""
 
 
 @pytest.mark.parametrize("written_as", [CORNERS, LEFT_TOP, CENTRE])
 def test_relative_numbers_are_told_in_whatever_convention(written_as):
     edges, sizes = drawn()
     numbers = read(edges / np.tile(sizes, 2), sizes, "coco", written_as)
-    assert "as if relative to their photo" in fault_in(numbers, sizes, "coco", "here")
+    assert "as if relative to their photo" in fault_in(numbers, sizes, "coco")
 
 
 def test_corners_in_a_coco_file_end_every_command(tmp_path, capsys, bare_machine):
@@ -92,7 +99,7 @@ def test_corners_in_a_coco_file_end_every_command(tmp_path, capsys, bare_machine
         item["bbox"] = [x2 - x - item["bbox"][2], y2 - y - item["bbox"][3], x2 - x, y2 - y]
     dump(tmp_path / "mine/a.json", content)
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
-    assert f"they fit: write {LEFT_TOP}, as COCO has it" in capsys.readouterr().err
+    assert f"they would fit: convert them to {LEFT_TOP}" in capsys.readouterr().err
     sources = "\n".join(f"  {part}: [{{path: mine, split: {part}, val_fraction: 0.5}}]" for part in ("train", "val"))
     config = write(tmp_path / "b.yaml", f"data:\n  root: {tmp_path}\n  classes: [{', '.join(NAMES)}]\n{sources}\n")
     assert check_data.main([str(config)]) == 2

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset.annotation import DataError
-from data.dataset.images import inspect_photo
-from data.dataset.photos import load_photos
-from data.loading.loader import DetectionDataset
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.errors import DataError
+from data.dataset.images import check_photo
+from data.loading.dataset import DetectionDataset
 from data.shapes import CLASSES, write_shapes
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc_annotation import item, xml
@@ -63,7 +63,7 @@ def loaded(folder, pixels: np.ndarray, orientation: int, write, suffix: str = ".
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(folder / f"JPEGImages/a{suffix}", exif=exif, quality=95)
     write(folder)
-    photos = load_photos([SourceConfig(path=folder.name)], folder.parent, ["cat"]).photos
+    photos = load_annotations([SourceConfig(path=folder.name)], folder.parent, ["cat"]).photos
     return DetectionDataset(photos, 300, (0, 0, 0)).image(0), photos.boxes[0].tolist()
 
 
@@ -109,7 +109,7 @@ def test_a_size_that_fits_neither_orientation_is_refused(tmp_path, orientation, 
 def test_a_broken_exif_block_is_no_warning(tmp_path, recwarn):
     block = b"Exif\0\0" + struct.pack("<2sHL", b"II", 42, 2**31)
     Image.new("RGB", (50, 40)).save(tmp_path / "a.jpg", exif=block)
-    assert inspect_photo(tmp_path / "a.jpg").size == (50, 40, 50, 40)
+    assert check_photo(tmp_path / "a.jpg").size == (50, 40, 50, 40)
     assert not recwarn.list
 
 
@@ -122,7 +122,7 @@ def test_names_that_are_not_utf_8_are_trained_on(tmp_path):
     total = 0
     for split in ("train", "val"):
         source = SourceConfig(path="mine", split=split, val_fraction=0.4)
-        photos = load_photos([source], tmp_path, CLASSES).photos
+        photos = load_annotations([source], tmp_path, CLASSES).photos
         total += len(photos)
         assert DetectionDataset(photos, 300, (0, 0, 0)).image(0).any()
     assert total == 6

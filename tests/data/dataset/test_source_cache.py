@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from data.dataset import disk_cache, source_cache
-from data.dataset.annotation import DataError
-from data.dataset.photos import Annotations, load_photos
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
+from data.dataset.errors import DataError
 from data.layouts import voc
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.test_voc import make_folder
@@ -41,7 +42,7 @@ def read(folder, monkeypatch):
         with monkeypatch.context() as patch:
             parse = voc.parse_annotation
             patch.setattr(voc, "parse_annotation", lambda path, *rest: names.append(path.stem) or parse(path, *rest))
-            loaded = load_photos([SourceConfig(path="one", split=split)], folder.parent, classes, **options)
+            loaded = load_annotations([SourceConfig(path="one", split=split)], folder.parent, classes, **options)
         return loaded, names
 
     return load
@@ -56,7 +57,7 @@ def test_a_second_start_reads_no_annotation_and_is_the_same(read):
     assert second.notes == first.notes
     assert second.photos.ground_truth(2)["truncated"].tolist() == [1, -1]
     assert second.photos.select([2, 0]).truncated.tolist() == [1, -1, -1]
-    assert Annotations.joined([first.photos, second.photos]).truncated.tolist() == [-1, 1, -1] * 2
+    assert Annotations.join([first.photos, second.photos]).truncated.tolist() == [-1, 1, -1] * 2
 
 
 def changed_annotation(folder):
@@ -149,7 +150,7 @@ def test_another_split_other_classes_and_other_options_are_read_again(folder, re
 
 def test_other_code_reads_again(read, monkeypatch):
     read()
-    monkeypatch.setattr(source_cache, "_code", lambda: "another version")
+    monkeypatch.setattr(source_cache, "_code_digest", lambda: "another version")
     assert read()[1] == ["a", "b", "c"]
 
 
@@ -176,8 +177,8 @@ def test_what_lies_elsewhere_is_read_each_time(folder, read):
     (folder.parent / "other").mkdir()
     outside = os.fsencode(folder.parent / "other/a.jpg")
     for paths, kept in ((np.array([outside]), False), (np.array([os.fsencode(folder / "JPEGImages/a.jpg")]), True)):
-        cache.remember(paths, {"paths": paths}, {})
-        assert (cache.recall() is not None) == kept
+        cache.save(paths, {"paths": paths}, {})
+        assert (cache.load() is not None) == kept
 
 
 def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, read, monkeypatch):
@@ -185,8 +186,8 @@ def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, rea
         raise RuntimeError("Could not determine home directory.")
 
     cache = source_cache.SourceCache(folder, "reading", source_cache.FolderDigest(folder, lambda: None))
-    cache.remember(np.array([b"/no/such/folder/a.jpg"]), {}, {})
-    assert cache.recall() is None
+    cache.save(np.array([b"/no/such/folder/a.jpg"]), {}, {})
+    assert cache.load() is None
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr("pathlib.Path.home", homeless)
     for _ in range(2):
@@ -194,7 +195,7 @@ def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, rea
 
 
 def test_old_ways_of_reading_are_forgotten(folder, read, tmp_path, monkeypatch):
-    monkeypatch.setattr(source_cache, "KEPT", 2)
+    monkeypatch.setattr(source_cache, "MAX_FILES", 2)
     for classes in (("cat",), ("cat", "dog"), ("cat", "cow")):
         read(classes=classes)
     assert len(list((tmp_path / "cache/ssd300").glob("data-*"))) == 2
@@ -209,7 +210,7 @@ def test_links_in_a_circle_are_followed_once(folder, read):
 
 
 def test_a_long_look_can_be_stopped(folder, monkeypatch):
-    monkeypatch.setattr(source_cache, "TICK", 1)
+    monkeypatch.setattr(source_cache, "TICK_FILES", 1)
 
     def stop():
         raise KeyboardInterrupt

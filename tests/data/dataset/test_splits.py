@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.dataset import splits
-from data.dataset.annotation import DataError
+from data.dataset.errors import DataError
 from data.dataset.splits import VAL_FRACTION, choose, divide, divisible, draw, find_split
 from ssd.config.schema import SourceConfig
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import train
-from data.dataset.photos import Annotations, load_photos
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
 from scripts import new_config
 from ssd.config.file import load_config
 from tests.data.layouts.exports import EXPORTS, NAMES, SHOTS, Export, photos, xmls
@@ -41,7 +42,7 @@ def test_an_export_trains_from_new_config_alone(export: Export, tmp_path, capsys
     shown = capsys.readouterr().out
     assert f"{export.layout.upper()} layout" in shown
     data = load_config(output).data
-    parts = [load_photos(part, data.root, data.class_names).photos for part in (data.train, data.val)]
+    parts = [load_annotations(part, data.root, data.class_names).photos for part in (data.train, data.val)]
     trained, evaluated = (assert_true(part) for part in parts)
     assert not trained & evaluated
     if export.num_train is None:

@@ -10,16 +10,17 @@ import cv2
 import numpy as np
 import pytest
 
-from data.dataset.annotation import DataError
-from data.dataset.photos import Annotations, load_photos
-from data.layouts.find import find_layout
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
+from data.dataset.errors import DataError
+from data.layouts.find import find_format
 from data.shapes import CLASSES
 from ssd.config.schema import SourceConfig
 
 
 def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Annotations:
     source = SourceConfig(path=path, split=split, val_fraction=options.pop("val_fraction", None))
-    return load_photos([source], root, classes, **options).photos
+    return load_annotations([source], root, classes, **options).photos
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_coco_in_its_usual_places(tmp_path, voc, file, images):
     path = tmp_path / "mine" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(as_coco(voc)))
-    assert find_layout(tmp_path / "mine")[0] == "coco"
+    assert find_format(tmp_path / "mine")[0] == "coco"
     assert_equal(load(tmp_path, "mine", "train"), voc)
 
 
@@ -105,7 +106,7 @@ def test_crowds_are_left_out_and_counted(tmp_path, voc):
         item["segmentation"] = [[1, 2, 9, 2, 9, 8]]
     content["annotations"][0].update(iscrowd=1, segmentation={"size": [9, 9], "counts": [3, 78]})
     (tmp_path / "all.json").write_text(json.dumps(content))
-    loaded = load_photos([SourceConfig(path="all.json")], tmp_path, CLASSES)
+    loaded = load_annotations([SourceConfig(path="all.json")], tmp_path, CLASSES)
     np.testing.assert_allclose(loaded.photos.boxes, voc.boxes[1:], atol=1e-3)
     assert ["1 regions of crowds (iscrowd) are no single objects, and were left out" in note for note in loaded.notes] == [True]
 
@@ -123,11 +124,11 @@ def test_masks_that_are_marked_as_crowds_are_objects(tmp_path, voc, share, extra
     for item in marked:
         item.update(iscrowd=1, segmentation={"size": [9, 9], "counts": [3, 78]}, **extra)
     (tmp_path / "all.json").write_text(json.dumps(content))
-    loaded = load_photos([SourceConfig(path="all.json")], tmp_path, CLASSES)
+    loaded = load_annotations([SourceConfig(path="all.json")], tmp_path, CLASSES)
     np.testing.assert_allclose(loaded.photos.boxes, voc.boxes, atol=1e-3)
     (note,) = loaded.notes
     assert f"{len(marked)} of {len(voc.labels)} annotations are marked as crowds (iscrowd), as CVAT marks every mask" in note
-    assert find_layout(tmp_path)[1].class_counts() == dict(zip(CLASSES, np.bincount(voc.labels), strict=True))
+    assert find_format(tmp_path)[1].class_counts() == dict(zip(CLASSES, np.bincount(voc.labels), strict=True))
 
 
 @pytest.mark.parametrize("images, labels", [("images/train", "labels/train"), ("train/images", "train/labels")])
@@ -139,7 +140,7 @@ def test_yolo_in_its_usual_places(tmp_path, voc, images, labels, names):
     write_yolo(voc, tmp_path / "mine" / images, tmp_path / "mine" / labels)
     if names:
         (tmp_path / "mine/data.yaml").write_text(f"names: {names}\n")
-    assert find_layout(tmp_path / "mine")[0] == "yolo"
+    assert find_format(tmp_path / "mine")[0] == "yolo"
     assert CLASSES == ("circle", "square", "triangle", "star", "cross")
     assert_equal(load(tmp_path, "mine", "train"), replace(voc, labels=4 - voc.labels) if names else voc)
 

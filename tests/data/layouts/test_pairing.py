@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data.dataset.annotation import DataError
-from data.dataset.photos import Loaded, load_photos
-from data.layouts.find import find_layout
+from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
+from data.dataset.errors import DataError
+from data.layouts.find import find_format
 from ssd.config.file import parse_config
 from ssd.config.schema import ConfigError, SourceConfig
 from ssd.deploy.inputs import find_inputs
@@ -58,8 +58,8 @@ def coco(folder: Path, photos: str | list[str], names: list[str], num_labelled: 
     return folder
 
 
-def load(folder: Path, split: str = "all") -> Loaded:
-    return load_photos([SourceConfig(path=folder.name, split=split)], folder.parent, ["cat"])
+def load(folder: Path, split: str = "all") -> LoadedAnnotations:
+    return load_annotations([SourceConfig(path=folder.name, split=split)], folder.parent, ["cat"])
 
 
 @pytest.mark.parametrize("of_files, of_names", [(ONE, OTHER), (OTHER, ONE)])
@@ -81,7 +81,7 @@ def test_names_in_two_forms_of_one_letter_are_one(tmp_path, of_files, of_names):
         photos = load(folder, "train" if folder.name in "be" else "all").photos
         assert (len(photos), len(photos.labels)) == (1, 1)
         assert Path(photos.path(0)).name == f"{of_files}.jpg"
-        assert find_layout(folder)[1].class_counts().total() == 1
+        assert find_format(folder)[1].class_counts().total() == 1
 
 
 def test_files_that_differ_in_the_form_of_a_letter_alone_are_two(tmp_path):
@@ -119,7 +119,7 @@ def test_classes_folders_and_splits_in_two_forms_of_one_letter_are_one(tmp_path)
     of_coco = coco(tmp_path / "c", "a", ["a.jpg"], 1)
     write(of_coco / "annotations.json", (of_coco / "annotations.json").read_text().replace('cat"', f'{name}"'))
     sources = [SourceConfig(path=ONE, split=ONE), SourceConfig(path=of_yolo.name), SourceConfig(path=of_coco.name)]
-    assert len(load_photos(sources, tmp_path, ["Bär"]).photos.labels) == 3
+    assert len(load_annotations(sources, tmp_path, ["Bär"]).photos.labels) == 3
     with pytest.raises(ConfigError, match="'Bär' is listed 2 times"):
         parse_config({"data": {"classes": ["Bär", name], "train": [{"path": "-"}], "val": [{"path": "-"}]}})
 

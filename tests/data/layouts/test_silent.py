@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import train
-from data.dataset.annotation import DataError, similar_classes
-from data.dataset.photos import Loaded, load_photos
+from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
+from data.dataset.class_names import similar_classes
+from data.dataset.errors import DataError
 from scripts import check_data, new_config
 from ssd.autoconfig import proposal
 from ssd.config.file import load_config
@@ -20,9 +21,9 @@ from tests.data.layouts.test_exports import SMALL, assert_true
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
 
-def load(folder: Path, split: str = "all", classes=NAMES, **options) -> Loaded:
+def load(folder: Path, split: str = "all", classes=NAMES, **options) -> LoadedAnnotations:
     source = SourceConfig(path=folder.name, split=split, val_fraction=options.pop("val_fraction", None))
-    return load_photos([source], folder.parent, classes, **options)
+    return load_annotations([source], folder.parent, classes, **options)
 
 
 def yolo(folder: Path, names: str) -> None:
@@ -31,7 +32,7 @@ def yolo(folder: Path, names: str) -> None:
     write(folder / "data.yaml", names)
 
 
-def numbers_of(loaded: Loaded) -> set[int]:
+def numbers_of(loaded: LoadedAnnotations) -> set[int]:
     """Which of the drawn photos they are."""
     return {int(Path(loaded.photos.path(i)).stem[-2:]) for i in range(len(loaded.photos))}
 

@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data.dataset.annotation import DataError
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.errors import DataError
 from data.dataset.images import read_image
-from data.dataset.photos import load_photos
 from ssd.config.schema import VOC_CLASSES, SourceConfig
 from tests.data.layouts.test_voc_annotation import item, xml
 
@@ -36,7 +36,7 @@ def test_several_folders_splits_and_suffixes(tmp_path):
     sources = [
         SourceConfig(path="one", split="train"), SourceConfig(path="two", split="cat_train"), SourceConfig(path="three")
     ]  # fmt: skip
-    loaded = load_photos(sources, tmp_path, ["cat", "dog"])
+    loaded = load_annotations(sources, tmp_path, ["cat", "dog"])
     photos = loaded.photos
     assert [Path(photos.path(i)).name for i in range(6)] == ["b 1.jpg", "ä.jpg", "c.PNG", "d.PNG", "e.webp", "f.webp"]
     assert np.diff(photos.starts).tolist() == [1, 0, 2, 0, 0, 0]
@@ -55,7 +55,7 @@ def test_a_folder_without_splits_is_divided_by_a_fraction(tmp_path):
 
     def ids(split: str, seed: int = 0) -> set[str]:
         source = SourceConfig(path="one", split=split, val_fraction=0.25)
-        photos = load_photos([source], tmp_path, ["cat"], seed).photos
+        photos = load_annotations([source], tmp_path, ["cat"], seed).photos
         return {photos.path(i) for i in range(len(photos))}
 
     assert ids("train") | ids("val") == {str(path) for path in (tmp_path / "one/JPEGImages").iterdir()}
@@ -70,7 +70,7 @@ def test_all_faults_are_named_at_once(tmp_path):
     (tmp_path / "one/JPEGImages/b.jpg").unlink()
     sources = [SourceConfig(path="one", split="train"), SourceConfig(path="one", split="val"), SourceConfig(path="none")]
     with pytest.raises(DataError) as error:
-        load_photos(sources, tmp_path, ["cat", "dog"])
+        load_annotations(sources, tmp_path, ["cat", "dog"])
     text = str(error.value)
     assert len(text.splitlines()) == 7
     for expected in ("unknown class 'x'", "has no box", "no photo of that name", "c.xml: is missing"):
@@ -131,7 +131,7 @@ def test_images_that_cannot_be_read(tmp_path):
 
 
 def test_the_real_data_sets(shared_data):
-    loaded = load_photos([SourceConfig(path="bccd", split="trainval")], shared_data, ["RBC", "WBC", "Platelets"])
+    loaded = load_annotations([SourceConfig(path="bccd", split="trainval")], shared_data, ["RBC", "WBC", "Platelets"])
     assert len(loaded.photos) == 292
     (note,) = loaded.notes
     folder = shared_data / "bccd/Annotations"
@@ -139,7 +139,7 @@ def test_the_real_data_sets(shared_data):
         f"2 boxes without area were left out: {folder}/BloodImage_00338.xml: object 13 (RBC); "
         f"{folder}/BloodImage_00343.xml: object 4 (RBC)"
     )
-    photos = load_photos([SourceConfig(path="voc07s/VOC2007", split="val")], shared_data, VOC_CLASSES).photos
+    photos = load_annotations([SourceConfig(path="voc07s/VOC2007", split="val")], shared_data, VOC_CLASSES).photos
     assert len(photos) == 450
     assert set(photos.labels.tolist()) == set(range(20))
     width_height = np.tile(np.repeat(photos.sizes, np.diff(photos.starts), axis=0), 2)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.dataset.annotation import DataError
+from data.dataset.errors import DataError
 from data.layouts.voc_annotation import is_annotation, parse_annotation
 
 CLASSES = {"cat": 0, "dog": 1}

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from data.dataset.annotation import DataError
+from data.dataset.errors import DataError
 from scripts import new_config
 from tests.data.layouts.exports import NAMES, SHOTS, Shot, photos, texts, write, xmls
 from tests.data.layouts.test_silent import load, numbers_of

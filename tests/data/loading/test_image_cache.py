@@ -3,13 +3,16 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Annotations, load_photos
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
 from data.loading import image_cache
+from data.loading.dataset import DetectionDataset
 from data.loading.image_cache import ImageCache, cache_bytes, cached_sizes, fits, reductions
-from data.loading.loader import DetectionDataset, EvalOrder, make_loader
+from data.loading.loader import make_loader
+from data.loading.sampler import EvalSampler
 from data.shapes import CLASSES
-from data.transforms.augment import CROP_ASPECT, CROP_SCALE, Switches
-from ssd.config.schema import SourceConfig
+from data.transforms.augment import CROP_ASPECT, CROP_SCALE
+from ssd.config.schema import AugmentConfig, SourceConfig
 
 FILL = (124, 116, 104)
 SIZES = np.array([[640, 480], [1500, 1415], [2830, 2829], [4000, 3000], [2830, 9001], [4245, 4245]], np.int32)
@@ -17,24 +20,24 @@ SIZES = np.array([[640, 480], [1500, 1415], [2830, 2829], [4000, 3000], [2830, 9
 
 @pytest.fixture(scope="module")
 def photos(shapes_root) -> Annotations:
-    return load_photos([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
+    return load_annotations([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
 
 
 def test_cached_photos_give_the_same_samples_and_are_read_once(photos, monkeypatch):
     cache = ImageCache(photos.sizes, 300)
-    plain, cached = (DetectionDataset(photos, 300, FILL, 1, Switches(), cache=each) for each in (None, cache))
+    plain, cached = (DetectionDataset(photos, 300, FILL, 1, AugmentConfig(), cache=each) for each in (None, cache))
     keys = [(0, index) for index in range(4)]
     expected = plain.__getitems__(keys).images
     assert torch.equal(cached.__getitems__(keys).images, expected)
     assert cache.filled.sum() == 4
-    monkeypatch.setattr("data.loading.loader.read_image", None)
+    monkeypatch.setattr("data.loading.dataset.read_image", None)
     assert torch.equal(cached.__getitems__(keys).images, expected)
 
 
 def test_workers_fill_one_cache_together(photos):
     cache = ImageCache(photos.sizes, 300)
     samples = DetectionDataset(photos, 300, FILL, cache=cache)
-    list(make_loader(samples, EvalOrder(np.arange(len(photos)), 4), 2, torch.device("cpu")))
+    list(make_loader(samples, EvalSampler(np.arange(len(photos)), 4), 2, torch.device("cpu")))
     assert cache.filled.all()
 
 
@@ -65,7 +68,9 @@ def large(tmp_path) -> Annotations:
 def test_a_reduced_photo_gives_the_same_samples_but_for_interpolation(large):
     cache = ImageCache(large.sizes, 300)
     assert cache.sizes.tolist() == [[2000, 1501]]
-    plain, cached = (DetectionDataset(large, 300, FILL, 1, Switches(photometric=False), cache=each) for each in (None, cache))
+    plain, cached = (
+        DetectionDataset(large, 300, FILL, 1, AugmentConfig(photometric=False), cache=each) for each in (None, cache)
+    )
     keys = [(epoch, 0) for epoch in range(12)]
     one, other = plain.__getitems__(keys), cached.__getitems__(keys)
     assert all(torch.equal(a, b) for a, b in zip(one.targets, other.targets, strict=True))

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Annotations, load_photos
-from data.loading.loader import DetectionDataset, EvalOrder, TrainOrder, choose_workers, make_loader
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
+from data.loading.dataset import DetectionDataset
+from data.loading.loader import choose_workers, make_loader
+from data.loading.sampler import EvalSampler, TrainSampler
 from data.shapes import CLASSES
-from data.transforms.augment import Switches
-from ssd.config.schema import ConfigError, SourceConfig
+from ssd.config.schema import AugmentConfig, ConfigError, SourceConfig
 from ssd.system.distributed import World
 
 FILL = (124, 116, 104)
@@ -18,16 +20,16 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def photos(shapes_root) -> Annotations:
-    return load_photos([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
+    return load_annotations([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
 
 
-def stream(samples: DetectionDataset, order: TrainOrder, workers: int) -> list:
+def stream(samples: DetectionDataset, order: TrainSampler, workers: int) -> list:
     return list(make_loader(samples, order, workers, CPU))
 
 
 def test_the_number_of_workers_changes_nothing(photos):
-    samples = DetectionDataset(photos, 300, FILL, seed=1, switches=Switches())
-    runs = [stream(samples, TrainOrder(len(photos), 5, 6, seed=1), workers) for workers in (0, 1, 2)]
+    samples = DetectionDataset(photos, 300, FILL, seed=1, augment=AugmentConfig())
+    runs = [stream(samples, TrainSampler(len(photos), 5, 6, seed=1), workers) for workers in (0, 1, 2)]
     for batches in zip(*runs, strict=True):
         for batch in batches[1:]:
             assert torch.equal(batch.images, batches[0].images)
@@ -36,7 +38,7 @@ def test_the_number_of_workers_changes_nothing(photos):
 
 
 def test_a_sample_changes_from_epoch_to_epoch(photos):
-    samples = DetectionDataset(photos, 300, FILL, seed=1, switches=Switches())
+    samples = DetectionDataset(photos, 300, FILL, seed=1, augment=AugmentConfig())
     assert not torch.equal(samples[(0, 3)].images, samples[(1, 3)].images)
     assert torch.equal(samples[(1, 3)].images, samples[(1, 3)].images)
 
@@ -65,7 +67,7 @@ def test_difficult_objects_can_be_left_out(photos):
 
 @pytest.mark.parametrize(("num_photos", "batch_size"), [(10, 4), (3, 8), (7, 7)])
 def test_every_photo_once_an_epoch_and_none_dropped(num_photos, batch_size):
-    order = TrainOrder(num_photos, batch_size, iterations=30, seed=0)
+    order = TrainSampler(num_photos, batch_size, iterations=30, seed=0)
     keys = [key for batch in order for key in batch]
     assert len(keys) == 30 * batch_size
     for epoch in range(len(keys) // num_photos):
@@ -76,15 +78,15 @@ def test_every_photo_once_an_epoch_and_none_dropped(num_photos, batch_size):
 
 
 def test_a_resumed_stream_goes_on_exactly():
-    whole = list(TrainOrder(10, 4, 20, seed=3))
-    assert list(TrainOrder(10, 4, 20, seed=3, first_iteration=13)) == whole[13:]
-    assert len(TrainOrder(10, 4, 20, seed=3, first_iteration=13)) == 7
+    whole = list(TrainSampler(10, 4, 20, seed=3))
+    assert list(TrainSampler(10, 4, 20, seed=3, first_iteration=13)) == whole[13:]
+    assert len(TrainSampler(10, 4, 20, seed=3, first_iteration=13)) == 7
 
 
 @pytest.mark.parametrize(("accumulate", "processes"), [(2, 1), (1, 2), (2, 2), (4, 1)])
 def test_processes_and_accumulation_share_the_same_batches(accumulate, processes):
-    whole = list(TrainOrder(10, 8, 5, seed=3))
-    parts = [list(TrainOrder(10, 8, 5, 3, accumulate=accumulate, world=World(rank, processes))) for rank in range(processes)]
+    whole = list(TrainSampler(10, 8, 5, seed=3))
+    parts = [list(TrainSampler(10, 8, 5, 3, accumulate=accumulate, world=World(rank, processes))) for rank in range(processes)]
     for i, batch in enumerate(whole):
         together = [
             key for step in range(accumulate) for rank in range(processes) for key in parts[rank][i * accumulate + step]
@@ -94,12 +96,12 @@ def test_processes_and_accumulation_share_the_same_batches(accumulate, processes
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ConfigError, match=r"train\.batch_size 8 .* 1 × 3 processes"):
-        TrainOrder(10, 8, 5, 3, world=World(0, 3))
+        TrainSampler(10, 8, 5, 3, world=World(0, 3))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_evaluation_takes_each_photo_once(processes):
-    keys = [key for rank in range(processes) for batch in EvalOrder(np.arange(5), 2, World(rank, processes)) for key in batch]
+    keys = [key for rank in range(processes) for batch in EvalSampler(np.arange(5), 2, World(rank, processes)) for key in batch]
     assert Counter(keys) == Counter({(0, i): 1 for i in range(5)})
 
 

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.loading import workers
-from data.loading.workers import Parcel, WatchedLoader, WorkerError, worker_options
+from data.loading import loader, workers
+from data.loading.loader import WatchedLoader, WorkerError
+from data.loading.workers import Parcel, worker_options
 from ssd.system.stop import Stopped, StopRequest
 from tests.helpers.runs import wait_until
 
@@ -87,11 +88,11 @@ class Noted(Numbers):
 
 
 def test_the_first_batches_are_made_before_anybody_waits_for_them(tmp_path):
-    loader = watched(Noted(tmp_path / "made"))
-    batches = iter(loader)
+    batches_made = watched(Noted(tmp_path / "made"))
+    batches = iter(batches_made)
     wait_until(lambda: (tmp_path / "made").exists() and len((tmp_path / "made").read_text().split()) == 4)
     assert [batch["small"].item() for batch in batches] == list(range(0, 40, 4))
-    iter(loader)  # that nobody waits for, which ends with the last one who knows it
+    iter(batches_made)  # that nobody waits for, which ends with the last one who knows it
     wait_until(lambda: not multiprocessing.active_children())
 
 
@@ -232,14 +233,14 @@ def test_a_worker_that_ends_ends_the_wait_at_once():
     child.start()
 
     def wait() -> None:
-        with workers._ends_reported([child]):
+        with loader._ends_reported([child]):
             child.kill()
             time.sleep(20)
 
     with pytest.raises(WorkerError, match=rf"\(pid {child.pid}\) is killed by signal: SIGKILL") as caught:
         wait()
     assert caught.value.can_resume
-    with pytest.raises(WorkerError, match="is killed by signal: SIGKILL"), workers._ends_reported([child]):
+    with pytest.raises(WorkerError, match="is killed by signal: SIGKILL"), loader._ends_reported([child]):
         raise AssertionError("there is nothing to wait for")
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
     signal.signal(signal.SIGCHLD, previous)
@@ -248,7 +249,7 @@ def test_a_worker_that_ends_ends_the_wait_at_once():
 def test_a_lost_worker_is_reported_in_the_wait_and_nowhere_else():
     batches = iter(watched(Numbers(), 2))
     next(batches)
-    victim = workers.multiprocessing.active_children()[0]
+    victim = multiprocessing.active_children()[0]
     os.kill(victim.pid, signal.SIGKILL)
     end = time.monotonic() + 0.5
     while time.monotonic() < end:  # a step, which must not be torn in two
@@ -308,14 +309,14 @@ def test_what_the_parent_made_is_not_searched_for_garbage():
 
 def test_the_end_of_abandoned_workers_is_no_loss(monkeypatch):
     """A request to stop may cut off the end of a wait, where losses cease to be reported."""
-    monkeypatch.setattr(workers, "_abandoned", [])
+    monkeypatch.setattr(loader, "_abandoned", [])
     previous = signal.getsignal(signal.SIGCHLD)
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
     lost: list[int] = []
     signal.signal(signal.SIGCHLD, lambda number, _: lost.append(number))
     try:
-        workers._abandon(None, [child])
+        loader._abandon(None, [child])
         child.join()
         assert not lost
     finally:

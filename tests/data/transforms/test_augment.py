@@ -8,16 +8,16 @@ import pytest
 from data.transforms import augment
 from data.transforms.augment import (
     INTERPOLATIONS,
+    Crop,
     Photometric,
-    Switches,
-    Window,
-    draw_plan,
+    draw_augmentation,
+    no_augmentation,
     overlaps,
-    plain_plan,
     relative_boxes,
 )
+from ssd.config.schema import AugmentConfig
 
-NONE = Switches(photometric=False, expand=False, crop=False, mirror=False)
+NONE = AugmentConfig(photometric=False, expand=False, crop=False, mirror=False)
 BOXES = np.array([[40, 30, 160, 150], [220, 90, 300, 230], [10, 200, 60, 236]], np.float32)
 WIDTH, HEIGHT = 320, 240
 
@@ -26,17 +26,17 @@ def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng((9, 0, seed))
 
 
-def plans(count: int, switches: Switches, boxes: np.ndarray = BOXES):
-    return [draw_plan(rng(i), WIDTH, HEIGHT, boxes, switches) for i in range(count)]
+def plans(count: int, switches: AugmentConfig, boxes: np.ndarray = BOXES):
+    return [draw_augmentation(rng(i), WIDTH, HEIGHT, boxes, switches) for i in range(count)]
 
 
-def crop_only(**others: bool) -> Switches:
-    return Switches(photometric=False, expand=False, mirror=False, crop=True, **others)
+def crop_only(**others: bool) -> AugmentConfig:
+    return AugmentConfig(photometric=False, expand=False, mirror=False, crop=True, **others)
 
 
 def test_all_off_is_the_plain_photo():
-    plan, plain = draw_plan(rng(0), WIDTH, HEIGHT, BOXES, NONE), plain_plan(WIDTH, HEIGHT, BOXES)
-    assert plan.window == plain.window == Window(0, 0, WIDTH, HEIGHT)
+    plan, plain = draw_augmentation(rng(0), WIDTH, HEIGHT, BOXES, NONE), no_augmentation(WIDTH, HEIGHT, BOXES)
+    assert plan.crop == plain.crop == Crop(0, 0, WIDTH, HEIGHT)
     np.testing.assert_array_equal(plan.boxes, plain.boxes)
     np.testing.assert_allclose(plan.boxes, BOXES / [WIDTH, HEIGHT, WIDTH, HEIGHT], rtol=1e-6)
     assert plan.photometric == Photometric()
@@ -44,10 +44,10 @@ def test_all_off_is_the_plain_photo():
 
 def test_a_sample_depends_on_its_seed_alone():
     for i in range(50):
-        first, second = (draw_plan(rng(i), WIDTH, HEIGHT, BOXES, Switches()) for _ in range(2))
+        first, second = (draw_augmentation(rng(i), WIDTH, HEIGHT, BOXES, AugmentConfig()) for _ in range(2))
         assert first[:4] == second[:4]
         np.testing.assert_array_equal(first.boxes, second.boxes)
-    windows = {plan.window for plan in plans(50, Switches())}
+    windows = {plan.crop for plan in plans(50, AugmentConfig())}
     assert len(windows) > 35
 
 
@@ -78,7 +78,7 @@ def test_each_crop_mode_is_used_as_often_as_any_other():
     """What the modes leave: the overlaps of the patches with an object that fills the photo."""
     assert sorted(mode for mode in augment.CROP_MODES if mode) == list(PAPER_OVERLAPS)
     boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
-    windows = [augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
+    windows = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
     patches = [window for window in windows if window != (0, 0, WIDTH, HEIGHT)]
     assert abs(len(windows) - len(patches) - 400) < 5 * np.sqrt(400)
     counts, _ = np.histogram(overlaps(np.array(patches), boxes)[:, 0], OVERLAP_BINS)
@@ -89,8 +89,8 @@ def test_each_crop_mode_is_used_as_often_as_any_other():
 def test_any_patch_is_one_of_the_modes():
     """Around an object too small for every least overlap a patch is drawn as often as the whole photo."""
     boxes = np.array([[WIDTH / 2 - 4, HEIGHT / 2 - 4, WIDTH / 2 + 4, HEIGHT / 2 + 4]], np.float32)
-    windows = [augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
-    assert abs(windows.count(Window(0, 0, WIDTH, HEIGHT)) - 500) < 5 * np.sqrt(250)
+    windows = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
+    assert abs(windows.count(Crop(0, 0, WIDTH, HEIGHT)) - 500) < 5 * np.sqrt(250)
     assert len(set(windows)) > 400
 
 
@@ -100,7 +100,7 @@ def test_every_patch_meets_its_overlap(monkeypatch, least):
     boxes = BOXES if least < 0.7 else np.array([[20, 20, 300, 220], [5, 5, 60, 60]], np.float32)
     cropped = 0
     for i in range(600):
-        window = augment._draw_crop(rng(i), Window(0, 0, WIDTH, HEIGHT), boxes)
+        window = augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes)
         if window != (0, 0, WIDTH, HEIGHT):
             cropped += 1
             patch = np.array([window], float)
@@ -112,7 +112,7 @@ def test_every_patch_meets_its_overlap(monkeypatch, least):
 
 
 def test_patches_have_the_scales_and_aspects_of_the_paper():
-    patches = np.concatenate([augment._draw_patches(rng(i), Window(0, 0, 1000, 1000)) for i in range(200)])
+    patches = np.concatenate([augment._draw_patches(rng(i), Crop(0, 0, 1000, 1000)) for i in range(200)])
     width, height = (patches[:, 2:] - patches[:, :2]).T / 1000
     scale, aspect = np.sqrt(width * height), width / height
     assert patches.min() >= 0
@@ -136,7 +136,7 @@ def test_patches_have_the_scales_and_aspects_of_the_paper():
 
 
 def test_expansion_happens_in_half_of_the_draws_up_to_four_times():
-    expanded = [plan.window for plan in plans(2000, Switches(photometric=False, crop=False, mirror=False))]
+    expanded = [plan.crop for plan in plans(2000, AugmentConfig(photometric=False, crop=False, mirror=False))]
     ratios = np.array([(w.x2 - w.x1) / WIDTH for w in expanded])
     assert abs((ratios > 1.004).mean() - 0.5) < 0.05
     assert ratios.max() <= 4
@@ -149,7 +149,7 @@ def test_expansion_happens_in_half_of_the_draws_up_to_four_times():
 
 
 def test_mirror_and_interpolation_are_fair():
-    drawn = plans(2000, Switches())
+    drawn = plans(2000, AugmentConfig())
     assert abs(np.mean([plan.mirror for plan in drawn]) - 0.5) < 0.05
     counts = Counter(plan.interpolation for plan in drawn)
     assert set(counts) == set(INTERPOLATIONS)
@@ -157,7 +157,7 @@ def test_mirror_and_interpolation_are_fair():
 
 
 def test_photometric_draws_have_the_recipe_s_ranges():
-    drawn = [plan.photometric for plan in plans(4000, Switches())]
+    drawn = [plan.photometric for plan in plans(4000, AugmentConfig())]
     for field, low, high, neutral in [
         ("brightness", -32, 32, 0.0), ("contrast", 0.5, 1.5, 1.0), ("saturation", 0.5, 1.5, 1.0), ("hue", -18, 18, 0)
     ]:  # fmt: skip
@@ -170,27 +170,27 @@ def test_photometric_draws_have_the_recipe_s_ranges():
 
 
 def test_boxes_stay_in_the_patch_and_keep_their_objects():
-    for plan in plans(2000, Switches()):
+    for plan in plans(2000, AugmentConfig()):
         assert plan.boxes.dtype == np.float32
         assert len(plan.boxes) == len(plan.kept) >= 1
         assert plan.boxes.min() >= 0
         assert plan.boxes.max() <= 1
         assert (plan.boxes[:, 2:] > plan.boxes[:, :2]).all()
         centers = (BOXES[:, :2] + BOXES[:, 2:]) / 2
-        window = np.array(plan.window)
+        window = np.array(plan.crop)
         inside = ((centers >= window[:2]) & (centers < window[2:])).all(axis=1)
         assert plan.kept.tolist() == np.flatnonzero(inside).tolist()
 
 
 def test_photos_without_objects():
     empty = np.zeros((0, 4), np.float32)
-    drawn = plans(500, Switches(), empty)
+    drawn = plans(500, AugmentConfig(), empty)
     assert all(plan.boxes.shape == (0, 4) for plan in drawn)
-    assert len({plan.window for plan in drawn}) > 200
+    assert len({plan.crop for plan in drawn}) > 200
 
 
 def test_mirrored_data_gives_mirrored_boxes():
-    window = Window(30, 20, 250, 200)
+    window = Crop(30, 20, 250, 200)
     straight, mirrored = relative_boxes(BOXES, window, False), relative_boxes(BOXES, window, True)
     np.testing.assert_allclose(mirrored[:, [2, 0]], 1 - straight[:, [0, 2]], atol=1e-6)
     np.testing.assert_array_equal(mirrored[:, [1, 3]], straight[:, [1, 3]])

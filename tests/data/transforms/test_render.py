@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data.transforms.augment import INTERPOLATIONS, Photometric, Plan, Switches, Window, draw_plan, plain_plan
+from data.transforms.augment import INTERPOLATIONS, Augmentation, Crop, Photometric, draw_augmentation, no_augmentation
 from data.transforms.render import distort, render
+from ssd.config.schema import AugmentConfig
 from tests.data.transforms.test_augment import BOXES, HEIGHT, WIDTH, rng
 
 FILL = (124, 116, 104)
@@ -20,19 +21,21 @@ def test_boxes_follow_the_pixels(seed):
     x2, y2 = x1 + int(generator.integers(40, width // 2)), y1 + int(generator.integers(40, height // 2))
     image = np.full((height, width, 3), 20, np.uint8)
     image[y1:y2, x1:x2] = (250, 20, 20)
-    plan = draw_plan(generator, width, height, np.array([[x1, y1, x2, y2]], np.float32), Switches(photometric=False))
+    plan = draw_augmentation(
+        generator, width, height, np.array([[x1, y1, x2, y2]], np.float32), AugmentConfig(photometric=False)
+    )
     out = np.zeros((300, 300, 3), np.uint8)
     render(image, plan, (20, 20, 20), out)
     red = out[..., 0].astype(int) > 135
     rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
     seen = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    source_pixel = 300 / min(plan.window.x2 - plan.window.x1, plan.window.y2 - plan.window.y1)
+    source_pixel = 300 / min(plan.crop.x2 - plan.crop.x1, plan.crop.y2 - plan.crop.y1)
     np.testing.assert_allclose(plan.boxes[0] * 300, seen, atol=1.6 + source_pixel)
 
 
-def step_by_step(image: np.ndarray, plan: Plan, size: int) -> np.ndarray:
+def step_by_step(image: np.ndarray, plan: Augmentation, size: int) -> np.ndarray:
     """The augmentation as it is usually written: distort, paint a canvas, crop, resize, mirror."""
-    x1, y1, x2, y2 = plan.window
+    x1, y1, x2, y2 = plan.crop
     height, width = image.shape[:2]
     left, top = max(0, -x1), max(0, -y1)
     canvas = np.full((max(height, y2) + top, max(width, x2) + left, 3), FILL, np.uint8)
@@ -49,7 +52,7 @@ def test_one_resampling_equals_step_by_step():
     out = np.zeros((300, 300, 3), np.uint8)
     means = []
     for i in range(400):
-        plan = draw_plan(rng(i), WIDTH, HEIGHT, BOXES, Switches())
+        plan = draw_augmentation(rng(i), WIDTH, HEIGHT, BOXES, AugmentConfig())
         render(image, plan, FILL, out)
         difference = np.abs(out.astype(int) - step_by_step(image, plan, 300))
         means.append(difference.mean())
@@ -65,7 +68,7 @@ def test_the_interpolation_is_the_one_that_was_drawn(size):
     width, height = size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = np.zeros((len(INTERPOLATIONS), 300, 300, 3), np.uint8)
-    plan = plain_plan(width, height, BOXES)
+    plan = no_augmentation(width, height, BOXES)
     for interpolation, rendered in zip(INTERPOLATIONS, out, strict=True):
         render(image, plan._replace(interpolation=interpolation), FILL, rendered)
         difference = rendered.astype(int) - cv2.resize(image, (300, 300), interpolation=interpolation)
@@ -110,7 +113,7 @@ def test_extreme_photos(size):
     boxes = np.array([[0, 0, width, height]], np.float32)
     out = np.zeros((300, 300, 3), np.uint8)
     for i in range(200):
-        plan = draw_plan(rng(i), width, height, boxes, Switches())
+        plan = draw_augmentation(rng(i), width, height, boxes, AugmentConfig())
         render(image, plan, FILL, out)
         assert np.isfinite(plan.boxes).all()
 
@@ -119,7 +122,7 @@ def test_extreme_photos(size):
 def test_a_photo_thinner_than_an_output_pixel_is_one_pixel_wide(left, column):
     """A photo of one column, that far from the left edge of a window of 3000."""
     image, out = np.full((300, 1, 3), 77, np.uint8), np.zeros((300, 300, 3), np.uint8)
-    plan = plain_plan(1, 300, np.zeros((0, 4)))._replace(window=Window(-left, 0, 3000 - left, 300))
+    plan = no_augmentation(1, 300, np.zeros((0, 4)))._replace(crop=Crop(-left, 0, 3000 - left, 300))
     render(image, plan, FILL, out)
     expected = np.tile(np.array(FILL, np.uint8), (300, 300, 1))
     expected[:, column] = 77

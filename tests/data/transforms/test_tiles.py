@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Annotations
+from data.dataset.annotations import Annotations
+from data.loading.dataset import DetectionDataset
 from data.loading.image_cache import ImageCache, cache_bytes
-from data.loading.loader import DetectionDataset, EvalOrder
-from data.transforms.augment import Switches
-from data.transforms.tiles import Windows, cut
-from ssd.config.schema import TilesConfig
+from data.loading.sampler import EvalSampler
+from data.transforms.tiles import Crops, cut_tiles
+from ssd.config.schema import AugmentConfig, TilesConfig
 from ssd.inference.tiles import Tiles, tile_windows
 from ssd.system.distributed import World
 
@@ -44,7 +44,7 @@ def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Annotations:
 @pytest.mark.parametrize("size, overlap, keep", [(100, 0.2, 0.5), (100, 0.01, 1.0), (64, 0.8, 0.3), (150, 0.0, 0.9)])
 def test_objects_of_each_tile_by_brute_force(size, overlap, keep):
     photos = made_up(1, SIZES, 60)
-    windows = cut(photos, TilesConfig(size=size, overlap=overlap, keep=keep, background=0.5), seed=0)
+    windows = cut_tiles(photos, TilesConfig(size=size, overlap=overlap, keep=keep, background=0.5), seed=0)
     owners, edges = tile_windows(photos.sizes, Tiles(size, overlap))
     assert windows.photos.tolist() == [*range(len(photos)), *owners.tolist()]
     for i in range(len(photos)):
@@ -71,7 +71,7 @@ def test_objects_of_each_tile_by_brute_force(size, overlap, keep):
 
 def test_a_share_of_the_tiles_without_objects_is_trained_on():
     photos = made_up(2, [(2000, 2000)] * 8, 12)
-    windows, again, other = (cut(photos, TilesConfig(size=100, background=0.2), seed) for seed in (0, 0, 1))
+    windows, again, other = (cut_tiles(photos, TilesConfig(size=100, background=0.2), seed) for seed in (0, 0, 1))
     is_tile, counts = np.arange(len(windows)) >= len(photos), np.diff(windows.starts)
     assert windows.trained[~is_tile].all()
     assert windows.trained[counts > 0].all()
@@ -86,15 +86,15 @@ def test_a_share_of_the_tiles_without_objects_is_trained_on():
         for name in ("boxes", "labels", "difficult"):
             one, other = getattr(trained, name)[trained.objects(place)], getattr(windows, name)[windows.objects(index)]
             np.testing.assert_array_equal(one, other)
-    none, every = (cut(photos, TilesConfig(size=100, background=share), 0).of_training() for share in (0.0, 1.0))
+    none, every = (cut_tiles(photos, TilesConfig(size=100, background=share), 0).of_training() for share in (0.0, 1.0))
     assert (np.diff(none.starts)[len(photos) :] > 0).all()
     assert len(every) == len(windows)
 
 
 def test_photos_that_no_tile_is_smaller_than_are_left_whole():
     photos = made_up(3, [(600, 600), (1, 600), (20, 30)], 9)
-    whole, windows = Windows.whole(photos), cut(photos, TilesConfig(), 0)
-    for field in fields(Windows):
+    whole, windows = Crops.whole(photos), cut_tiles(photos, TilesConfig(), 0)
+    for field in fields(Crops):
         np.testing.assert_array_equal(getattr(windows, field.name), getattr(whole, field.name))
 
 
@@ -109,8 +109,8 @@ def large(tmp_path) -> Annotations:
     return replace(photos, paths=np.array([str(path).encode() for path in paths]))
 
 
-def tiled(photos: Annotations, cache: ImageCache | None = None, switches: Switches | None = None) -> DetectionDataset:
-    return DetectionDataset(photos, 60, FILL, 1, switches, cache=cache, windows=cut(photos, TilesConfig(size=100), 0))
+def tiled(photos: Annotations, cache: ImageCache | None = None, switches: AugmentConfig | None = None) -> DetectionDataset:
+    return DetectionDataset(photos, 60, FILL, 1, switches, cache=cache, crops=cut_tiles(photos, TilesConfig(size=100), 0))
 
 
 def test_a_tile_is_a_sample_of_its_pixels(large):
@@ -119,24 +119,24 @@ def test_a_tile_is_a_sample_of_its_pixels(large):
     batch = samples.__getitems__(keys)
     assert len(samples) > 12
     for index, pixels in enumerate(batch.images.numpy()):
-        x1, y1, x2, y2 = samples.windows.edges[index].tolist()
+        x1, y1, x2, y2 = samples.crops.edges[index].tolist()
         image = cv2.imread(samples.path(index))
         assert image is not None
         part = cv2.cvtColor(image[y1:y2, x1:x2], cv2.COLOR_BGR2RGB)
         np.testing.assert_array_equal(pixels, cv2.resize(part, (60, 60), interpolation=cv2.INTER_LINEAR))
-        rows = samples.windows.objects(index)
-        expected = samples.windows.boxes[rows] / [x2 - x1, y2 - y1, x2 - x1, y2 - y1]
+        rows = samples.crops.objects(index)
+        expected = samples.crops.boxes[rows] / [x2 - x1, y2 - y1, x2 - x1, y2 - y1]
         np.testing.assert_allclose(batch.targets.boxes[index, : len(expected)].numpy(), expected, atol=1e-6)
-        assert batch.targets.labels[index, : len(expected)].tolist() == samples.windows.labels[rows].tolist()
+        assert batch.targets.labels[index, : len(expected)].tolist() == samples.crops.labels[rows].tolist()
 
 
 def test_a_photo_is_decoded_once_for_all_its_tiles(large, monkeypatch):
     """From the cache in any order, without one in the order of evaluation."""
-    expected = tiled(large, switches=Switches()).__getitems__([(0, index) for index in range(len(tiled(large)))]).images
+    expected = tiled(large, augment=AugmentConfig()).__getitems__([(0, index) for index in range(len(tiled(large)))]).images
     read, decoded = DetectionDataset.image, []
     monkeypatch.setattr(DetectionDataset, "image", lambda self, photo: decoded.append(photo) or read(self, photo))
-    sizes = tiled(large).windows.sizes
-    cached = tiled(large, ImageCache(sizes, 60), Switches())
+    sizes = tiled(large).crops.sizes
+    cached = tiled(large, ImageCache(sizes, 60), AugmentConfig())
     order = np.random.default_rng(0).permutation(len(cached)).tolist()
     images = cached.__getitems__([(0, index) for index in order]).images
     assert torch.equal(images, expected[torch.tensor(order)])
@@ -145,15 +145,15 @@ def test_a_photo_is_decoded_once_for_all_its_tiles(large, monkeypatch):
     assert cached.cache.bytes == cache_bytes(sizes, 60) == int(sizes.astype(int).prod(axis=1).sum()) * 3
     decoded.clear()
     plain = tiled(large)
-    for keys in EvalOrder(plain.windows.photos, 3):
+    for keys in EvalSampler(plain.crops.photos, 3):
         plain.__getitems__(keys)
     assert decoded == [0, 1, 2]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_evaluation_has_all_tiles_of_a_photo_together(large, processes):
-    windows = tiled(large).windows
-    orders = [EvalOrder(windows.photos, 4, World(rank, processes)) for rank in range(processes)]
+    windows = tiled(large).crops
+    orders = [EvalSampler(windows.photos, 4, World(rank, processes)) for rank in range(processes)]
     shares = [[index for keys in order for _, index in keys] for order in orders]
     assert sorted(index for share in shares for index in share) == list(range(len(windows)))
     for rank, share in enumerate(shares):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import train
-from data.loading import loader
+from data.loading import dataset
 from ssd.autoconfig import timing
 from ssd.autoconfig.timing import Timings
 from ssd.evaluation import evaluate
@@ -39,7 +39,7 @@ def clock(monkeypatch):
     takes(evaluate, "predict", PREDICTION)
     takes(checkpoints, "save_checkpoint", CHECKPOINT)
     takes(timing, "save_checkpoint", CHECKPOINT)
-    takes(loader, "read_image", PHOTO)
+    takes(dataset, "read_image", PHOTO)
     takes(train, "load_config", START)
     return clock
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.photos import Annotations
-from data.loading.loader import DetectionDataset, EvalOrder
-from data.transforms.tiles import cut
+from data.dataset.annotations import Annotations
+from data.loading.dataset import DetectionDataset
+from data.loading.sampler import EvalSampler
+from data.transforms.tiles import cut_tiles
 from scripts import detect
 from ssd.boxes import encode, voc_to_edges
 from ssd.config.schema import TilesConfig
@@ -71,11 +72,11 @@ def photos(tmp_path_factory) -> Annotations:
 
 
 def evaluated(photos: Annotations, tiles: TilesConfig | None) -> Evaluation:
-    windows = cut(photos, tiles, seed=0)
-    samples = DetectionDataset(photos, 300, (0, 0, 0), windows=windows)
+    windows = cut_tiles(photos, tiles, seed=0)
+    samples = DetectionDataset(photos, 300, (0, 0, 0), crops=windows)
     return evaluate(
         Bright(),
-        [samples.__getitems__(keys) for keys in EvalOrder(windows.photos, 3)],
+        [samples.__getitems__(keys) for keys in EvalSampler(windows.photos, 3)],
         photos.sizes,
         [photos.ground_truth(i) for i in range(len(photos))],
         photos.classes,
@@ -121,7 +122,7 @@ def test_the_loss_counts_the_tiles_that_training_sees(photos):
     for share in (0.0, 1.0):
         options = TILES.model_copy(update={"background": share})
         evaluation = evaluated(photos, options)
-        samples = DetectionDataset(photos, 300, (0, 0, 0), windows=cut(photos, options, 0).of_training())
+        samples = DetectionDataset(photos, 300, (0, 0, 0), crops=cut_tiles(photos, options, 0).of_training())
         batch = samples.__getitems__([(0, index) for index in range(len(samples))])
         outputs = Bright()(normalize(batch.images, IMAGENET))
         loss_l, loss_c, num_positives = CRITERION.sums(outputs, batch.targets).sum(dim=0).tolist()

@@ -2,15 +2,15 @@ import io
 
 import numpy as np
 
-from data.dataset.photos import load_photos
-from data.loading.loader import DetectionDataset
+from data.dataset.annotation_loader import load_annotations
+from data.loading.dataset import DetectionDataset
 from data.shapes import CLASSES
 from ssd.config.schema import SourceConfig
 from ssd.diagnostics.matching_picture import Seen, figure
 
 
 def test_names_of_photos_are_no_formulas(shapes_root):
-    photos = load_photos([SourceConfig(path="shapes", split="val")], shapes_root, CLASSES).photos
+    photos = load_annotations([SourceConfig(path="shapes", split="val")], shapes_root, CLASSES).photos
     batch = DetectionDataset(photos, 300, (0, 0, 0)).__getitems__([(0, 0)])
     boxes = np.array([[0.1, 0.1, 0.5, 0.5]])
     seen = Seen(boxes, boxes, np.array([0]), np.array([0]), np.array([False]), np.array([1.0]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.loading.loader import DetectionDataset
+from data.loading.dataset import DetectionDataset
 from ssd.batch import Targets
 from ssd.config.file import load_config
 from ssd.diagnostics.replay import NonFiniteStep, replay

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.dataset.photos import load_photos
-from data.loading.loader import DetectionDataset
+from data.dataset.annotation_loader import load_annotations
+from data.loading.dataset import DetectionDataset
 from ssd.config.schema import SourceConfig, TilesConfig
 from ssd.inference.predict import Thresholds, predict
 from ssd.inference.predictor import Detections, Predictor, for_inference, to_pixels
@@ -52,7 +52,7 @@ def test_every_kind_of_photo_gives_the_same(predictor, paths):
 
 def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_root):
     classes = load_checkpoint(checkpoint).classes
-    photos = load_photos([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
+    photos = load_annotations([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
     preprocessing = Preprocessing(**load_checkpoint(checkpoint).preprocessing)
     samples = DetectionDataset(photos, preprocessing.size, preprocessing.fill)
     batch = samples.__getitems__([(0, i) for i in range(len(photos))])

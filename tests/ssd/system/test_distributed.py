@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data.loading.loader import DetectionDataset
+from data.loading.dataset import DetectionDataset
 from ssd.config.file import load_config, parse_config
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
@@ -40,8 +40,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import torch
 import torch.distributed as dist
-from data.dataset.annotation import DataError
-from data.dataset.photos import Loaded
+from data.dataset.errors import DataError
+from data.dataset.annotation_loader import LoadedAnnotations
 from ssd.config.file import load_config
 from ssd.system.distributed import TIMEOUT, first_to_say
 from ssd.system.stop import Stopped, StopRequest
@@ -74,9 +74,9 @@ with open_run(config, StopRequest()) as run:
             refused.append(str(error))
         run.config = given
     photos = load_data(run).val
-    older = Loaded(photos.select(range(7, -1, -1)) if second else photos, (), (), 0)
+    older = LoadedAnnotations(photos.select(range(7, -1, -1)) if second else photos, (), (), 0)
     try:
-        _require_same_photos(run, {"train": Loaded(photos, (), (), 0), "val": older})
+        _require_same_photos(run, {"train": LoadedAnnotations(photos, (), (), 0), "val": older})
     except DataError as error:
         found["other photos"] = str(error)
     model, preprocessing = build_model(run, None)

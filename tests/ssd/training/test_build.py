@@ -4,7 +4,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from data.loading.loader import DetectionDataset
+from data.loading.dataset import DetectionDataset
 from ssd.config.schema import ConfigError
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing

@@ -135,10 +135,12 @@ def test_data_workers_limits_the_processes_that_read_photos(tmp_path, shapes_roo
     """A limit set for lack of memory must apply there too."""
     config = load_config(write_config(tmp_path, shapes_root, data={"workers": workers}), [])
     asked = []
-    load = datasets.load_photos
+    load = datasets.load_annotations
     monkeypatch.setattr(datasets, "num_cores", lambda: 6)
     monkeypatch.setattr(
-        datasets, "load_photos", lambda *args, workers, **options: asked.append(workers) or load(*args, workers=0, **options)
+        datasets,
+        "load_annotations",
+        lambda *args, workers, **options: asked.append(workers) or load(*args, workers=0, **options),
     )
     load_data(Run.alone(config))
     assert asked == [taken] * 2
@@ -166,7 +168,7 @@ def reading(monkeypatch):
         told["bar"] = (told["bar"].n, told["bar"].total, told["bar"].disable)
 
     monkeypatch.setattr(datasets, "tqdm", lambda **options: Bar(n=0, **options))
-    monkeypatch.setattr(datasets, "load_photos", read)
+    monkeypatch.setattr(datasets, "load_annotations", read)
     return told
 
 

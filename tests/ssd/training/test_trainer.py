@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from data.loading.workers import WatchedLoader
+from data.loading.loader import WatchedLoader
 from ssd.batch import Batch
 from ssd.system.distributed import World
 from ssd.system.errors import UserError

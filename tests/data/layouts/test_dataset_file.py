@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.dataset.annotation import DataError
-from data.dataset.photos import load_photos
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.errors import DataError
 from scripts import new_config
 from ssd.config.schema import SourceConfig
 from tests.data.layouts.exports import NAMES, SHOTS, coco, dump, kangaroo, labelimg_yolo, photos, texts, write
@@ -47,15 +47,15 @@ def test_no_other_file_stands_for_the_data_beside_it(tmp_path, name, said, capsy
         write(path, "a: 1\n")
     assert f"{path}: {said}" in refusal(path, capsys)
     with pytest.raises(DataError, match=re.escape(said)):
-        load_photos([SourceConfig(path=f"mine/{name}")], tmp_path, NAMES)
+        load_annotations([SourceConfig(path=f"mine/{name}")], tmp_path, NAMES)
 
 
 def test_a_coco_file_goes_before_what_lies_beside_it(tmp_path):
     kangaroo(tmp_path / "mine")
     dump(tmp_path / "mine/some.json", coco(SHOTS[:4]))
-    assert numbers_of(load_photos([SourceConfig(path="mine/some.json")], tmp_path, NAMES)) == {0, 1, 2, 3}
+    assert numbers_of(load_annotations([SourceConfig(path="mine/some.json")], tmp_path, NAMES)) == {0, 1, 2, 3}
     with pytest.raises(DataError, match=r"some\.json: is a file of COCO, but data\.format is voc"):
-        load_photos([SourceConfig(path="mine/some.json")], tmp_path, NAMES, data_format="voc")
+        load_annotations([SourceConfig(path="mine/some.json")], tmp_path, NAMES, data_format="voc")
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_data_yaml_is_followed_to_where_its_path_points(tmp_path, file, entries,
     write(tmp_path / "mine/a.yaml", f"names: {LIST}\ntrain: images/val\n")
     write(tmp_path / file, entries.replace("{root}", str(tmp_path)) + f"\nnames: {LIST}\n")
     for split, numbers in (("train", set(range(7))), ("val", {7, 8, 9})):
-        loaded = load_photos([SourceConfig(path=file, split=split)], tmp_path, NAMES)
+        loaded = load_annotations([SourceConfig(path=file, split=split)], tmp_path, NAMES)
         assert numbers_of(loaded) == numbers
         assert len(loaded.photos.labels) == sum(len(SHOTS[number].objects) for number in numbers)
     (tmp_path / f"mine/labels/val/{SHOTS[9].name}.txt").unlink()  # what was read is not remembered past a change there
-    changed = load_photos([SourceConfig(path=file, split="val")], tmp_path, NAMES).photos
+    changed = load_annotations([SourceConfig(path=file, split="val")], tmp_path, NAMES).photos
     assert len(changed.labels) == len(loaded.photos.labels) - len(SHOTS[9].objects)
 
 

@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from data.dataset.annotation import DataError
-from data.dataset.photos import Annotations, load_photos
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
+from data.dataset.errors import DataError
 from ssd.config.schema import SourceConfig
 
 CLASSES = ("cat", "dog", "owl")
@@ -59,7 +60,7 @@ def test_selected_photos_come_in_the_order_that_is_asked_for():
 
 def test_joined_photos_are_one_after_the_other():
     one, other = photos_of([0, 1], []), photos_of([2], [1, 1], folder="b", first=7)
-    both = Annotations.joined([one, other])
+    both = Annotations.join([one, other])
     assert both.starts.tolist() == [0, 2, 2, 3, 5]
     assert_same(both.select([0, 1]), one)
     assert_same(both.select([2, 3]), other)
@@ -67,7 +68,7 @@ def test_joined_photos_are_one_after_the_other():
 
 def test_names_tell_photos_apart():
     assert photos_of([0], []).names() == ["0.jpg", "1.jpg"]
-    both = Annotations.joined([photos_of([0], folder="set/a"), photos_of([0], folder="set/b", first=1)])
+    both = Annotations.join([photos_of([0], folder="set/a"), photos_of([0], folder="set/b", first=1)])
     assert both.names() == ["a/0.jpg", "b/0.jpg"]
 
 
@@ -117,7 +118,7 @@ def test_progress_counts_over_all_folders(shapes_root, tmp_path, monkeypatch):
     told: list[tuple[int, int]] = []
     sources = [SourceConfig.model_validate({"path": "shapes", "split": split}) for split in ("val", "train")]
     classes = ("circle", "square", "triangle", "star", "cross")
-    photos = load_photos(sources, shapes_root, classes, watch=lambda *counts: told.append(counts)).photos
+    photos = load_annotations(sources, shapes_root, classes, progress=lambda *counts: told.append(counts)).photos
     assert len(photos) == 8 + 24
     assert told == sorted(told)
     assert {(8, 8), (32, 32)} <= set(told)

@@ -3,9 +3,9 @@ import os
 import pytest
 from PIL import Image
 
-from data.dataset import inspection, photos
-from data.dataset.annotation import DataError
-from data.dataset.photos import load_photos
+from data.dataset import annotation_loader, parallel_reader
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.errors import DataError
 from ssd.config.schema import SourceConfig
 from tests.data.dataset.test_source_cache import assert_equal
 from tests.data.layouts.test_voc import make_folder
@@ -20,10 +20,10 @@ def looked_at(tmp_path, monkeypatch):
 
     def load() -> list[str]:
         names = []
-        inspect = inspection.inspect_photo
+        inspect = parallel_reader.check_photo
         with monkeypatch.context() as patch:
-            patch.setattr(inspection, "inspect_photo", lambda path: names.append(path.name) or inspect(path))
-            load_photos([SourceConfig(path="one")], tmp_path, ["cat"])
+            patch.setattr(parallel_reader, "check_photo", lambda path: names.append(path.name) or inspect(path))
+            load_annotations([SourceConfig(path="one")], tmp_path, ["cat"])
         return names
 
     return load
@@ -35,8 +35,8 @@ def test_a_photo_is_looked_at_once(looked_at):
 
 
 def test_the_memory_of_a_folder_is_read_once(looked_at, monkeypatch):
-    made, kind = [], photos.SeenPhotos
-    monkeypatch.setattr(photos, "SeenPhotos", lambda folder: made.append(folder) or kind(folder))
+    made, kind = [], annotation_loader.PhotoInfoCache
+    monkeypatch.setattr(annotation_loader, "PhotoInfoCache", lambda folder: made.append(folder) or kind(folder))
     looked_at()
     assert len(made) == 1
 
@@ -91,6 +91,6 @@ def test_many_photos_are_read_by_several_processes(tmp_path, monkeypatch):
     for workers in (2, 0):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache of {workers}"))
         watch = lambda *done: progress.append(done)  # noqa: E731
-        loaded.append(load_photos([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, watch=watch))
+        loaded.append(load_annotations([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, progress=watch))
     assert [done for done in progress if done[0] == 300] == [(300, 300)] * 2
     assert_equal(loaded[0].photos, loaded[1].photos)

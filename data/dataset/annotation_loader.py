@@ -1,0 +1,238 @@
+"""Load the annotations of folders in any known format, check every new photo, and cache both."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.dataset.annotations import Annotations, example_pair
+from data.dataset.conventions import convention_fault
+from data.dataset.entry import PhotoEntry
+from data.dataset.errors import DataError
+from data.dataset.names import nfc, spelled_on_disk
+from data.dataset.parallel_reader import (
+    BOX_FIXES,
+    MAX_EXAMPLES,
+    CachedCheck,
+    EntryBatch,
+    ProgressCallback,
+    no_progress,
+    read_entries,
+)
+from data.dataset.photo_info_cache import PhotoInfoCache
+from data.dataset.source_cache import FolderDigest, SourceCache
+from data.dataset.splits import draw
+from data.layouts.find import list_entries
+from data.layouts.format_reader import FormatReader
+from ssd.config.schema import SourceConfig
+
+MAX_DAMAGED = 0.05  # share of the photos that data.damaged: skip may leave out
+
+
+@dataclass(frozen=True)
+class LoadedAnnotations:
+    """Annotations, and what the user should know about them."""
+
+    photos: Annotations
+    notes: tuple[str, ...]
+    damaged: tuple[str, ...]  # why photos were left out, one line per fault
+    num_damaged: int  # photos left out
+
+
+def load_annotations(
+    sources: Sequence[SourceConfig],
+    root: str | Path,
+    classes: Sequence[str],
+    seed: int = 0,
+    ignore_others: bool = False,
+    workers: int = 0,
+    progress: ProgressCallback = no_progress,
+    data_format: str | None = None,
+    fraction: float = 1.0,
+    damaged: Literal["refuse", "skip"] = "refuse",
+    digests: dict[Path, FolderDigest] | None = None,
+) -> LoadedAnnotations:
+    """Read the annotations of several folders, concatenate them, and check every new photo.
+
+    An unchanged folder comes from the cache of an earlier run.
+
+    Args:
+        sources: the folders.
+        root: the folder that `sources` are relative to.
+        classes: class names.
+        seed: for splitting folders without splits, and for drawing a fraction.
+        ignore_others: leave out objects of other classes instead of refusing them.
+        workers: processes that share the work, if there is enough.
+        progress: receives the number of photos done and in all; may raise to stop.
+        data_format: a key of `data.layouts.find.FORMATS`; None to detect it for each folder.
+        fraction: share of the photos to use, the same ones each time.
+        damaged: `skip` leaves out photos that cannot be decoded, or whose annotation cannot be read.
+        digests: of the folders; pass the same dict to load several parts of them in turn. New digests are added.
+
+    Raises:
+        DataError: one line per fault.
+    """
+    reader = _SourceReader(tuple(classes), seed, ignore_others, workers, progress, data_format, fraction, damaged == "skip")
+    digests = {} if digests is None else digests
+    faults: list[str] = []
+    parts: list[LoadedAnnotations] = []
+    for source in sources:
+        folder = spelled_on_disk(Path(root) / source.path)
+        used_seed = seed if source.val_fraction or fraction < 1 else None
+        options = (source.model_dump(), tuple(classes), used_seed, ignore_others, data_format, fraction, damaged)
+        if folder not in digests:
+            digests[folder] = FolderDigest(folder, lambda: reader.report(0, 0))
+        cache = SourceCache(folder, options, digests[folder])
+        part = _from_cache(cache, tuple(classes))
+        if part is None:
+            part, found, is_lasting = reader.read(folder, source)
+            faults += found
+            if part is None:
+                continue
+            if is_lasting and not found:
+                _to_cache(cache, part)
+        parts.append(part)
+    if faults:
+        raise DataError("\n".join(faults))
+    return _join(parts, fraction)
+
+
+@dataclass
+class _SourceReader:
+    """Reads one folder after the other."""
+
+    classes: tuple[str, ...]
+    seed: int
+    ignore_others: bool
+    workers: int
+    progress: ProgressCallback
+    data_format: str | None
+    fraction: float
+    skip_damaged: bool
+    num_done: int = 0  # photos of the folders before this one
+    photo_infos: dict[Path, PhotoInfoCache] = field(default_factory=dict)  # by the photos' folder
+
+    def report(self, done: int, total: int) -> None:
+        """Report the progress in the current folder."""
+        self.progress(self.num_done + done, self.num_done + total)
+
+    def read(self, folder: Path, source: SourceConfig) -> tuple[LoadedAnnotations | None, list[str], bool]:
+        """Return a folder's annotations, its faults, and whether they are sure to be the same next time."""
+        notes: list[str] = []
+        labels = {nfc(name): label for label, name in enumerate(self.classes)}
+        try:
+            reader, entries = list_entries(folder, source, labels, self.ignore_others, self.seed, notes, self.data_format)
+        except DataError as error:
+            return None, str(error).splitlines(), False
+        if self.fraction < 1:
+            entries = [entry for entry in entries if draw(self.seed, f"fraction:{entry.name}") < self.fraction]
+        batches = self._read(entries)
+        self.num_done += len(entries)
+        faults = [fault for batch in batches for fault in batch.faults] or _box_faults(folder, reader, batches)
+        return _combine(self.classes, batches, notes), faults, all(batch.is_lasting for batch in batches)
+
+    def _read(self, entries: Sequence[PhotoEntry]) -> list[EntryBatch]:
+        """Read annotations, and check the photos that are not in `photo_infos`."""
+        infos = self.photo_infos
+        folders = {entry.photo.parent for entry in entries if entry.photo}
+        infos.update({folder: PhotoInfoCache(folder) for folder in folders - set(infos)})
+
+        def cached(entry: PhotoEntry) -> CachedCheck:
+            return infos[entry.photo.parent].get(entry.photo) if entry.photo else None
+
+        num_new = sum(entry.photo is not None and entry.photo not in infos[entry.photo.parent] for entry in entries)
+        batches: list[EntryBatch] = []
+        done = 0
+        try:
+            for batch in read_entries(entries, cached, num_new, self.skip_damaged, self.workers):
+                for path, signature, result in batch.checked:
+                    infos[path.parent].add(path, signature, result)
+                batches.append(batch._replace(checked=[]))
+                done += batch.num_read
+                self.report(done, len(entries))
+        finally:
+            for folder in folders:
+                infos[folder].save()
+        return batches
+
+
+def _combine(classes: tuple[str, ...], batches: Sequence[EntryBatch], notes: Sequence[str]) -> LoadedAnnotations:
+    photos = Annotations(
+        classes=classes,
+        paths=np.array([path for batch in batches for path in batch.paths], np.bytes_),
+        sizes=np.concatenate([np.zeros((0, 2), np.int32), *(batch.sizes for batch in batches)]),
+        starts=np.concatenate([[0], *(batch.counts for batch in batches)]).cumsum(),
+        boxes=np.concatenate([np.zeros((0, 4), np.float32), *(batch.boxes for batch in batches)]),
+        labels=np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in batches)]),
+        difficult=np.concatenate([np.zeros(0, bool), *(batch.difficult for batch in batches)]),
+        truncated=np.concatenate([np.zeros(0, np.int8), *(batch.truncated for batch in batches)]),
+        contents=np.concatenate([np.zeros(0, np.int64), *(batch.contents for batch in batches)]),
+    )
+    fixes = []
+    for kind, text in BOX_FIXES.items():
+        count = sum(batch.fixes[kind][0] for batch in batches)
+        examples = [place for batch in batches for place in batch.fixes[kind][1]][:MAX_EXAMPLES]
+        if count:
+            more = [f"and {count - len(examples)} more"] if count > len(examples) else []
+            fixes.append(f"{count} {text}: {'; '.join([*examples, *more])}")
+    damaged = tuple(line for batch in batches for line in batch.damaged)
+    return LoadedAnnotations(photos, (*notes, *fixes), damaged, sum(batch.num_damaged for batch in batches))
+
+
+def _box_faults(folder: Path, reader: FormatReader, batches: Sequence[EntryBatch]) -> list[str]:
+    """Return the fault of a folder whose boxes use another convention than its format, or of which none is usable."""
+    written = np.concatenate([np.zeros((0, 6), np.float32), *(batch.written for batch in batches)])
+    if not len(written):
+        return []
+    places = [place for kind in BOX_FIXES for batch in batches for place in batch.fixes[kind][1]]
+    photos = [os.fsdecode(path) for batch in batches for path in batch.paths[:1]]
+    fault = convention_fault(written[:, :4], written[:, 4:], reader.convention, reader.is_relative, [*places, *photos][0])
+    if not fault and not any(batch.counts.any() for batch in batches):
+        counts = {text: sum(batch.fixes[kind][0] for batch in batches) for kind, text in BOX_FIXES.items()}
+        reasons = "; ".join(f"{count} {text}" for text, count in counts.items() if count)
+        fault = f"none of {len(written)} boxes can be used ({places[0]}, ...): {reasons}"
+    return [f"{folder}: {fault}"] if fault else []
+
+
+def _to_cache(cache: SourceCache, part: LoadedAnnotations) -> None:
+    arrays = {each.name: getattr(part.photos, each.name) for each in fields(Annotations) if each.name != "classes"}
+    texts = {"notes": part.notes, "damaged": part.damaged, "num_damaged": part.num_damaged}
+    cache.save(part.photos.paths, arrays, texts)
+
+
+def _from_cache(cache: SourceCache, classes: tuple[str, ...]) -> LoadedAnnotations | None:
+    content = cache.load()
+    if content is None:
+        return None
+    texts = content.texts
+    photos = Annotations(classes, **content.arrays)
+    return LoadedAnnotations(photos, tuple(texts["notes"]), tuple(texts["damaged"]), texts["num_damaged"])
+
+
+def _join(parts: Sequence[LoadedAnnotations], fraction: float) -> LoadedAnnotations:
+    """Concatenate the parts.
+
+    Raises:
+        DataError: there are no photos, or so many damaged ones that something else is probably wrong.
+    """
+    photos = Annotations.join([part.photos for part in parts])
+    damaged = [line for part in parts for line in part.damaged]
+    num_damaged = sum(part.num_damaged for part in parts)
+    notes = [note for part in parts for note in part.notes]
+    total = len(photos) + num_damaged
+    if num_damaged > MAX_DAMAGED * total:
+        head = f"{num_damaged} of {total} photos cannot be read; data.damaged: skip leaves out at most {MAX_DAMAGED:.0%}"
+        raise DataError("\n".join([head, *damaged]))
+    if not len(photos):
+        raise DataError(f"data.fraction {fraction:g} leaves no photo")
+    repeats = photos.repeats()
+    if repeats:
+        notes.append(
+            f"{len(repeats)} photos are copies of another ({example_pair(repeats)}) and count twice; remove the copies"
+        )
+    if num_damaged:
+        notes.append(f"{num_damaged} of {total} photos cannot be read and were left out (data.damaged: skip)")
+    return LoadedAnnotations(photos, tuple(notes), tuple(damaged), num_damaged)

@@ -1,0 +1,28 @@
+"""What a format's reader returns: one entry per photo, and notes about the data set."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from data.dataset.photo_objects import PhotoObjects, PhotoSize
+
+WARNING = "warning: "  # prefix of a note about a likely mistake
+
+
+class PhotoEntry(NamedTuple):
+    """One photo of a data set, before its files are read."""
+
+    name: str  # identifies the photo when the data set is split, wherever its folder lies
+    photo: Path | None
+    fault: str  # why there is no photo
+    read: Callable[[PhotoSize | None], PhotoObjects]  # reads its objects, given the photo's size; raises DataError
+
+
+def warn_if_most(note: str, count: int, total: int) -> str:
+    """Return a note, marked as a warning if it concerns more than half of all photos or labels."""
+    return f"{WARNING if count > total / 2 else ''}{note}"
+
+
+def prefix_note(part: str, note: str) -> str:
+    """Put the part of the data in front of a note. A warning stays marked as one."""
+    return f"{WARNING if note.startswith(WARNING) else ''}{part}: {note.removeprefix(WARNING)}"

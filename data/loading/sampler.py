@@ -1,0 +1,85 @@
+"""The order of samples: shuffled and endless for training, once in order for evaluation."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from ssd.config.schema import ConfigError
+from ssd.system.distributed import World
+
+SampleKey = tuple[int, int]  # epoch, index
+
+
+class TrainSampler(Sampler[list[SampleKey]]):
+    """The micro-batches of one process, from any iteration on: an endless stream of shuffled epochs, divided into batches.
+
+    A batch may span two epochs. So every sample is used once per epoch, none is dropped, and a data set may be smaller than a
+    batch. Batch i, and its share for each process and accumulation step, depend only on the seed and i.
+
+    Raises:
+        ConfigError: the batch cannot be divided evenly.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        iterations: int,
+        seed: int,
+        first_iteration: int = 0,
+        accumulate: int = 1,
+        world: World | None = None,
+    ) -> None:
+        self.world = world or World()
+        self.micro_batch = batch_size // (accumulate * self.world.size)
+        if self.micro_batch * accumulate * self.world.size != batch_size:
+            raise ConfigError(
+                f"train.batch_size {batch_size} cannot be divided evenly: it must be a multiple of "
+                f"train.accumulate {accumulate} × {self.world.size} processes"
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.iterations = iterations
+        self.seed = seed
+        self.first_iteration = first_iteration
+        self.accumulate = accumulate
+
+    def __len__(self) -> int:
+        return (self.iterations - self.first_iteration) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch, order = -1, np.zeros(0, np.int64)
+        for iteration in range(self.first_iteration, self.iterations):
+            keys = []
+            for place in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
+                if place // self.num_samples != epoch:
+                    epoch = place // self.num_samples
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
+                keys.append((epoch, int(order[place % self.num_samples])))
+            for step in range(self.accumulate):
+                start = (step * self.world.size + self.world.rank) * self.micro_batch
+                yield keys[start : start + self.micro_batch]
+
+
+class EvalSampler(Sampler[list[SampleKey]]):
+    """One process's share of the samples, once and in order. All crops of a photo stay together in one process.
+
+    Args:
+        photos: the photo of each sample `[m]`, as in `Crops.photos`.
+        batch_size: samples per batch.
+        world: the processes.
+    """
+
+    def __init__(self, photos: np.ndarray, batch_size: int, world: World | None = None) -> None:
+        world = world or World()
+        order = photos.argsort(kind="stable")
+        self.indices = order[photos[order] % world.size == world.rank].tolist()
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, i) for i in self.indices[start : start + self.batch_size]]
