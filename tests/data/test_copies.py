@@ -24,7 +24,7 @@ def test_a_photo_on_both_sides_is_found_by_whatever_name(tmp_path, put):
     for _ in range(2):  # the second time from the cache
         train, val = (load_annotations([SourceConfig(path=path)], tmp_path, ["cat"]).photos for path in ("one", "two"))
         one, two = tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg"
-        said = f"warning: 1 photos are in data.train and in data.val ({one} is {two}): mAP will flatter the model"
+        said = f"warning: 1 photos are in both data.train and data.val ({one} is {two}): mAP will be too high"
         assert shared_warning(train, val) == [said]
     assert shared_warning(train.select([0, 2]), val) == []
 
@@ -35,4 +35,4 @@ def test_copies_within_a_part_are_counted(tmp_path):
         copied(tmp_path / "one/JPEGImages/b.jpg", tmp_path / f"one/JPEGImages/{name}.jpg")
     (note,) = load_annotations([SourceConfig(path="one")], tmp_path, ["cat"]).notes
     where = tmp_path / "one/JPEGImages"
-    assert note == f"2 photos repeat another ({where}/a.jpg is {where}/b.jpg, ...), and count as often; take the copies out"
+    assert note == f"2 photos are copies of another ({where}/a.jpg is {where}/b.jpg, ...); remove the copies"

@@ -51,7 +51,7 @@ def test_a_photo_that_is_damaged_within_is_damaged_the_second_time_too(folder, w
     monkeypatch.setattr(parallel_reader, "MIN_PARALLEL", 10)
     (folder / "JPEGImages/03.jpg").write_bytes(DAMAGED)
     for _ in range(2):
-        with pytest.raises(DataError, match=r"03.jpg: is damaged or cut off, .*; replace it, or take it out of the split"):
+        with pytest.raises(DataError, match=r"03.jpg: is damaged or cut off, .*; replace it, or remove it from the split"):
             load(folder, workers=workers)
         assert load(folder, damaged="skip", workers=workers).num_damaged == 2
     assert capfd.readouterr() == ("", "")
@@ -62,7 +62,7 @@ def test_above_a_share_it_is_refused_all_the_same(folder):
     with pytest.raises(DataError) as caught:
         load(folder, damaged="skip")
     first, *rest = str(caught.value).splitlines()
-    assert first == "3 of 40 photos cannot be read; data.damaged: skip leaves out no more than 5%"
+    assert first == "3 of 40 photos cannot be read; data.damaged: skip leaves out at most 5%"
     assert len(rest) == 3
 
 

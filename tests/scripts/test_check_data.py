@@ -7,7 +7,7 @@ from tests.helpers.paths import ROOT
 def test_counts_sizes_and_coverage(capsys, shared_data):
     assert main([str(ROOT / "configs/bccd.yaml"), f"data.root={shared_data}"]) == 0
     shown = capsys.readouterr().out
-    assert "data.train: 292 photos, 3941 objects; 0 photos without any" in shown
+    assert "data.train: 292 photos, 3941 objects; 0 photos without objects" in shown
     rows = [line.split() for line in shown.splitlines()]
     assert ["RBC", "3348", "0", "280"] in rows
     assert ["all", "3941", "99.8%"] in rows
@@ -23,7 +23,7 @@ def test_shared_photos_are_told(capsys, shapes_root):
     val = "data.val=[{path: shapes, split: trainval}]"
     train = "data.train=[{path: shapes, split: train}]"
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", train, val]) == 0
-    assert "24 photos are in data.train and in data.val" in capsys.readouterr().out
+    assert "24 photos are in both data.train and data.val" in capsys.readouterr().out
 
 
 def test_tiles_show_objects_larger(capsys, shapes_root):

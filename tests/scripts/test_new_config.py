@@ -72,7 +72,7 @@ def test_splits_are_taken_as_they_are(shapes_root, tmp_path):
 
 def test_what_cannot_be_used_is_told(folders, capsys):
     (folders / "empty").mkdir()
-    for name, said in (("none", "no such folder"), ("empty", "is of no known layout")):
+    for name, said in (("none", "no such folder"), ("empty", "unknown dataset format")):
         assert new_config.main([str(folders / name), "--output", str(folders / "a.yaml")]) == 2
         assert said in capsys.readouterr().err
     for number in range(3):
@@ -91,7 +91,7 @@ def test_a_test_split_is_never_divided(shapes_root, tmp_path, capsys):
         (tmp_path / f"shapes/ImageSets/Main/{name}.txt").unlink()
     (tmp_path / "shapes/ImageSets/Main/val.txt").rename(tmp_path / "shapes/ImageSets/Main/Test.txt")
     assert new_config.main([str(tmp_path / "shapes"), "--output", str(tmp_path / "a.yaml")]) == 2
-    assert "has the splits Test, but no pair to train and to evaluate on" in capsys.readouterr().err
+    assert "has the splits Test, but no pair for training and evaluation" in capsys.readouterr().err
 
 
 def test_a_train_split_alone_is_divided(shapes_root, tmp_path):

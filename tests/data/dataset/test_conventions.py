@@ -134,11 +134,11 @@ def test_boxes_far_below_a_pixel_are_left_out_aloud(tmp_path):
     for item in content["annotations"]:
         item["bbox"][3] = 0.01
     dump(tmp_path / "mine/a.json", content)
-    with pytest.raises(DataError, match=r"mine: none of 16 boxes is left \(.*\): 16 boxes are narrower or lower than half"):
+    with pytest.raises(DataError, match=r"mine: none of 16 boxes can be used \(.*\): 16 boxes are narrower or lower than half"):
         load(tmp_path / "mine")
 
 
 def test_a_voc_box_that_may_have_its_size_in_place_of_corners_is_told_so(tmp_path):
-    said = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are its width and height"
+    said = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are width and height"
     with pytest.raises(DataError, match=said):
         voc.parse(tmp_path, voc.xml(voc.item(box=(50, 40, 20, 30))))

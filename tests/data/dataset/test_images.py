@@ -101,7 +101,7 @@ def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, o
 @pytest.mark.parametrize("write", [voc, coco])
 @pytest.mark.parametrize("orientation", [6, 8])
 def test_a_size_that_fits_neither_orientation_is_refused(tmp_path, orientation, write):
-    said = r"says 96 × 90 pixels, the photo has 96 × 80 \(80 × 96 turned upright, as its EXIF orientation says\); use the photo"
+    said = r"says 96 × 90 pixels, but the photo has 96 × 80 \(80 × 96 after its EXIF orientation\); use the photo"
     with pytest.raises(DataError, match=said):
         loaded(tmp_path / "mine", np.zeros((80, 96, 3), np.uint8), orientation, lambda folder: write(folder, 96, 90))
 

@@ -66,8 +66,8 @@ def test_a_split_is_found_by_its_name_and_then_by_what_it_is_for(names, split, f
 @pytest.mark.parametrize(
     "names, split, said",
     [
-        (["Train", "TRAIN"], "train", "split train may be any of Train, TRAIN; name one of them"),
-        (["train", "val"], "extra", "no such split: extra; there are: train, val"),
+        (["Train", "TRAIN"], "train", "split train is ambiguous: Train, TRAIN; name one of them"),
+        (["train", "val"], "extra", "no such split: extra; available: train, val"),
         ([], "extra", "no such split: extra; set split: all, or val_fraction to split the folder"),
     ],
 )
@@ -79,9 +79,9 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(names, split, sai
 def test_what_is_to_be_divided():
     assert find_split(FOLDER, source("train", 0.5), []) is None
     assert find_split(FOLDER, source("val", 0.5), ["train", "extra"]) == "train"
-    with pytest.raises(DataError, match="goes with split train or val of a folder without splits"):
+    with pytest.raises(DataError, match="needs split train or val, and a folder without its own splits"):
         find_split(FOLDER, source("all", 0.5), [])
-    with pytest.raises(DataError, match="goes with a folder without splits of its own; there are: train, val"):
+    with pytest.raises(DataError, match="needs a folder without its own splits; available: train, val"):
         find_split(FOLDER, source("train", 0.5), ["train", "val"])
 
 

@@ -30,12 +30,12 @@ def refusal(path: Path, capsys) -> str:
     [
         ("mine.zip", "is an archive; unpack it, and name the folder with its files"),
         ("mine.tar.gz", "is an archive; unpack it"),
-        ("clip.mp4", "is a file; name the folder of the data set"),
+        ("clip.mp4", "is a file; name the folder"),
         ("notes.csv", "is a file; name the folder"),
         ("photo-01.jpg", "is a file; name the folder"),
         ("annots/photo-01.xml", "is a file; name the folder"),
         ("notes", "is a file; name the folder"),
-        ("notes.yaml", "is no data.yaml of YOLO, as it has no names"),
+        ("notes.yaml", "is not a data.yaml of YOLO, since it has no names"),
         ("notes.json", "is not valid JSON"),
     ],
 )
@@ -54,7 +54,7 @@ def test_a_coco_file_goes_before_what_lies_beside_it(tmp_path):
     kangaroo(tmp_path / "mine")
     dump(tmp_path / "mine/some.json", coco(SHOTS[:4]))
     assert numbers_of(load_annotations([SourceConfig(path="mine/some.json")], tmp_path, NAMES)) == {0, 1, 2, 3}
-    with pytest.raises(DataError, match=r"some\.json: is a file of COCO, but data\.format is voc"):
+    with pytest.raises(DataError, match=r"some\.json: is a COCO file, but data\.format is voc"):
         load_annotations([SourceConfig(path="mine/some.json")], tmp_path, NAMES, data_format="voc")
 
 

@@ -108,7 +108,7 @@ def test_crowds_are_left_out_and_counted(tmp_path, voc):
     (tmp_path / "all.json").write_text(json.dumps(content))
     loaded = load_annotations([SourceConfig(path="all.json")], tmp_path, CLASSES)
     np.testing.assert_allclose(loaded.photos.boxes, voc.boxes[1:], atol=1e-3)
-    assert ["1 regions of crowds (iscrowd) are no single objects, and were left out" in note for note in loaded.notes] == [True]
+    assert ["1 crowd regions (iscrowd) are not single objects and were left out" in note for note in loaded.notes] == [True]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_yolo_outlines_and_photos_without_labels(tmp_path, voc):
     [
         ("0 0.5 0.5 0.1", "line 1: expected a class and four numbers"),
         ("0 0.5 0.5 0.1 x", "line 1: expected numbers, got"),
-        ("0 50 50 10 10", "line 1: expected numbers from 0 to 1, relative to the photo"),
+        ("0 50 50 10 10", "line 1: expected numbers from 0 to 1 \\(relative to the photo\\)"),
         ("0 nan 0.5 0.1 0.1", "line 1: expected numbers from 0 to 1"),
-        ("9 0.5 0.5 0.1 0.1", "line 1: class 9 has no name; there are: 0 circle, 1 square"),
+        ("9 0.5 0.5 0.1 0.1", "line 1: class 9 has no name; known: 0 circle, 1 square"),
         ("-1 0.5 0.5 0.1 0.1", "line 1: expected a class"),
     ],
 )
@@ -207,9 +207,9 @@ def change(*place: object, to: object):
         (change("annotations", 0, "bbox", to=[1, 2, 10**4000, 4]), "is not left, top, width and height"),
         (
             change("annotations", 0, "bbox", to=[1, 2, 3, 4, 0.5]),
-            r"has a turned box \(angle 0\.5\), and SSD learns upright ones",
+            r"has a rotated box \(angle 0\.5\), but SSD needs upright ones",
         ),
-        (change("annotations", 0, "attributes", to={"rotation": 30.0}), r"has a turned box \(angle 30\.0\)"),
+        (change("annotations", 0, "attributes", to={"rotation": 30.0}), r"has a rotated box \(angle 30\.0\)"),
         (change("annotations", 0, "category_id", to="9" * 5000), "category_id '99.*' is in no category"),
         (change("images", 0, "id", to=[[[1]]]), r"images\[0\]: id: expected a number or text"),
         (change("categories", 0, "name", to="circel"), "unknown class 'circel'; did you mean 'circle'"),
@@ -235,7 +235,7 @@ def test_coco_faults_name_file_and_annotation(tmp_path, voc, damage, said):
         ("[]", "expected lists of"),
         ('{"images": []}', "expected lists of"),
         ("[" * 5000 + "]" * 5000, "is nested too deep"),
-        ('{"images": [{"id": %s}]}' % ("9" * 5000), "has a number of thousands of digits"),
+        ('{"images": [{"id": %s}]}' % ("9" * 5000), "has a number with thousands of digits"),
     ],
 )
 def test_what_is_no_coco_file(tmp_path, text, said):
@@ -263,7 +263,7 @@ def test_boxes_that_cvat_has_turned_are_refused(tmp_path, voc, rotation, is_upri
     for item in content["annotations"]:
         item["attributes"] = {"occluded": False, "rotation": rotation}
     (tmp_path / "all.json").write_text(json.dumps(content))
-    with nullcontext() if is_upright else pytest.raises(DataError, match="has a turned box"):
+    with nullcontext() if is_upright else pytest.raises(DataError, match="has a rotated box"):
         assert_equal(load(tmp_path, "all.json"), voc)
 
 
@@ -289,6 +289,6 @@ def test_a_folder_of_no_layout(tmp_path):
     (tmp_path / "mine/boxes").mkdir()
     (tmp_path / "mine/boxes/a.csv").write_text("a.jpg,1,2,3,4\n")
     (tmp_path / "mine/a.json").write_text("{}")
-    said = r"mine: is of no known layout\. In it: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
+    said = r"mine: unknown dataset format\. Found: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
     with pytest.raises(DataError, match=said):
         load(tmp_path, "mine")

@@ -139,10 +139,10 @@ def test_labels_named_after_the_whole_name_of_a_photo(tmp_path):
 @pytest.mark.parametrize(
     "make, labelled, said",
     [
-        (yolo, "abcd", "2 of 6 photos have no label file, and count as photos without objects"),
-        (yolo, "ab", "4 of 6 photos have no label file, and count as photos without objects"),
-        (voc, "abcd", "has no annotation file; 2 such photos were left out, of 6"),
-        (voc, "ab", "has no annotation file; 4 such photos were left out, of 6"),
+        (yolo, "abcd", "2 of 6 photos have no label file and count as photos without objects"),
+        (yolo, "ab", "4 of 6 photos have no label file and count as photos without objects"),
+        (voc, "abcd", "has no annotation file; 2 of 6 photos were left out for this"),
+        (voc, "ab", "has no annotation file; 4 of 6 photos were left out for this"),
     ],
 )
 def test_photos_without_a_label_are_counted(tmp_path, make, labelled, said):
@@ -153,8 +153,8 @@ def test_photos_without_a_label_are_counted(tmp_path, make, labelled, said):
 
 def test_images_of_coco_without_an_annotation_and_photos_that_it_does_not_list_are_counted(tmp_path):
     empty, bare = load(coco(tmp_path / "a", "abcdef", ["a.jpg", "b.jpg", "c.jpg"], 1)).notes
-    assert "2 of 3 images have no annotation, and count as photos without objects" in empty
-    assert "d.jpg: is in no list of images; 3 such photos were left out" in bare
+    assert "2 of 3 images have no annotation and count as photos without objects" in empty
+    assert "d.jpg: is not listed under images; 3 such photos were left out" in bare
     assert [empty.startswith("warning: "), bare.startswith("warning: ")] == [True, False]
 
 
@@ -176,7 +176,7 @@ def test_what_lists_of_voc_cannot_name_is_counted(tmp_path):
     folder = voc(tmp_path / "a", "abcdef", "abvwxyz", ids="a\nb\n")
     photo(folder / "SegmentationClass/a.jpg")  # a mask, which no list means
     bare, lonely = load(folder, "train").notes
-    assert bare == f"warning: {folder}/JPEGImages/c.jpg: has no annotation file; 4 such photos were left out, of 6"
+    assert bare == f"warning: {folder}/JPEGImages/c.jpg: has no annotation file; 4 of 6 photos were left out for this"
     assert lonely == f"warning: {folder}/Annotations/v.xml: has no photo; 5 such annotation files were left out"
 
 

@@ -66,8 +66,8 @@ def test_test_photos_are_never_trained_on(tmp_path, names, capsys):
         texts(tmp_path / "mine" / name, SHOTS)
     write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
-    assert "but no pair to train and to evaluate on" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"val_fraction goes with a folder without splits of its own; there are:"):
+    assert "but no pair for training and evaluation" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"val_fraction needs a folder without its own splits; available:"):
         load(tmp_path / "mine", "train", val_fraction=0.2)
 
 
@@ -75,7 +75,7 @@ def test_a_split_that_may_be_two_is_not_guessed(tmp_path):
     for name in ("train2014", "train2017"):
         photos(tmp_path / "mine" / name, SHOTS[:2])
         dump(tmp_path / f"mine/annotations/instances_{name}.json", coco(SHOTS[:2]))
-    with pytest.raises(DataError, match="split train may be any of train2014, train2017; name one"):
+    with pytest.raises(DataError, match="split train is ambiguous: train2014, train2017; name one"):
         load(tmp_path / "mine", "train")
     assert len(load(tmp_path / "mine", "train2017").photos) == 2
 
@@ -146,9 +146,9 @@ def test_a_photo_of_another_split_is_no_stand_in(tmp_path):
 
 def test_classes_that_differ_only_in_writing_are_told(tmp_path, capsys):
     told = similar_classes({"WBC": 350, "wbc": 22, "RBC": 4000, "Platelets": 900, "Platelest": 2, "van1": 500, "van2": 3})
-    assert [line.partition(" differ")[0].partition(" are spelt")[0] for line in told] == [
-        "the classes 'WBC' (350 objects) and 'wbc' (22)",
-        "the classes 'Platelets' (900 objects) and 'Platelest' (2)",
+    assert [line.partition(" differ")[0].partition(" are spelled")[0] for line in told] == [
+        "classes 'WBC' (350 objects) and 'wbc' (22)",
+        "classes 'Platelets' (900 objects) and 'Platelest' (2)",
     ]
     kangaroo(tmp_path / "mine")
     path = next(iter(sorted((tmp_path / "mine/annots").iterdir())[5:]))
@@ -243,7 +243,7 @@ def test_ids_that_a_table_has_made_decimal_are_ids(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "said"), [("images", "images: id 7 stands 2 times"), ("categories", "categories: id 1 stands 2")]
+    ("key", "said"), [("images", "images: id 7 is used 2 times"), ("categories", "categories: id 1 is used 2")]
 )
 def test_ids_that_stand_twice_are_refused(tmp_path, key, said):
     photos(tmp_path / "mine/images")
@@ -269,7 +269,7 @@ def test_photos_that_stand_twice_are_refused(tmp_path):
     content = coco()
     content["images"].append(content["images"][3] | {"id": 99})
     dump(tmp_path / "mine/a.json", content)
-    with pytest.raises(DataError, match=r"photo-03\.jpg: 1 such photos stand twice in a\.json"):
+    with pytest.raises(DataError, match=r"photo-03\.jpg: 1 photos like this one are listed twice in a\.json"):
         load(tmp_path / "mine")
 
 
@@ -338,8 +338,8 @@ def test_of_two_layouts_that_with_more_photos_is_taken_aloud(tmp_path):
     write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
     loaded = load(tmp_path / "mine")
     assert assert_true(loaded.photos) == set(range(len(SHOTS)))
-    assert "has boxes in more than one layout (VOC for 10, YOLO for 3 photos); VOC was taken" in loaded.notes[0]
-    assert "Photos that have boxes in the other alone count as photos without objects" in loaded.notes[0]
+    assert "has boxes in more than one format (VOC for 10, YOLO for 3 photos); using VOC" in loaded.notes[0]
+    assert "Photos with boxes only in the other count as photos without objects" in loaded.notes[0]
     forced = load(tmp_path / "mine", data_format="yolo").photos
     assert np.diff(forced.starts).tolist() == [len(shot.objects) for shot in SHOTS[:3]] + [0] * 7
 
@@ -384,8 +384,8 @@ def test_outlines_without_boxes_are_read_as_the_boxes_around_them(tmp_path):
     ("segmentation", "said"),
     [
         ({"size": [60, 60], "counts": "ab"}, r"annotation 1 of photo-01\.jpg: has a mask \(RLE\) but no bbox; export boxes"),
-        ([[1, 2, 3]], "annotation 1 of .* has no bbox, and its segmentation is no list of outlines"),
-        ([[]], "annotation 1 of .* has no bbox, and its segmentation is no list of outlines"),
+        ([[1, 2, 3]], "annotation 1 of .* has no bbox, and its segmentation is not a list of outlines"),
+        ([[]], "annotation 1 of .* has no bbox, and its segmentation is not a list of outlines"),
         ([], "annotation 1 of .* bbox None is not left, top, width and height"),
     ],
 )
@@ -436,13 +436,13 @@ def annotations_alone(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (packed, r"In it: 10 photos, 1 \.zip; folders: images\. .*Unpack the \.zip first"),
-        (table, r"In it: 10 photos, 1 \.csv; .*the tables \(CSV\) of TensorFlow's tutorials .* have to be exported again"),
-        (labelme, r"In it: 10 photos, 10 \.json; .*the JSON files of labelme, .* have to be exported again, or converted"),
-        (heic, r"In it: 10 \.xml, 1 \.heic; .*Its 1 \.heic cannot be read and were passed over; HEIC is converted to JPEG by"),
-        (empty, r"In it: no files; .*no photo that can be read"),
-        (photos_alone, r"no object was found in it, read as VOC\. In it: 10 photos; .*VOC needs an XML file a photo"),
-        (annotations_alone, r"no object was found in it, read as VOC\. In it: 10 \.xml; .*no photo that can be read"),
+        (packed, r"Found: 10 photos, 1 \.zip; folders: images\. .*Unpack the \.zip first"),
+        (table, r"Found: 10 photos, 1 \.csv; .*Export or convert .* CSV tables \(TensorFlow tutorials\)"),
+        (labelme, r"Found: 10 photos, 10 \.json; .*Export or convert .* the JSON files of labelme"),
+        (heic, r"Found: 10 \.xml, 1 \.heic; .*Its 1 \.heic cannot be read and were passed over; HEIC is converted to JPEG by"),
+        (empty, r"Found: no files; .*no supported photos"),
+        (photos_alone, r"no object was found in it, read as VOC\. Found: 10 photos; .*VOC needs an XML file per photo"),
+        (annotations_alone, r"no object was found in it, read as VOC\. Found: 10 \.xml; .*no supported photos"),
     ],
 )
 def test_what_is_no_data_set_yet_is_told_with_what_to_do(tmp_path, make, said, capsys):
@@ -463,7 +463,7 @@ def test_of_many_faults_the_first_are_told(tmp_path, capsys):
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
     lines_told = capsys.readouterr().err.splitlines()
     assert len(lines_told) == 51
-    assert "object 1 (cat): has a turned box (angle not told), and SSD learns upright ones" in lines_told[0]
+    assert "object 1 (cat): has a rotated box (angle missing), but SSD needs upright ones" in lines_told[0]
     assert lines_told[-1] == "error: ... and 40 more faults"
 
 
@@ -478,7 +478,7 @@ def test_boxes_relative_to_the_photo_are_refused(tmp_path, layout):
         for item in content["annotations"]:
             item["bbox"] = [value / 100 for value in item["bbox"]]
         dump(tmp_path / "mine/a.json", content)
-    with pytest.raises(DataError, match=r"mine: all \d+ boxes lie within 0\.\.1, .*photo-0\d\..*; pixels are expected"):
+    with pytest.raises(DataError, match=r"mine: all \d+ boxes lie within 0\.\.1, .*photo-0\d\..*, but pixels are expected"):
         load(tmp_path / "mine")
 
 
@@ -504,7 +504,7 @@ def no_name(folder: Path) -> None:
     [
         (no_category, r"a\.json: annotation \d+ of photo-0\d\.jpg: category_id 44 is in no category"),
         (no_xml, r"photo-0\d\.xml: is not valid XML"),
-        (no_name, r"photo-0\d\.txt: line 1: class \d has no name; there are: 0 cat"),
+        (no_name, r"photo-0\d\.txt: line 1: class \d has no name; known: 0 cat"),
     ],
 )
 def test_where_nothing_can_be_read_the_first_faults_are_told(tmp_path, make, said, capsys):

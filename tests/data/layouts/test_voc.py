@@ -43,7 +43,7 @@ def test_several_folders_splits_and_suffixes(tmp_path):
     assert photos.sizes.tolist() == [[100, 80]] * 6
     assert photos.labels.tolist() == [0, 1, 0]
     assert photos.ground_truth(0)["boxes"].tolist() == [[11, 21, 30, 40]]
-    assert ["1 ids stand more than once" in note for note in loaded.notes] == [True]
+    assert ["1 duplicate ids" in note for note in loaded.notes] == [True]
     part = photos.select([2, 0])
     assert part.path(0) == photos.path(2)
     assert part.ground_truth(0)["labels"].tolist() == [1, 0]
@@ -75,7 +75,7 @@ def test_all_faults_are_named_at_once(tmp_path):
     assert len(text.splitlines()) == 7
     for expected in ("unknown class 'x'", "has no box", "no photo of that name", "c.xml: is missing"):
         assert expected in text
-    assert "there are: train" in text
+    assert "available: train" in text
     assert "no such folder" in text
 
 
@@ -124,7 +124,7 @@ def test_images_that_cannot_be_read(tmp_path):
         ("none.jpg", (0, 0), "cannot be read"),
         ("empty.jpg", (0, 0), "no image that can be decoded"),
         ("text.jpg", (0, 0), "no image that can be decoded"),
-        ("small.png", (9, 9), "the annotation says 9 × 9 pixels, the photo has 7 × 5"),
+        ("small.png", (9, 9), "the annotation says 9 × 9 pixels, but the photo has 7 × 5"),
     ]:
         with pytest.raises(DataError, match=expected):
             read_image(tmp_path / name, size)

@@ -75,7 +75,7 @@ def test_turned_boxes_are_refused(tmp_path, extra, box, angle):
     if angle is None:
         assert parse(tmp_path, text).boxes.tolist() == [[10, 20, 30, 40]]
         return
-    with pytest.raises(DataError, match=rf"object 1 \(cat\): has a turned box \(angle {angle}\), and SSD learns upright ones"):
+    with pytest.raises(DataError, match=rf"object 1 \(cat\): has a rotated box \(angle {angle}\), but SSD needs upright ones"):
         parse(tmp_path, text)
 
 
@@ -101,15 +101,15 @@ def test_boxes_are_clipped_and_empty_ones_dropped_and_both_counted(tmp_path):
         ("<svg/>", "expected <annotation>"),
         (xml(item(name=None)), "object 1: has no name"),
         (xml(item(), item(box=None)), "object 2 (cat): has no box"),
-        (xml(item(box=("a", 1, 2, 3))), "xmin is no number: 'a'"),
+        (xml(item(box=("a", 1, 2, 3))), "xmin is not a number: 'a'"),
         (xml(item(box=(1, 1, 2))), "ymax is missing"),
-        (xml(item(box=("nan", 1, 2, 3))), "xmin is no finite number"),
+        (xml(item(box=("nan", 1, 2, 3))), "xmin is not a finite number"),
         (xml(item(box=(30, 1, 2, 3))), "inverted"),
-        (xml(item(box=("9" * 5000, 1, 2, 3))), f"xmin is no finite number: '{'9' * 19}...{'9' * 19}'"),
+        (xml(item(box=("9" * 5000, 1, 2, 3))), f"xmin is not a finite number: '{'9' * 19}...{'9' * 19}'"),
         (xml("<a>" * 9000 + "</a>" * 9000), "is not valid XML (nested too deep)"),
         (xml(item("cta")), "unknown class 'cta'; did you mean 'cat'?"),
         (xml(item("Dog")), "did you mean 'dog'?"),
-        (xml(item("zebra")), "known are cat, dog"),
+        (xml(item("zebra")), "known classes: cat, dog"),
     ],
 )
 def test_faults_name_file_and_object(tmp_path, text, expected):

@@ -80,8 +80,8 @@ def test_lists_that_name_photos_which_are_not_there_say_how_many(tmp_path):
     loaded = load(folder, "train")
     assert numbers_of(loaded) == {0, 1, 2, 3}
     assert loaded.notes == (
-        f"{folder}/train.txt: 2 of 6 lines name no photo, and were left out",
-        f"{folder}: 2 photos with labels are in no split, and were left out",
+        f"{folder}/train.txt: 2 of 6 lines do not name a photo and were left out",
+        f"{folder}: 2 photos with labels belong to no split and were left out",
     )
 
 
@@ -90,7 +90,7 @@ def test_a_list_of_photos_none_of_which_is_there_is_refused(tmp_path, capsys):
     write(folder / "val.txt", "images/photo-06.png\nimages/photo-07.png\n")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "val.txt: none of its 2 lines names a photo (images/photo-06.png, ...); mend the lines" in line
+    assert "val.txt: none of its 2 lines names a photo (images/photo-06.png, ...); fix or remove the file" in line
     assert numbers_of(load(folder, "train")) == set(range(6))
 
 
@@ -103,7 +103,7 @@ def test_a_folder_of_data_yaml_that_is_not_there_is_refused(tmp_path, entry, cap
     write(folder / "data.yaml", f"train: train/images\nval: {entry}\ntest: test/images\nnames: [{', '.join(NAMES)}]\n")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(r"data\.yaml: val: vall(/images|\.txt): no such folder or list of photos; mend the entry, or remove", line)
+    assert re.search(r"data\.yaml: val: vall(/images|\.txt): no such folder or list of photos; fix or remove the entry", line)
     write(folder / "data.yaml", f"train: train/images\nval: val/images\ntest: test/images\nnames: [{', '.join(NAMES)}]\n")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 0
     assert "6 photos to train on, 4 to evaluate on" in capsys.readouterr().out
@@ -115,9 +115,7 @@ def test_without_names_one_number_far_beyond_the_others_is_refused(tmp_path, num
     write(folder / "labels/photo-01.txt", f"1 0.5 0.5 0.2 0.2\n\n{number} 0.5 0.5 0.1 0.1\n")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        f"photo-01.txt: line 3: class {number}, where {number - 2} lower numbers have no object and no file has names" in line
-    )
+    assert f"photo-01.txt: line 3: class {number}, but {number - 2} lower numbers have no objects and no file has names" in line
     write(folder / "data.yaml", f"names: {{0: cat, 1: dog, {number}: red kite}}")
     assert load(folder).photos.labels.tolist() == [0, 1, 2, 0]
 
@@ -134,14 +132,14 @@ def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
     [
         ("0 0.25 0.5 0.3 0.4 0.9", "expected a class and four numbers .*; if the last number is a confidence, export without"),
         ("0 0.25 0.5 0.3 0.4 0.9", "expected a class and four numbers .*; if an angle, export upright boxes"),
-        ("0 0.25 0.5 0.3 0.4 45", r"has a turned box \(angle 45\), and SSD learns upright ones"),
-        ("0 0.25 0.5 0.3 0.4 -0.3", r"has a turned box \(angle -0\.3\)"),
-        ("0;0.25;0.5;0.3;0.4", "expected numbers, got '0;0.25;0.5;0.3;0.4'; write the class as its number, and spaces"),
+        ("0 0.25 0.5 0.3 0.4 45", r"has a rotated box \(angle 45\), but SSD needs upright ones"),
+        ("0 0.25 0.5 0.3 0.4 -0.3", r"has a rotated box \(angle -0\.3\)"),
+        ("0;0.25;0.5;0.3;0.4", "expected numbers, got '0;0.25;0.5;0.3;0.4'; write the class as a number, with spaces"),
         ("0 0,25 0,5 0,3 0,4", "expected numbers, got '0 0,25 0,5 0,3 0,4'"),
-        ("cat 0.5 0.5 0.1 0.1", "expected numbers, got 'cat 0.5 0.5 0.1 0.1'; write the class as its number"),
-        ("0,0.25,0.5,0.3,0.4", "expected numbers, got '0,0.25,0.5,0.3,0.4'; write the class as its number, and spaces"),
-        ("0 50 50 10 10", "expected numbers from 0 to 1, relative to the photo"),
-        ("1 0.25 0.5 0.3 0.4", "class 1 has no name; there are: 0 cat. Name it as well, or mend the number"),
+        ("cat 0.5 0.5 0.1 0.1", "expected numbers, got 'cat 0.5 0.5 0.1 0.1'; write the class as a number"),
+        ("0,0.25,0.5,0.3,0.4", "expected numbers, got '0,0.25,0.5,0.3,0.4'; write the class as a number, with spaces"),
+        ("0 50 50 10 10", "expected numbers from 0 to 1 \\(relative to the photo\\)"),
+        ("1 0.25 0.5 0.3 0.4", "class 1 has no name; known: 0 cat. Add its name, or fix the number"),
     ],
 )
 def test_labels_that_cannot_be_used_are_still_labels(tmp_path, text, said):
@@ -166,7 +164,7 @@ def test_labels_that_are_not_in_utf_8_are_told_by_file_and_line(tmp_path, encodi
         path.write_bytes("0 0.25 0.5 0.3 0.4\n0 0.25 0.5 0.3 0.5 \xa0\n".encode(encoding))
     write(tmp_path / "mine/classes.txt", "cat")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
-    said = "line 2: is not text in UTF-8" if encoding == "latin-1" else "line 1: is text in UTF-16, or no text at all"
+    said = "line 2: is not UTF-8 text" if encoding == "latin-1" else "line 1: is UTF-16 or not text"
     assert re.search(rf"/photo-0\d\.txt: {said}", capsys.readouterr().err)
 
 
@@ -201,17 +199,17 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
         ({"classes.txt": "cat\ndog", "notes.json": NOTES}, "notes.json: class 0 is 'dog', but 'cat' in classes.txt"),
         ({"a.yaml": "names: [cat, dog]", "b.yaml": "names: [dog, cat]"}, "b.yaml: class 0 is 'dog', but 'cat' in a.yaml"),
         ({"data.yaml": "names: [cat, dog]\nnc: 3"}, "data.yaml: nc says 3 classes, names has 2; mend the one that is wrong"),
-        ({"data.yaml": "names: {0: cat, 1: dog, 01: cat}"}, "data.yaml: names: class 1 is 'dog' and 'cat'; take one of them"),
+        ({"data.yaml": "names: {0: cat, 1: dog, 01: cat}"}, "data.yaml: names: class 1 is 'dog' and 'cat'; remove one of them"),
         ({"data.yaml": "names: {0: cat, 1: dog}\nnc: two"}, "data.yaml: nc says two classes, names has 2"),
         ({"data.yaml": "names: {0: cat, 0: dog}"}, "data.yaml: cannot be read (key '0' stands twice"),
         (
             {"data.yaml": "names: [cat, dog]", "classes.txt": "cat\ndog\nfox"},
-            "classes.txt: class 2 is 'fox', and data.yaml has no such class; mend the one that is wrong",
+            "classes.txt: class 2 is 'fox', but data.yaml has no such class; fix or remove",
         ),
-        ({"obj.data": "classes = 3\n", "obj.names": "cat\ndog"}, "obj.data: says classes = 3, but there are names of 2; mend"),
+        ({"obj.data": "classes = 3\n", "obj.names": "cat\ndog"}, "obj.data: says classes = 3, but there are 2 names; fix"),
         (
             {"a/b.data": "classes=1\nnames=x/b.names", "a/b.names": "cat\ndog"},
-            "b.data: says classes = 1, but there are names of 2",
+            "b.data: says classes = 1, but there are 2 names",
         ),
         ({"data.yaml": f"names: [cat]\nnc: {'9' * 5000}"}, f"data.yaml: nc says {'9' * 20}...{'9' * 20} classes, names has 1"),
         (
@@ -257,7 +255,7 @@ def test_texts_beside_photos_may_be_no_labels(tmp_path):
     photos(tmp_path / "mine", WIDE)
     for shot in WIDE:
         write(tmp_path / f"mine/{shot.name}.txt", "A cat on a mat, in 1999.\n")
-    with pytest.raises(DataError, match="is of no known layout"):
+    with pytest.raises(DataError, match="unknown dataset format"):
         load(tmp_path / "mine")
 
 
@@ -315,4 +313,4 @@ def test_texts_of_another_kind_do_not_outvote_what_can_be_read(tmp_path, line):
     loaded = load(tmp_path / "mine")
     assert numbers_of(loaded) >= set(range(1, 6))
     assert len(loaded.photos.labels) == sum(len(shot.objects) for shot in SHOTS[:6])
-    assert not any("more than one layout" in note for note in loaded.notes)
+    assert not any("more than one format" in note for note in loaded.notes)
