@@ -1,6 +1,6 @@
 """The embedded data set: coloured shapes on textured backgrounds, drawn from a seed and written in VOC layout.
 
-For the quick start and the tests: nothing to download, and every image can be drawn again.
+For the quick start and the tests: nothing to download, and every image can be redrawn.
 """
 
 import multiprocessing
@@ -15,20 +15,20 @@ import cv2
 import numpy as np
 
 EMPTY_SHARE = 0.05  # images without objects
-MAX_SHAPES = 5  # an image
-CROWDED = 0.2  # probability that a shape is put beside or onto an earlier one
-SIDES = (0.12, 0.6)  # of the image's shorter side, a shape's diameter
-HIDDEN_DIFFICULT = 0.4  # share of a shape covered by others from which it is marked difficult
-HIDDEN_LOST = 0.85  # and from which it is not annotated
-# Of large images with small shapes, in pixels:
+MAX_SHAPES = 5  # per image
+CROWDED = 0.2  # probability that a shape is placed beside or on an earlier one
+SIDES = (0.12, 0.6)  # diameter of a shape, as a share of the image's shorter side
+HIDDEN_DIFFICULT = 0.4  # a shape covered by others to this share is marked difficult
+HIDDEN_LOST = 0.85  # and to this share it is not annotated
+# Large images with small shapes, in pixels:
 LARGE_SIDE = 1200
-CELL = 40  # a shape lies within one, alone
-SMALL_SIDES = (8 / CELL, 20 / CELL)  # of a cell, a shape's diameter
-SMALL_SHAPES = (10, 40)  # an image
+CELL = 40  # each shape has a cell to itself
+SMALL_SIDES = (8 / CELL, 20 / CELL)  # diameter of a shape, as a share of its cell
+SMALL_SHAPES = (10, 40)  # per image
 
 
 class Shape(NamedTuple):
-    """One object: its name and its visible pixels' box, VOC-wise: counted from 1, both corners included."""
+    """One object: its name, and the box of its visible pixels as in VOC (inclusive, counted from 1)."""
 
     name: str
     xmin: int
@@ -47,7 +47,7 @@ def _circle() -> np.ndarray:
 
 
 def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
-    """A regular polygon; with `inner` below 1 a star, whose inner corners lie at that radius."""
+    """Return a regular polygon, or, with `inner` below 1, a star with its inner corners at that radius."""
     count = corners if inner == 1.0 else 2 * corners
     angles = np.arange(count) * 2 * np.pi / count - np.pi / 2
     radius = np.where(np.arange(count) % 2, inner, 1.0) if inner != 1.0 else np.ones(count)
@@ -73,7 +73,7 @@ CLASSES = tuple(OUTLINES)
 
 
 def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
-    """Draws image number `index` of the data set of that seed: `[H, W, 3]` uint8 RGB, and its objects."""
+    """Draw image `index` of the data set with this seed: `[H, W, 3]` uint8 RGB, and its objects."""
     rng = np.random.default_rng((seed, index))
     height, width = (int(side) for side in rng.integers(240, 401, 2))
     image = _background(rng, height, width)
@@ -90,7 +90,7 @@ def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
 
 
 def draw_small_shapes(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
-    """Draws a large image with small shapes that do not touch each other, as `draw_image` does."""
+    """Draw a large image with small shapes that do not touch, like `draw_image`."""
     rng = np.random.default_rng((seed, index, 1))
     image = _background(rng, LARGE_SIDE, LARGE_SIDE)
     across = LARGE_SIDE // CELL
@@ -108,7 +108,7 @@ def draw_small_shapes(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Noise of several coarsenesses around a colour, sometimes with stripes: `[H, W, 3]` float32."""
+    """Return noise at several scales around a colour, sometimes with stripes: `[H, W, 3]` float32."""
     image = np.zeros((height, width, 3), np.float32) + rng.uniform(40, 215, 3).astype(np.float32)
     for cells in (3, 8, 24, 80):
         noise = rng.normal(0, 1, (cells, cells, 3 if rng.random() < 0.5 else 1)).astype(np.float32)
@@ -130,13 +130,13 @@ def _mask(
     near: np.ndarray | None,
     sides: tuple[float, float] = SIDES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far a shape, of any size and angle, covers each pixel, `[H, W]` float32 in 0..1, and its centre (x, y)."""
+    """Return a shape of random size and angle as coverage of each pixel, `[H, W]` float32 in 0..1, and its centre (x, y)."""
     low, high = (min(height, width) * side / 2 for side in sides)
     radius = np.exp(rng.uniform(np.log(low), np.log(high)))
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = np.array([1.0, rng.uniform(0.8, 1.0)])
-    # Mostly inside; the frame may cut off some of it.
+    # Mostly inside: the frame may truncate it.
     first, last = np.full(2, radius * 0.7), np.array([width, height]) - radius * 0.7
     center = rng.uniform(first, last) if near is None else np.clip(near + rng.normal(0, radius * 0.6, 2), first, last)
     points = (outline * stretch) @ turn.T * radius + center
@@ -146,7 +146,7 @@ def _mask(
 
 
 def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
-    """Paints a shape, shaded from one end to the other, in a colour that stands out from what is there."""
+    """Paint a shape with a colour gradient that stands out from the background."""
     inside = mask > 0.5
     behind = image[inside].mean(axis=0) if inside.any() else np.full(3, 128.0)
     colour = rng.uniform(0, 255, 3)
@@ -163,13 +163,13 @@ def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> Non
 
 
 def _pixels(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """The finished image, as a camera's sensor would have it: a little noise, then bytes."""
+    """Add sensor noise, and convert to bytes."""
     image += rng.standard_normal(image.shape, np.float32) * 4
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _visible(names: list[str], masks: list[np.ndarray]) -> list[Shape]:
-    """The objects to annotate: boxes around what later shapes leave to be seen of each."""
+    """Return the objects to annotate, with boxes around the pixels that later shapes do not cover."""
     shapes = []
     for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
         whole = mask > 0.5
@@ -191,18 +191,18 @@ def write_shapes(
     num_val: int,
     seed: int = 0,
     processes: int = 1,
-    watch: Callable[[int, int], object] = lambda done, total: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
     draw: Draw = draw_image,
 ) -> None:
-    """Draws a data set and writes it in VOC layout, with the splits train, val and trainval.
+    """Draw a data set and write it in VOC layout, with the splits train, val and trainval.
 
     Args:
-        folder: made where it is missing; files of the same names are overwritten.
+        folder: created if missing; files of the same names are overwritten.
         num_train: images of the split `train`.
-        num_val: images of the split `val`, none of which is in `train`.
-        seed: a different one draws different images.
-        processes: that share the work; the files are the same for any number.
-        watch: told of the images done and of all, from time to time.
+        num_val: images of the split `val`, which are not in `train`.
+        seed: of the images.
+        processes: share the work; the files do not depend on their number.
+        progress: receives the number of images done and in all.
         draw: `draw_image` or `draw_small_shapes`.
     """
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
@@ -210,21 +210,21 @@ def write_shapes(
     total = num_train + num_val
     write = partial(_write_image, folder, seed, draw)
     if processes > 1:
-        # Not forked: where this process has used OpenCV's threads, a forked one would wait for ever on a lock of theirs.
+        # Spawned: if this process has used OpenCV's threads, a forked one would wait forever for one of their locks.
         with multiprocessing.get_context("spawn").Pool(processes, _init_process) as pool:
             for done, _ in enumerate(pool.imap(write, range(total), chunksize=8), start=1):
-                watch(done, total)
+                progress(done, total)
     else:
         for index in range(total):
             write(index)
-            watch(index + 1, total)
+            progress(index + 1, total)
     names = [f"{index:06d}\n" for index in range(total)]
     for split, part in (("train", names[:num_train]), ("val", names[num_train:]), ("trainval", names)):
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(part), encoding="utf-8")
 
 
 def _init_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone answers, and ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles it, and ends the others
     cv2.setNumThreads(1)
 
 
@@ -237,7 +237,7 @@ def _write_image(folder: Path, seed: int, draw: Draw, index: int) -> None:
 
 
 def write_annotation(path: Path, filename: str, width: int, height: int, shapes: list[Shape]) -> None:
-    """Writes one VOC annotation file."""
+    """Write one VOC annotation file."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = filename
     size = ElementTree.SubElement(root, "size")

@@ -1,9 +1,9 @@
-"""Looks at a configuration's data as training would, and shows what is in it: python scripts/check_data.py CONFIG
+"""Check a configuration's data as training would, and show statistics: python scripts/check_data.py CONFIG
 
-Every annotation and photo is read, and all faults are listed. Without any: objects of each class, their sizes, and how well
-the default boxes cover them. An object that no DBox overlaps by `loss.jaccard_thresh` is trained on by a single DBox only;
-where many are like that, other sizes (`model.dboxes: coco`, or those that `scripts/fit_dboxes.py` finds) or tiles
-(`data.tiles`) help more than longer training.
+Reads every annotation and photo and lists all faults. If there are none, prints the objects per class, their sizes, and how
+many of them the default boxes cover. An object that no DBox overlaps by `loss.jaccard_thresh` is trained on a single DBox. If
+there are many, other sizes (`model.dboxes: coco`, or the ones that `fit_dboxes` finds) or tiles (`data.tiles`) help more than
+longer training.
 """
 
 import sys
@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, photos in (("train", train_photos), ("val", val_photos)):
         print_part(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, named)
     if config.data.tiles:
-        windows = cut_tiles(train_photos, config.data.tiles, config.seed)
-        tiles = windows.select(windows.trained & (np.arange(len(windows)) >= len(train_photos)))
-        print(f"\ntiles of data.train: {len(tiles)}, {int((np.diff(tiles.starts) == 0).sum())} of them without objects")
+        crops = cut_tiles(train_photos, config.data.tiles, config.seed)
+        tiles = crops.select(crops.trained & (np.arange(len(crops)) >= len(train_photos)))
+        print(f"\ntiles of data.train: {len(tiles)}, {int((np.diff(tiles.starts) == 0).sum())} without objects")
         if len(tiles.labels):
             print_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, named)
     print(f"\nno faults, but {len(damaged)} that data.damaged: skip leaves out" if damaged else "\nno faults")

@@ -1,10 +1,10 @@
-"""Fetches PASCAL VOC 2007 and 2012 into datasets/VOCdevkit: python scripts/download_voc.py
+"""Download PASCAL VOC 2007 and 2012 into datasets/VOCdevkit: python scripts/download_voc.py
 
     python scripts/download_voc.py --years 2007
     python scripts/download_voc.py --from ~/VOCtrainval_06-Nov-2007.tar --from ~/VOCtest_06-Nov-2007.tar
 
-An interrupted download is resumed, from any of the mirrors. Each archive is checked by its digest before it is unpacked,
-and the photos are counted afterwards. With --from, archives are taken from files instead.
+Resumes an interrupted download, from any mirror. Checks the digest of each archive before unpacking it, and counts the photos
+afterwards. With --from, uses local archives instead.
 """
 
 import os
@@ -27,7 +27,7 @@ ARCHIVES = (  # torchvision's name, year, split, photos of the split
     ("2007-test", "2007", "test", 4952),
     ("2012", "2012", "trainval", 11540),
 )
-UNPACKED = 1.1  # size of what an archive holds, against its own
+UNPACKED = 1.1  # unpacked size divided by the archive's size
 
 
 class Archive(NamedTuple):
@@ -42,8 +42,8 @@ class Archive(NamedTuple):
 
 
 def voc_archives() -> list[Archive]:
-    """The archives, with the digests that torchvision knows."""
-    from torchvision.datasets.voc import DATASET_YEAR_DICT  # takes PyTorch's seconds to load
+    """Return the archives, with torchvision's digests."""
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # imports PyTorch, which takes seconds
 
     archives = []
     for key, year, split, num_photos in ARCHIVES:
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None, archives: Sequence[Archive] | None 
         if each.year not in options.years or (options.files and each.file not in local):
             continue
         if count(options.root, each) == each.num_photos:
-            print(f"VOC{each.year} {each.split}: is there already, {each.num_photos:,} photos")
+            print(f"VOC{each.year} {each.split}: already complete, {each.num_photos:,} photos")
             continue
         path = local.get(each.file) or download(each, options.root)
         unpack(path, options.root)
@@ -82,10 +82,10 @@ def main(arguments: list[str] | None = None, archives: Sequence[Archive] | None 
 
 
 def local_files(files: Sequence[Path], archives: Sequence[Archive]) -> dict[str, Path]:
-    """Which archive each file is, by its digest.
+    """Return the local files by the archive that they are, according to their digest.
 
     Raises:
-        UsageError: a file is missing, or none of them.
+        UsageError: a file is missing, or is not one of the archives.
     """
     found = {}
     for path in files:
@@ -93,16 +93,16 @@ def local_files(files: Sequence[Path], archives: Sequence[Archive]) -> dict[str,
             raise UsageError(f"--from {path}: no such file")
         name = next((each.file for each in archives if each.digest.fits(path)), None)
         if name is None:
-            raise UsageError(f"--from {path}: is none of {', '.join(each.file for each in archives)}, or damaged")
+            raise UsageError(f"--from {path}: is not one of {', '.join(each.file for each in archives)}, or is damaged")
         found[name] = path
     return found
 
 
 def download(each: Archive, root: Path) -> Path:
-    """Downloads an archive into `root`.
+    """Download an archive into `root`.
 
     Raises:
-        DownloadError: no mirror gave the whole of it.
+        DownloadError: no mirror provides it completely.
     """
     try:
         return fetch(root / each.file, each.urls, each.digest, space=UNPACKED)
@@ -111,10 +111,10 @@ def download(each: Archive, root: Path) -> Path:
 
 
 def unpack(path: Path, root: Path) -> None:
-    """Unpacks an archive into `root`; what would land outside of it, or is no plain file or folder, is refused.
+    """Unpack an archive into `root`. Refuse entries outside of it, and anything but plain files and folders.
 
     Raises:
-        DownloadError: the archive is damaged, or holds something else.
+        DownloadError: the archive is damaged, or has such entries.
     """
     try:
         with tarfile.open(path) as archive_file:
@@ -127,7 +127,7 @@ def unpack(path: Path, root: Path) -> None:
 
 
 def count(root: Path, each: Archive) -> int:
-    """The photos of a split that are there, with their annotations."""
+    """Return the number of a split's photos that exist with their annotations."""
     folder = root / "VOCdevkit" / f"VOC{each.year}"
     try:
         ids = (folder / "ImageSets" / "Main" / f"{each.split}.txt").read_text().split()

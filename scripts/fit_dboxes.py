@@ -1,12 +1,11 @@
-"""Finds DBoxes that fit the training photos of a configuration: python scripts/fit_dboxes.py CONFIG
+"""Find DBoxes that fit the training photos of a configuration: python scripts/fit_dboxes.py CONFIG
 
     python scripts/fit_dboxes.py configs/mine.yaml
     python scripts/fit_dboxes.py configs/mine.yaml data.fraction=0.1
 
-Prints how many of the objects the configuration's DBoxes cover, and how many those with the sizes and ratios that were found,
-by class and by size; then the lines to put into the configuration, which name voc or coco where no others cover more. The
-number of DBoxes stays the same, so that pretrained heads keep their shape; but what these have learned is relative to their own
-DBoxes: a gain of a few points is not worth it.
+Prints how many objects the current and the fitted DBoxes cover, by class and by size. Then prints the lines for the
+configuration, which name voc or coco if no others cover more. The number of DBoxes stays the same, so that pretrained heads
+still fit. But those heads were trained for their own DBoxes, so a gain of a few points is not worth a change.
 """
 
 import sys
@@ -31,10 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     with StopRequest().listening() as stop:
         photos = load_part(Run.alone(config, stop), "train")
     photos.require_objects("data.train", with_difficult=True)
-    windows = cut_tiles(photos, config.data.tiles, config.seed).of_training()
-    found = fit(objects_of(all_boxes(windows), windows.labels, config.seed))
-    before, after = (best_overlaps(windows, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
-    print_change(photos.classes, windows, before, after, COVERED)
+    crops = cut_tiles(photos, config.data.tiles, config.seed).of_training()
+    found = fit(objects_of(all_boxes(crops), crops.labels, config.seed))
+    before, after = (best_overlaps(crops, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
+    print_change(photos.classes, crops, before, after, COVERED)
     named = next((name for name, spec in DBOX_SPECS.items() if spec == spec_of(found)), None)
     print(f"\nmodel:\n  dboxes: {dump_yaml(named or found.to_plain(), in_line=True)}")
     return 0

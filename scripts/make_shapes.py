@@ -1,8 +1,8 @@
-"""Draws the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes
+"""Draw the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes
 
     python scripts/make_shapes.py datasets/small --small --train 150 --val 30
 
---small draws images of 1,200 pixels a side with 10 to 40 shapes of 8 to 20 pixels: what data.tiles is for.
+--small draws images of 1,200 pixels a side with 10 to 40 shapes of 8 to 20 pixels, an example for data.tiles.
 """
 
 import shutil
@@ -16,8 +16,8 @@ from ssd.system.command import command
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
 
-FEW = 100  # images that are drawn sooner than further processes have started
-MOST = 1_000_000  # images whose numbers have six digits
+FEW = 100  # fewer images are drawn before more processes could start
+MOST = 1_000_000  # images, since file names have six digits
 
 
 @command()
@@ -33,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.folder.exists() and not options.folder.is_dir():
         raise UsageError(f"{options.folder}: is a file; name a folder")
     if options.folder.is_dir() and any(options.folder.iterdir()) and not options.overwrite:
-        raise UsageError(f"{options.folder}: is not empty; name another folder, or --overwrite what has the names of its files")
+        raise UsageError(f"{options.folder}: is not empty; name another folder, or use --overwrite")
 
     from data.shapes import draw_image, draw_small_shapes, write_shapes
 
     total = options.train + options.val
     processes = 1 if total < FEW else num_cores()
     with tqdm(total=total, unit="image", disable=None) as bar:  # a bar on a terminal, nothing in a log file
-        # Under its name only when it is whole: a run that was interrupted leaves nothing in the way of the next one.
+        # Renamed when complete, so that an interrupted run does not block the next one.
         part = options.folder if options.overwrite else options.folder.with_name(f".{options.folder.name}.part")
         if part != options.folder:
             shutil.rmtree(part, ignore_errors=True)

@@ -130,7 +130,7 @@ def test_it_gives_up_in_a_line(server, tmp_path, capsys, how):
 
 
 def test_from_the_net_to_counted_photos(server, tmp_path, capsys):
-    for expected in ("VOC2007 trainval: 3 photos in", "VOC2007 trainval: is there already, 3 photos"):
+    for expected in ("VOC2007 trainval: 3 photos in", "VOC2007 trainval: already complete, 3 photos"):
         assert download_voc.main(["--root", str(tmp_path), "--years", "2007"], [archive(server)]) == 0
         assert expected in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["VOCdevkit"]
@@ -144,7 +144,7 @@ def test_a_local_archive_is_taken_instead(server, tmp_path, capsys):
     assert not server.handler.requests
     assert (tmp_path / "mine.tar").exists()
     (tmp_path / "bad.tar").write_bytes(CONTENT[:-1])
-    for name, said in (("bad.tar", "is none of voc.tar, or damaged"), ("none.tar", "no such file")):
+    for name, said in (("bad.tar", "is not one of voc.tar, or is damaged"), ("none.tar", "no such file")):
         assert download_voc.main([*words, "--from", str(tmp_path / name)], [archive(server)]) == 2
         assert said in capsys.readouterr().err
 
