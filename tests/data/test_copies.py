@@ -7,8 +7,7 @@ import pytest
 from data.dataset.annotation_loader import load_annotations
 from data.dataset.annotations import shared_warning
 from ssd.config.schema import SourceConfig
-from tests.data.layouts.test_voc import make_folder
-from tests.data.layouts.test_voc_annotation import item, xml
+from tests.helpers.voc import item, make_folder, xml
 
 
 def copied(source, target):

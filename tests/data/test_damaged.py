@@ -6,8 +6,7 @@ from data.dataset import parallel_reader
 from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
 from ssd.config.schema import SourceConfig
-from tests.data.layouts.test_voc import make_folder
-from tests.data.layouts.test_voc_annotation import item, xml
+from tests.helpers.voc import item, make_folder, xml
 from tests.ssd.system.test_images import DAMAGED
 
 

@@ -29,7 +29,7 @@ from ssd.dbox import SSD300_VOC, spec_of
 from ssd.system.machine import num_cores
 from ssd.weights import sources
 from ssd.weights.checkpoint import TrainState, save_checkpoint
-from tests.data.layouts.test_formats import as_coco, copy_photos, load, write_yolo
+from tests.helpers.formats import as_coco, copy_photos, load, write_yolo
 from tests.helpers.network import refuse
 
 pytestmark = pytest.mark.usefixtures("bare_machine")

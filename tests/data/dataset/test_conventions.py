@@ -6,10 +6,10 @@ import pytest
 from data.dataset.conventions import CONVENTIONS, convention_fault
 from data.dataset.errors import DataError
 from data.layouts.find import FORMATS
+from data.layouts.voc_annotation import parse_annotation
 from scripts import check_data, new_config
-from tests.data.layouts import test_voc_annotation as voc
-from tests.data.layouts.exports import NAMES, SHOTS, coco, dump, photos, write
-from tests.data.layouts.test_silent import load
+from tests.helpers import voc
+from tests.helpers.exports import NAMES, SHOTS, coco, dump, load, photos, write
 
 WORDS = list(CONVENTIONS)
 CORNERS, LEFT_TOP, CENTRE, Y_FIRST = WORDS
@@ -141,4 +141,4 @@ def test_boxes_far_below_a_pixel_are_left_out_aloud(tmp_path):
 def test_a_voc_box_that_may_have_its_size_in_place_of_corners_is_told_so(tmp_path):
     said = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are width and height"
     with pytest.raises(DataError, match=said):
-        voc.parse(tmp_path, voc.xml(voc.item(box=(50, 40, 20, 30))))
+        parse_annotation(write(tmp_path / "a.xml", voc.xml(voc.item(box=(50, 40, 20, 30)))), {"cat": 0, "dog": 1})

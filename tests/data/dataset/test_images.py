@@ -14,7 +14,7 @@ from data.dataset.images import check_photo
 from data.loading.dataset import DetectionDataset
 from data.shapes import CLASSES, write_shapes
 from ssd.config.schema import SourceConfig
-from tests.data.layouts.test_voc_annotation import item, xml
+from tests.helpers.voc import item, xml
 
 # How to store an upright picture so that the EXIF orientation turns it back.
 STORED = {

@@ -7,9 +7,8 @@ from data.dataset import annotation_loader, parallel_reader
 from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
 from ssd.config.schema import SourceConfig
-from tests.data.dataset.test_source_cache import assert_equal
-from tests.data.layouts.test_voc import make_folder
-from tests.data.layouts.test_voc_annotation import item, xml
+from tests.helpers.annotations import assert_equal
+from tests.helpers.voc import item, make_folder, xml
 
 
 @pytest.fixture

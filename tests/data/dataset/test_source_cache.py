@@ -1,6 +1,5 @@
 import os
 import shutil
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,16 +10,9 @@ from data.dataset.annotations import Annotations
 from data.dataset.errors import DataError
 from data.layouts import voc
 from ssd.config.schema import SourceConfig
-from tests.data.layouts.test_voc import make_folder
-from tests.data.layouts.test_voc_annotation import item, xml
+from tests.helpers.annotations import assert_equal
 from tests.helpers.paths import ROOT
-
-
-def assert_equal(one: Annotations, other: Annotations) -> None:
-    for field in fields(Annotations):
-        first, second = (np.asarray(getattr(each, field.name)) for each in (one, other))
-        assert first.dtype == second.dtype
-        assert np.array_equal(first, second)
+from tests.helpers.voc import item, make_folder, xml
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
 from scripts import new_config
 from ssd.config.schema import SourceConfig
-from tests.data.layouts.exports import NAMES, SHOTS, coco, dump, kangaroo, labelimg_yolo, photos, texts, write
-from tests.data.layouts.test_silent import numbers_of
+from tests.helpers.exports import NAMES, SHOTS, coco, dump, kangaroo, labelimg_yolo, numbers_of, photos, texts, write
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 

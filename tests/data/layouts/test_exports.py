@@ -1,36 +1,14 @@
 """What labelling tools and public sites hand out: each is trained on from new_config.py alone, with the right boxes."""
 
-import numpy as np
 import pytest
 
 import train
 from data.dataset.annotation_loader import load_annotations
-from data.dataset.annotations import Annotations
 from scripts import new_config
 from ssd.config.file import load_config
-from tests.data.layouts.exports import EXPORTS, NAMES, SHOTS, Export, photos, xmls
+from tests.helpers.exports import EXPORTS, SHOTS, SMALL, Export, assert_true, photos, xmls
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_machine")]
-
-SMALL = ["train.epochs=null", "train.iterations=3", "train.batch_size=2", "model.width=0.05", "data.workers=0", "device=cpu"]
-
-
-def assert_true(found: Annotations) -> set[int]:
-    """Compares every photo's objects with what was drawn; returns which photos they are, by their sizes."""
-    by_size = {(shot.width, shot.height): i for i, shot in enumerate(SHOTS)}
-    assert len(by_size) == len(SHOTS)
-    numbers = [found.classes.index(name) for name in NAMES]
-    indices = []
-    for i in range(len(found)):
-        shot = SHOTS[by_size[tuple(found.sizes[i].tolist())]]
-        expected = [[numbers[label], *box] for label, *box in shot.objects]
-        rows = found.objects(i)
-        got = np.column_stack([found.labels[rows], found.boxes[rows]]).reshape(-1, 5)
-        np.testing.assert_allclose(got, np.array(expected).reshape(-1, 5), atol=1e-3)
-        indices.append(SHOTS.index(shot))
-    assert not found.difficult.any()
-    assert len(indices) == len(set(indices))
-    return set(indices)
 
 
 @pytest.mark.parametrize("export", EXPORTS, ids=lambda export: export.write.__name__)

@@ -1,10 +1,10 @@
 """COCO and YOLO: the same photos in all three layouts are the same data set; and what their files get wrong."""
 
 import json
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -12,53 +12,17 @@ import pytest
 
 from data.dataset.annotation_loader import load_annotations
 from data.dataset.annotations import Annotations
+from data.dataset.conventions import CONVENTIONS
 from data.dataset.errors import DataError
-from data.layouts.find import find_format
+from data.layouts.find import FORMATS, find_format
 from data.shapes import CLASSES
-from ssd.config.schema import SourceConfig
-
-
-def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Annotations:
-    source = SourceConfig(path=path, split=split, val_fraction=options.pop("val_fraction", None))
-    return load_annotations([source], root, classes, **options).photos
+from ssd.config.schema import DataConfig, SourceConfig
+from tests.helpers.formats import as_coco, copy_photos, load, write_yolo
 
 
 @pytest.fixture(scope="module")
 def voc(shapes_root):
     return load(shapes_root, "shapes", "train")
-
-
-def as_coco(photos: Annotations) -> dict:
-    images, annotations = [], []
-    for i in range(len(photos)):
-        width, height = photos.sizes[i].tolist()
-        images.append({"id": 100 + i, "file_name": Path(photos.path(i)).name, "width": width, "height": height})
-        for j in range(photos.starts[i], photos.starts[i + 1]):
-            x1, y1, x2, y2 = photos.boxes[j].tolist()
-            annotations.append(
-                {"id": j, "image_id": 100 + i, "category_id": 7 * int(photos.labels[j]) + 3, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            )
-    categories = [{"id": 7 * label + 3, "name": name} for label, name in enumerate(photos.classes)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def copy_photos(photos: Annotations, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for i in range(len(photos)):
-        shutil.copy(photos.path(i), folder)
-
-
-def write_yolo(photos: Annotations, images: Path, labels: Path) -> None:
-    copy_photos(photos, images)
-    labels.mkdir(parents=True)
-    for i in range(len(photos)):
-        rows = photos.objects(i)
-        boxes = photos.boxes[rows] / np.tile(photos.sizes[i], 2)
-        lines = [
-            f"{label} {(x1 + x2) / 2:.8f} {(y1 + y2) / 2:.8f} {x2 - x1:.8f} {y2 - y1:.8f}\n"
-            for label, (x1, y1, x2, y2) in zip(photos.labels[rows], boxes, strict=True)
-        ]
-        (labels / Path(photos.path(i)).with_suffix(".txt").name).write_text("".join(lines))
 
 
 def assert_equal(photos: Annotations, expected: Annotations) -> None:
@@ -292,3 +256,9 @@ def test_a_folder_of_no_layout(tmp_path):
     said = r"mine: unknown dataset format\. Found: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
     with pytest.raises(DataError, match=said):
         load(tmp_path, "mine")
+
+
+def test_every_format_can_be_named_in_the_configuration():
+    (values, _) = get_args(DataConfig.model_fields["format"].annotation)
+    assert set(get_args(values)) == set(FORMATS)
+    assert {reader.convention for reader in FORMATS.values()} <= set(CONVENTIONS)

@@ -16,9 +16,8 @@ from ssd.config.file import parse_config
 from ssd.config.schema import ConfigError, SourceConfig
 from ssd.deploy.inputs import find_inputs
 from ssd.system.errors import UsageError
-from tests.data.layouts.exports import write
-from tests.data.layouts.test_voc import pixels_of
-from tests.data.layouts.test_voc_annotation import item, xml
+from tests.helpers.exports import write
+from tests.helpers.voc import item, pixels_of, xml
 
 ONE = "café n°1"  # é as one letter
 OTHER = unicodedata.normalize("NFD", ONE)  # and as two, as macOS has it

@@ -8,33 +8,38 @@ import numpy as np
 import pytest
 
 import train
-from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
 from data.dataset.class_names import similar_classes
 from data.dataset.errors import DataError
 from scripts import check_data, new_config
 from ssd.autoconfig import proposal
 from ssd.config.file import load_config
-from ssd.config.schema import SourceConfig
-from tests.data.layouts.exports import NAMES, PARTS, SHOTS, Shot, coco, dump, kangaroo, lines, photos, texts, write, xml, xmls
-from tests.data.layouts.test_exports import SMALL, assert_true
+from tests.helpers.exports import (
+    NAMES,
+    PARTS,
+    SHOTS,
+    SMALL,
+    Shot,
+    assert_true,
+    coco,
+    dump,
+    kangaroo,
+    lines,
+    load,
+    numbers_of,
+    photos,
+    texts,
+    write,
+    xml,
+    xmls,
+)
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
-
-
-def load(folder: Path, split: str = "all", classes=NAMES, **options) -> LoadedAnnotations:
-    source = SourceConfig(path=folder.name, split=split, val_fraction=options.pop("val_fraction", None))
-    return load_annotations([source], folder.parent, classes, **options)
 
 
 def yolo(folder: Path, names: str) -> None:
     photos(folder / "images")
     texts(folder / "labels", first=1)
     write(folder / "data.yaml", names)
-
-
-def numbers_of(loaded: LoadedAnnotations) -> set[int]:
-    """Which of the drawn photos they are."""
-    return {int(Path(loaded.photos.path(i)).stem[-2:]) for i in range(len(loaded.photos))}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import zlib
 from pathlib import Path
 
 import cv2
@@ -9,24 +8,7 @@ from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
 from data.dataset.images import read_image
 from ssd.config.schema import VOC_CLASSES, SourceConfig
-from tests.data.layouts.test_voc_annotation import item, xml
-
-
-def pixels_of(name: str) -> np.ndarray:
-    """80 × 100 grey squares, others for each name."""
-    bits = np.unpackbits(np.frombuffer(zlib.crc32(name.encode()).to_bytes(4, "big"), np.uint8))[:20]
-    return np.kron(96 + 64 * bits.reshape(4, 5, 1), np.ones((20, 20, 3), np.uint8)).astype(np.uint8)
-
-
-def make_folder(folder: Path, photos: dict[str, str], splits: dict[str, str] | None = None, suffix: str = ".jpg") -> None:
-    for part in ("JPEGImages", "Annotations"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    for name, text in photos.items():
-        cv2.imwrite(str(folder / "JPEGImages" / f"{name}{suffix}"), pixels_of(name))
-        (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
-    for split, text in (splits or {}).items():
-        (folder / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
-        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
+from tests.helpers.voc import item, make_folder, xml
 
 
 def test_several_folders_splits_and_suffixes(tmp_path):

@@ -6,26 +6,9 @@ import pytest
 
 from data.dataset.errors import DataError
 from data.layouts.voc_annotation import is_annotation, parse_annotation
+from tests.helpers.voc import item, xml
 
 CLASSES = {"cat": 0, "dog": 1}
-
-
-def item(name: str | None = "cat", box: tuple | None = (11, 21, 30, 40), extra: str = "") -> str:
-    corners = "".join(
-        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box or (), strict=False)
-    )
-    return (
-        "<object>"
-        + (f"<name>{name}</name>" if name is not None else "")
-        + extra
-        + (f"<bndbox>{corners}</bndbox>" if box is not None else "")
-        + "</object>"
-    )
-
-
-def xml(*items: str, size: tuple[int, int] | None = (100, 80)) -> str:
-    given = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
-    return f"<annotation>{given}{''.join(items)}</annotation>"
 
 
 def parse(tmp_path: Path, text: str, **options):

@@ -7,8 +7,7 @@ import pytest
 
 from data.dataset.errors import DataError
 from scripts import new_config
-from tests.data.layouts.exports import NAMES, SHOTS, Shot, photos, texts, write, xmls
-from tests.data.layouts.test_silent import load, numbers_of
+from tests.helpers.exports import NAMES, SHOTS, Shot, load, numbers_of, photos, texts, write, xmls
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 

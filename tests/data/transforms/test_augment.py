@@ -16,14 +16,9 @@ from data.transforms.augment import (
     relative_boxes,
 )
 from ssd.config.schema import AugmentConfig
+from tests.helpers.boxes import BOXES, HEIGHT, WIDTH, rng
 
 NONE = AugmentConfig(photometric=False, expand=False, crop=False, mirror=False)
-BOXES = np.array([[40, 30, 160, 150], [220, 90, 300, 230], [10, 200, 60, 236]], np.float32)
-WIDTH, HEIGHT = 320, 240
-
-
-def rng(seed: int) -> np.random.Generator:
-    return np.random.default_rng((9, 0, seed))
 
 
 def plans(count: int, switches: AugmentConfig, boxes: np.ndarray = BOXES):

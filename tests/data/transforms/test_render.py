@@ -7,7 +7,7 @@ import pytest
 from data.transforms.augment import INTERPOLATIONS, Augmentation, Crop, Photometric, draw_augmentation, no_augmentation
 from data.transforms.render import distort, render
 from ssd.config.schema import AugmentConfig
-from tests.data.transforms.test_augment import BOXES, HEIGHT, WIDTH, rng
+from tests.helpers.boxes import BOXES, HEIGHT, WIDTH, rng
 
 FILL = (124, 116, 104)
 

@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
+from data.dataset.annotations import Annotations
+from ssd.config.schema import SourceConfig
+
+# Overrides for a tiny training run.
+SMALL = ["train.epochs=null", "train.iterations=3", "train.batch_size=2", "model.width=0.05", "data.workers=0", "device=cpu"]
 NAMES = ("cat", "dog", "red kite")
 
 
@@ -377,3 +383,31 @@ EXPORTS = [
     Export(pose, "yolo", 6, 4),
     Export(copied, "voc"),
 ]
+
+
+def load(folder: Path, split: str = "all", classes=NAMES, **options) -> LoadedAnnotations:
+    source = SourceConfig(path=folder.name, split=split, val_fraction=options.pop("val_fraction", None))
+    return load_annotations([source], folder.parent, classes, **options)
+
+
+def numbers_of(loaded: LoadedAnnotations) -> set[int]:
+    """Which of the drawn photos they are."""
+    return {int(Path(loaded.photos.path(i)).stem[-2:]) for i in range(len(loaded.photos))}
+
+
+def assert_true(found: Annotations) -> set[int]:
+    """Compares every photo's objects with what was drawn; returns which photos they are, by their sizes."""
+    by_size = {(shot.width, shot.height): i for i, shot in enumerate(SHOTS)}
+    assert len(by_size) == len(SHOTS)
+    numbers = [found.classes.index(name) for name in NAMES]
+    indices = []
+    for i in range(len(found)):
+        shot = SHOTS[by_size[tuple(found.sizes[i].tolist())]]
+        expected = [[numbers[label], *box] for label, *box in shot.objects]
+        rows = found.objects(i)
+        got = np.column_stack([found.labels[rows], found.boxes[rows]]).reshape(-1, 5)
+        np.testing.assert_allclose(got, np.array(expected).reshape(-1, 5), atol=1e-3)
+        indices.append(SHOTS.index(shot))
+    assert not found.difficult.any()
+    assert len(indices) == len(set(indices))
+    return set(indices)

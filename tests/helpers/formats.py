@@ -1,0 +1,49 @@
+"""One data set in several formats."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotations import Annotations
+from data.shapes import CLASSES
+from ssd.config.schema import SourceConfig
+
+
+def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Annotations:
+    source = SourceConfig(path=path, split=split, val_fraction=options.pop("val_fraction", None))
+    return load_annotations([source], root, classes, **options).photos
+
+
+def as_coco(photos: Annotations) -> dict:
+    images, annotations = [], []
+    for i in range(len(photos)):
+        width, height = photos.sizes[i].tolist()
+        images.append({"id": 100 + i, "file_name": Path(photos.path(i)).name, "width": width, "height": height})
+        for j in range(photos.starts[i], photos.starts[i + 1]):
+            x1, y1, x2, y2 = photos.boxes[j].tolist()
+            annotations.append(
+                {"id": j, "image_id": 100 + i, "category_id": 7 * int(photos.labels[j]) + 3, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            )
+    categories = [{"id": 7 * label + 3, "name": name} for label, name in enumerate(photos.classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def copy_photos(photos: Annotations, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for i in range(len(photos)):
+        shutil.copy(photos.path(i), folder)
+
+
+def write_yolo(photos: Annotations, images: Path, labels: Path) -> None:
+    copy_photos(photos, images)
+    labels.mkdir(parents=True)
+    for i in range(len(photos)):
+        rows = photos.objects(i)
+        boxes = photos.boxes[rows] / np.tile(photos.sizes[i], 2)
+        lines = [
+            f"{label} {(x1 + x2) / 2:.8f} {(y1 + y2) / 2:.8f} {x2 - x1:.8f} {y2 - y1:.8f}\n"
+            for label, (x1, y1, x2, y2) in zip(photos.labels[rows], boxes, strict=True)
+        ]
+        (labels / Path(photos.path(i)).with_suffix(".txt").name).write_text("".join(lines))
