@@ -65,7 +65,7 @@ def propose(folder: Path, name: str, wish: Budget, start: float) -> Proposal:
         start: seconds that a command takes until it looks at the photos.
 
     Raises:
-        DataError: the folder is of no known layout, something in it cannot be used, or no object is left for one split.
+        DataError: the format is unknown, something in it cannot be used, or no object is left for one split.
         UsageError: it holds no objects.
     """
     folder = spelled_on_disk(folder)

@@ -197,7 +197,7 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
         ({"data.yaml": "names: {0: cat, 1: dog}", "notes.json": NOTES}, "notes.json: class 0 is 'dog', but 'cat' in data.yaml"),
         ({"classes.txt": "cat\ndog", "notes.json": NOTES}, "notes.json: class 0 is 'dog', but 'cat' in classes.txt"),
         ({"a.yaml": "names: [cat, dog]", "b.yaml": "names: [dog, cat]"}, "b.yaml: class 0 is 'dog', but 'cat' in a.yaml"),
-        ({"data.yaml": "names: [cat, dog]\nnc: 3"}, "data.yaml: nc says 3 classes, names has 2; mend the one that is wrong"),
+        ({"data.yaml": "names: [cat, dog]\nnc: 3"}, "data.yaml: nc says 3 classes, names has 2; fix the wrong one"),
         ({"data.yaml": "names: {0: cat, 1: dog, 01: cat}"}, "data.yaml: names: class 1 is 'dog' and 'cat'; remove one of them"),
         ({"data.yaml": "names: {0: cat, 1: dog}\nnc: two"}, "data.yaml: nc says two classes, names has 2"),
         ({"data.yaml": "names: {0: cat, 0: dog}"}, "data.yaml: cannot be read (key '0' stands twice"),
