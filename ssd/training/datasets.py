@@ -95,7 +95,7 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
     data, processes = run.config.data, max(1, num_cores() // run.world.local_size)
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
 
-        def watch(done: int, total: int) -> None:
+        def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
             if run.stop():
@@ -108,7 +108,7 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
             seed=run.config.seed,
             ignore_others=data.other_classes == "ignore",
             workers=processes if data.workers == "auto" else min(processes, data.workers),
-            progress=watch,
+            progress=progress,
             data_format=data.format,
             fraction=data.fraction if part == "train" else 1.0,
             damaged=data.damaged,

@@ -148,7 +148,7 @@ def test_data_workers_limits_the_processes_that_read_photos(tmp_path, shapes_roo
 
 @pytest.fixture
 def reading(monkeypatch):
-    """Replace load_photos and the progress bar, and collect their arguments."""
+    """Replace load_annotations and the progress bar, and collect their arguments."""
     told: dict[str, Any] = {}
 
     class Bar(SimpleNamespace):
@@ -161,10 +161,10 @@ def reading(monkeypatch):
         def update(self, count: int) -> None:
             self.n += count
 
-    def read(sources: object, root: str, classes: object, *, watch: Any, **options: object) -> None:
+    def read(sources: object, root: str, classes: object, *, progress: Any, **options: object) -> None:
         told.update(sources=sources, root=root, classes=classes, options=options)
         for done in (1, 3):
-            watch(done, 7)
+            progress(done, 7)
         told["bar"] = (told["bar"].n, told["bar"].total, told["bar"].disable)
 
     monkeypatch.setattr(datasets, "tqdm", lambda **options: Bar(n=0, **options))
