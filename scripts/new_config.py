@@ -1,14 +1,13 @@
-"""Looks at a folder of photos with boxes, and writes a configuration that trains on it: python scripts/new_config.py FOLDER
+"""Write a configuration for a folder of photos with boxes: python scripts/new_config.py FOLDER
 
     python scripts/new_config.py datasets/mine
     python train.py --config configs/mine.yaml
 
-The folder may be in VOC's layout (an XML file a photo), COCO's (a JSON file) or YOLO's (a text file a photo). Classes are those
-that have objects; splits are taken as they are, or a fifth of the photos is set aside for evaluation. The network starts from
-weights trained on COCO, downloaded once. Where they cannot be had, or the machine is too slow for the whole network, it is a
-slim one, with weights that come with the project. Some steps are timed, and the run is made as long as it can be to end in
---minutes. The file states what was chosen, with the reason; all other entries have their defaults, which
-docs/configuration.md lists.
+The folder may use the layout of VOC (an XML file per photo), COCO (a JSON file) or YOLO (a text file per photo). Existing
+splits are used; otherwise a fifth of the photos is set aside for evaluation. Training starts from COCO weights, downloaded
+once, or, without them or on a slow machine, from a slim network that ships with the project. A few steps are timed, and the
+run is made as long as useful within --minutes. The file gives the reason for each choice; docs/configuration.md lists all
+other entries.
 """
 
 import re
@@ -30,16 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.perf_counter()
     parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="photos with boxes, as VOC, COCO or YOLO")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="by default configs/NAME_OF_FOLDER.yaml")
-    parser.add_argument("--minutes", type=whole_number(1), metavar="N", help="that the run may take (30 on a CPU, 60 on a GPU)")
-    parser.add_argument("--no-download", action="store_true", help="choose among the weights that are there")
-    parser.add_argument("--scratch", action="store_true", help="train from scratch, without pretrained weights")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: configs/NAME_OF_FOLDER.yaml")
+    parser.add_argument("--minutes", type=whole_number(1), metavar="N", help="length of the run (30 on a CPU, 60 on a GPU)")
+    parser.add_argument("--no-download", action="store_true", help="use only weights that are already on this machine")
+    parser.add_argument("--scratch", action="store_true", help="use no pretrained weights")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
     name = re.sub(r"\W+", "_", options.folder.resolve().stem).strip("_") or "mine"
     output = options.output or Path("configs", f"{name}.yaml")
     if output.exists() and not options.overwrite:
-        raise UsageError(f"{output}: exists already; name another --output, or --overwrite")
+        raise UsageError(f"{output}: already exists; name another --output, or use --overwrite")
     require_writable(output.parent, "--output")
 
     import torch
@@ -49,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.autoconfig.starts import Budget
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    wish = Budget(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)
-    text, summary = propose(options.folder, name, wish, time.perf_counter() - began)
+    budget = Budget(device, options.minutes or MINUTES[device], not options.no_download, options.scratch)
+    text, summary = propose(options.folder, name, budget, time.perf_counter() - began)
     parse_config(parse_yaml(text, top_entry()), str(options.folder))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, lambda file: file.write(text.encode()))

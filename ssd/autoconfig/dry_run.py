@@ -1,4 +1,4 @@
-"""A dry run: what training does, for a few steps, and what the whole of it will take."""
+"""A dry run: a few steps of a training, and an estimate of the whole."""
 
 import time
 
@@ -13,34 +13,29 @@ from ssd.training.run_log import duration
 
 
 def dry_run(run: Run, began: float) -> None:
-    """Does what training does, for a few steps, and tells what the whole of it will take. Writes nothing.
+    """Train for a few steps and print the time and memory of the whole run. Writes nothing.
 
     Args:
         run: the run.
-        began: the time (`time.perf_counter`) at which the command began.
+        began: start of the command, by `time.perf_counter`.
     """
     data = load_data(run)
     parts = build_parts(run, data, *build_model(run, None, data.train))
     describe(run, parts, 0)
     timings = measure(run, parts, time.perf_counter() - began)
-    iterations = parts.schedule.iterations
+    iterations, cache = parts.schedule.iterations, parts.train_set.cache
     evaluations = -(-iterations // run.config.eval.every)
     if run.device.type == "cuda":
         memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's memory"
     else:
         memory = f"{memory_in_use() / 2**30:.1f} GiB of memory"
-    cache = parts.train_set.cache
-    more = (
-        f", and in the course of the run {cache.bytes * cache_copies(run) / 2**30:.1f} GiB more for data.cache: ram"
-        if cache
-        else ""
-    )
+    more = f", later {cache.bytes * cache_copies(run) / 2**30:.1f} GiB more for data.cache: ram" if cache else ""
     run.say(f"a step takes {timings.step:.2f} s ({run.batch_size / timings.step:.1f} images/s) and {memory}{more}")
     run.say(
         f"start {timings.start:.0f} s, an evaluation {timings.evaluation:.1f} s, a checkpoint {timings.checkpoint:.1f} s, "
         f"report {timings.end:.1f} s" + (f", decoding all photos once {timings.decoding:.0f} s" if cache else "")
     )
-    whole = duration(timings.of_run(iterations, evaluations, iterations // run.config.checkpoint.every))
     if timings.warning:
         run.say(timings.warning)
+    whole = duration(timings.of_run(iterations, evaluations, iterations // run.config.checkpoint.every))
     run.say(f"the run will take about {whole}: {iterations} steps and {evaluations} evaluations")

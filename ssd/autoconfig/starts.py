@@ -1,4 +1,4 @@
-"""What a first run starts from: the best weights that can be had and that the time is enough for."""
+"""Choose the weights that a first run starts from: the best ones that are available and leave enough time to train."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,140 +6,140 @@ from typing import NamedTuple
 from ssd.autoconfig.recipes import (
     COCO,
     IMAGENET,
-    LEAST_SAMPLES,
+    MIN_SAMPLES,
     SCRATCH,
     SLIM,
     Length,
     Recipe,
     batch_size,
     enough_epochs,
-    length,
     minutes_for,
+    plan_length,
 )
 from ssd.autoconfig.timing import Timings
 from ssd.system.download import DownloadError
 from ssd.system.memory import is_out_of_memory
 from ssd.weights import sources
 
-NO_COCO = "COCO weights cannot be had"
-MORE_TIME = 4  # times the minutes: what is told of a longer run
+NO_COCO = "COCO weights are not available"
+LONGER = 4  # a longer run is described for up to this many times the minutes
 
 
 class Budget(NamedTuple):
-    """What a run may take, and what for."""
+    """What a run may use."""
 
     device: str  # cpu or cuda
     minutes: float
-    download: bool = True  # weights that are not there
+    download: bool = True  # missing weights
     scratch: bool = False  # no weights
 
 
 class StartPlan(NamedTuple):
-    """What was chosen."""
+    """The chosen start, and the run that it allows."""
 
     recipe: Recipe
     timings: Timings
     length: Length
     why: str
     notes: list[str]  # lines for the user
-    whole_from: int | None = None  # minutes from which on the whole network would be taken
+    full_from: int | None = None  # minutes that would be enough for the full network
 
 
 class Blocker(NamedTuple):
-    """Why the whole network is not taken."""
+    """The reason against the full network."""
 
     reason: str
-    whole_from: int | None = None  # minutes that would be enough, if they are too few
+    full_from: int | None = None  # minutes that would be enough, if time is the reason
 
 
-Measured = Callable[[Recipe], Timings]  # what the parts of a run take on this machine
+Measure = Callable[[Recipe], Timings]  # times the parts of a run on this machine
 
 
-def choose_start(wish: Budget, num_photos: int, measured: Measured) -> StartPlan:
-    """COCO's weights where they can be had, or those of ImageNet where they are there, both for the whole network; the slim
-    network where the time is too short for that; no weights where there are none."""
+def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan:
+    """Choose among the full network from COCO or ImageNet weights, the slim network, and training from scratch.
+
+    The full network needs weights and enough time. Otherwise the slim network is taken, which ships with the project. Only
+    without any weights does training start from scratch.
+    """
     notes: list[str] = []
-    if wish.scratch:
-        return _start(SCRATCH, wish, num_photos, measured(SCRATCH), "as asked for", notes)
-    found = _whole_network(wish, num_photos, measured, notes)
+    if budget.scratch:
+        return _plan(SCRATCH, budget, num_photos, measure(SCRATCH), "requested by --scratch", notes)
+    found = _full_network(budget, num_photos, measure, notes)
     if isinstance(found, StartPlan):
         return found
-    why = found.reason
     if sources.SLIM.exists():
-        return _start(SLIM, wish, num_photos, measured(SLIM), why, notes)._replace(whole_from=found.whole_from)
+        plan = _plan(SLIM, budget, num_photos, measure(SLIM), found.reason, notes)
+        return plan._replace(full_from=found.full_from)
     notes.append(
-        f"warning: {why}, and {sources.SLIM} is missing: training starts from scratch. {num_photos} photos teach little "
-        "then: expect mAP near 0 for the first 20 epochs, and a useful detector only of objects that look alike"
+        f"warning: {found.reason}, and {sources.SLIM} is missing: training starts from scratch. With {num_photos} photos, "
+        "expect mAP near 0 for the first 20 epochs, and a useful detector only for objects that look alike"
     )
-    return _start(SCRATCH, wish, num_photos, measured(SCRATCH), why, notes)
+    return _plan(SCRATCH, budget, num_photos, measure(SCRATCH), found.reason, notes)
 
 
-def _whole_network(wish: Budget, num_photos: int, measured: Measured, notes: list[str]) -> StartPlan | Blocker:
-    """A start with the whole network, or what stands against it."""
-    candidates = [recipe for recipe in (COCO, IMAGENET) if _is_there(recipe)]
-    if wish.download and COCO not in candidates:
-        reason = _missing(COCO, sources.asked)  # before the whole network is timed, which may take minutes
+def _full_network(budget: Budget, num_photos: int, measure: Measure, notes: list[str]) -> StartPlan | Blocker:
+    """Return a start with the full network, or the reason against it."""
+    candidates = [recipe for recipe in (COCO, IMAGENET) if sources.hub_file(sources.torchvision_url(recipe.name)).exists()]
+    if budget.download and COCO not in candidates:
+        reason = _why_missing(COCO, sources.asked)  # first: timing the full network may take minutes
         if reason is None:
             candidates.insert(0, COCO)
         else:
             notes.append(f"note: {reason}")
     if not candidates:
         folder = sources.hub_file(sources.torchvision_url("coco")).parent
-        return Blocker(NO_COCO if wish.download else f"COCO weights are not in {folder}")
+        return Blocker(NO_COCO if budget.download else f"COCO weights are not in {folder}")
     try:
-        timings = measured(COCO)  # as long as with any weights
+        timings = measure(COCO)  # the time is the same with any weights
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return Blocker("the whole network does not fit into memory")
-    start = _start(COCO, wish, num_photos, timings, "trained on COCO's 80 classes", notes)
-    samples = start.length.samples
-    if samples < LEAST_SAMPLES and sources.SLIM.exists():
-        needed = minutes_for(COCO, timings, num_photos, batch_size(wish.device, num_photos), LEAST_SAMPLES)
-        times = LEAST_SAMPLES / samples
-        notes.append(
-            f"note: the whole network would be taken with --minutes {needed}, or on a machine {times:.1f} times as fast"
-        )
-        seen = f"{samples:,} photos in {wish.minutes:g} minutes"
-        return Blocker(f"the whole network would see {seen} here and needs {LEAST_SAMPLES:,}", needed)
+        return Blocker("the full network does not fit into memory")
+    plan = _plan(COCO, budget, num_photos, timings, "trained on COCO's 80 classes", notes)
+    samples = plan.length.samples
+    if samples < MIN_SAMPLES and sources.SLIM.exists():
+        needed = minutes_for(COCO, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
+        speedup = MIN_SAMPLES / samples
+        notes.append(f"note: the full network needs --minutes {needed}, or a machine {speedup:.1f} times as fast")
+        seen = f"{samples:,} photos in {budget.minutes:g} minutes"
+        return Blocker(f"the full network would see {seen} here and needs {MIN_SAMPLES:,}", needed)
     for recipe in candidates:
-        reason = _missing(recipe, sources.fetched)
+        reason = _why_missing(recipe, sources.fetched)
         if reason is None:
-            why = start.why if recipe is COCO else NO_COCO
-            return _start(recipe, wish, num_photos, timings, why, notes)
+            return plan if recipe is COCO else _plan(recipe, budget, num_photos, timings, NO_COCO, notes)
         notes.append(f"note: {reason}")
     return Blocker(NO_COCO)
 
 
-def _start(recipe: Recipe, wish: Budget, num_photos: int, timings: Timings, why: str, notes: list[str]) -> StartPlan:
-    size = batch_size(wish.device, num_photos)
-    return StartPlan(recipe, timings, length(recipe, timings, num_photos, size, wish.minutes), why, notes)
+def _plan(recipe: Recipe, budget: Budget, num_photos: int, timings: Timings, why: str, notes: list[str]) -> StartPlan:
+    size = batch_size(budget.device, num_photos)
+    return StartPlan(recipe, timings, plan_length(recipe, timings, num_photos, size, budget.minutes), why, notes)
 
 
-def _is_there(recipe: Recipe) -> bool:
-    return sources.hub_file(sources.torchvision_url(recipe.name)).exists()
-
-
-def _missing(recipe: Recipe, get: Callable[[str], object]) -> str | None:
-    """Why torchvision's weights cannot be had; None where `get` finds or brings them."""
+def _why_missing(recipe: Recipe, get: Callable[[str], object]) -> str | None:
+    """Return why torchvision's weights are not available, or None if `get` finds or downloads them."""
     url = sources.torchvision_url(recipe.name)
     try:
         get(url)
     except (DownloadError, OSError) as error:
         path = sources.hub_file(url)
-        return f"{path.name} cannot be downloaded ({error}); for a better start put it from {url} into {path.parent}"
+        return f"{path.name} cannot be downloaded ({error}); for a better start, download {url} into {path.parent}"
     return None
 
 
-def more_time(start: StartPlan, wish: Budget, num_photos: int) -> str:
-    """What a longer run would bring, in words."""
-    minutes = MORE_TIME * wish.minutes
-    if start.whole_from and start.whole_from <= minutes:
-        return f"with --minutes {start.whole_from}: the whole network"
-    size = batch_size(wish.device, num_photos)
-    if start.length.epochs >= enough_epochs(start.recipe, num_photos):
-        return f"more than {start.length.epochs} epochs would bring little"
-    longer = length(start.recipe, start.timings, num_photos, size, minutes)
-    if longer.epochs >= enough_epochs(start.recipe, num_photos):  # which may take less
-        minutes = min(minutes, minutes_for(start.recipe, start.timings, num_photos, size, longer.samples))
-    return f"with --minutes {minutes:g}: {longer.epochs} epochs" if longer.epochs else f"--minutes {minutes:g} reach no epoch"
+def describe_longer_run(plan: StartPlan, budget: Budget, num_photos: int) -> str:
+    """Return a phrase that says what more time would bring."""
+    minutes = LONGER * budget.minutes
+    if plan.full_from and plan.full_from <= minutes:
+        return f"with --minutes {plan.full_from}: the full network"
+    size, enough = batch_size(budget.device, num_photos), enough_epochs(plan.recipe, num_photos)
+    if plan.length.epochs >= enough:
+        return f"more than {plan.length.epochs} epochs would bring little"
+    longer = plan_length(plan.recipe, plan.timings, num_photos, size, minutes)
+    if longer.epochs >= enough:  # fewer minutes may be enough
+        minutes = min(minutes, minutes_for(plan.recipe, plan.timings, num_photos, size, longer.samples))
+    return (
+        f"with --minutes {minutes:g}: {longer.epochs} epochs"
+        if longer.epochs
+        else f"--minutes {minutes:g} is less than an epoch"
+    )

@@ -1,4 +1,4 @@
-"""What the parts of a run take on this machine, each measured by doing it a little."""
+"""Time the parts of a run on this machine by running a little of each."""
 
 import tempfile
 import time
@@ -9,71 +9,96 @@ from typing import NamedTuple
 
 from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
+from ssd.config.schema import Config
 from ssd.evaluation.pictures import evenly_spaced
 from ssd.evaluation.report import write_report
+from ssd.preprocessing import IMAGENET
+from ssd.system.device import choose_device, choose_precision, keep_freed_memory
+from ssd.system.distributed import World
 from ssd.system.machine import OtherLoad
-from ssd.system.stop import Stopped
-from ssd.training.build import RunParts
-from ssd.training.datasets import eval_dataset, train_dataset, train_loader
+from ssd.system.stop import Stopped, StopRequest
+from ssd.training.build import RunParts, build_parts, place
+from ssd.training.datasets import Data, eval_dataset, train_dataset, train_loader
 from ssd.training.run import Run
 from ssd.training.run_log import detections_picture
 from ssd.training.validate import evaluate_photos, report_input
 from ssd.weights.checkpoint import TrainState, save_checkpoint
+from ssd.weights.pretrained import build_network
 
-SECONDS = 3.0  # of steps that are timed, as far as MOST_STEPS make them
-MOST_STEPS = 50  # more than the loader's workers prepare in advance, which would flatter them
-WARM_UP = {"cuda": 5}  # first steps, in which algorithms are chosen and memory is taken; elsewhere one
+SECONDS = 3.0  # duration of the timed steps, unless MAX_STEPS end it before
+MAX_STEPS = 50  # more than the loader's workers prefetch: prefetched batches would make steps look fast
+WARM_UP = {"cuda": 5}  # first steps, which choose algorithms and allocate memory; one on other devices
 
 
 class Timings(NamedTuple):
-    """Seconds."""
+    """Seconds that the parts of a run take."""
 
     start: float  # from the command to the first step
-    step: float  # waiting for its data included
-    decoding: float  # of all training photos, beyond what those kept in memory take
+    step: float  # waiting for data included
+    decoding: float  # of all training photos, beyond reading them from data.cache
     checkpoint: float
     evaluation: float  # of all validation photos, with its picture
     end: float  # report and picture
-    warning: str = ""  # where other programs kept the machine busy meanwhile
+    warning: str = ""  # if other programs kept the machine busy
 
     def of_run(self, iterations: int, evaluations: int, checkpoints: int) -> float:
-        """A whole run; each evaluation writes two checkpoints beside the numbered ones."""
+        """Return the seconds of a whole run; each evaluation writes two checkpoints besides the numbered ones."""
         fixed = self.start + self.decoding + self.end
         written = (checkpoints + 2 * evaluations) * self.checkpoint
         return fixed + iterations * self.step + written + evaluations * self.evaluation
 
 
+def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Timings:
+    """Time a network with random weights, before the real ones are available.
+
+    Args:
+        config: of the run, without pretrained weights.
+        freeze: the last frozen layer.
+        data: the photos of the run.
+        start: seconds from the start of the command until now.
+    """
+    began = time.perf_counter()
+    device = choose_device(config.device)
+    keep_freed_memory()
+    dtype = choose_precision(config.train.precision, device)
+    run = Run(config, World(), device, dtype, Path(config.output_dir), StopRequest())
+    network = build_network(len(config.data.class_names) + 1, config.model)
+    place(run, network, freeze)
+    parts = build_parts(run, data, network, IMAGENET)
+    return measure(run, parts, start + time.perf_counter() - began)
+
+
 def measure(run: Run, parts: RunParts, start: float) -> Timings:
-    """Does what a run does, for some seconds. The network is another one afterwards; nothing is kept of what is written.
+    """Time each part of a run. This trains the network a little; files go to temporary folders.
 
     Args:
         run: the run.
-        parts: of it.
-        start: seconds that its start has taken.
+        parts: of the run.
+        start: seconds that starting took.
 
     Raises:
         Stopped: the run is asked to stop.
     """
     load = OtherLoad()
-    decoding, samples = _first_look(run, parts)
-    step = _seconds_a_step(run, parts, lambda count: iter(train_loader(run, samples, count, 0)))
-    evaluation, end = _evaluation_and_end(run, parts)
-    return Timings(start, step, decoding, _a_checkpoint(parts), evaluation, end, load.warning())
+    decoding, samples = _time_decoding(run, parts)
+    step = _time_step(run, parts, lambda count: iter(train_loader(run, samples, count, 0)))
+    evaluation, end = _time_evaluation_and_end(run, parts)
+    return Timings(start, step, decoding, _time_checkpoint(parts), evaluation, end, load.warning())
 
 
 @contextmanager
 def _timed() -> Iterator[list[float]]:
-    """A list that gets the seconds of the block."""
+    """Yield a list that receives the seconds of the block."""
     seconds: list[float] = []
     begin = time.perf_counter()
     yield seconds
     seconds.append(time.perf_counter() - begin)
 
 
-def _first_look(run: Run, parts: RunParts) -> tuple[float, DetectionDataset]:
-    """Seconds that decoding all photos takes beyond taking them from memory, and a batch of samples that are in memory.
+def _time_decoding(run: Run, parts: RunParts) -> tuple[float, DetectionDataset]:
+    """Return the seconds that decoding all photos adds to the first epoch, and samples of one batch that are cached.
 
-    Without data.cache every step decodes: the first are zero, the samples as they are.
+    Without data.cache every step decodes: the seconds are 0, and nothing is cached.
     """
     photos = parts.train_set.photos
     some = photos.select(evenly_spaced(len(photos), run.batch_size))
@@ -88,34 +113,36 @@ def _first_look(run: Run, parts: RunParts) -> tuple[float, DetectionDataset]:
     return max(0.0, first[0] - again[0]) / len(some) * len(photos), samples
 
 
-def _seconds_a_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator[Batch]]) -> float:
-    """Of a few steps, timed twice; the shorter time counts, since a passing load makes one longer and none shorter. Every
-    process does as many."""
+def _time_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator[Batch]]) -> float:
+    """Return the seconds of a step: the faster of two rounds, since other load only ever slows one down.
+
+    Every process does the same number of steps.
+    """
     warm_up = WARM_UP.get(run.device.type, 1)
-    stream = batches(warm_up + MOST_STEPS)
+    stream = batches(warm_up + MAX_STEPS)
 
     def step() -> float:
         if run.stop():
             raise Stopped(run.stop.signal)
         with _timed() as seconds:
-            taken = parts.step([next(stream) for _ in range(run.config.train.accumulate)], 0)
-            float(taken.losses.sum())  # waits for the device
+            output = parts.step([next(stream) for _ in range(run.config.train.accumulate)], 0)
+            float(output.losses.sum())  # waits for the device
         return seconds[0]
 
     last = [step() for _ in range(warm_up)][-1]
-    count = max(run.world.all_gather(min(max(round(SECONDS / last / 2), 1), MOST_STEPS // 2)))
+    count = max(run.world.all_gather(min(max(round(SECONDS / last / 2), 1), MAX_STEPS // 2)))
     return min(sum(step() for _ in range(count)) / count for _ in range(2))
 
 
-def _a_checkpoint(parts: RunParts) -> float:
+def _time_checkpoint(parts: RunParts) -> float:
     state = TrainState(classes=[], preprocessing={}, config={}, **parts.step.updater.state())
     with tempfile.TemporaryDirectory() as folder, _timed() as seconds:
         save_checkpoint(Path(folder) / "last.pt", state)
     return seconds[0]
 
 
-def _evaluation_and_end(run: Run, parts: RunParts) -> tuple[float, float]:
-    """Of all validation photos, by the time of one and of a batch; and of the report."""
+def _time_evaluation_and_end(run: Run, parts: RunParts) -> tuple[float, float]:
+    """Return the seconds of a full evaluation, extrapolated from one photo and from one batch, and those of the report."""
     photos, batch_size = parts.val_set.photos, run.config.eval.batch_size
     seconds = []
     ema = parts.step.updater.ema

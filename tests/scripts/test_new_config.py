@@ -3,11 +3,9 @@ import multiprocessing
 import os
 import re
 import shutil
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,19 +14,16 @@ from torchvision.models.detection import ssd300_vgg16
 import train
 from data.dataset import parallel_reader
 from data.dataset.annotation_loader import load_annotations
-from data.dataset.annotations import Annotations
 from data.layouts.find import find_format
 from data.shapes import CLASSES
 from scripts import new_config
 from ssd.autoconfig import proposal
-from ssd.autoconfig.recipes import Setting
-from ssd.autoconfig.trial import try_out
+from ssd.autoconfig.timing import try_out
 from ssd.config.file import load_config
-from ssd.config.schema import ModelConfig
-from ssd.dbox import SSD300_VOC, spec_of
 from ssd.system.machine import num_cores
 from ssd.weights import sources
 from ssd.weights.checkpoint import TrainState, save_checkpoint
+from tests.helpers.annotations import square_objects
 from tests.helpers.formats import as_coco, copy_photos, load, write_yolo
 from tests.helpers.network import refuse
 
@@ -72,7 +67,7 @@ def test_splits_are_taken_as_they_are(shapes_root, tmp_path):
 
 def test_what_cannot_be_used_is_told(folders, capsys):
     (folders / "empty").mkdir()
-    for name, said in (("none", "no such folder"), ("empty", "unknown dataset format")):
+    for name, said in (("none", "no such folder"), ("empty", "is of no known layout")):
         assert new_config.main([str(folders / name), "--output", str(folders / "a.yaml")]) == 2
         assert said in capsys.readouterr().err
     for number in range(3):
@@ -91,7 +86,7 @@ def test_a_test_split_is_never_divided(shapes_root, tmp_path, capsys):
         (tmp_path / f"shapes/ImageSets/Main/{name}.txt").unlink()
     (tmp_path / "shapes/ImageSets/Main/val.txt").rename(tmp_path / "shapes/ImageSets/Main/Test.txt")
     assert new_config.main([str(tmp_path / "shapes"), "--output", str(tmp_path / "a.yaml")]) == 2
-    assert "has the splits Test, but no pair for training and evaluation" in capsys.readouterr().err
+    assert "has the splits Test, but no pair to train and to evaluate on" in capsys.readouterr().err
 
 
 def test_a_train_split_alone_is_divided(shapes_root, tmp_path):
@@ -123,7 +118,9 @@ def test_a_few_damaged_photos_are_left_out_and_told(shapes_root, tmp_path, capsy
     for split in ("train", "val"):
         assert re.search(rf"^note: data.{split}: 1 of \d+ photos cannot be read and were left out", out, re.MULTILINE)
     assert load_config(tmp_path / "a.yaml").data.damaged == "skip"
-    assert re.search(r"damaged: skip +# 1 to train on, 1 to evaluate on cannot be read\n", (tmp_path / "a.yaml").read_text())
+    assert re.search(
+        r"damaged: skip +# 1 training photos and 1 validation photos cannot be read\n", (tmp_path / "a.yaml").read_text()
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -144,7 +141,7 @@ def test_the_file_states_what_differs_and_why(folders, monkeypatch, device):
 
 def test_no_recipe_is_needed(shapes_root, tmp_path, monkeypatch):
     """Recipes are for users to edit: a file is made without them, and in a folder of one's own."""
-    monkeypatch.setattr(new_config, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/bccd.yaml").write_text("mine: [\n\n")
     assert new_config.main([str(shapes_root / "shapes")]) == 0
@@ -169,68 +166,11 @@ def test_class_names_survive(folders, monkeypatch):
         monkeypatch.setattr(proposal, "WIDTH", 20)  # the second time a name a line
 
 
-def objects_of(side: float, count: int = 40) -> Annotations:
-    """A photo of 300 × 300 pixels with square objects of one size."""
-    corners = np.random.default_rng(0).uniform(0, 300 - side, (count, 2)).astype(np.float32)
-    return Annotations(
-        ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),
-        np.concatenate([corners, corners + side], axis=1), np.zeros(count, np.int64), np.zeros(count, bool),
-        np.full(count, -1, np.int8), np.zeros(1, np.int64),
-    )  # fmt: skip
-
-
-def test_a_class_of_few_objects_counts_as_much_as_others_for_the_dboxes():
-    large, small = objects_of(150, 90), objects_of(17, 10)
-    together = Annotations.join([large, replace(small, labels=np.ones(10, np.int64))])
-    together = replace(together, classes=("a", "b"))
-    shares = proposal.dbox_shares(together)
-    assert shares["voc"] == proposal.dbox_shares(large)["voc"] / 2
-    assert proposal.choose_dboxes(shares, "voc").value == "coco"
-
-
-def test_dboxes_fit_the_sizes_of_the_objects():
-    """Squares of 17 pixels overlap a DBox by 17² / 21² = 0.66 at best with coco, by 17² / 30² = 0.32 with voc."""
-    small, large = proposal.dbox_shares(objects_of(17)), proposal.dbox_shares(objects_of(150))
-    assert small["voc"] == 0
-    assert small["coco"] > 0.3
-    assert proposal.choose_dboxes(small, None).value == "coco"
-    assert proposal.choose_dboxes(large, None).value == "voc"
-    assert proposal.choose_dboxes({"voc": 0.981, "coco": 0.984}, None).value == "voc"  # no difference
-    assert f"coco {small['coco']:.1%}" in proposal.choose_dboxes(small, None).reason
-    assert proposal.choose_dboxes({"voc": 0.99, "coco": 0.95}, "coco").value == "coco"  # which its weights have learned
-    assert proposal.choose_dboxes({"voc": 0.54, "coco": 0.98}, "voc").value == "coco"
-    assert proposal.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.64}, None).value == "coco"
-    assert proposal.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.66}, "coco").value == "fitted"
-
-
-def test_dboxes_are_fitted_where_there_is_much_to_gain():
-    assert proposal.fitted_dboxes(objects_of(150), {"voc": 0.96, "coco": 0.9}) is None
-    small = objects_of(10)
-    fitted = proposal.fitted_dboxes(small, proposal.dbox_shares(small))
-    assert fitted
-    text = proposal.render({"model.pretrained": Setting("none"), "model.dboxes": Setting(fitted.to_plain(), "why")})
-    assert spec_of(ModelConfig.model_validate(yaml.safe_load(text)["model"]).dboxes) == spec_of(fitted)
-
-
-@pytest.mark.parametrize("side, photo, told", [(29, 3000, True), (31, 3000, False), (20, 600, False)])
-def test_small_objects_in_large_photos_are_told_of_tiles(side, photo, told):
-    """By their side at the network's 300 pixels; a quarter of the objects is enough."""
-    sizes = np.array([[photo, photo], [photo, photo]], np.int32)
-    sides = np.array([side, 100, 100, 100]) * photo / 300
-    boxes = np.stack([np.zeros(4), np.zeros(4), sides, sides], axis=1).astype(np.float32)
-    rest = np.zeros(4, bool), np.zeros(4, np.int8), np.arange(2)
-    photos = Annotations(("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest)
-    notes = proposal.tiles_note(photos, SSD300_VOC)
-    assert [note.split(";")[0] for note in notes] == told * [
-        "25% of the objects are smaller than the smallest DBox (30 of 300 pixels), in photos of more than 600"
-    ]
-
-
 def test_photos_are_kept_in_memory_only_where_they_fit(monkeypatch):
-    photos = objects_of(150)
+    photos = square_objects(150)
     for free, cached in ((4 * 270_000 + 4, True), (4 * 270_000 - 4, False)):
         monkeypatch.setattr(proposal, "free_memory", lambda free=free: free)
-        assert ("data.cache" in proposal.cache_choice(photos, "cpu")) == cached
+        assert ("data.cache" in proposal.cache_setting(photos, "cpu")) == cached
 
 
 def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
@@ -291,7 +231,7 @@ def test_ctrl_c_while_processes_count(folders, monkeypatch, capsys):
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("place", ["find_format", "load_annotations", "best_overlaps", "try_out"])
+@pytest.mark.parametrize("place", ["find_format", "load_annotations", "dbox_coverages", "try_out"])
 def test_ctrl_c_ends_it_with_a_line(folders, monkeypatch, capsys, place):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -9,19 +9,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ssd.autoconfig.proposal import render, run_choices, told
+from ssd.autoconfig.proposal import describe_plan, render, run_settings
 from ssd.autoconfig.recipes import (
     COCO,
     EVALUATION_SHARE,
-    LEAST_SAMPLES,
+    MIN_SAMPLES,
     SCRATCH,
     SLIM,
     Length,
     Setting,
     batch_size,
-    length,
     minutes_for,
-    training,
+    plan_length,
+    train_settings,
 )
 from ssd.autoconfig.starts import Budget, choose_start
 from ssd.autoconfig.timing import Timings
@@ -34,8 +34,8 @@ from ssd.weights import sources
 from tests.helpers.network import refuse
 
 DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
-SHARES = {"voc": 0.95, "coco": 0.96}
-SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos a second: the whole network, the slim one
+COVERAGES = {"voc": 0.95, "coco": 0.96}
+SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos a second: the full network, the slim one
 
 
 @pytest.fixture
@@ -61,14 +61,14 @@ def timings(device: str, num_photos: int, speed: float) -> Timings:
     return Timings(8, batch_size(device, num_photos) / speed, 0.01 * num_photos, 1, 20 / speed, 3)
 
 
-def start(wish: Budget, num_photos: int, speeds: tuple[float, float]):
+def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
     asked = []
 
-    def measured(recipe):
+    def measure(recipe):
         asked.append(recipe.name)
-        return timings(wish.device, num_photos, speeds[recipe in (SLIM, SCRATCH)])
+        return timings(budget.device, num_photos, speeds[recipe in (SLIM, SCRATCH)])
 
-    return choose_start(wish, num_photos, measured), asked
+    return choose_start(budget, num_photos, measure), asked
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,9 @@ def start(wish: Budget, num_photos: int, speeds: tuple[float, float]):
 )
 def test_choices(place, device, num_photos, speeds, there, name, freeze, size, epochs):
     place(*there)
-    wish = Budget(device, 30)
-    chosen, _ = start(wish, num_photos, speeds)
+    chosen, _ = start(Budget(device, 30), num_photos, speeds)
     assert chosen.recipe.name == name
-    text = render({**DATA, **run_choices(chosen, device, num_photos, 50, SHARES)})
+    text = render({**DATA, **run_settings(chosen, device, num_photos, 50, COVERAGES)})
     config = parse_config(parse_yaml(text, top_entry()))  # which refuses what does not go together
     assert config.model.pretrained == ("none" if name == "scratch" else name)
     assert config.model.freeze == freeze
@@ -121,7 +120,7 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
 
 @pytest.mark.parametrize("iterations", [31, 5000, 200_000, 3_000_000])
 def test_averages_of_runs_of_any_length(iterations):
-    choices = training(COCO, Length(iterations, 300, 10, 1e5, 32 * iterations), "cuda", 16_000, 5000)
+    choices = train_settings(COCO, Length(iterations, 300, 10, 1e5, 32 * iterations), "cuda", 16_000, 5000)
     train = TrainConfig(**{name.removeprefix("train."): choice.value for name, choice in choices.items() if "train." in name})
     assert 0 < 1 - train.ema == pytest.approx(3 / iterations, rel=0.05)
 
@@ -132,39 +131,39 @@ def re_data(line: str) -> bool:
 
 def test_the_run_is_as_long_as_the_time():
     """By hand: of 1620 s 9 + 3 + 5 are fixed, 10 evaluations of 4 + 3 × 1 s; 1533 s make 3066 steps of 0.5 s."""
-    found = length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 30)
+    found = plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 30)
     assert (found.epochs, found.iterations, found.evaluations) == (49, 3063, 10)
     assert found.seconds == 9 + 3 + 5 + 3063 * 0.5 + 10 * 7
-    assert length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 120).epochs == 150  # beyond which more bring nothing
-    costly = length(SLIM, Timings(9, 0.5, 3, 1, 100, 5), 1000, 16, 30)
+    assert plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 120).epochs == 150  # beyond which more bring nothing
+    costly = plan_length(SLIM, Timings(9, 0.5, 3, 1, 100, 5), 1000, 16, 30)
     assert costly.evaluations * 103 <= EVALUATION_SHARE * 1620 < (costly.evaluations + 1) * 103 or costly.evaluations == 2
     assert costly.seconds <= 1800
 
 
 def test_the_minutes_that_are_named_are_enough():
     slow = Timings(9, 10.0, 0, 2, 60, 5)
-    minutes = minutes_for(COCO, slow, 200, 16, LEAST_SAMPLES)
-    assert length(COCO, slow, 200, 16, minutes).samples >= LEAST_SAMPLES
-    assert length(COCO, slow, 200, 16, 0.9 * minutes).samples < LEAST_SAMPLES
+    minutes = minutes_for(COCO, slow, 200, 16, MIN_SAMPLES)
+    assert plan_length(COCO, slow, 200, 16, minutes).samples >= MIN_SAMPLES
+    assert plan_length(COCO, slow, 200, 16, 0.9 * minutes).samples < MIN_SAMPLES
 
 
 def test_what_more_time_or_a_faster_machine_would_bring_is_said(place):
     place("net", "slim")
     chosen, asked = start(Budget("cpu", 30), 200, SLOW)
     assert asked == ["coco", "slim"]
-    shown = told(chosen, Budget("cpu", 30), 200)
-    assert "start: slim; the whole network would see 2,800 photos in 30 minutes here and needs 4,800\n" in shown
-    assert "note: the whole network would be taken with --minutes 48, or on a machine 1.7 times as fast" in shown
-    assert shown.endswith("in all; with --minutes 48: the whole network")
+    shown = describe_plan(chosen, Budget("cpu", 30), 200)
+    assert "start: slim; the full network would see 2,800 photos in 30 minutes here and needs 4,800\n" in shown
+    assert "note: the full network needs --minutes 48, or a machine 1.7 times as fast" in shown
+    assert shown.endswith("in all; with --minutes 48: the full network")
     chosen, _ = start(Budget("cpu", 10), 200, SLOW)
-    assert told(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # 40 would bring no more
+    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # 40 would bring no more
     assert start(Budget("cpu", 29), 200, SLOW)[0].length.epochs == 150
     chosen, _ = start(Budget("cpu", 60), 200, FAST)
-    assert told(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
+    assert describe_plan(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
     chosen, asked = start(Budget("cpu", 60), 200, SLOW)
     assert (chosen.recipe.name, asked) == ("coco", ["coco"])
     chosen, _ = start(Budget("cpu", 1), 200, (0.1, 0.5))
-    assert "warning: that is more than 1 minutes" in told(chosen, Budget("cpu", 1), 200)
+    assert "warning: --minutes 1 is too short" in describe_plan(chosen, Budget("cpu", 1), 200)
 
 
 def test_nothing_is_downloaded_that_is_not_asked_for(place, monkeypatch):
@@ -187,13 +186,13 @@ def test_without_any_weights_a_warning_says_what_to_expect(place):
 def test_a_network_too_large_for_the_memory(place):
     place("net", "slim")
 
-    def measured(recipe):
+    def measure(recipe):
         if recipe is COCO:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return timings("cuda", 200, 900)
 
-    chosen = choose_start(Budget("cuda", 30), 200, measured)
-    assert (chosen.recipe, chosen.why) == (SLIM, "the whole network does not fit into memory")
+    chosen = choose_start(Budget("cuda", 30), 200, measure)
+    assert (chosen.recipe, chosen.why) == (SLIM, "the full network does not fit into memory")
 
 
 @pytest.fixture
@@ -221,7 +220,7 @@ def test_a_network_that_is_not_there_costs_seconds(place, address, monkeypatch, 
     chosen, timed = start(Budget("cpu", 30), 200, FAST)
     assert time.monotonic() - began < 10
     assert chosen.recipe is SLIM
-    assert timed == ["slim"]  # to time the whole network may take minutes
+    assert timed == ["slim"]  # to time the full network may take minutes
     (note,) = chosen.notes
     assert note.startswith("note: coco-12345678.pth cannot be downloaded (http://")
     assert f"into {sources.hub_file('x').parent}" in note

@@ -36,7 +36,7 @@ def clock(monkeypatch):
         monkeypatch.setattr(owner, name, slow)
 
     takes(TrainStep, "__call__", STEP)
-    takes(evaluate, "predict", PREDICTION)
+    takes(evaluate, "forward", PREDICTION)
     takes(checkpoints, "save_checkpoint", CHECKPOINT)
     takes(timing, "save_checkpoint", CHECKPOINT)
     takes(dataset, "read_image", PHOTO)

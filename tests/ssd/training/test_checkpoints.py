@@ -33,8 +33,8 @@ from ssd.weights.checkpoint import (
     save_checkpoint,
     weights_alone,
 )
+from tests.helpers.checkpoints import damage_empty, damage_one_byte, damage_truncate, state
 from tests.helpers.runs import run_of
-from tests.ssd.weights.test_checkpoint import damage_empty, damage_one_byte, damage_truncate, state
 
 
 def test_the_newest_valid_checkpoint_is_found(tmp_path):

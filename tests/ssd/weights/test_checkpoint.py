@@ -14,7 +14,6 @@ import yaml
 from ssd.model import SSD300
 from ssd.weights.checkpoint import (
     CheckpointError,
-    TrainState,
     copy_checkpoint,
     digest,
     load_checkpoint,
@@ -22,20 +21,8 @@ from ssd.weights.checkpoint import (
 )
 from ssd.weights.formats import load_any
 from ssd.weights.pretrained import load_pretrained
+from tests.helpers.checkpoints import damage_empty, damage_one_byte, damage_truncate, state
 from tests.helpers.paths import ROOT
-
-
-def state(iteration: int = 5) -> TrainState:
-    generator = torch.Generator().manual_seed(iteration)
-    return TrainState(
-        model={"a.weight": torch.randn(3, 4, generator=generator), "a.count": torch.tensor(iteration)},
-        classes=["cat", "dog"],
-        preprocessing={"mean": (1.0, 2.0, 3.0), "scale": (1.0, 1.0, 1.0), "channel_order": "rgb", "size": 300},
-        config={"seed": 0, "train": {"lr": 1e-3, "milestones": [1, 2]}},
-        iteration=iteration,
-        optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        window=torch.tensor([1.0, 2.0]),
-    )
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -103,21 +90,6 @@ def test_a_failed_write_leaves_the_old_one(tmp_path, monkeypatch):
 
 def damage_nothing(path: Path) -> None:
     path.unlink()
-
-
-def damage_truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def damage_empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def damage_one_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    place = content.index(torch.ones(2).numpy().tobytes())
-    content[place] ^= 1
-    path.write_bytes(bytes(content))
 
 
 def damage_text(path: Path) -> None:
