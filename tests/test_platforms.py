@@ -11,7 +11,7 @@ import torch
 
 from data.loading.image_cache import ImageCache
 from data.loading.workers import start_method
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 from ssd.system import device
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import start
@@ -91,7 +91,7 @@ def test_apple_s_gpu(monkeypatch):
     assert device.choose_device("auto") == mps
     assert device.choose_device("mps") == mps
     assert device.choose_device("auto", 0, 2) == torch.device("cpu")
-    with pytest.raises(ConfigError, match="mps would be shared by the 2 processes"):
+    with pytest.raises(ConfigError, match="mps would be shared by 2 processes"):
         device.choose_device("mps", 0, 2)
     assert device.choose_precision("auto", mps) == torch.float32
     with pytest.raises(ConfigError, match="bfloat16 is not supported on mps"):

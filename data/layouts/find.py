@@ -113,7 +113,7 @@ def shortage(tree: Tree) -> str:
     if packed:
         remedy = f"Unpack the {', '.join(packed)} first"
     elif not tree.photos and passed_over(tree.others):
-        remedy = f"Its {passed_over(tree.others)}"
+        remedy = passed_over(tree.others)
     elif not tree.photos:
         remedy = f"It has no photo that can be read ({', '.join(SUFFIXES)}): add the photos, or convert those of other formats"
     else:

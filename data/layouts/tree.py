@@ -12,8 +12,8 @@ from typing import NamedTuple
 from data.dataset.listing import composed
 from data.dataset.splits import role, words
 from data.layouts.named import base_of
+from ssd.system.files import is_visited
 from ssd.system.images import SUFFIXES
-from ssd.system.links import is_listed
 
 MAX_DEPTH = 12  # folders below each other
 READ = (".xml", ".txt", ".json", ".yaml", ".yml", ".names", ".labels", ".data")  # suffixes of what a layout may read
@@ -87,7 +87,7 @@ def list_tree(folder: Path) -> Tree:
                 elif suffix in READ:
                     files.setdefault(suffix, []).append(place + name)
                 elif os.path.isdir(entry.path):  # entry.is_dir raises OSError at a link to itself
-                    if depth < MAX_DEPTH and not (entry.is_symlink() and is_listed(entry.path, listed)):
+                    if depth < MAX_DEPTH and not (entry.is_symlink() and is_visited(entry.path, listed)):
                         waiting.append((f"{place}{name}/", depth + 1))
                 else:
                     others[suffix or "without suffix"] += 1

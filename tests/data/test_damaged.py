@@ -51,7 +51,7 @@ def test_a_photo_that_is_damaged_within_is_damaged_the_second_time_too(folder, w
     monkeypatch.setattr(inspection, "WORTH_PROCESSES", 10)
     (folder / "JPEGImages/03.jpg").write_bytes(DAMAGED)
     for _ in range(2):
-        with pytest.raises(DataError, match=r"03.jpg: is damaged or cut off, .*; replace it, or take it out of the split"):
+        with pytest.raises(DataError, match=r"03.jpg: is damaged or truncated, .*; replace it, or take it out of the split"):
             load(folder, workers=workers)
         assert load(folder, damaged="skip", workers=workers).num_damaged == 2
     assert capfd.readouterr() == ("", "")

@@ -438,7 +438,7 @@ def annotations_alone(folder: Path) -> None:
         (packed, r"In it: 10 photos, 1 \.zip; folders: images\. .*Unpack the \.zip first"),
         (table, r"In it: 10 photos, 1 \.csv; .*the tables \(CSV\) of TensorFlow's tutorials .* have to be exported again"),
         (labelme, r"In it: 10 photos, 10 \.json; .*the JSON files of labelme, .* have to be exported again, or converted"),
-        (heic, r"In it: 10 \.xml, 1 \.heic; .*Its 1 \.heic cannot be read and were passed over; HEIC is converted to JPEG by"),
+        (heic, r"In it: 10 \.xml, 1 \.heic; .*1 \.heic skipped as unsupported; convert HEIC to JPEG by"),
         (empty, r"In it: no files; .*no photo that can be read"),
         (photos_alone, r"no object was found in it, read as VOC\. In it: 10 photos; .*VOC needs an XML file a photo"),
         (annotations_alone, r"no object was found in it, read as VOC\. In it: 10 \.xml; .*no photo that can be read"),
@@ -515,7 +515,7 @@ def test_where_nothing_can_be_read_the_first_faults_are_told(tmp_path, make, sai
     assert "no object was found" not in errors
 
 
-@pytest.mark.parametrize(("name", "said"), [("background", "'background' is added by the code"), ("", "expected text")])
+@pytest.mark.parametrize(("name", "said"), [("background", "'background' is added automatically"), ("", "expected text")])
 def test_a_class_that_cannot_be_called_so_is_told_before_anything_is_timed(tmp_path, name, said, capsys, monkeypatch):
     monkeypatch.setattr(proposal, "try_out", lambda *_: pytest.fail("timed"))
     photos(tmp_path / "mine/images")
