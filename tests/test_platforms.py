@@ -84,7 +84,7 @@ def test_workers_are_forked_where_they_can_be(monkeypatch):
 
 def test_apple_s_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="sees no GPU of Apple's"):
+    with pytest.raises(ConfigError, match="finds no Apple GPU"):
         device.choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     mps = torch.device("mps")
