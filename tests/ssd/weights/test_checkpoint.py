@@ -129,7 +129,7 @@ DAMAGES = [
     (damage_other_project, "not a checkpoint of this application"),
     (damage_newer_format, "format 99"),
     (damage_other_fields, "is not a complete training state"),
-    (damage_pickle, "it was not loaded"),
+    (damage_pickle, "not loaded: contains more than tensors"),
 ]
 
 

@@ -90,7 +90,7 @@ def test_files_that_do_not_fit(tmp_path):
         ("part.pth", "not a whole VGG16"),
         ("other.pth", "or a reduced-fc VGG16"),
         ("list.pth", "is not a state dict"),
-        ("text.pth", "it was not loaded"),
+        ("text.pth", "not loaded: contains more than tensors"),
         ("none.pth", "no such file"),
     ]:
         with pytest.raises(CheckpointError, match=expected):
@@ -163,7 +163,7 @@ def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
     torch.save(torchvision_ssd.state_dict(), tmp_path / "mine.pth")
     ours = SSD300(3)  # with VOC's DBoxes
     _, notes = load_pretrained(ours, str(tmp_path / "mine.pth"), ["dog", "cat"])
-    assert any("trained with the coco DBoxes" in note and "model.dboxes: coco would use them" in note for note in notes)
+    assert any("trained with the coco DBoxes" in note and "model.dboxes: coco uses them" in note for note in notes)
     assert torch.equal(ours.backbone.conv1_1.conv.weight, torchvision_ssd.backbone.features[0].weight)
 
 
