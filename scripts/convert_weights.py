@@ -9,9 +9,8 @@ found out. To train from such weights no conversion is needed: name the file in 
 
 import sys
 from pathlib import Path
-from typing import get_args
 
-from ssd.config.schema import DBoxNames
+from ssd.architecture import SSD300_VGG16
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.errors import UsageError
@@ -26,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--classes", metavar="A,B,...", help="names in the file's order, without background; by default VOC or COCO"
     )
     parser.add_argument(
-        "--dboxes", choices=get_args(DBoxNames), help="sizes of its DBoxes; by default coco for COCO's classes, or voc"
+        "--dboxes",
+        choices=tuple(SSD300_VGG16.dbox_sizes),
+        help="sizes of its DBoxes; default: coco for COCO's classes, otherwise voc",
     )
     options = parser.parse_args(arguments)
     output = options.output or options.file.with_suffix(".converted.pt")

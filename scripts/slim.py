@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
     """The start that VGG16's convolutions give a narrower network."""
+    from ssd.backbones.vgg import CONV_NAMES
     from ssd.compress.features import start_from_features
     from ssd.config.schema import ModelConfig
     from ssd.weights.checkpoint import TrainState
@@ -68,7 +69,7 @@ def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
     network = build_network(2, shape)
     pixels = resized(photos_of_folder(options.photos, options.number))
     preprocessing = start_from_features(network, features, pixels, str(options.source), report)
-    layers = tuple(f"backbone.{name}." for name in network.backbone.layer_names()[:-2])
+    layers = tuple(f"backbone.{name}." for name in CONV_NAMES)
     weights = {name: value for name, value in network.state_dict().items() if name.startswith(layers)}
     print("fc6, fc7, the extra layers and the heads are not part of the file: they are drawn at random by model.init_from")
     return TrainState(weights, [], preprocessing.to_plain(), {"model": shape.model_dump(mode="json")})

@@ -1,4 +1,4 @@
-"""What travels between loader, network and loss: NamedTuples of tensors, which the loader can pin and move as they are."""
+"""Batches: NamedTuples of tensors that travel from loader to network and loss. The loader can pin and move them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,10 +10,10 @@ PADDING = -1  # the label of a row of `Targets` that is no object
 
 
 class Targets(NamedTuple):
-    """The objects of B images, padded to G a image; G is 0 when no image has any.
+    """The objects of B images, padded to G per image; G is 0 if no image has objects.
 
-    `objects` says where the real ones are, known to the host when the batch is made: with it, nobody has to look for
-    them with a mask, which would make the host wait for the device.
+    `objects` holds the positions of real objects, computed on the host. Finding them by a mask would make the host wait for
+    the device.
     """
 
     boxes: Tensor  # [B, G, 4] float32 corners (x1, y1, x2, y2), relative to the image; 0 where padded
@@ -25,18 +25,18 @@ class Targets(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B samples as the network takes them."""
+    """B samples."""
 
     images: Tensor  # [B, 300, 300, 3] uint8, RGB
     targets: Targets
-    indices: Tensor  # [B] int64: the samples' places in their data set
+    indices: Tensor  # [B] int64: indices of the samples in their data set
 
 
 def pad_targets(objects: Sequence[Tensor]) -> Targets:
-    """Pads a list of `[G, 5]` tensors, rows (x1, y1, x2, y2, label), one for each image; `[0, 5]` for one without objects.
+    """Pad a list of tensors `[G, 5]`, one per image, with rows (x1, y1, x2, y2, label); `[0, 5]` without objects.
 
     Raises:
-        ValueError: an entry is not of that shape.
+        ValueError: a tensor has another shape.
     """
     for i, rows in enumerate(objects):
         if rows.ndim != 2 or rows.shape[1] != 5:

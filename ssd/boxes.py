@@ -1,4 +1,4 @@
-"""Boxes: corner and centre forms, overlap, and the offsets that the network predicts.
+"""Boxes: corner and centre form, overlap, and the offsets that the network predicts.
 
 Every box is relative to the image (0..1) unless a docstring says pixels.
 """
@@ -7,58 +7,60 @@ import numpy as np
 import torch
 from torch import Tensor
 
-APPLE = {"mps"}  # kinds of device that have no float64, and more that is missing or wrong
+APPLE = {"mps"}  # device types without float64, and with other gaps and faults
 VARIANCES = (0.1, 0.2)
 
-# Smallest width or height that `encode` takes the logarithm of: a hundredth of a pixel in an image 10,000 pixels wide.
+# Smaller widths and heights count as this in `encode`: a hundredth of a pixel in an image 10,000 pixels wide.
 MIN_SIZE = 1e-6
 
 
 def is_apple(device: torch.device) -> bool:
-    """Whether it is a GPU of Apple's, for which float64, fused optimisers and channels_last are avoided."""
+    """Return whether a device is an Apple GPU, on which float64, fused optimisers and channels_last are avoided."""
     return device.type in APPLE
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """Centre form (cx, cy, w, h) `[..., 4]` to corner form (x1, y1, x2, y2) `[..., 4]`."""
+    """Convert centre form (cx, cy, w, h) `[..., 4]` to corner form (x1, y1, x2, y2) `[..., 4]`."""
     centers, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centers - half, centers + half], dim=-1)
 
 
 def to_centers(boxes: Tensor) -> Tensor:
-    """Corner form (x1, y1, x2, y2) `[..., 4]` to centre form (cx, cy, w, h) `[..., 4]`."""
+    """Convert corner form (x1, y1, x2, y2) `[..., 4]` to centre form (cx, cy, w, h) `[..., 4]`."""
     top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
 
 def edges_to_voc(boxes: np.ndarray) -> np.ndarray:
-    """Edges in pixels, counted from 0 `[..., 4]` to VOC's inclusive pixels, counted from 1: a box of the first pixel is
-    (0, 0, 1, 1) in edges and (1, 1, 1, 1) in VOC."""
+    """Convert 0-based pixel edges `[..., 4]` to VOC's 1-based inclusive pixels.
+
+    A box of the first pixel has the edges (0, 0, 1, 1) and is (1, 1, 1, 1) in VOC.
+    """
     return boxes + np.array([1, 1, 0, 0], boxes.dtype)
 
 
 def voc_to_edges(boxes: np.ndarray) -> np.ndarray:
-    """VOC's inclusive pixels, counted from 1 `[..., 4]` to edges in pixels, counted from 0: the inverse of `edges_to_voc`."""
+    """Convert VOC's 1-based inclusive pixels `[..., 4]` to 0-based pixel edges: the inverse of `edges_to_voc`."""
     return boxes - np.array([1, 1, 0, 0], boxes.dtype)
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Area of corner boxes `[..., 4]` → `[...]`; 0 where a box is inverted."""
+    """Return the areas `[...]` of corner boxes `[..., 4]`; 0 for inverted boxes."""
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     return size[..., 0] * size[..., 1]
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Jaccard overlap of every box of `a` with every box of `b`.
+    """Return the Jaccard overlap of every box in `a` with every box in `b`.
 
     Args:
         a: corners `[N, 4]`.
         b: corners `[M, 4]`, in the same unit as `a`.
 
     Returns:
-        `[N, M]`, in 0..1. Two boxes without area have overlap 0, never NaN.
+        `[N, M]`, in 0..1. Boxes without area have overlap 0, never NaN.
     """
-    # Planes of one coordinate each, which lie dense in memory: no [N, M, 2] table, and four times as fast.
+    # One contiguous plane per coordinate instead of an [N, M, 2] table: four times as fast.
     ax1, ay1, ax2, ay2 = a.T.contiguous()[..., None]  # [N, 1] each
     bx1, by1, bx2, by2 = b.T.contiguous()  # [M] each
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)  # [N, M]
@@ -69,7 +71,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def encode(corners: Tensor, dboxes: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
-    """Offsets that lead from DBoxes to boxes (SSD paper, section 2.2, with Caffe SSD's variances).
+    """Return the offsets from DBoxes to boxes (SSD paper, section 2.2, with the variances of Caffe SSD).
 
     Args:
         corners: boxes (x1, y1, x2, y2) `[N, 4]`; batch dimensions in front are allowed.
@@ -77,7 +79,7 @@ def encode(corners: Tensor, dboxes: Tensor, variances: tuple[float, float] = VAR
         variances: divisors of the centre and of the size offsets.
 
     Returns:
-        Offsets `[N, 4]`. A width or height below 1e-6 counts as 1e-6, so that the result is always finite.
+        Offsets `[N, 4]`. Widths and heights below 1e-6 count as 1e-6, so that the result is finite.
     """
     boxes = to_centers(corners)
     center = (boxes[..., :2] - dboxes[..., :2]) / (dboxes[..., 2:] * variances[0])
@@ -86,7 +88,7 @@ def encode(corners: Tensor, dboxes: Tensor, variances: tuple[float, float] = VAR
 
 
 def decode(offsets: Tensor, dboxes: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
-    """Boxes at the end of predicted offsets: the inverse of `encode`.
+    """Return the boxes at predicted offsets from DBoxes: the inverse of `encode`.
 
     Args:
         offsets: `[N, 4]`; batch dimensions in front are allowed.

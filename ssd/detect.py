@@ -6,7 +6,7 @@ from torchvision.ops import nms
 
 from ssd.boxes import decode, is_apple
 
-# Caffe SSD's nms_param.top_k: boxes of one class, in one image, that may enter NMS.
+# Boxes per class and image that enter NMS: nms_param.top_k of Caffe SSD.
 CANDIDATES = 400
 
 
@@ -19,28 +19,28 @@ def detect(
     nms_thresh: float = 0.45,
     top_k: int = 200,
 ) -> list[dict[str, Tensor]]:
-    """Detections of a batch.
+    """Return the detections in a batch.
 
     Args:
         loc: offsets `[B, P, 4]`.
         conf: logits `[B, P, C]`, column 0 = background.
         dbox_list: centres `[P, 4]`.
-        score_thresh: the score (softmax probability) of a detection is larger than this.
-        nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
-        top_k: most detections an image, over all classes. At most 400 a class enter NMS.
+        score_thresh: detections have a score (softmax probability) above this.
+        nms_thresh: if two boxes of one class overlap by more, the one with the lower score is removed.
+        top_k: maximum number of detections per image, over all classes. At most 400 per class enter NMS.
 
     Returns:
-        A dict an image: `boxes` `[n, 4]` corners relative to the image and clipped to it, `labels` `[n]` from 0 over the
-        class names, `scores` `[n]`, falling. A DBox with a NaN among its logits, or an offset that is not finite, gives none.
+        One dict per image: `boxes` `[n, 4]` corners relative to the image and clipped to it, `labels` `[n]` from 0 over the
+        class names, `scores` `[n]`, falling. DBoxes with a NaN logit or an offset that is not finite give no detection.
     """
-    if is_apple(loc.device):  # it has no float64
+    if is_apple(loc.device):  # no float64 there
         found = detect(loc.cpu(), conf.cpu(), dbox_list.cpu(), score_thresh, nms_thresh, top_k)
         return [{name: values.to(loc.device) for name, values in each.items()} for each in found]
     scores = conf.float().softmax(dim=2)[..., 1:]  # [B, P, C - 1]
-    # One NaN makes a whole row of the softmax NaN, which would rank before every score.
+    # One NaN logit makes the whole softmax row NaN, which would rank above every score.
     scores.masked_fill_((scores[..., 0].isnan() | ~loc.isfinite().all(dim=2))[..., None], 0)
-    # NMS decides on a box by higher ones alone. Where a few hundred of the best boxes already leave `top_k`, all the
-    # others need no look: early in training nearly all 8,732 × (C - 1) of them pass the threshold.
+    # NMS removes a box only because of higher scores. If the best few hundred boxes leave `top_k` detections, the others do not
+    # matter. Early in training nearly all 8,732 × (C - 1) pass the threshold.
     found, complete = _detect(loc, scores, dbox_list, score_thresh, nms_thresh, top_k, num_best=5 * top_k)
     rest = [i for i, is_complete in enumerate(complete) if not is_complete]
     if rest:
@@ -59,10 +59,10 @@ def _detect(
     top_k: int,
     num_best: int,
 ) -> tuple[list[dict[str, Tensor]], list[bool]]:
-    """Detections among the boxes whose score is higher than that of the `num_best`-th DBox of their image.
+    """Return the detections among boxes that score above the `num_best`-th DBox of their image.
 
     Returns:
-        Detections as of `detect`, and for each image whether a look at the lower boxes could change nothing.
+        Detections as in `detect`, and for each image whether they are complete: other boxes cannot change them.
     """
     num_images, num_dboxes, num_classes = scores.shape
     best = scores.amax(dim=2)  # [B, P]
@@ -76,9 +76,8 @@ def _detect(
     image, label, rank = torch.nonzero(scores > least[:, None, None], as_tuple=True)  # [n] each
     scores, dbox = scores[image, label, rank], dbox[image, place[image, label, rank]]
     boxes = decode(loc[image, dbox].float(), dbox_list[dbox].float()).clamp(0, 1)
-    # Classes are laid side by side, so that one call settles them all. The call compares each box with every later one:
-    # for a whole batch, or class by class as torchvision's batched_nms does here, it takes three times as long. In float32 a
-    # small box would lose its last digits to the number of its class.
+    # Boxes are shifted by class, so that one NMS call per image covers all classes. One call for the batch, or one per class as
+    # in torchvision's batched_nms, takes three times as long. In float32 the shift would cost small boxes their last digits.
     apart = boxes.double() + label[:, None]
     counts = torch.bincount(image, minlength=num_images).tolist()
     parts = zip(*(values.split(counts) for values in (boxes, label, scores, apart)), strict=True)

@@ -13,17 +13,17 @@ LOWEST, HIGHEST = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
 
 
 def hard_negative_mining(loss_c: Tensor, pos_mask: Tensor, neg_pos: float = 3, min_neg: int = 0) -> Tensor:
-    """Chooses, in each image, the negatives of largest classification loss (SSD paper, section 2.2).
+    """Choose the negatives with the largest classification loss in each image (SSD paper, section 2.2).
 
     Args:
         loss_c: classification loss of each DBox `[B, P]`.
         pos_mask: bool `[B, P]`, true at positives.
-        neg_pos: negatives for each positive.
-        min_neg: least negatives of an image, also of one without positives; 0 in the paper.
+        neg_pos: negatives per positive.
+        min_neg: minimum number of negatives per image, also without positives; 0 in the paper.
 
     Returns:
-        bool `[B, P]`: in each row the `neg_pos` × (number of positives) hardest negatives, at least `min_neg` and at most
-        all of them; equal losses are taken in the order of the DBoxes. Never a positive.
+        bool `[B, P]`: in each row, the `neg_pos` × (number of positives) hardest negatives, at least `min_neg` and at most
+        all. Equal losses count in the order of the DBoxes. Positives are never chosen.
     """
     wanted = (neg_pos * pos_mask.sum(dim=1)).clamp(min=min_neg)
     num_neg = torch.minimum(wanted, (~pos_mask).sum(dim=1))[:, None]  # [B, 1]
@@ -34,23 +34,23 @@ def hard_negative_mining(loss_c: Tensor, pos_mask: Tensor, neg_pos: float = 3, m
 
 
 def _ordered_bits(values: Tensor) -> Tensor:
-    """float32 → int32 of the same order: the bits as they are, those behind a minus sign inverted."""
-    bits = (values.float() + 0.0).view(torch.int32)  # + 0.0 makes one zero of the two
+    """Map float32 to int32 of the same order: the bits, inverted after the sign for negative values."""
+    bits = (values.float() + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     return bits ^ (bits >> 31 & 0x7FFFFFFF)
 
 
 def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
-    """The k-th largest int32 of each row, `[B, P], [B, 1] → [B, 1]`; the largest int32 of all where k is 0.
+    """Return the k-th largest int32 of each row, `[B, P], [B, 1] → [B, 1]`; the largest possible int32 if k is 0.
 
-    Found bit by bit, from the highest: counting a row 32 times is a fifth of the work of sorting it.
+    The result is built bit by bit from the highest. Counting a row 32 times takes a fifth of the time of sorting it.
     """
     negative = (values >= 0).sum(dim=1, keepdim=True) < k  # [B, 1]
-    # The half that holds the answer, from 0 on; what lies below it is -1, what lies above it the largest.
+    # Values of the half with the result, shifted to start at 0; values below become -1, values above the maximum.
     half = torch.where(negative, torch.where(values < 0, values ^ LOWEST, HIGHEST), values.clamp(min=-1))
     found = torch.zeros_like(k, dtype=torch.int32)
     for bit in reversed(range(31)):
         raised = found + (1 << bit)
-        num_lower = -((half - raised) >> 31).sum(dim=1, keepdim=True, dtype=torch.int32)  # -1 for each that is lower
+        num_lower = -((half - raised) >> 31).sum(dim=1, keepdim=True, dtype=torch.int32)  # -1 for each lower value
         found = torch.where(values.shape[1] - num_lower >= k, raised, found)
     return torch.where(negative, found ^ LOWEST, found)
 
@@ -59,10 +59,10 @@ class MultiBoxLoss(nn.Module):
     """Localisation and classification loss of SSD.
 
     Args:
-        jaccard_thresh: least overlap at which a DBox is matched to an object.
-        neg_pos: mined negatives for each positive.
-        device: where the targets are taken before matching; by default to the predictions' device.
-        min_neg: least mined negatives of an image, so that one without objects teaches what is none; 0 in the paper.
+        jaccard_thresh: minimum overlap for matching a DBox to an object.
+        neg_pos: mined negatives per positive.
+        device: device for matching; by default that of the predictions.
+        min_neg: minimum number of mined negatives per image, so that images without objects count too; 0 in the paper.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MultiBoxLoss(nn.Module):
         self.device = torch.device(device) if device is not None else None
 
     def forward(self, predictions: tuple[Tensor, Tensor, Tensor], targets: Sequence[Tensor] | Targets) -> tuple[Tensor, Tensor]:
-        """Both losses of a batch.
+        """Return both losses of a batch.
 
         Args:
             predictions: loc `[B, P, 4]` offsets, conf `[B, P, C]` logits (column 0 = background), and dbox_list
@@ -88,9 +88,9 @@ class MultiBoxLoss(nn.Module):
                 labels from 0, or the loader's padded `Targets`.
 
         Returns:
-            loss_l, smooth L1 summed over positives, and loss_c, cross entropy summed over positives and mined
-            negatives: float32 scalars, both divided by the number of positives in the batch, at least 1. Without any
-            object loss_l is 0, and so is loss_c where `min_neg` is 0, with a gradient of 0.
+            loss_l: smooth L1 summed over positives. loss_c: cross entropy summed over positives and mined negatives. Both are
+            float32 scalars, divided by the number of positives in the batch, at least 1. Without objects, loss_l is 0, and
+            loss_c too if `min_neg` is 0; the gradients are then 0.
 
         Raises:
             ValueError: the number of targets is not the number of images, or a target has another shape.
@@ -103,22 +103,21 @@ class MultiBoxLoss(nn.Module):
         return self.loss(loc, conf, matched, self.num_positives(matched))
 
     def match(self, targets: Targets, dbox_list: Tensor) -> Matched:
-        """What each DBox is to predict."""
+        """Return the target of each DBox."""
         return match_batch(targets, dbox_list, self.jaccard_thresh)
 
     def num_positives(self, matched: Matched) -> Tensor:
-        """The number of positives `[]`, float32: what the losses are divided by, unless it is 0."""
+        """Return the number of positives `[]`, float32, by which the losses are divided."""
         return (matched.conf > 0).sum().float()
 
     def loss(self, loc: Tensor, conf: Tensor, matched: Matched, num_positives: Tensor) -> tuple[Tensor, Tensor]:
-        """Both losses against matched targets, divided by `num_positives` (at least 1).
+        """Return both losses for matched targets, divided by `num_positives` (at least 1).
 
-        The caller names the number of positives because it has to be that of the whole batch, also when the batch is
-        spread over processes or accumulation steps.
+        `num_positives` counts the whole batch, which may be spread over processes or accumulation steps.
         """
         divisor = num_positives.clamp(min=1)
         if loc.device.type == "cpu" and not torch.compiler.is_compiling():
-            # The few DBoxes that count are picked out, so that gradients are worked out for them alone: half of the time.
+            # Selecting the few DBoxes that count, so that only they need gradients, halves the time.
             positive = matched.conf > 0  # [B, P]
             loc, loc_t, conf, conf_t = (values.flatten(0, 1) for values in (loc, matched.loc, conf, matched.conf))
             with torch.no_grad():
@@ -128,21 +127,21 @@ class MultiBoxLoss(nn.Module):
             loss_l = F.smooth_l1_loss(loc[rows].float(), loc_t[rows], reduction="sum")
             loss_c = F.cross_entropy(conf[counted].float(), conf_t[counted], reduction="sum")
             return loss_l / divisor, loss_c / divisor
-        # On a GPU to ask how many they are is to wait for it; there all are worked out.
+        # On a GPU, selecting would make the host wait for their number, so the terms of all DBoxes are computed.
         distance, entropy = self._terms(loc, conf, matched)
         return distance.sum() / divisor, entropy.sum() / divisor
 
     @torch.no_grad()
     def sums(self, predictions: tuple[Tensor, Tensor, Tensor], targets: Targets) -> Tensor:
-        """What each image adds to the losses of a whole data set, and to the number of positives that divides them.
+        """Return the terms of each image, for the loss of a whole data set.
 
         Args:
-            predictions: as `forward` takes them.
-            targets: of the same B images.
+            predictions: as in `forward`.
+            targets: targets of the same B images.
 
         Returns:
-            `[B, 3]` float64 on the CPU: loss_l and loss_c, not divided, and the number of positives. An image's row does
-            not depend on the other images of its batch.
+            `[B, 3]` float64 on the CPU: loss_l and loss_c, not divided, and the number of positives. A row does not depend on
+            the other images of the batch.
         """
         loc, conf, dbox_list = predictions
         matched = self.match(targets.to(self.device or loc.device), dbox_list)
@@ -150,8 +149,8 @@ class MultiBoxLoss(nn.Module):
         return terms.cpu().double().sum(dim=-1).T  # not every device has float64
 
     def _terms(self, loc: Tensor, conf: Tensor, matched: Matched) -> tuple[Tensor, Tensor]:
-        """What each DBox adds to loss_l and to loss_c before the division, `[B, P]` each; 0 where it does not count."""
-        # What does not count is replaced before the arithmetic: 0 times what is not finite is NaN, in the gradient too.
+        """Return the terms of each DBox in loss_l and loss_c before division, `[B, P]` each; 0 where it does not count."""
+        # Values that do not count are replaced first: 0 times infinity is NaN, in the gradient too.
         positive = matched.conf > 0
         loc = torch.where(positive[..., None], loc.float(), matched.loc)
         distance = F.smooth_l1_loss(loc, matched.loc, reduction="none").sum(dim=-1)
@@ -163,5 +162,5 @@ class MultiBoxLoss(nn.Module):
 
 
 def _entropy(conf: Tensor, conf_t: Tensor) -> Tensor:
-    """Cross entropy of each DBox: logits `[B, P, C]`, classes `[B, P]` → `[B, P]` float32."""
+    """Return the cross entropy of each DBox, `[B, P]` float32, for logits `[B, P, C]` and classes `[B, P]`."""
     return F.cross_entropy(conf.float().flatten(0, 1), conf_t.flatten(), reduction="none").view_as(conf_t)

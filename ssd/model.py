@@ -5,12 +5,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ssd.backbones.vgg import CONV4_3_CHANNELS, FC_CHANNELS, VGG16, ConvBlock, scaled
+from ssd.architecture import SSD300_VGG16, Conv
+from ssd.backbones.vgg import LAYER_NAMES, VGG16, ConvBlock
 from ssd.dbox import SSD300_VOC, DBoxSpec, make_dbox_list
 
 
 class L2Norm(nn.Module):
-    """Each cell's feature vector scaled to length 1, then by a learned factor a channel (ParseNet, section 3.3)."""
+    """Scale the feature vector of each cell to length 1, then by a learned factor per channel (ParseNet, section 3.3)."""
 
     def __init__(self, channels: int, scale: float = 20.0, epsilon: float = 1e-10) -> None:
         super().__init__()
@@ -18,10 +19,10 @@ class L2Norm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        # The sum of squares in float32, since bfloat16 would round it; the products in the activations' own precision,
-        # since a float32 copy of this map costs more than the whole layer.
+        # The sum of squares is float32, because bfloat16 would round it. The products keep the precision of the activations:
+        # a float32 copy of this map would cost more than the rest of the layer.
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        # A cell of zeros has a factor of 1e5, which float16 would make infinite, and its product NaN.
+        # For a cell of zeros the factor is 1e5: infinite in float16, and its product with 0 NaN.
         factor = torch.rsqrt(norm.square() + self.epsilon).clamp(max=torch.finfo(x.dtype).max)  # [B, 1, H, W]
         return x * factor.to(x.dtype) * self.weight.to(x.dtype)[:, None, None]
 
@@ -31,67 +32,56 @@ class ExtraLayers(nn.Module):
 
     def __init__(self, inputs: int, batch_norm: bool, width: float) -> None:
         super().__init__()
-        # Name, channels, kernel, stride, padding.
-        rows = (
-            ("conv6_1", 256, 1, 1, 0),
-            ("conv6_2", 512, 3, 2, 1),  # 19 → 10
-            ("conv7_1", 128, 1, 1, 0),
-            ("conv7_2", 256, 3, 2, 1),  # 10 → 5
-            ("conv8_1", 128, 1, 1, 0),
-            ("conv8_2", 256, 3, 1, 0),  # 5 → 3
-            ("conv9_1", 128, 1, 1, 0),
-            ("conv9_2", 256, 3, 1, 0),  # 3 → 1
-        )
+        cells = {row.layer: SSD300_VGG16.cells(row) for row in SSD300_VGG16.maps}
+        self.sources = [layer.name for layer in SSD300_VGG16.extras if layer.name in cells]
         self.out_channels = []
-        for name, channels, kernel, stride, padding in rows:
-            outputs = scaled(channels, width)
-            # One cell has no variance to normalise by: in a batch of one image a norm of conv9_2 would fail.
-            normalise = batch_norm and name != "conv9_2"
-            block = ConvBlock(inputs, outputs, kernel, stride=stride, padding=padding, batch_norm=normalise)
-            self.add_module(name, block)
-            if name.endswith("_2"):
-                self.out_channels.append(outputs)
-            inputs = outputs
+        for layer in SSD300_VGG16.extras:
+            layer = layer.at_width(width)
+            # One cell has no variance: in a batch of one image, a norm after conv9_2 would fail.
+            self.add_module(layer.name, ConvBlock(inputs, layer, batch_norm and cells.get(layer.name) != 1))
+            if layer.name in cells:
+                self.out_channels.append(layer.channels)
+            inputs = layer.channels
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """fc7's map → the maps of conv6_2, conv7_2, conv8_2 and conv9_2."""
-        sources = []
+        """Return the maps of conv6_2, conv7_2, conv8_2 and conv9_2 for the map of fc7."""
+        maps = []
         for name, block in self.named_children():
             if name != "relu":
                 x = self.relu(block(x))
-                if name.endswith("_2"):
-                    sources.append(x)
-        return sources
+                if name in self.sources:
+                    maps.append(x)
+        return maps
 
 
 CONV4_3_NORMS = {"l2": L2Norm, "batch": nn.BatchNorm2d, "none": nn.Identity}
 
 
 class SSD300(nn.Module):
-    """SSD with inputs of 300 × 300 pixels (Liu et al., ECCV 2016).
+    """SSD for inputs of 300 × 300 pixels (Liu et al., ECCV 2016).
 
-    Where `batch_norm` puts batch normalisation follows ScratchDet (Zhu et al., CVPR 2019, arXiv 1810.08425), which trains SSD
-    from scratch. In its published code the backbone makes all six feature maps, the extra layers included, and the detection
-    head is the convolutions that predict offsets and scores:
+    The values of `batch_norm` follow ScratchDet (Zhu et al., CVPR 2019, arXiv 1810.08425), which trains SSD from scratch. In
+    its published code the backbone includes the extra layers, and the detection head is the convolutions that predict offsets
+    and scores:
 
-    - `none`: nowhere, as in the paper of SSD; for pretrained weights without it.
-    - `backbone`: behind each convolution of VGG16 and of the extra layers; what was `True` when this was a bool.
-    - `all`: behind those of the heads as well.
+    - `none`: no batch normalisation, as in the SSD paper; for pretrained weights without it.
+    - `backbone`: after each convolution of VGG16 and the extra layers.
+    - `all`: after those of the heads as well.
 
-    A convolution in front of a norm has no bias. conv9_2 and the heads on its map are never normalised: one cell has no
-    variance in a batch of one image.
+    A convolution before a norm has no bias. conv9_2 and the heads on its map are never normalised: one cell has no variance in
+    a batch of one image.
 
     Args:
-        num_classes: columns of the class scores, background included: 21 for VOC.
+        num_classes: columns of the class scores, including background: 21 for VOC.
         batch_norm: `none`, `backbone` or `all`: see above.
-        width: factor on every number of channels, for small machines.
+        width: factor on the number of channels of every layer, for small machines.
         spec: the DBoxes.
-        conv4_3_norm: what scales the features of conv4_3 for their heads: `l2`, the paper's; `none`, as ScratchDet has it
-            (section 4.1), where batch normalisation has scaled them; `batch`, as one of the ports has it: to use its weights.
+        conv4_3_norm: how the features of conv4_3 are scaled for their heads: `l2`, as in the paper; `none`, as in ScratchDet
+            (section 4.1), where batch normalisation has already scaled them; `batch`, for weights of a port that uses it.
 
     Raises:
-        ValueError: `num_classes` leaves no class beside the background, `width` is not positive, or a norm is unknown.
+        ValueError: `num_classes` is below 2, `width` is not positive, or a norm is unknown.
     """
 
     dbox_list: Tensor
@@ -102,7 +92,7 @@ class SSD300(nn.Module):
         batch_norm: str = "none",
         width: float = 1.0,
         spec: DBoxSpec = SSD300_VOC,
-        conv4_3_norm: str = "l2",
+        conv4_3_norm: str = SSD300_VGG16.first_map_norm,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -114,50 +104,47 @@ class SSD300(nn.Module):
         self.num_classes = num_classes
         self.width = width
         self.frozen: list[str] = []  # layers of the backbone
-        fc7_channels = scaled(FC_CHANNELS, width)
-        conv4_3_channels = scaled(CONV4_3_CHANNELS, width)
         self.backbone = VGG16(batch_norm, width)
+        conv4_3_channels, fc7_channels = self.backbone.out_channels
         self.conv4_3_norm = CONV4_3_NORMS[conv4_3_norm](conv4_3_channels)
-        self.extras = ExtraLayers(fc7_channels, self.backbone.is_normalised, width)
-        channels = [conv4_3_channels, fc7_channels, *self.extras.out_channels]
+        self.extras = ExtraLayers(fc7_channels, self.backbone.has_batch_norm, width)
         self.loc, self.conf = nn.ModuleList(), nn.ModuleList()
-        for inputs, row in zip(channels, spec.maps, strict=True):
-            normalise = batch_norm == "all" and row.cells > 1
-            self.loc.append(_head(inputs, row.boxes_per_cell * 4, normalise))
-            self.conf.append(_head(inputs, row.boxes_per_cell * num_classes, normalise))
+        for inputs, row in zip([*self.backbone.out_channels, *self.extras.out_channels], spec.maps, strict=True):
+            has_norm = batch_norm == "all" and row.cells > 1
+            self.loc.append(_head(inputs, row.boxes_per_cell * 4, has_norm))
+            self.conf.append(_head(inputs, row.boxes_per_cell * num_classes, has_norm))
         self.register_buffer("dbox_list", make_dbox_list(spec), persistent=False)
         self.init_weights()
 
     def freeze(self, last: str) -> None:
-        """Keeps the weights and the batch statistics of the backbone from the image up to a layer.
+        """Freeze the weights and batch statistics of the backbone from the image up to a layer.
 
-        They get no gradient, and the backward pass ends behind them. In training they normalise by the statistics that they
-        have.
+        Frozen layers get no gradient, and the backward pass ends after them. In training they normalise by their stored
+        statistics.
 
         Args:
-            last: the last layer that is kept: the name of a convolution of the backbone, such as `conv3_3`, or `fc7`.
+            last: the last frozen layer: a convolution of the backbone, such as `conv3_3`, or `fc7`.
 
         Raises:
-            ValueError: there is no such layer.
+            ValueError: the backbone has no such layer.
         """
-        names = self.backbone.layer_names()
-        if last not in names:
-            raise ValueError(f"freeze: expected one of {', '.join(names)}, got {last!r}")
-        self.frozen = names[: names.index(last) + 1]
+        if last not in LAYER_NAMES:
+            raise ValueError(f"freeze: expected one of {', '.join(LAYER_NAMES)}, got {last!r}")
+        self.frozen = LAYER_NAMES[: LAYER_NAMES.index(last) + 1]
         for name in self.frozen:
             self.backbone.get_submodule(name).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As every module's; frozen layers stay in evaluation mode."""
+        """Set training or evaluation mode; frozen layers stay in evaluation mode."""
         super().train(mode)
         for name in self.frozen:
             self.backbone.get_submodule(name).eval()
         return self
 
     def init_weights(self) -> None:
-        """Xavier uniform weights and zero biases, as ssd_pascal.py; He's, made for ReLU, where a norm and a ReLU follow.
+        """Draw Xavier uniform weights and set biases to zero, as ssd_pascal.py; He normal where batch norm and ReLU follow.
 
-        These are the normalised convolutions of backbone and extra layers; no ReLU stands behind the heads.
+        The latter are the normalised convolutions of backbone and extra layers; no ReLU follows the heads.
         """
         blocks = [*self.backbone.children(), *self.extras.children()]
         before_relu = {block.conv for block in blocks if isinstance(block, ConvBlock) and hasattr(block, "norm")}
@@ -171,27 +158,27 @@ class SSD300(nn.Module):
                     nn.init.zeros_(conv.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw predictions, in training and evaluation alike.
+        """Return raw predictions, in training and evaluation alike.
 
         Args:
-            images: `[B, 3, 300, 300]`, prepared as the weights want them (`ssd.preprocessing`).
+            images: `[B, 3, 300, 300]`, normalised for the weights (`ssd.preprocessing`).
 
         Returns:
             loc `[B, P, 4]` offsets, conf `[B, P, C]` logits (column 0 = background), dbox_list `[P, 4]` centres.
         """
         conv4_3, fc7 = self.backbone(images)
-        sources = [self.conv4_3_norm(conv4_3), fc7, *self.extras(fc7)]
-        loc = [_by_dbox(head(x), 4) for head, x in zip(self.loc, sources, strict=True)]
-        conf = [_by_dbox(head(x), self.num_classes) for head, x in zip(self.conf, sources, strict=True)]
+        maps = [self.conv4_3_norm(conv4_3), fc7, *self.extras(fc7)]
+        loc = [_by_dbox(head(x), 4) for head, x in zip(self.loc, maps, strict=True)]
+        conf = [_by_dbox(head(x), self.num_classes) for head, x in zip(self.conf, maps, strict=True)]
         return torch.cat(loc, dim=1), torch.cat(conf, dim=1), self.dbox_list
 
 
 def _head(inputs: int, outputs: int, batch_norm: bool) -> nn.Module:
-    """The convolution that predicts offsets or scores, with a norm behind it if asked for."""
-    block = ConvBlock(inputs, outputs, 3, padding=1, batch_norm=batch_norm)
-    return block if batch_norm else block.conv  # alone it has the names that all checkpoints know
+    """Return the convolution that predicts offsets or scores, optionally with batch normalisation."""
+    block = ConvBlock(inputs, Conv("head", outputs), batch_norm)
+    return block if batch_norm else block.conv  # without a norm, checkpoints name the convolution itself
 
 
 def _by_dbox(x: Tensor, values: int) -> Tensor:
-    """`[B, boxes · values, H, W]` → `[B, H · W · boxes, values]`, the order of `make_dbox_list`."""
+    """Reorder `[B, boxes · values, H, W]` to `[B, H · W · boxes, values]`, the order of `make_dbox_list`."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)  # len(x) would be a constant when exported

@@ -217,12 +217,12 @@ ROWS = [
     # Photos
     Row("photo missing", remove("JPEGImages/a.jpg"), "no photo of that name"),
     Row("photo empty", photo(b""), "a.jpg: is empty"),
-    Row("photo cut off", photo(JPEG[: len(JPEG) // 2]), "damaged or cut off"),
-    Row("photo cut off by two bytes", photo(JPEG[:-2]), "damaged or cut off"),
-    Row("photo ended in the middle", photo(JPEG[: len(JPEG) // 2] + JPEG[-2:]), "damaged or cut off"),
+    Row("photo cut off", photo(JPEG[: len(JPEG) // 2]), "damaged or truncated"),
+    Row("photo cut off by two bytes", photo(JPEG[:-2]), "damaged or truncated"),
+    Row("photo ended in the middle", photo(JPEG[: len(JPEG) // 2] + JPEG[-2:]), "damaged or truncated"),
     Row("photo header only", photo(JPEG[:20]), "is no image"),
-    Row("photo cut off png", photo(PNG[: len(PNG) // 2], suffix=".png"), "damaged or cut off"),
-    Row("photo cut off bmp", photo(encoded(".bmp")[:-3000], suffix=".bmp"), "damaged or cut off"),
+    Row("photo cut off png", photo(PNG[: len(PNG) // 2], suffix=".png"), "damaged or truncated"),
+    Row("photo cut off bmp", photo(encoded(".bmp")[:-3000], suffix=".bmp"), "damaged or truncated"),
     Row("photo cut off webp", photo(encoded(".webp")[:-100], suffix=".webp"), "a.webp"),
     Row("photo is text", photo(b"<html>404 not found</html>"), "is no image"),
     Row("photo is zeros", photo(bytes(5000)), "is no image"),
@@ -239,7 +239,7 @@ ROWS = [
     Row("photo with alpha", by_pillow("RGBA", "PNG")),
     Row("photo cmyk", by_pillow("CMYK", "JPEG")),
     Row("photo gif", by_pillow("P", "GIF")),
-    Row("photo of floats", by_pillow("F", "TIFF"), "its pixels are floating-point numbers, of no known range"),
+    Row("photo of floats", by_pillow("F", "TIFF"), "pixels are floating-point numbers without a known range"),
     Row("photo 16 bit", photo(encoded(".png", PIXELS.astype(np.uint16) * 257), suffix=".png")),
     Row("photo 16 bit grey", photo(encoded(".png", PIXELS[..., 0].astype(np.uint16) * 257), suffix=".png")),
     Row("photo turned by exif", by_pillow("RGB", "JPEG", exif=exif(6))),
@@ -399,7 +399,7 @@ def damaged(damage: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 
 CHECKPOINTS = {
     "missing": (lambda path: None, "no such checkpoint"),
-    "empty": (lambda path: path.write_bytes(b""), "damaged or no checkpoint"),
+    "empty": (lambda path: path.write_bytes(b""), "damaged or not a checkpoint"),
     "a directory": (lambda path: path.mkdir(), "holds no checkpoint; name a checkpoint"),
     "text": (lambda path: path.write_text("weights " * 100), "damaged"),
     "cut off": (damaged(lambda content: content[: len(content) // 2]), "damaged"),
@@ -415,7 +415,7 @@ CHECKPOINTS = {
     "of more classes": (saved(good_state(("cat", "dog", "cow"))), "classes are"),
     "of classes in another order": (saved(good_state(("dog", "cat"))), "classes are ['dog', 'cat']"),
     "of another width": (saved(good_state(width=0.2)), "of another model"),
-    "malicious": (lambda path: torch.save({"kind": Malicious(path.with_name("executed"))}, path), "it was not loaded"),
+    "malicious": (lambda path: torch.save({"kind": Malicious(path.with_name("executed"))}, path), "not loaded: contains"),
 }  # fmt: skip
 
 

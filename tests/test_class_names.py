@@ -18,7 +18,7 @@ import train
 from data.dataset.annotation_loader import load_annotations
 from data.layouts.find import find_format
 from scripts import detect, new_config
-from ssd.config.file import load_config
+from ssd.config import load_config
 from ssd.config.schema import SourceConfig
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
 

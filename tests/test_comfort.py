@@ -79,7 +79,7 @@ def test_a_time_limit_saves_and_ends(tmp_path, shapes_root, run, monkeypatch):
     config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 10_000, "keep": 1})
     shown = run(config, "train.max_hours=0.5")
     assert [(timer.seconds, timer.is_ended) for timer in timers] == [(1800, True)]  # it does not outlive the command
-    assert shown.splitlines()[-1] == "train.max_hours are over; resume with --resume auto"
+    assert shown.splitlines()[-1] == "train.max_hours reached; resume with --resume auto"
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration == 3
     shown = run(config, "--resume", "auto", "train.iterations=4")
     assert f"resuming from {tmp_path}/run/checkpoints/last.pt, iteration 3" in shown

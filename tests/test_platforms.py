@@ -11,7 +11,7 @@ import torch
 
 from data.loading.image_cache import ImageCache
 from data.loading.workers import start_method
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 from ssd.system import device
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import start
@@ -84,14 +84,14 @@ def test_workers_are_forked_where_they_can_be(monkeypatch):
 
 def test_apple_s_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="sees no GPU of Apple's"):
+    with pytest.raises(ConfigError, match="finds no Apple GPU"):
         device.choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     mps = torch.device("mps")
     assert device.choose_device("auto") == mps
     assert device.choose_device("mps") == mps
     assert device.choose_device("auto", 0, 2) == torch.device("cpu")
-    with pytest.raises(ConfigError, match="mps would be shared by the 2 processes"):
+    with pytest.raises(ConfigError, match="mps would be shared by 2 processes"):
         device.choose_device("mps", 0, 2)
     assert device.choose_precision("auto", mps) == torch.float32
     with pytest.raises(ConfigError, match="bfloat16 is not supported on mps"):

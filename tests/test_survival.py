@@ -240,7 +240,7 @@ def test_an_unwritable_output_dir(tmp_path, shapes_root, folder):
     (tmp_path / "file").write_text("x")
     folder = folder.format(file=tmp_path / "file")
     done = run(write_config(tmp_path, shapes_root), f"output_dir={folder}", code=2)
-    assert f"output_dir: {folder}: cannot be written to" in the_line(done.stderr)
+    assert f"output_dir: {folder}: is not writable" in the_line(done.stderr)
 
 
 def test_a_missing_data_folder_ends_the_run_with_a_checkpoint(tmp_path, shapes_root):

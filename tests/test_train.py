@@ -191,7 +191,7 @@ def test_user_errors_are_one_line(tmp_path, shapes_root, arguments, expected, ca
 def test_compiling_needs_a_compiler(tmp_path, shapes_root, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     done = run(write_config(tmp_path, shapes_root, train={"compile": True}), code=2)
-    assert done.stderr.splitlines() == ["error: train.compile: needs a C++ compiler; install one, or name it in CXX"]
+    assert done.stderr.splitlines() == ["error: train.compile: needs a C++ compiler; install one, or set CXX"]
 
 
 def test_classes_without_objects_are_excluded_from_the_mean_and_named(tmp_path, shapes_root):

@@ -67,7 +67,7 @@ def unknown_format_help(tree: FileTree) -> str:
     if packed:
         remedy = f"Unpack the {', '.join(packed)} first"
     elif not tree.photos and passed_over(tree.others):
-        remedy = f"Its {passed_over(tree.others)}"
+        remedy = passed_over(tree.others)
     elif not tree.photos:
         remedy = f"It has no supported photos ({', '.join(SUFFIXES)}): add photos, or convert those of other formats"
     else:

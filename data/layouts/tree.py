@@ -9,8 +9,8 @@ from pathlib import Path
 
 from data.dataset.names import nfc
 from data.layouts.dataset_file import base_folder
+from ssd.system.files import is_visited
 from ssd.system.images import SUFFIXES
-from ssd.system.links import is_listed
 
 MAX_DEPTH = 12  # nested folders
 
@@ -77,7 +77,7 @@ def list_tree(folder: Path, suffixes: Collection[str]) -> FileTree:
                 elif suffix in suffixes:
                     files.setdefault(suffix, []).append(place + name)
                 elif os.path.isdir(entry.path):  # entry.is_dir raises OSError for a link to itself
-                    if depth < MAX_DEPTH and not (entry.is_symlink() and is_listed(entry.path, listed)):
+                    if depth < MAX_DEPTH and not (entry.is_symlink() and is_visited(entry.path, listed)):
                         pending.append((f"{place}{name}/", depth + 1))
                 else:
                     others[suffix or "without suffix"] += 1

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxSpec, FeatureMap, cell_sizes, spec_of
+from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxRow, DBoxSpec, cell_sizes, spec_of
 
 COVERED = 0.5  # overlap from which on an object is covered
 SOFTNESS = 0.05  # overlap, over which it goes from not covered to covered while searching
@@ -15,7 +15,7 @@ LEAST_SIZE, MOST_SIZE, MOST_RATIO = 4.0, 400.0, 8.0  # pixels of the network's i
 SIZE_DIGITS, RATIO_DIGITS = 1, 2  # behind the decimal point
 KMEANS_ROUNDS = 30
 ROWS = SSD300_VOC.maps
-IMAGE_SIZE = SSD300_VOC.image_size
+IMAGE_SIZE = SSD300_VOC.input_size
 
 
 class Sizes(NamedTuple):
@@ -66,7 +66,7 @@ def coverage(sizes: Sizes, objects: Objects) -> float:
     return float(objects.weights @ (overlap >= COVERED))
 
 
-def map_overlap(row: FeatureMap, boxes: np.ndarray) -> np.ndarray:
+def map_overlap(row: DBoxRow, boxes: np.ndarray) -> np.ndarray:
     """The largest overlap of each object with a DBox of one feature map `[N]`.
 
     Of boxes of one size the one whose centre is nearest overlaps most, so that one cell is looked at for each object.

@@ -53,13 +53,13 @@ def choose_dboxes(coverages: dict[str, float], own: str | None) -> Setting:
 def tiles_note(photos: Annotations, spec: DBoxSpec) -> list[str]:
     """Return a note if many objects of large photos are smaller than every DBox."""
     smallest, size = spec.maps[0].min_size, TilesConfig().size
-    boxes = all_boxes(photos) * spec.image_size
+    boxes = all_boxes(photos) * spec.input_size
     is_small = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) < smallest**2
     is_large = np.repeat((photos.sizes > size).any(axis=1), np.diff(photos.starts))
     share = float((is_small & is_large).mean())
     if share < MANY_SMALL:
         return []
     return [
-        f"{share:.0%} of the objects are smaller than the smallest DBox ({smallest:g} of {spec.image_size} pixels), in photos "
+        f"{share:.0%} of the objects are smaller than the smallest DBox ({smallest:g} of {spec.input_size} pixels), in photos "
         f"larger than {size}; data.tiles enlarges them, see docs/small_objects.md"
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssd.backbones.vgg import conv_names
+from ssd.backbones.vgg import CONV_NAMES
 from ssd.compress.prune import LayerFit, parts_of, prune
 from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
@@ -67,7 +67,7 @@ def start_from_features(
     preprocessing = load_backbone(wide, features, source)
     for fit in prune(wide, model, normalize(pixels, preprocessing, memory_format=torch.contiguous_format), LAST):
         watch(fit)
-    if not model.backbone.is_normalised:
+    if not model.backbone.has_batch_norm:
         return preprocessing
     to_unit_scale(model)
     if preprocessing.scale == (1.0, 1.0, 1.0):
@@ -84,7 +84,7 @@ def to_unit_scale(model: SSD300) -> None:
 
     VGG16's activations reach hundreds, where steps of an optimiser that are made for normalised networks change nothing.
     """
-    names = [f"backbone.{name}" for name in conv_names()]
+    names = [f"backbone.{name}" for name in CONV_NAMES]
     for name, reader in zip(names, [*names[1:], None], strict=True):
         _, norm = parts_of(model, name)
         assert norm is not None

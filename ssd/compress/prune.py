@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssd.backbones.vgg import VGG16_STAGES, ConvBlock
+from ssd.backbones.vgg import STAGES, ConvBlock
 from ssd.model import SSD300
 
 PHOTOS = 64  # that a network is pruned by, where the caller has more
@@ -65,13 +65,11 @@ class Weights(NamedTuple):
 def layers_of(model: SSD300) -> list[Layer]:
     """The convolutions of a network in the order of its arithmetic, the heads last."""
     layers = [Layer("backbone.conv1_1", None, lambda _, x: x)]
-    for stage, row in enumerate(VGG16_STAGES):
-        for place, (name, _) in enumerate(row):
-            if name != "conv1_1":
+    for stage, row in enumerate(STAGES):
+        for place, layer in enumerate(row):
+            if layers[0].name != f"backbone.{layer.name}":
                 between = _relu if place else _POOLS[stage - 1]
-                layers.append(Layer(f"backbone.{name}", layers[-1].name, between))
-    layers.append(Layer("backbone.fc6", layers[-1].name, _POOLS[-1]))
-    layers.append(Layer("backbone.fc7", "backbone.fc6", _relu))
+                layers.append(Layer(f"backbone.{layer.name}", layers[-1].name, between))
     extras = [f"extras.{name}" for name, block in model.extras.named_children() if isinstance(block, ConvBlock)]
     layers += [Layer(name, before, _relu) for name, before in zip(extras, ["backbone.fc7", *extras[:-1]], strict=True)]
     maps = ["backbone.conv4_3", "backbone.fc7", *extras[1::2]]

@@ -1,15 +1,18 @@
-"""The configuration's schema: every entry of a YAML file, declared once with its type, bounds, default and explanation.
+"""The configuration schema: every entry of a YAML file, with its type, bounds, default and description.
 
-`ssd.config.file` reads a file by it, and tells what is wrong in a person's words; docs/configuration.md is made from it.
+`ssd.config.file` checks files against it; scripts/config_reference.py generates docs/configuration.md from it.
 """
 
 import os
 import re
 import unicodedata
 from collections import Counter
-from typing import Annotated, Literal, Self
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from ssd.architecture import ARCHITECTURES, SSD300_VGG16
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -18,32 +21,31 @@ VOC_CLASSES = (
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message has one line for each fault."""
+    """The configuration cannot be used; the message has one line for each fault."""
 
 
 def _as_tuple(value: object) -> object:
-    """YAML has lists only; tuples keep the configuration frozen."""
+    """Convert a YAML list to a tuple, which keeps the configuration frozen."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _expanded(path: str) -> str:
-    """A path whose `~`, `$NAME` and `${NAME}` mean what they mean in a shell."""
+    """Expand `~`, `$NAME` and `${NAME}` in a path, as a shell does."""
     for name in re.findall(r"\$([A-Za-z_]\w*|\{[^}]*\})", path):
         if name.strip("{}") not in os.environ:
-            raise ValueError(f"${name} in {path!r} is not set in the environment; set it, or write what it stands for")
+            raise ValueError(f"${name} in {path!r} is not set; set this environment variable, or write its value")
     at_home = os.path.expanduser(path)
     if at_home.startswith("~"):
-        raise ValueError(f"{path!r} names the home folder of an unknown user; write ./{path} where the folder is called so")
+        raise ValueError(f"{path!r} names the home folder of an unknown user; write ./{path} for a folder of that name")
     return os.path.expandvars(at_home)
 
 
-# The paper's, and the one that the learning rates of the recipes are made for.
-DEFAULT_BATCH_SIZE = 32
+DEFAULT_BATCH_SIZE = 32  # as in the paper; the learning rates of the recipes are tuned for it
 
-LEAST_TILE = 32  # pixels of a photo: a ninth of what the network sees of any
-MOST_OVERLAP = 0.8  # of tiles: beyond it they are too many for any memory
+LEAST_TILE = 32  # pixels of a photo, about a ninth of the input size
+MOST_OVERLAP = 0.8  # of tiles; more would give too many tiles for any memory
 
-DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # by example
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # examples
 DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 Positive = Annotated[int, Field(gt=0)]
@@ -56,79 +58,87 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _one_of(names: Collection[str]) -> Any:
+    """Restrict text to names from the table of architectures, as a Literal of them would."""
+    return Field(pattern=f"^({'|'.join(map(re.escape, names))})$", json_schema_extra={"enum": [*names]})
+
+
 class SourceConfig(_Section):
-    """One folder of photos with their annotations."""
+    """One folder of photos with annotations."""
 
     path: Path
-    """the folder, relative to `data.root`, or absolute; a COCO data set's JSON file may be named itself"""
+    """folder, absolute or relative to `data.root`; for COCO, the JSON file may be named instead"""
     split: Name = "all"
-    """ImageSets/Main/SPLIT.txt, or what COCO and YOLO call so; all: every annotated photo"""
+    """name of ImageSets/Main/SPLIT.txt, or of the split in COCO and YOLO data sets; all: every annotated photo"""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """share that is set aside as split val of a folder without splits; the rest is its split train"""
+    """for a folder without splits: the share of photos in its split val; the others are its split train"""
 
 
 def _as_word(value: object) -> object:
-    """What `model.batch_norm` was in files and checkpoints of before it had words; each is what it meant."""
+    """Convert the true or false that `model.batch_norm` has in old files and checkpoints to the equivalent word."""
     return ("backbone" if value else "none") if isinstance(value, bool) else value
 
 
 class TilesConfig(_Section):
-    """Tiles that photos are cut into where a side is longer than one, beside the whole photo: small objects become larger for
-    the network. Detections of all tiles and of the whole photo are merged; mAP is of whole photos."""
+    """Photos with a side longer than one tile are cut into tiles, in addition to the whole photo, so that small objects appear
+    larger to the network. Detections on all tiles and the whole photo are merged; mAP is computed on whole photos."""
 
     size: Annotated[int, Field(ge=LEAST_TILE, le=65_536)] = 600
-    """pixels of the photo a side; half of it shows objects twice as large to the network"""
+    """side of a tile in pixels of the photo; halving it doubles object size in the network input"""
     overlap: Annotated[float, Field(ge=0, le=MOST_OVERLAP)] = 0.2
-    """least share of their side that neighbours have in common; what is larger may be seen in parts alone"""
+    """minimum overlap of neighbouring tiles as a share of their side; an object larger than the overlap may be cut in every
+    tile"""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """least share of an object's area that lies in a tile for the object to be trained on there, clipped to the tile; the
-    pixels of one with less are background"""
+    """minimum share of an object's area inside a tile for training on it there, clipped to the tile; below that, its pixels are
+    background"""
     background: Fraction = 0.1
-    """share of the tiles without objects that is trained on, the same ones each time"""
+    """share of the tiles without objects to train on, the same ones each time"""
 
 
 Sources = Annotated[tuple[SourceConfig, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 
 
 class DataConfig(_Section):
-    """What to train and to evaluate on."""
+    """Data sets to train and evaluate on."""
 
     classes: Literal["voc"] | Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(_as_tuple)] = "voc"
-    """names, without background, which is added by the code; voc: the 20 of VOC"""
+    """names without background, which is added automatically; voc: the 20 VOC classes"""
     root: Path = "datasets"
-    """where the folders below are looked for"""
+    """parent folder of the folders below"""
     format: Literal["voc", "coco", "yolo"] | None = None
-    """layout of the folders; null: found out, for each"""
+    """format of the folders; null: detect it for each folder"""
     train: Sources
     """folders to train on, concatenated"""
     val: Sources
     """folders to evaluate on, concatenated"""
     other_classes: Literal["refuse", "ignore"] = "refuse"
-    """objects of a class that is not listed"""
+    """how to treat objects whose class is not listed"""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """share of the training photos that is used, the same ones each time"""
+    """share of the training photos to use, the same ones each time"""
     keep_difficult: bool = True
     """train on objects marked difficult; evaluation always ignores them"""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    """loader processes; auto: one on a CPU, this process's share of the cores on a GPU. A number is also the most that look at
-    all photos before the first step"""
+    """loader processes; auto: one on a CPU, this process's share of the cores on a GPU. A number also limits the processes that
+    check all photos before the first step"""
     cache: Literal["none", "ram"] = "none"
-    """ram: decoded training photos and tiles stay in memory if they fit; smaller where the shorter side has 2830 pixels"""
+    """ram: keep decoded training photos and tiles in memory if they fit; photos whose shorter side is 2830 pixels or more are
+    stored at reduced size"""
     damaged: Literal["refuse", "skip"] = "refuse"
-    """photos that cannot be decoded, and annotation files that cannot be read; skip: left out of training and evaluation"""
+    """how to treat photos that cannot be decoded and annotation files that cannot be read; skip: exclude them from training and
+    evaluation"""
     tiles: TilesConfig | None = None
-    """cut large photos into tiles, in training, evaluation and use; null: none"""
+    """cut large photos into tiles in training, evaluation and use; null: no tiles"""
 
     @field_validator("classes")
     @classmethod
     def _distinct(cls, classes: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(classes, tuple):
-            classes = tuple(unicodedata.normalize("NFC", name) for name in classes)  # as those of the data are
+            classes = tuple(unicodedata.normalize("NFC", name) for name in classes)  # like the names in annotations
             for name, count in Counter(classes).items():
                 if count > 1:
                     raise ValueError(f"class {name!r} is listed {count} times")
                 if name == "background":
-                    raise ValueError("'background' is added by the code; list the objects' classes only")
+                    raise ValueError("'background' is added automatically; list object classes only")
         return classes
 
     @property
@@ -139,50 +149,49 @@ class DataConfig(_Section):
 Size = Annotated[float, Field(ge=1, le=600)]
 Ratio = Annotated[float, Field(gt=1, le=20)]
 Ratios = Annotated[tuple[Ratio, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-RATIOS = (1, 2, 2, 2, 1, 1)  # of each feature map: what the heads have outputs for
+NUM_RATIOS = tuple(len(row.aspect_ratios) for row in SSD300_VGG16.maps)  # the heads have outputs for these
 
 
 class DBoxesConfig(_Section):
-    """DBoxes of one's own, as many as SSD300 has; `scripts/fit_dboxes.py` finds those that fit a data set."""
+    """Custom DBoxes, as many as SSD300 has; `scripts/fit_dboxes.py` fits them to a data set."""
 
     sizes: Annotated[tuple[Size, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-    """seven, rising: the smallest of each feature map and the largest of the last, pixels of 300"""
+    """seven, rising: the smallest of each feature map and the largest of the last, in pixels of the network's 300"""
     ratios: Annotated[tuple[Ratios, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-    """aspect ratios of each feature map, six lists: one, two, two, two, one and one; each is for wide and for tall boxes"""
+    """aspect ratios of each feature map: six lists of one, two, two, two, one and one; each adds a wide and a tall box"""
 
     @model_validator(mode="after")
     def _of_ssd300(self) -> Self:
-        if len(self.sizes) != len(RATIOS) + 1 or list(self.sizes) != sorted(set(self.sizes)):
-            raise ValueError(f"expected {len(RATIOS) + 1} sizes, each larger than the one before, got {list(self.sizes)}")
+        if len(self.sizes) != len(NUM_RATIOS) + 1 or list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"expected {len(NUM_RATIOS) + 1} sizes, each larger than the one before, got {list(self.sizes)}")
         counts = tuple(len(row) for row in self.ratios)
-        if counts != RATIOS:
-            expected, given = (", ".join(map(str, numbers)) for numbers in (RATIOS, counts))
-            raise ValueError(f"expected {len(RATIOS)} lists of {expected} ratios, got lists of {given}")
+        if counts != NUM_RATIOS:
+            expected, given = (", ".join(map(str, numbers)) for numbers in (NUM_RATIOS, counts))
+            raise ValueError(f"expected {len(NUM_RATIOS)} lists of {expected} ratios, got lists of {given}")
         return self
 
 
-DBoxNames = Literal["voc", "coco"]
-
-
 class ModelConfig(_Section):
-    """The network, and the weights it starts from."""
+    """The network and its initial weights."""
 
+    architecture: Annotated[str, _one_of(ARCHITECTURES)] = "ssd300"
+    """ssd300: SSD with VGG16 and an input of 300 × 300 pixels"""
     pretrained: Path = "imagenet"
-    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; slim: a slim SSD300 that comes with the
-    project; none; or the file of one of these, or of a reduced-fc VGG16"""
+    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; slim: the shipped slim SSD300; none; or a
+    file with such weights or with a reduced-fc VGG16"""
     init_from: Path | None = None
-    """checkpoint to start from, also of other classes or another project: what fits is taken; in place of `pretrained`"""
-    freeze: Literal["conv2_2", "conv3_3", "conv4_3", "fc7"] | None = None
-    """last layer of the backbone that keeps its weights, like all before it: faster, safer on few photos; null: none"""
-    dboxes: DBoxNames | DBoxesConfig = "voc"
-    """smallest DBoxes: voc: 30 pixels of 300; coco: 21, for small objects; or sizes and ratios, see below"""
+    """checkpoint to start from instead of `pretrained`: also of other classes or another project; loads the weights that fit"""
+    freeze: Annotated[str, _one_of(SSD300_VGG16.freezable)] | None = None
+    """last frozen layer of the backbone, with all layers before it: faster, and safer with few photos; null: none"""
+    dboxes: Annotated[str, _one_of(SSD300_VGG16.dbox_sizes)] | DBoxesConfig = "voc"
+    """smallest DBoxes: voc: 30 of the network's 300 pixels; coco: 21, for small objects; or custom, see below"""
     batch_norm: Annotated[Literal["none", "backbone", "all"], BeforeValidator(_as_word)] = "none"
-    """batch normalisation, the way to train without pretrained weights: backbone: of VGG16 and extra layers; all: of the heads
-    too; true and false are read as backbone and none"""
+    """batch normalisation, needed for training from scratch; backbone: in VGG16 and the extra layers; all: in the heads too;
+    true and false mean backbone and none"""
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """factor on all numbers of channels"""
-    conv4_3_norm: Literal["l2", "batch", "none"] = "l2"
-    """how the features of conv4_3 are scaled; batch: only for weights that were trained with it; none: not at all, from scratch
+    """factor on the number of channels of every layer"""
+    conv4_3_norm: Literal["l2", "batch", "none"] = SSD300_VGG16.first_map_norm
+    """scaling of the features of conv4_3; batch: only for weights trained with it; none: no scaling, for training from scratch
     with batch normalisation"""
 
     @model_validator(mode="after")
@@ -191,9 +200,7 @@ class ModelConfig(_Section):
             return self
         if self.pretrained == "slim":
             if (self.width, self.batch_norm, self.conv4_3_norm) != (0.25, "backbone", "l2"):
-                raise ValueError(
-                    "pretrained: slim is a network of its own; set width: 0.25, batch_norm: backbone and conv4_3_norm: l2"
-                )
+                raise ValueError("pretrained: slim needs width: 0.25, batch_norm: backbone and conv4_3_norm: l2; set these")
             return self
         if self.pretrained in ("coco", "imagenet") and self.width != 1.0:
             raise ValueError(
@@ -202,73 +209,73 @@ class ModelConfig(_Section):
         if self.pretrained == "coco" and self.batch_norm != "none":
             raise ValueError("pretrained: coco has no batch normalisation; set batch_norm: none, or pretrained: imagenet")
         if self.pretrained == "coco" and self.conv4_3_norm != "l2":
-            raise ValueError("pretrained: coco has learned with conv4_3_norm: l2; set that, or pretrained: imagenet")
+            raise ValueError("pretrained: coco was trained with conv4_3_norm: l2; set that, or pretrained: imagenet")
         if self.freeze is not None and self.pretrained == "none":
-            raise ValueError(f"freeze: {self.freeze} would keep random weights; name weights in pretrained or init_from")
+            raise ValueError(f"freeze: {self.freeze} would freeze random weights; set pretrained or init_from")
         return self
 
 
 class LossConfig(_Section):
-    """MultiBoxLoss."""
+    """Matching and hard negative mining of MultiBoxLoss."""
 
     jaccard_thresh: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """least overlap at which a DBox is positive"""
+    """minimum overlap with an object that makes a DBox positive"""
     neg_pos: Annotated[float, Field(ge=0)] = 3
-    """mined negatives for each positive"""
+    """mined negatives per positive"""
     min_neg: Annotated[int, Field(ge=0)] = 0
-    """least negatives mined in a photo, also in one without objects; the paper has 0"""
+    """minimum number of mined negatives per photo, also without objects; 0 in the paper"""
 
 
 class AugmentConfig(_Section):
     """Random changes to training photos."""
 
     photometric: bool = True
-    """brightness, contrast, saturation and hue"""
+    """change brightness, contrast, saturation and hue"""
     expand: bool = True
-    """a canvas up to 4 times as wide and high around the photo: makes objects small"""
+    """place the photo on a canvas up to 4 times as wide and high: makes objects smaller"""
     crop: bool = True
-    """a patch that overlaps some object enough: makes objects large"""
+    """cut out a patch that overlaps some object enough: makes objects larger"""
     mirror: bool = True
-    """left for right"""
+    """flip left and right"""
 
 
 class TrainConfig(_Section):
-    """How to train."""
+    """Optimisation, and the length of a run."""
 
     batch_size: Literal["auto"] | Positive = DEFAULT_BATCH_SIZE
-    """photos a step, over all processes and accumulation steps; auto: 32, in as few accumulation steps as memory allows"""
+    """photos per step, over all processes and accumulation steps; auto: 32, with as few accumulation steps as memory allows"""
     accumulate: Positive = 1
-    """accumulation steps that a batch is spread over, to save memory; batch normalisation takes its statistics from each"""
+    """accumulation steps per batch, to save memory; batch normalisation uses the statistics of each step"""
     iterations: Positive | None = None
-    """length of the run; 120,000 where `epochs` is not set either"""
+    """length of the run; 120,000 if `epochs` is not set either"""
     epochs: Positive | None = None
-    """length of the run, in place of `iterations`"""
+    """length of the run, instead of `iterations`"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd, as in the paper, or adamw"""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """learning rate of the whole batch, after the warm-up; never rescaled"""
+    """learning rate for the whole batch, after warm-up; never rescaled"""
     backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
     """factor on the learning rate of the backbone, whose pretrained weights need smaller steps than new heads"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """of SGD; beta1 of AdamW"""
+    """momentum of SGD; beta1 of AdamW"""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """of weights; biases and norms have none"""
+    """weight decay; not applied to biases and norms"""
     schedule: Literal["milestones", "cosine"] = "milestones"
-    """of the learning rate: ×0.1 at each milestone, or a cosine to 0"""
+    """learning rate schedule: ×0.1 at each milestone, or cosine to 0"""
     milestones: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] | None = None
     """iterations, rising; null: two thirds and five sixths of the run"""
     warmup: Annotated[int, Field(ge=0)] = 500
-    """iterations in which the learning rate rises linearly to `lr`"""
+    """iterations of linear warm-up to `lr`"""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    """largest norm of the gradient; null: no limit"""
+    """maximum gradient norm; null: no limit"""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """decay of a moving average of the weights, which is then evaluated and used; null: none"""
+    """decay of an exponential moving average of the weights, which evaluation and detection then use; null: none"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """of activations; auto: bfloat16 where the device is fast at it, otherwise float32"""
+    """precision of activations; auto: bfloat16 on devices where it is fast, otherwise float32"""
     compile: bool = False
-    """torch.compile of network and loss"""
+    """compile network and loss with torch.compile"""
     max_hours: Annotated[float, Field(gt=0)] | None = None
-    """of one start, after which it saves and ends with exit code 0; null: no limit"""
+    """time limit of one start, after which the run saves a checkpoint and exits with code 0; null: no limit"""
 
     @model_validator(mode="before")
     @classmethod
@@ -283,7 +290,7 @@ class TrainConfig(_Section):
             raise ValueError(f"iterations ({self.iterations}) and epochs ({self.epochs}) are both set; one must be null")
         if self.batch_size == "auto":
             if self.accumulate != 1:
-                raise ValueError(f"batch_size auto chooses accumulate as well; leave it out, or 1 (it is {self.accumulate})")
+                raise ValueError(f"batch_size: auto chooses accumulate too; remove accumulate: {self.accumulate}")
         elif self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
@@ -292,48 +299,48 @@ class TrainConfig(_Section):
 
 
 class CheckpointConfig(_Section):
-    """Numbered checkpoints, beside last.pt and best.pt."""
+    """Numbered checkpoints, in addition to last.pt and best.pt."""
 
     every: Positive = 1000
-    """iterations between two of them"""
+    """iterations between checkpoints"""
     keep: Annotated[int, Field(ge=0)] = 3
-    """how many of the newest are kept"""
+    """number of checkpoints to keep, the newest"""
 
 
 class EvalConfig(_Section):
     """Evaluation, during training and at its end."""
 
     every: Positive = 10_000
-    """iterations between two of them; the last iteration is always followed by one"""
+    """iterations between evaluations; one always follows the last iteration"""
     patience: Positive | None = None
-    """evaluations without a better one, after the first that finds something, until training ends; null: it never does"""
+    """stop after this many evaluations without improvement, counted from the first mAP above 0; null: never"""
     metric: Literal["voc07", "voc10", "coco"] = "voc07"
-    """voc07: 11-point; voc10: area under the curve; coco: mean over overlaps 0.5 to 0.95"""
+    """voc07: 11-point AP; voc10: area under the curve; coco: mean over overlaps from 0.5 to 0.95"""
     score_thresh: Fraction = 0.01
-    """least score of a detection"""
+    """minimum score of a detection"""
     nms_thresh: Fraction = 0.45
-    """of two boxes of one class that overlap by more, the lower one goes"""
+    """if two boxes of one class overlap by more, the one with the lower score is removed"""
     top_k: Positive = 200
-    """most detections a photo"""
+    """maximum number of detections per photo"""
     batch_size: Positive = 16
-    """photos and tiles that go through the network at once, in each process"""
+    """photos and tiles per forward pass, in each process"""
 
 
 class Config(_Section):
     """A whole run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """of all that is random: weights, order, augmentation, splits"""
+    """seed of all random choices: weights, order, augmentation, splits"""
     output_dir: Path = "runs/ssd300"
-    """folder that the run writes to"""
+    """folder for everything that the run writes"""
     device: Annotated[str, Field(pattern=DEVICE_PATTERN, examples=list(DEVICES))] = "auto"
-    """auto: the GPU where there is one, otherwise the CPU; mps: Apple's GPU"""
+    """auto: the GPU if there is one, otherwise the CPU; mps: an Apple GPU"""
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
     log_every: Positive = 10
-    """iterations between two train records"""
+    """iterations between train records"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()

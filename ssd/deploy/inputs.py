@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from ssd.deploy.video import CAMERA, VIDEO_SUFFIXES
 from ssd.system.errors import UsageError
+from ssd.system.files import is_visited
 from ssd.system.images import NOT_READ, SUFFIXES, passed_over, printable
-from ssd.system.links import is_listed
 
 RESOURCE_FORK = "._"  # begins the names of files that macOS leaves beside others
 
@@ -129,7 +129,7 @@ def _below(folder: str, unread: Counter[str]) -> Iterator[str]:
         yield from (entry.path for entry in entries if _is_known(entry.path, unread) and os.path.isfile(entry.path))
         for entry in entries:
             is_link = entry.is_symlink() and os.path.isdir(entry.path)
-            if (is_link and not is_listed(entry.path, listed)) or entry.is_dir(follow_symlinks=False):
+            if (is_link and not is_visited(entry.path, listed)) or entry.is_dir(follow_symlinks=False):
                 yield from inside(entry.path)
 
     return inside(folder)

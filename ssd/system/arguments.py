@@ -1,4 +1,4 @@
-"""Arguments of commands: numbers within bounds, and one line for what is wrong with them."""
+"""Command-line arguments: types with bounds, and errors on one line."""
 
 import argparse
 import shlex
@@ -6,17 +6,17 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from ssd.config import Config
 from ssd.config.entries import INPUT_SIZE, child, is_input_size, nearest, section_in, top_entry
-from ssd.config.schema import Config
 
 T = TypeVar("T")
-UNKNOWN = "unrecognized arguments: "  # as argparse has it
+UNKNOWN = "unrecognized arguments: "  # the words of argparse
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help keeps the lines of its description, and that says in one line what is wrong."""
+    """An argument parser that keeps the line breaks of its description and reports an error on one line."""
 
-    given: Sequence[str] = ()  # arguments, of a command that takes entries of the configuration among them
+    given: Sequence[str] = ()  # the arguments, if the command accepts configuration entries
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,11 +32,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def _as_entries(options: Sequence[str], given: Sequence[str]) -> str:
-    """How to write options that are entries of the configuration, or are so in other trainers.
+    """Return advice for options that should be configuration entries, also by the names of other trainers.
 
     Args:
-        options: unknown ones.
-        given: all arguments; none where the command takes no entries.
+        options: the unknown options.
+        given: all arguments; empty if the command accepts no entries.
     """
     entries, hints = [], []
     for option in options if given else ():
@@ -53,30 +53,28 @@ def _as_entries(options: Sequence[str], given: Sequence[str]) -> str:
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
-    """Lets a command change entries of a configuration; `example` is the one that its help names."""
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help=f"change an entry of the configuration, such as {example}"
-    )
+    """Let a command override configuration entries; `example` appears in its help."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"override a configuration entry, such as {example}")
 
 
 def config_named(description: str | None, arguments: list[str] | None) -> Config:
-    """The configuration that a command is given, with the entries that are changed behind it, where it takes nothing else.
+    """Return the configuration of a command whose only arguments are CONFIG and overrides.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: the configuration cannot be used.
     """
-    from ssd.config.file import load_config  # which most commands do without
+    from ssd.config import load_config  # most commands do not need it
 
     parser = Parser(description)
-    parser.add_argument("config", metavar="CONFIG", help="the YAML file that training would take")
+    parser.add_argument("config", metavar="CONFIG", help="YAML file of a training run")
     add_overrides(parser, "data.root=/data")
     options = parser.parse_intermixed_args(arguments)
     return load_config(options.config, options.overrides)
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Reads a whole number within bounds, both included."""
-    expected = f"a whole number from {least} on" if most is None else f"a whole number from {least} to {most}"
+    """Return a parser of integers from `least` to `most`, both included."""
+    expected = f"an integer ≥ {least}" if most is None else f"an integer from {least} to {most}"
 
     def read(text: str) -> int:
         try:
@@ -91,7 +89,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def fraction(text: str) -> float:
-    """Reads a number from 0 to 1."""
+    """Parse a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
@@ -102,18 +100,18 @@ def fraction(text: str) -> float:
 
 
 def several(read: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """Reads values with commas between them."""
+    """Return a parser of comma-separated values."""
     return lambda text: [read(part) for part in text.split(",")]
 
 
 def names_of(known: Collection[str]) -> Callable[[str], list[str]]:
-    """Reads some of the known names, with commas between them."""
+    """Return a parser of comma-separated names from `known`."""
 
     def read(text: str) -> list[str]:
         names = list(dict.fromkeys(text.split(",")))
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(map(repr, unknown))}: known are {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}")
         return names
 
     return read

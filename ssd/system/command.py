@@ -1,7 +1,7 @@
-"""From errors to exit codes: what goes wrong in a command becomes one line for each fault, here and nowhere else.
+"""The one place that turns errors into messages and exit codes.
 
-0: done. 1: it could not be finished, through no fault of the input. 2: what the user can mend. 128 + number: a signal.
-No torch here: a command that is called wrongly answers at once.
+Exit codes: 0: success. 1: failure that is not the user's. 2: an error that the user can correct. 128 + number: a signal.
+No torch here, so that wrong arguments are reported at once.
 """
 
 import errno
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 from ssd.system.errors import Failure, UserError, first_line, is_saved
-from ssd.system.output import output_for_watchers
+from ssd.system.output import tolerant_output
 from ssd.system.stop import Interrupt, Stopped, interrupts
 
 P = ParamSpec("P")
@@ -26,18 +26,18 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def command(
     resume: str = "", less_memory: str = "", prints_result: bool = False
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Makes a function the main function of a command: it returns the exit code whatever happens within.
+    """Make a function the main function of a command. It then returns an exit code, whatever happens within.
 
     Args:
-        resume: what to tell a user whose command was ended before its time, where it can be resumed.
-        less_memory: what to tell one whose device has too little memory, where something helps.
-        prints_result: what it prints is what it is called for; by default it is for those who watch, and may be lost.
+        resume: advice after an interruption, if the command can be resumed.
+        less_memory: advice when the device is out of memory.
+        prints_result: standard output is the result of the command. By default it is progress, which may be lost.
     """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @wraps(main)
         def answered(*args: P.args, **kwargs: P.kwargs) -> int:
-            with output_for_watchers() as output, interrupts() as received:
+            with tolerant_output() as output, interrupts() as received:
                 try:
                     code = main(*args, **kwargs)
                     if prints_result:
@@ -45,8 +45,7 @@ def command(
                     code = 128 + received[0] if received else code
                 except (Exception, KeyboardInterrupt, Stopped) as error:
                     code = _answer(error, resume, less_memory)
-                    # To end in good order, Python and NCCL would wait for processes that wait for this one. To free a loader,
-                    # which goes with the error, takes seconds too.
+                    # A regular exit would deadlock: Python and NCCL wait for processes that wait for this one.
                     if _is_connected():
                         output.flush()
                         os._exit(code)
@@ -58,7 +57,7 @@ def command(
 
 
 def _answer(error: Exception | KeyboardInterrupt | Stopped, resume: str, less_memory: str) -> int:
-    """Prints what an error means; returns the exit code."""
+    """Print the message for an error and return the exit code."""
     answer = explain(error, resume, less_memory)
     if answer is None:  # a fault of the program
         if resume and is_saved(error):
@@ -75,7 +74,7 @@ def _answer(error: Exception | KeyboardInterrupt | Stopped, resume: str, less_me
 
 
 def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tuple[list[str], int] | None:
-    """The lines to print of an error, and the exit code; None where the error is a fault of the program."""
+    """Return the lines to print for an error, and the exit code; None for a fault of the program."""
     hint = f"; {resume}" if resume else ""
     if_saved = hint if is_saved(error) or getattr(error, "can_resume", False) else ""
     if isinstance(error, Stopped):
@@ -93,8 +92,8 @@ def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tu
         return _lines(f"{text}{full if error.errno in DISK_FULL else if_saved}"), 1
     if isinstance(error, ImportError) and ((error.name or "").partition(".")[0] == "cv2" or "libGL" in str(error)):
         return _lines(
-            f"OpenCV cannot be loaded ({first_line(error)}); a machine without a display takes opencv-python-headless in place "
-            "of opencv-python: uninstall both by pip, then pip install opencv-python-headless"
+            f"OpenCV cannot be loaded ({first_line(error)}); on a machine without a display, use opencv-python-headless: "
+            "uninstall opencv-python and opencv-python-headless, then pip install opencv-python-headless"
         ), 2
     if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_LIBRARIES:
         return _lines(f"{error.name} is not installed, which this needs; pip install {' '.join(EXPORT_LIBRARIES)}"), 2
@@ -105,13 +104,13 @@ def explain(error: BaseException, resume: str = "", less_memory: str = "") -> tu
 
 
 def _is_connected() -> bool:
-    """Whether this process is still one of several."""
-    distributed = sys.modules.get("torch.distributed")  # loaded, and not in half, where they were connected
+    """Return whether this process is connected to others."""
+    distributed = sys.modules.get("torch.distributed")  # loaded if they are connected
     return getattr(distributed, "is_initialized", bool)()
 
 
 def _is_first_to_say(lines: list[str]) -> bool:
-    """Whether no other process of the run has said the same."""
+    """Return whether no other process of the run has printed the same message."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
     from ssd.system.distributed import first_to_say
@@ -124,17 +123,17 @@ def _lines(error: object) -> list[str]:
 
 
 def _of_pytorch(error: RuntimeError, less_memory: str) -> str | None:
-    """What an error of PyTorch means, where it is not a fault of the program."""
-    # PyTorch is loaded already where such an error comes from.
+    """Return the message for an error of PyTorch; None for a fault of the program."""
+    # These import torch, which is loaded already if the error is one of its own.
     from ssd.system.distributed import is_lost_peer, world_from_environment
     from ssd.system.memory import is_out_of_memory
 
     text, world = first_line(error), world_from_environment()
     if is_out_of_memory(error):
         return f"{text.removesuffix('.')}{'; ' if less_memory else ''}{less_memory}"
-    compiling = sys.modules.get("torch._dynamo.exc")  # loaded where anything was compiled
+    compiling = sys.modules.get("torch._dynamo.exc")  # loaded if anything was compiled
     if compiling and isinstance(error, compiling.TorchDynamoException):
-        return f"torch.compile failed ({text}); do without it"
+        return f"torch.compile failed ({text}); turn it off"
     if is_lost_peer(error, world):
-        return f"process {world.rank} of {world.size}: another process of this run has ended; its own message says why"
+        return f"process {world.rank} of {world.size}: another process of this run has ended; see its message"
     return None

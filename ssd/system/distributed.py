@@ -1,4 +1,4 @@
-"""Processes that train one model together, as `torchrun` starts them; a single process is the same with a world of 1."""
+"""Processes that train one model together, started by `torchrun`; a single process is a world of size 1."""
 
 import os
 import re
@@ -19,20 +19,20 @@ from ssd.system.stop import Stopped
 
 T = TypeVar("T")
 
-# Longer than any evaluation share that one process may have to wait for, short enough to end a run whose peer is lost.
+# Longer than one process's share of an evaluation, short enough to end a run that has lost a peer.
 TIMEOUT = timedelta(minutes=30)
 PATIENT_TIMEOUT = timedelta(days=7)
 CONNECT_TIMEOUT = timedelta(minutes=5)
-# What gloo, which knows no class of errors, says of a connection that is gone.
+# gloo has no error classes: these are its messages for a lost connection.
 LOST = re.compile(r"gloo.*(closed by peer|reset by peer|broken pipe|timed out|socket closed|connection refused)", re.I | re.S)
 
-_store: Any = None  # that all processes reach, from the time on when they are connected
+_store: Any = None  # shared by all processes once they are connected
 _patient_group: Any = None
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among all."""
+    """The rank of this process and the number of processes."""
 
     rank: int = 0
     size: int = 1
@@ -41,21 +41,22 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """The one process that writes files and speaks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def all_reduce(self, value: Tensor) -> Tensor:
-        """The sum of every process's `value`, the same on all; it is written into `value` itself."""
+        """Return the sum of `value` over all processes, as a new tensor."""
+        total = value.clone()
         if self.size > 1:
-            dist.all_reduce(value)
-        return value
+            dist.all_reduce(total)
+        return total
 
     def all_gather(self, value: T, patient: bool = False) -> list[T]:
-        """Every process's `value`, in order of rank, on all of them; for results, not for the training step.
+        """Return the values of all processes in order of rank. Not for the training step: it waits for the device.
 
         Args:
-            value: of this process.
-            patient: one of them may take hours to come here.
+            value: the value of this process.
+            patient: allow hours until the last process arrives.
         """
         if self.size == 1:
             return [value]
@@ -63,35 +64,35 @@ class World:
         dist.all_gather_object(values, value, group=_patient_group if patient else None)
         return values  # pyright: ignore[reportReturnType]
 
-    def require_same(self, have: str, remedy: str) -> None:
-        """Ends all processes alike where one has something else than the main one.
+    def require_same(self, value: str, remedy: str) -> None:
+        """Raise in all processes if their values differ.
 
         Args:
-            have: what this process has, in words.
-            remedy: what to do where they differ.
+            value: the value of this process, in words.
+            remedy: what the user should do if the values differ.
 
         Raises:
-            UsageError: they differ; it says which process has what.
+            UsageError: they differ; the message names the process and both values.
         """
-        every = self.all_gather(have)
-        for rank, theirs in enumerate(every):
-            if theirs != every[0]:
-                raise UsageError(f"process 0 has {every[0]}, process {rank} has {theirs}; {remedy}")
+        first, *others = self.all_gather(value)
+        for rank, other in enumerate(others, start=1):
+            if other != first:
+                raise UsageError(f"process 0 has {first}, process {rank} has {other}; {remedy}")
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Gives every process the main one's values of these tensors, in place."""
+        """Overwrite these tensors, in place, with those of the main process."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
 
 def is_lost_peer(error: RuntimeError, world: World) -> bool:
-    """Whether an error, raised after the processes were connected, says that one of them is gone."""
+    """Return whether an error raised while the processes were connected means that one of them has ended."""
     return world.size > 1 and (isinstance(error, dist.DistError) or LOST.search(str(error)) is not None)
 
 
 def world_from_environment() -> World:
-    """The place that torchrun's environment variables name; without them a world of 1."""
+    """Return the world described by the environment variables of torchrun; without them, a world of size 1."""
     return World(
         rank=int(os.environ.get("RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
@@ -102,20 +103,20 @@ def world_from_environment() -> World:
 
 @contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Connects the processes for the time of the block: nccl between GPUs, gloo between CPUs. An error leaves them connected.
+    """Connect the processes within the block: nccl between GPUs, gloo between CPUs. After an error they stay connected.
 
     Raises:
-        UsageError: they cannot be connected.
+        UsageError: the connection failed.
     """
     global _store, _patient_group
     if world.size == 1:
         yield
         return
     if device.type == "mps":
-        raise UsageError("device: mps works for one process; set device: cpu, or start the run without torchrun")
+        raise UsageError("device: mps supports one process only; set device: cpu, or start the run without torchrun")
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     try:
-        socket.getaddrinfo(host, port)  # PyTorch would try an unknown host again and again
+        socket.getaddrinfo(host, port)  # fails at once; PyTorch would retry an unknown host for minutes
         _store, rank, size = next(rendezvous("env://", timeout=CONNECT_TIMEOUT))
         is_cuda = device.type == "cuda"
         dist.init_process_group(
@@ -126,27 +127,27 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
             timeout=TIMEOUT,
             device_id=device if is_cuda else None,
         )
-        # Of gloo: it notices at once when a process is gone, however long the others may wait.
+        # gloo notices a lost process at once, however long its timeout.
         _patient_group = dist.new_group(backend="gloo", timeout=PATIENT_TIMEOUT)
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(
-            f"process {world.rank} of {world.size} cannot be connected with the others at {host}:{port} ({reason})"
+            f"process {world.rank} of {world.size} cannot connect to the others at {host}:{port} ({reason})"
         ) from None
     try:
         yield
-    except Stopped:  # all of them are, by agreement
+    except Stopped:  # raised in all processes together
         dist.destroy_process_group()
         raise
-    # After any other error the group stays: NCCL would wait for the others' part in what is under way, which may never come.
+    # Not after other errors: destroying the group, NCCL would wait for operations that other processes may never join.
     dist.destroy_process_group()
 
 
 def first_to_say(text: str) -> bool:
-    """Whether this process is the one to print what went wrong: what several have met with is said once."""
-    if _store is None:  # not connected yet, or alone
+    """Return whether this process should print a message, so that processes with the same error print it once."""
+    if _store is None:  # not connected
         return world_from_environment().local_rank == 0
     try:
         return _store.add(f"said: {text}", 1) == 1
-    except RuntimeError:  # the store is gone, and the process that kept it
+    except RuntimeError:  # the process that kept the store has ended
         return True

@@ -1,4 +1,4 @@
-"""Downloading a file: resumed where it stopped, checked by its digest, and under its name only once it is whole."""
+"""Download files: resume, check the digest, and give a file its name only when it is complete."""
 
 import errno
 import hashlib
@@ -20,21 +20,21 @@ from tqdm import tqdm
 from ssd.system.errors import Failure
 
 CHUNK = 2**20  # bytes
-STALL = 30.0  # seconds without a byte, after which a connection is given up
-ATTEMPTS = 5  # in a row without progress, over all addresses
-PAUSE = 2.0  # seconds before another attempt, twice as long each time
+STALL = 30.0  # seconds without data before a connection is dropped
+ATTEMPTS = 5  # consecutive attempts without progress, over all addresses
+PAUSE = 2.0  # seconds before another attempt; doubled each time
 
 NETWORK_ERRORS = (URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 
 class DownloadError(Failure):
-    """A file cannot be downloaded; the message gives the address and the reason."""
+    """A download failed; the message gives the address and the reason."""
 
 
 class Digest(NamedTuple):
-    """What a file is recognised by: the algorithm of `hashlib`, and the beginning of the digest or all of it."""
+    """The expected digest of a file, or its beginning."""
 
-    algorithm: str
+    algorithm: str  # name in `hashlib`
     value: str  # hexadecimal
 
     def fits(self, path: Path) -> bool:
@@ -51,19 +51,19 @@ def fetch(
     stall: float = STALL,
     space: float = 0.0,
 ) -> Path:
-    """Downloads a file, unless it is there already. An interrupted download is resumed, from any of the addresses.
+    """Download a file, unless it exists. An interrupted download resumes, from any of the addresses.
 
     Args:
-        path: where the file goes; what has arrived of it is kept beside it as `NAME.part`.
-        urls: its addresses, tried one after the other.
-        digest: what it is recognised by.
-        attempts: how many attempts in a row may bring nothing.
-        stall: seconds without a byte, after which a connection is given up.
-        space: free space that is needed beside the file, as a multiple of its size.
+        path: the target; until the download is complete, its data is in `NAME.part` in the same folder.
+        urls: addresses of the file, tried in turn.
+        digest: the expected digest.
+        attempts: limit on consecutive attempts without progress.
+        stall: seconds without data before a connection is dropped.
+        space: additional free space needed, as a multiple of the file size.
 
     Raises:
-        DownloadError: no address gave the whole file.
-        OSError: the disk cannot be written or has too little space.
+        DownloadError: no address delivered the complete file.
+        OSError: the disk is not writable or has too little space.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -78,29 +78,29 @@ def fetch(
         before = _size(part)
         try:
             is_whole = _transfer(url, part, stall, space)
-            reason = "the connection was closed early"
+            reason = "connection closed early"
         except NETWORK_ERRORS as error:
             is_whole, reason = False, _reason(error)
         if is_whole and digest.fits(part):
             os.replace(part, path)
             return path
         if is_whole:
-            reason = "another file arrived and was removed"
+            reason = "digest mismatch; the file was removed"
             part.unlink()
         reasons.append(f"{url}: {reason}")
         failures = 0 if _size(part) > before else failures + 1
         if failures < attempts:
-            print(f"{reasons[-1]}; trying again", file=sys.stderr)
+            print(f"{reasons[-1]}; retrying", file=sys.stderr)
             time.sleep(PAUSE * 2**failures if failures else 0)
     raise DownloadError(reasons[-1])
 
 
 def ask(url: str, seconds: float) -> None:
-    """Asks a server for the first byte of a file: whether it could be downloaded.
+    """Request the first byte of a file, to find out whether it can be downloaded.
 
     Args:
-        url: of the file.
-        seconds: to wait for the answer, over all addresses of the server, of which a firewall may swallow what is sent to each.
+        url: address of the file.
+        seconds: time limit over all IP addresses of the server; a firewall may drop the packets to each.
 
     Raises:
         DownloadError: the server does not answer, or does not have the file.
@@ -132,17 +132,17 @@ def _size(path: Path) -> int:
 
 
 def _transfer(url: str, part: Path, stall: float, space: float) -> bool:
-    """Appends to `part` what the server has beyond it; whether all that the server announced has arrived."""
+    """Append the missing data to `part`; return whether the file has the length that the server announced."""
     start = _size(part)
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urlopen(request, timeout=stall)
     except HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is missing: the digest decides
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # no data is missing; the digest decides
             return True
         raise
     with response:
-        if start and response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends all of it again
+        if start and response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server restarts from the beginning
             start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
@@ -160,4 +160,4 @@ def _transfer(url: str, part: Path, stall: float, space: float) -> bool:
 def _check_space(part: Path, needed: float) -> None:
     free = shutil.disk_usage(part.parent).free
     if needed > free:
-        raise OSError(errno.ENOSPC, f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free", str(part))
+        raise OSError(errno.ENOSPC, f"{needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free", str(part))

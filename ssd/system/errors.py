@@ -1,4 +1,4 @@
-"""What goes wrong through no fault of the program."""
+"""Errors that are not faults of the program."""
 
 import sys
 from collections.abc import Iterator
@@ -6,41 +6,41 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """What the user can mend; the message has one line for each fault: file, key or object, and what to do."""
+    """An error that the user can correct. The message has one line per fault: file, key or object, and what to do."""
 
 
 class UsageError(UserError):
-    """The command cannot do what it is asked to; the message says what to do instead."""
+    """The command cannot do what was requested; the message says what to do instead."""
 
 
 class Failure(RuntimeError):
-    """What was begun well cannot be finished; the message says why, and what may help."""
+    """A correct command cannot be completed; the message says why, and what may help."""
 
-    can_resume = False  # what was done so far is saved, and resuming may well come further
+    can_resume = False  # whether the work so far is saved, and resuming may succeed
 
 
-SAVED = "saved at iteration"  # begins the note on an error after which a run can be resumed
+SAVED = "saved at iteration"  # start of the note on an error after which the run can be resumed
 
 
 def is_saved(error: BaseException) -> bool:
-    """Whether what a run learned before an error is in a checkpoint."""
+    """Return whether a checkpoint was saved after the error."""
     return any(note.startswith(SAVED) for note in getattr(error, "__notes__", ()))
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the details that libraries add below; its kind where it says nothing."""
+    """Return the first line of an error message, or the name of its class if the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def optional(what: object) -> Iterator[None]:
-    """A block that makes something to look at: whatever goes wrong in it costs that alone, and a warning.
+    """Turn any error within the block into a warning. For pictures and reports, which must not end a run.
 
     Args:
-        what: is made; a file, or a word for it.
+        what: the file or output that the block writes.
     """
     try:
         yield
-    except Exception as error:  # of drawing, encoding and writing: all of them less than what they are about
+    except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        print(f"warning: {what}: was not written ({text})", file=sys.stderr, flush=True)
+        print(f"warning: {what}: not written ({text})", file=sys.stderr, flush=True)

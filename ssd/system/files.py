@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a power cut or a full disk leaves the old content or the new, never half of it."""
+"""Atomic writing: after a kill, a power cut or a full disk, a file has its old or its new content, never a part of it."""
 
 import os
 import tempfile
@@ -9,19 +9,19 @@ from typing import IO
 
 from ssd.system.errors import UsageError
 
-ASIDE = ".aside"  # ends the names of files that are still being written
+ASIDE = ".aside"  # suffix of files while they are written
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object], outlasts_power_cut: bool = True) -> None:
-    """Writes a file aside, makes it safe on disk, and renames it.
+    """Write a temporary file, sync it to disk, and rename it.
 
     Args:
-        path: the file; replaced where it exists.
+        path: the file; replaced if it exists.
         write: writes the content.
-        outlasts_power_cut: False: the system may take its time to bring it to the disk, which saves some milliseconds a file.
+        outlasts_power_cut: sync to disk. False saves some milliseconds per file.
 
     Raises:
-        OSError: the disk is full or cannot be written; `path` is as it was.
+        OSError: the disk is full or not writable; `path` is unchanged.
     """
     aside = aside_of(path)
     with naming(path):
@@ -39,14 +39,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], outlasts_power
 
 
 def require_writable(folder: Path, entry: str) -> None:
-    """Looks, before any work is done, whether files can be written to a folder, which may have to be made; leaves no trace.
+    """Check that files can be written to a folder, which need not exist yet. The check leaves no trace.
 
     Args:
-        folder: where files are going to be.
-        entry: of a configuration or a command, that names it.
+        folder: the folder to write to.
+        entry: the configuration entry or option that names it, for the message.
 
     Raises:
-        UsageError: none can be written there.
+        UsageError: the folder is not writable.
     """
     there = folder.absolute()
     try:
@@ -55,18 +55,18 @@ def require_writable(folder: Path, entry: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UsageError(f"{entry}: {folder}: cannot be written to ({there}: {error.strerror}); name another place") from None
+        raise UsageError(f"{entry}: {folder}: is not writable ({there}: {error.strerror}); choose another folder") from None
 
 
 def looked_in(path: Path) -> str:
-    """Where a relative path that is missing was looked for, to say so."""
+    """Return the folder in which a missing relative path was searched, as the end of a message."""
     return "" if path.is_absolute() else f" in {Path.cwd()}"
 
 
 def aside_of(path: Path) -> Path:
-    """Where a file is written before it takes its name; what a killed run left there is removed.
+    """Return the path of the temporary file for `path`, after removing one that a killed run left.
 
-    Removed, not written over: it may be a second name of a file that is whole.
+    It must be removed, not overwritten: it may be a hard link to a complete file.
     """
     aside = path.with_name(f".{path.name}{ASIDE}")
     aside.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def aside_of(path: Path) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError within the block names the file, which those of write and fsync do not."""
+    """Add the file name to an OSError raised within the block; errors of write and fsync have none."""
     try:
         yield
     except OSError as error:
@@ -83,7 +83,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut, where the system lets a folder be opened; Windows does not."""
+    """Sync a folder, so that a rename survives a power cut. Windows cannot open folders; there this does nothing."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -92,3 +92,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_visited(link: str, visited: list[str]) -> bool:
+    """Return whether a link leads into or above a visited folder. Following it would list files twice, or endlessly.
+
+    Args:
+        link: path of a link to a folder.
+        visited: real paths of folders that are listed recursively. If the result is False, the target is added.
+    """
+    target = Path(os.path.realpath(link))
+    if any(target.is_relative_to(other) or Path(other).is_relative_to(target) for other in visited):
+        return True
+    visited.append(str(target))
+    return False

@@ -1,4 +1,4 @@
-"""What the machine has to give, asked so that every system can answer."""
+"""Resources of this machine, on every operating system: cores, memory, a compiler, and the load of other programs."""
 
 import os
 import shlex
@@ -8,13 +8,13 @@ from contextlib import suppress
 
 import psutil
 
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 
-MUCH_LOAD = 0.25  # cores: less than that hardly changes a time
+MUCH_LOAD = 0.25  # cores; a smaller load hardly affects timings
 
 
 def num_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):  # not on macOS
         return len(process.cpu_affinity() or ()) or 1
@@ -22,55 +22,54 @@ def num_cores() -> int:
 
 
 def has_cpp_compiler() -> bool:
-    """Whether there is the C++ compiler that torch.compile uses for a processor: what CXX names, or the system's usual one."""
+    """Return whether torch.compile finds a C++ compiler: the one in CXX, or the default of the system."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     words = shlex.split(os.environ.get("CXX", usual))  # as in CXX="ccache g++"
     return bool(words) and shutil.which(words[0]) is not None
 
 
 def require_cpp_compiler(asked_by: str) -> None:
-    """Looks for that compiler.
+    """Raise if there is no C++ compiler.
 
     Args:
-        asked_by: the entry or the option that takes it, for the message.
+        asked_by: the entry or option that needs it, for the message.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no compiler was found.
     """
     if not has_cpp_compiler():
-        raise ConfigError(f"{asked_by}: needs a C++ compiler; install one, or name it in CXX")
+        raise ConfigError(f"{asked_by}: needs a C++ compiler; install one, or set CXX")
 
 
 def memory_in_use() -> int:
-    """Bytes of memory that this process has taken."""
+    """Return the resident memory of this process in bytes."""
     return psutil.Process().memory_info().rss
 
 
 class OtherLoad:
-    """How much of the processor other programs use, counted from here on."""
+    """The processor load of other programs since this object was created."""
 
     def __init__(self) -> None:
         self._begin = _processor_times()
 
     def cores(self) -> float:
-        """Cores that other programs kept busy, on average."""
+        """Return the average number of cores that other programs kept busy."""
         total, busy, own = (now - then for now, then in zip(_processor_times(), self._begin, strict=True))
         return max(0.0, (busy - own) / total * (os.cpu_count() or 1)) if total > 0 else 0.0
 
     def warning(self) -> str:
-        """A line for who plans by a time that was taken meanwhile; empty where the machine was free."""
+        """Return a warning about timings taken meanwhile; empty if the machine was idle."""
         cores = self.cores()
         if cores < MUCH_LOAD:
             return ""
         return (
-            f"warning: other programs used {cores:.1f} of {os.cpu_count()} cores while the machine was timed: without them a "
-            "run is faster; repeat this when they have ended"
+            f"warning: other programs used {cores:.1f} of {os.cpu_count()} cores during the timing; a run without them is "
+            "faster; repeat this when they have ended"
         )
 
 
 def _processor_times() -> tuple[float, float, float]:
-    """Seconds of all cores: since the start of the machine, those that were not idle, and those of this process and its
-    children."""
+    """Return core seconds since the machine started: in total, busy, and used by this process and its children."""
     times = psutil.cpu_times()._asdict()
     for counted_elsewhere in ("guest", "guest_nice"):
         times.pop(counted_elsewhere, None)
@@ -79,6 +78,6 @@ def _processor_times() -> tuple[float, float, float]:
     process = psutil.Process()
     own = sum(process.cpu_times()[:4])  # with children that have ended
     for child in process.children(recursive=True):
-        with suppress(psutil.Error):  # it may end meanwhile
+        with suppress(psutil.Error):  # it may have ended
             own += sum(child.cpu_times()[:4])
     return total, total - idle, own

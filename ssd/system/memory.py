@@ -1,4 +1,4 @@
-"""How much of a batch the memory holds at once: what `train.batch_size: auto` comes down to."""
+"""How much of a batch fits into memory at once, for `train.batch_size: auto`."""
 
 import re
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import psutil
 import torch
 from torch import Tensor
 
-USED = 0.8  # of the memory that is free; the rest is for the data, and for what batches differ by
-# Memory that a step on a CPU takes, against what it saves for the backward pass alone: the gradients of the current layer
-# and the convolutions' own buffers come on top. Measured: 1.2 to 1.6 in bfloat16, 1.9 in float32.
+USED = 0.8  # share of the free memory to use; the rest is for data, and for larger batches than the one measured
+# Peak memory of a step on a CPU relative to the tensors saved for the backward pass; the rest is gradients of the current
+# layer and buffers of convolutions. Measured: 1.2 to 1.6 in bfloat16, 1.9 in float32.
 CPU_OVERHEAD = 2.0
-# Parts of what a CPU, CUDA and its libraries say when they cannot allocate, which PyTorch passes on in a plain RuntimeError.
-# cuDNN also finds no algorithm at all for a convolution where too little is left for its buffers.
+# Parts of the messages of failed allocations, which PyTorch passes on in a plain RuntimeError. cuDNN finds no algorithm at all
+# for a convolution if the memory left is too small for its buffers.
 FAILED_ALLOCATIONS = (
     "out of memory",
     "can't allocate memory",
@@ -22,23 +22,23 @@ FAILED_ALLOCATIONS = (
     "Unable to find a valid cuDNN algorithm",
     "was unable to find an engine to execute this computation",
 )
-CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
+CONTAINER = Path("/sys/fs/cgroup")  # memory limits of a container on Linux
 
 
 def fewest_steps(
     step: Callable[[int], object], share: int, device: torch.device, processes: int = 1, reserved: int = 0
 ) -> int | None:
-    """The fewest accumulation steps in which one process's share of a batch fits into memory.
+    """Return the fewest accumulation steps with which the share of a batch fits into memory.
 
     Args:
-        step: does a training step on so many photos.
-        share: photos of the whole batch that fall to the process.
-        device: where it does them.
-        processes: of the run, that share the memory of this machine; GPUs have their own.
-        reserved: bytes that each process is still going to take for something else.
+        step: runs a training step on a number of photos.
+        share: photos of the batch in this process.
+        device: device of the steps.
+        processes: number of processes that share this machine's memory; not relevant for GPUs.
+        reserved: bytes that each process will need for other purposes.
 
     Returns:
-        A divisor of `share`; None where not even single photos fit.
+        A divisor of `share`; None if not even single photos fit.
     """
     sizes = [share // steps for steps in range(1, share + 1) if share % steps == 0]
     if device.type == "cuda":
@@ -51,7 +51,7 @@ def fewest_steps(
 
 
 def _fits_gpu(step: Callable[[int], object], size: int, device: torch.device) -> bool:
-    """Whether a step of that size does not run out of memory; it is tried."""
+    """Try a step of that size; return whether it fits into memory."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -67,14 +67,14 @@ def _fits_gpu(step: Callable[[int], object], size: int, device: torch.device) ->
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory could not be allocated: PyTorch's own, or one that CUDA's libraries report."""
+    """Return whether an error of PyTorch or of a CUDA library means that memory could not be allocated."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FAILED_ALLOCATIONS)
 
 
 def _saved_bytes(step: Callable[[int], object], size: int) -> int:
-    """Memory of all that a step of that size saves for its backward pass.
+    """Return the bytes that a step of that size saves for its backward pass.
 
-    A CPU that runs out of memory has the process killed, so there it is counted, not tried.
+    On a CPU, out of memory kills the process; so this is computed instead of trying.
     """
     storages: dict[int, int] = {}
 
@@ -89,12 +89,12 @@ def _saved_bytes(step: Callable[[int], object], size: int) -> int:
 
 
 def free_memory(container: Path = CONTAINER) -> int:
-    """Bytes that this machine, or the container in it, has to give."""
+    """Return the free memory, in bytes, of this machine or container."""
     free = psutil.virtual_memory().available
     try:
         limit, used = ((container / name).read_text().strip() for name in ("memory.max", "memory.current"))
         files = re.search(r"^inactive_file (\d+)$", (container / "memory.stat").read_text(), re.MULTILINE)
     except OSError:  # no container, or another system
         return free
-    # Files that were read count as used, but give way.
+    # The page cache of files counts as used, but is reclaimable.
     return min(free, int(limit) - int(used) + int(files[1] if files else 0)) if limit.isdigit() else free

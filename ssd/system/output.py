@@ -1,4 +1,4 @@
-"""What a command prints for those who watch it: where it cannot be written it is lost, which is never a reason to stop."""
+"""Standard output and error of a command. Output that cannot be written is dropped; it never stops a command."""
 
 import errno
 import os
@@ -9,34 +9,33 @@ from typing import Any, TextIO
 
 
 class Output:
-    """A stream that takes whatever is printed, and loses what it cannot write: to a pipe that nobody reads any more, to a
-    terminal that is gone, to a full disk.
+    """A stream that drops what it cannot write: to a closed pipe, a closed terminal or a full disk.
 
     Args:
-        stream: where it is written.
+        stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream: Any = stream
-        self.error: Exception | None = None  # the first that came up
-        with self._losing():
-            # A terminal or a file may lack the letters of a class or a file name.
+        self.error: Exception | None = None  # the first error
+        with self._dropping_errors():
+            # The encoding of a terminal or file may lack letters of a class or file name.
             getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
 
     @contextmanager
-    def _losing(self) -> Iterator[None]:
+    def _dropping_errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # ValueError: it is closed
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
             self.error = self.error or error
 
     def write(self, text: str) -> int:
-        with self._losing():
+        with self._dropping_errors():
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._losing():
+        with self._dropping_errors():
             self.stream.flush()
 
     def isatty(self) -> bool:
@@ -45,7 +44,7 @@ class Output:
         return False
 
     def require_whole(self) -> None:
-        """Raises OSError where anything was lost that somebody wanted: who closes a pipe, as head does, has enough."""
+        """Raise OSError if output was lost. A closed pipe is no loss: its reader, such as head, has enough."""
         self.flush()
         number = getattr(self.error, "errno", None)
         if self.error and number != errno.EPIPE:
@@ -56,11 +55,11 @@ class Output:
 
 
 @contextmanager
-def output_for_watchers() -> Iterator[Output]:
-    """A block in which nothing that is printed raises an error.
+def tolerant_output() -> Iterator[Output]:
+    """Within the block, printing never raises an error.
 
     Yields:
-        what takes the place of standard output.
+        The replacement of standard output.
     """
     _open_standard_streams()
     before = sys.stdout, sys.stderr
@@ -76,18 +75,18 @@ def output_for_watchers() -> Iterator[Output]:
 
 
 def _open_standard_streams() -> None:
-    """Leads standard streams that are closed to nowhere: else the next file that is opened takes the place of one, and what
-    libraries in C print goes into it."""
+    """Open closed standard streams on the null device. Otherwise the next opened file would get their descriptor, and C
+    libraries would print into it."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free descriptor
 
 
 def _flush_or_discard(output: Output) -> None:
-    """What a stream still holds and cannot write goes nowhere: Python would try again at its end, and fail."""
-    with suppress(ValueError):  # it is closed
+    """Flush a stream, or else redirect it to the null device: Python would flush it again at exit, and fail."""
+    with suppress(ValueError):  # the stream is closed
         try:
             output.stream.flush()
         except OSError:

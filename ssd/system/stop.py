@@ -1,4 +1,4 @@
-"""Stopping on request: a signal or a time limit ends a run after its step, with a checkpoint; a second signal at once."""
+"""Stop on request: a signal or a time limit ends a run after the current step; a second signal ends it at once."""
 
 import os
 import signal
@@ -13,41 +13,41 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from ssd.system.distributed import World
 
-# A terminal signals the whole process group, and a launcher such as torchrun passes the signal on: one request, twice.
+# One request may arrive twice: a terminal signals the whole process group, and torchrun forwards the signal.
 SAME_REQUEST = 1.0  # seconds
-# torchrun kills what has not ended 30 seconds after a signal: that is time for the question, a step and a checkpoint.
-ASK_EVERY = 3.0  # seconds
+# torchrun kills processes 30 seconds after a signal: enough for the agreement, a step and a checkpoint.
+AGREE_EVERY = 3.0  # seconds
 
-# SIGHUP: the terminal was closed. SIGUSR1: schedulers send it before the time is over. SIGBREAK: both, on Windows.
+# SIGHUP: the terminal was closed. SIGUSR1: sent by schedulers before the time limit of a job. SIGBREAK: both, on Windows.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-TIME_LIMIT = -1  # in the place of a signal's number
-END = b"\0"  # likewise, to the thread that listens: no more will come
+TIME_LIMIT = -1  # instead of a signal number
+END = b"\0"  # instead of a signal number, ends the listening thread
 
 
 class Stopped(BaseException):
-    """The run stopped on request, its checkpoint safe on disk.
+    """The run was stopped on request, and its checkpoint is on disk.
 
-    Like KeyboardInterrupt it is no Exception: it may be raised within any code that a wait runs, such as a decoder's, and who
-    handles that code's errors must not take it for one.
+    Like KeyboardInterrupt it is not an Exception: it may be raised inside any waiting code, such as a decoder, whose error
+    handling must not catch it.
 
     Args:
-        number: of the signal.
+        number: number of the signal, or TIME_LIMIT.
     """
 
     def __init__(self, number: int) -> None:
         in_time = number == TIME_LIMIT
-        super().__init__("train.max_hours are over" if in_time else f"stopped by {signal.Signals(number).name}")
+        super().__init__("train.max_hours reached" if in_time else f"stopped by {signal.Signals(number).name}")
         self.exit_code = 0 if in_time else 128 + number
 
 
 def strongest(numbers: Iterable[int]) -> int:
-    """What several processes were asked by, as one number: a signal rather than the time limit, which is more than nothing."""
+    """Combine the requests of several processes: a signal comes before the time limit, and that before 0, no request."""
     return max(numbers, key=lambda number: (number != 0, number))
 
 
 class StopRequest:
-    """Whether, and by which signal, the run was asked to stop."""
+    """A request to stop the run, by a signal or the time limit."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -57,17 +57,17 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[Self]:
-        """Takes signals for requests within the block; in another thread than the main one, where nobody can, it does nothing.
+        """Treat signals as requests within the block. Outside the main thread this does nothing, as handlers need that thread.
 
-        A thread of its own hears them. Python's handlers have to wait until the main thread is back from PyTorch, which on a
-        CPU can be in a backward pass for many seconds.
+        A separate thread receives the signals: Python's handlers run only when PyTorch returns to the main thread, and a
+        backward pass on a CPU can take many seconds.
         """
         try:
             with _handled(self._interrupt_wait) as is_handled:
                 if not is_handled:
                     yield self
                     return
-                receiver, sender = socket.socketpair()  # not a pipe: Windows can wake up a socket only
+                receiver, sender = socket.socketpair()  # not a pipe: on Windows a wakeup fd must be a socket
                 sender.setblocking(False)
                 before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
                 thread = threading.Thread(target=self._listen, args=(receiver,), name="signals", daemon=True)
@@ -75,10 +75,10 @@ class StopRequest:
                 try:
                     yield self
                 finally:
-                    if self.asked_at is not None:  # the same request may be on its way a second time
+                    if self.asked_at is not None:  # the same request may arrive a second time
                         time.sleep(max(0.0, self.asked_at + SAME_REQUEST - time.monotonic()))
                     signal.set_wakeup_fd(before)
-                    sender.send(END)  # not by closing it: forked processes may have it open
+                    sender.send(END)  # instead of closing it, since forked processes may have it open
                     thread.join()
                     sender.close()
                     receiver.close()
@@ -97,7 +97,7 @@ class StopRequest:
                 os._exit(128 + number)
 
     def _interrupt_wait(self, number: int, _: FrameType | None) -> None:
-        """What Python runs in the main thread, as soon as it can, after a signal."""
+        """Record a signal; Python runs this in the main thread as soon as possible."""
         self.signal = self.signal or number
         if self.is_waiting:
             self.is_waiting = False  # one exception is enough
@@ -105,10 +105,10 @@ class StopRequest:
 
     @contextmanager
     def ends_wait(self) -> Iterator[None]:
-        """A block in the main thread that only waits, and which a request may end at any point.
+        """Let a request interrupt the block at any point. For waits in the main thread.
 
         Raises:
-            Stopped: the run is asked to stop, or was before.
+            Stopped: a stop was requested, before or within the block.
         """
         self.is_waiting = True
         try:
@@ -122,31 +122,30 @@ class StopRequest:
         return self.signal != 0
 
     def agree(self, world: "World") -> bool:
-        """Whether any of the processes was asked to stop; all of them call this, and then all are."""
+        """Return whether any process was asked to stop. All processes must call this; a request then counts for all."""
         self.signal = strongest(world.all_gather(self.signal))
         return self()
 
     def after(self, hours: float | None) -> None:
-        """Asks after so many hours from now."""
+        """Request a stop in so many hours; None: cancel that."""
         if self.timer:
             self.timer.cancel()
             self.timer.join()
             self.timer = None
         if hours is not None:
-            self.timer = threading.Timer(min(hours * 3600, threading.TIMEOUT_MAX), self._time_is_over)
+            self.timer = threading.Timer(min(hours * 3600, threading.TIMEOUT_MAX), self._reach_time_limit)
             self.timer.daemon = True
             self.timer.start()
 
-    def _time_is_over(self) -> None:
+    def _reach_time_limit(self) -> None:
         self.signal = self.signal or TIME_LIMIT
 
 
 class StopQuestion:
-    """Whether any process of a run was asked to stop, which all of them ask in the same step: else one would wait for the
-    others' gradients for ever.
+    """Agreement of all processes on whether to stop, in the same step: otherwise one would wait for gradients forever.
 
-    To ask is to wait for the device, so it is done every ASK_EVERY seconds. How many steps these are, all learn alike from the
-    slowest of them with each answer.
+    Agreeing waits for the device, so it is done about every AGREE_EVERY seconds. The number of steps between is computed from
+    the time of the slowest process.
     """
 
     def __init__(self, stop: StopRequest, world: "World") -> None:
@@ -156,7 +155,7 @@ class StopQuestion:
         self.asked_at = time.monotonic()
 
     def __call__(self) -> bool:
-        """To be called once a step."""
+        """Return whether to stop; call this once per step."""
         if self.world.size == 1:
             return self.stop()
         self.steps_left -= 1
@@ -165,17 +164,17 @@ class StopQuestion:
         is_asked = self.stop.agree(self.world)
         now = time.monotonic()
         seconds = max(self.world.all_gather(now - self.asked_at))
-        steps = int(self.steps_apart * ASK_EVERY / max(seconds, 1e-6))
+        steps = int(self.steps_apart * AGREE_EVERY / max(seconds, 1e-6))
         self.steps_apart = self.steps_left = min(max(steps, 1), 2 * self.steps_apart)
         self.asked_at = now
         return is_asked
 
 
 class Interrupt(KeyboardInterrupt):
-    """A signal that ends a command as Ctrl-C does.
+    """A signal that ends a command, as Ctrl-C does.
 
     Args:
-        number: of the signal.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -185,10 +184,10 @@ class Interrupt(KeyboardInterrupt):
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """A block that every signal of SIGNALS ends as Ctrl-C does.
+    """Within the block, raise Interrupt at any of SIGNALS.
 
     Yields:
-        a list that has the number of the first one, once it came: what it interrupts may have its own way to end.
+        A list to which the number of a signal is added, in case interrupted code catches the exception.
     """
     received: list[int] = []
     last = 0.0
@@ -206,9 +205,9 @@ def interrupts() -> Iterator[list[int]]:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None], but: int | None = None) -> Iterator[bool]:
-    """Has Python call a handler at all of SIGNALS but one within the block, if this is the main thread: whether it is.
+    """Install a handler for all of SIGNALS except `but` within the block. Yield whether this is possible: in the main thread.
 
-    What was ignored before (as SIGHUP is under nohup) stays so; SIGINT and SIGTERM, which are sent on purpose, are heard.
+    Ignored signals, such as SIGHUP under nohup, stay ignored, except SIGINT and SIGTERM, which are sent on purpose.
     """
     before = {}
     try:
@@ -220,4 +219,4 @@ def _handled(handler: Callable[[int, FrameType | None], None], but: int | None =
         yield bool(before)
     finally:
         for number, former in before.items():
-            signal.signal(number, signal.SIG_DFL if former is None else former)  # None: not Python's, and out of its reach
+            signal.signal(number, signal.SIG_DFL if former is None else former)  # None: not set by Python

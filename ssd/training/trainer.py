@@ -140,7 +140,7 @@ class Trainer:
         self._check_finite()
         iteration, schedule = self.now.iteration, self.schedule
         steps = iteration - (self.now.window_start or 0)
-        loss_l, loss_c = (self.world.all_reduce(self.window.clone()) / steps).tolist()
+        loss_l, loss_c = (self.world.all_reduce(self.window) / steps).tolist()
         norms, num_norms = self.grad_norms.tolist()
         seconds, waited, timed_steps = clock.lap()
         values = {
@@ -218,7 +218,7 @@ class Trainer:
 
     def state(self) -> TrainState:
         """Return everything that survives a restart."""
-        window, grad_norms = self.world.all_reduce(self.window.clone()), self.grad_norms.clone()
+        window, grad_norms = self.world.all_reduce(self.window), self.grad_norms.clone()
         return replace(self.now, window=window, grad_norms=grad_norms, **self.step.updater.state())
 
     def save(self, numbered: bool = False, best: bool = False) -> None:

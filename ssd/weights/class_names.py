@@ -1,8 +1,8 @@
-"""Which classes of two data sets are the same, though their names are written in different ways."""
+"""Match classes of two data sets whose names are written differently."""
 
 from collections.abc import Sequence
 
-# Names of one thing, letters only: what VOC calls it, what COCO calls it, what people write.
+# Synonyms, letters only: the name in VOC, the name in COCO, other names.
 SYNONYMS = (
     ("aeroplane", "airplane", "plane"),
     ("bicycle", "bike"),
@@ -19,9 +19,9 @@ _FIRST = {name: names[0] for names in SYNONYMS for name in names}
 
 
 def same_class(name: str, others: Sequence[str]) -> int | None:
-    """The place among `others` of the class that `name` means, or None.
+    """Return the index in `others` of the class with this name, or None.
 
-    A name that is written alike counts first; then one that differs in case, spaces and punctuation only, or is a synonym.
+    An identical name comes first, then one that differs only in case, spaces and punctuation, or a synonym.
     """
     if name in others:
         return others.index(name)

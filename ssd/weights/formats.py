@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from ssd.backbones.vgg import conv_names
+from ssd.architecture import SSD300_VGG16
+from ssd.backbones.vgg import LAYER_NAMES
 from ssd.config.schema import VOC_CLASSES, ModelConfig
+from ssd.dbox import SSD300_VOC
 from ssd.model import SSD300
 from ssd.preprocessing import CAFFE, Preprocessing
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, state_in
 
-NUM_MAPS = 6
-EXTRAS = tuple(f"extras.conv{number}_{half}.conv" for number in (6, 7, 8, 9) for half in (1, 2))
+NUM_MAPS = len(SSD300_VGG16.maps)
+EXTRAS = tuple(f"extras.{layer.name}.conv" for layer in SSD300_VGG16.extras)
 # Positions of the 13 convolutions, fc6 and fc7 in the list of layers that ports of Caffe's reduced-fc VGG16 keep.
 REDUCED_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28, 31, 33)
-BACKBONE = tuple(f"backbone.{name}.conv" for name in (*conv_names(), "fc6", "fc7"))
+BACKBONE = tuple(f"backbone.{name}.conv" for name in LAYER_NAMES)
 BATCH_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-NUM_DBOXES = 4  # of a cell of conv4_3, in all of them
 # SSD300_VGG16_Weights' image_mean, in 8-bit steps.
 TORCHVISION = Preprocessing(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), scale=(1.0, 1.0, 1.0))
 
@@ -152,7 +153,7 @@ def _convert(
         weights |= {f"conv4_3_norm.{entry}": state[f"{weight_format.batch_norm}.{entry}"] for entry in BATCH_NORM_ENTRIES}
     else:
         weights["conv4_3_norm.weight"] = state[weight_format.l2_norm].flatten()
-    num_classes = len(weights["conf.0.bias"]) // NUM_DBOXES - 1
+    num_classes = len(weights["conf.0.bias"]) // SSD300_VOC.boxes_per_cell[0] - 1
     names = list(classes) if classes is not None else _names(num_classes)
     if len(names) != num_classes:
         raise ValueError(f"{num_classes} classes in the file, {len(names)} names given")

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssd.backbones.vgg import conv_names
+from ssd.backbones.vgg import CONV_NAMES, LAYER_NAMES
 from ssd.config.schema import ModelConfig
 from ssd.config.yaml import dump_yaml
 from ssd.dbox import make_dbox_list, spec_of
@@ -25,16 +25,16 @@ MOST_NAMED = 6  # tensors that are left, in one message
 
 
 def build_network(num_classes: int, options: ModelConfig) -> SSD300:
-    """The network that a configuration describes, with weights drawn at random; `num_classes` counts the background."""
+    """Return the network of a configuration with random weights; `num_classes` includes background."""
     spec = spec_of(options.dboxes)
     return SSD300(num_classes, options.batch_norm, options.width, spec, options.conv4_3_norm)
 
 
 def network_of(state: TrainState) -> SSD300:
-    """The network of a checkpoint, with its weights, in evaluation mode.
+    """Return the network of a checkpoint with its weights, in evaluation mode.
 
     Raises:
-        CheckpointError: weights and configuration do not fit each other.
+        CheckpointError: the weights do not fit the configuration.
     """
     try:
         network = build_network(len(state.classes) + 1, ModelConfig.model_validate(shape_of(state.config["model"])))
@@ -65,7 +65,7 @@ def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple
     """
     if source == "none":
         return IMAGENET, []
-    path = weights_file(source, model.backbone.is_normalised)
+    path = weights_file(source, model.backbone.has_batch_norm)
     try:
         content = read_tensors(path)
     except CheckpointError as error:
@@ -79,12 +79,12 @@ def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple
 
 
 def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Preprocessing:
-    """Loads the weights of a VGG16 into the backbone of a model; `source` is how messages call them.
+    """Load weights of VGG16 into the backbone of a model; `source` names them in messages.
 
     Raises:
-        CheckpointError: they are of another format.
+        CheckpointError: the weights have another format.
     """
-    batch_norm = model.backbone.is_normalised
+    batch_norm = model.backbone.has_batch_norm
     if is_features(state):
         converted, preprocessing = from_features(state, source), preprocessing_of_features(state)
     elif "features.0.weight" in state:
@@ -104,7 +104,7 @@ def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Pr
 
 
 def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
-    """Starts from a checkpoint, also one of other classes or of another width: takes what fits.
+    """Load the weights that fit from a checkpoint, also one of other classes or another width.
 
     Args:
         model: the network, changed in place.
@@ -148,12 +148,12 @@ def take_fitting(
         else:
             expected = f"expected {list(own[name].shape)}" if name in own else "not in this model"
             left.append(f"{name} {list(value.shape)} ({expected})")
-    if all(value.ndim < 2 for value in taken.values()):  # some biases fit any model
-        raise CheckpointError(f"{entry}: {path}: nothing in it fits this model")
+    if all(value.ndim < 2 for value in taken.values()):  # a few biases fit any model
+        raise CheckpointError(f"{entry}: {path}: no tensor fits this model")
     model.load_state_dict({**own, **taken})
     new = [name for name in classes if same_class(name, state.classes) is None]
-    origin = "" if project == "here" else f", which has the format of {project}"
-    notes = [f"{entry}: {len(taken)} of {len(own)} tensors taken from {path}{origin}"]
+    origin = "" if project == "here" else f" (format: {project})"
+    notes = [f"{entry}: {len(taken)} of {len(own)} tensors loaded from {path}{origin}"]
     theirs = state.config.get("model", {}).get("dboxes")
     has_heads = any(name.startswith(("loc.", "conf.")) for name in taken)
     if theirs is not None:
@@ -162,26 +162,26 @@ def take_fitting(
             which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
             notes.append(
                 f"{entry}: the heads were trained with {which} and adapt to this model's in training; model.dboxes: "
-                f"{dump_yaml(theirs, in_line=True)} would use them as they are"
+                f"{dump_yaml(theirs, in_line=True)} uses them unchanged"
             )
     if (theirs := batch_norm_of(state.weights)) != (ours := batch_norm_of(own)):
         notes.append(
-            f"warning: {entry}: the weights have learned with batch_norm: {theirs}, this model has {ours}; set "
-            f"model.batch_norm: {theirs} to use them as they are"
+            f"warning: {entry}: the weights were trained with batch_norm: {theirs}, this model has {ours}; set "
+            f"model.batch_norm: {theirs} to use them unchanged"
         )
     if has_heads and (theirs := conv4_3_norm_of(state.weights)) != (ours := conv4_3_norm_of(own)):
         notes.append(
-            f"warning: {entry}: the heads on conv4_3 have learned with conv4_3_norm: {theirs}, this model has {ours}; set "
-            f"model.conv4_3_norm: {theirs} to use them as they are"
+            f"warning: {entry}: the heads on conv4_3 were trained with conv4_3_norm: {theirs}, this model has {ours}; set "
+            f"model.conv4_3_norm: {theirs} to use them unchanged"
         )
-    notes += [f"{entry}: learned from the start: class {', '.join(new)}"] * bool(new)
+    notes += [f"{entry}: newly initialised classes: {', '.join(new)}"] * bool(new)
     more = f", and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
-    notes += [f"{entry}: left: {', '.join(left[:MOST_NAMED])}{more}"] * bool(left)
+    notes += [f"{entry}: not loaded: {', '.join(left[:MOST_NAMED])}{more}"] * bool(left)
     return Preprocessing(**state.preprocessing), notes
 
 
 def batch_norm_of(weights: Mapping[str, Tensor]) -> str:
-    """`model.batch_norm` of a network, by the names of its weights."""
+    """Infer `model.batch_norm` from the names of weights."""
     normalised = {name.partition(".")[0] for name in weights if name.endswith(".norm.weight")}
     if normalised & {"loc", "conf"}:
         return "all"
@@ -189,7 +189,7 @@ def batch_norm_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def conv4_3_norm_of(weights: Mapping[str, Tensor]) -> str:
-    """`model.conv4_3_norm` of a network, by the names of its weights."""
+    """Infer `model.conv4_3_norm` from the names of weights."""
     if "conv4_3_norm.running_mean" in weights:
         return "batch"
     return "l2" if "conv4_3_norm.weight" in weights else "none"
@@ -232,7 +232,7 @@ def preprocessing_of_features(state: Mapping[str, Tensor]) -> Preprocessing:
 def from_features(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The weights of the backbone's 13 convolutions from torchvision's layout, in float32."""
     converted = {}
-    for name, position in zip(conv_names(), CONV_POSITIONS, strict=True):
+    for name, position in zip(CONV_NAMES, CONV_POSITIONS, strict=True):
         for entry in ("weight", "bias"):
             if (value := state.get(f"features.{position}.{entry}")) is None:
                 raise CheckpointError(f"model.pretrained: {source}: features.{position}.{entry} ({name}) is missing")
@@ -248,7 +248,7 @@ def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str)
     positions = BN_CONV_POSITIONS if batch_norm else CONV_POSITIONS
     converted = {}
     try:
-        for name, position in zip(conv_names(), positions, strict=True):
+        for name, position in zip(CONV_NAMES, positions, strict=True):
             bias = state[f"features.{position}.bias"]
             converted[f"{name}.conv.weight"] = state[f"features.{position}.weight"]
             if batch_norm:
@@ -274,7 +274,7 @@ def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str)
 def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The backbone's weights from a reduced-fc VGG16, as amdegroot, lufficc and qfgaohao start from (`0.weight`, ...)."""
     converted = {}
-    for name, position in zip((*conv_names(), "fc6", "fc7"), REDUCED_POSITIONS, strict=True):
+    for name, position in zip(LAYER_NAMES, REDUCED_POSITIONS, strict=True):
         for entry in ("weight", "bias"):
             if f"{position}.{entry}" not in state:
                 raise CheckpointError(f"model.pretrained: {source}: {position}.{entry} ({name}) is missing")

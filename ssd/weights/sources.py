@@ -1,4 +1,4 @@
-"""Where the weights to start from lie: the file that comes with the project, and torchvision's, downloaded once."""
+"""Files of pretrained weights: the shipped one, and those of torchvision, downloaded once."""
 
 from pathlib import Path
 
@@ -11,53 +11,52 @@ from ssd.system.download import Digest, DownloadError, ask, fetch
 from ssd.system.files import looked_in
 from ssd.weights.checkpoint import CheckpointError
 
-SLIM = Path(__file__).with_name("slim.pt")  # a network of width 0.25, as scripts/export.py --format weights writes it
+SLIM = Path(__file__).with_name("slim.pt")  # width 0.25; written by scripts/export.py --format weights
 
-# A network that is not there costs seconds, not minutes.
+# Without a network connection, fail within seconds.
 ATTEMPTS = 2
 STALL = 8.0  # seconds
 
 
 def weights_file(source: str, batch_norm: bool) -> Path:
-    """The file of `model.pretrained`; downloaded, if it is torchvision's and not there.
+    """Return the file for `model.pretrained`; download missing weights of torchvision.
 
     Raises:
-        CheckpointError: it cannot be downloaded, or does not exist.
+        CheckpointError: the download failed, or there is no such file.
     """
     if source in ("coco", "imagenet"):
         return downloaded(source, torchvision_url(source, batch_norm))
     if source == "slim":
         if not SLIM.exists():
             raise CheckpointError(
-                f"model.pretrained: slim: {SLIM} is missing, which comes with the project; fetch it from there, or set "
-                "model.pretrained: none"
+                f"model.pretrained: slim: {SLIM} is missing; restore this file of the project, or set model.pretrained: none"
             )
         return SLIM
     path = Path(source)
     if not path.exists():
         raise CheckpointError(
-            f"model.pretrained: {path}: no such file{looked_in(path)} (coco, imagenet, slim, none, or a file is expected)"
+            f"model.pretrained: {path}: no such file{looked_in(path)}; expected coco, imagenet, slim, none or a file"
         )
     return path
 
 
 def torchvision_url(source: str, batch_norm: bool = False) -> str:
-    """The address of torchvision's weights: `coco` (SSD300), or `imagenet` (VGG16, with or without batch normalisation)."""
+    """Return the address of torchvision's weights: `coco` (SSD300) or `imagenet` (VGG16 with or without batch norm)."""
     if source == "coco":
         return SSD300_VGG16_Weights.COCO_V1.url
     return (VGG16_BN_Weights.IMAGENET1K_V1 if batch_norm else VGG16_Weights.IMAGENET1K_V1).url
 
 
 def hub_file(url: str) -> Path:
-    """Where torch.hub keeps what it downloads from an address."""
+    """Return the path at which torch.hub stores a download."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
 def downloaded(source: str, url: str) -> Path:
-    """The file of torchvision's weights in torch.hub's folder, downloaded if it is not there.
+    """Return the file of torchvision's weights in torch.hub's folder; download it if missing.
 
     Raises:
-        CheckpointError: it cannot be downloaded.
+        CheckpointError: the download failed.
     """
     try:
         return fetched(url)
@@ -70,25 +69,25 @@ def downloaded(source: str, url: str) -> Path:
 
 
 def asked(url: str) -> None:
-    """Finds out in seconds whether a file could be downloaded.
+    """Check within seconds whether a file can be downloaded.
 
     Raises:
-        DownloadError: its server does not answer, or does not have it.
+        DownloadError: the server does not answer, or does not have the file.
     """
     ask(url, STALL)
 
 
 def fetched(url: str) -> Path:
-    """A file in torch.hub's folder, downloaded if it is not there.
+    """Return a file in torch.hub's folder; download it if missing.
 
-    Several processes wait for each other. A file that is there is taken as it is.
+    Processes wait for each other. An existing file is not checked.
 
     Raises:
-        DownloadError: it cannot be downloaded.
-        OSError: the disk cannot be written.
+        DownloadError: the download failed.
+        OSError: the disk is not writable.
     """
     path = hub_file(url)
-    digest = Digest("sha256", path.stem.rsplit("-", 1)[-1])  # the names of torchvision's files end in its beginning
+    digest = Digest("sha256", path.stem.rsplit("-", 1)[-1])  # file names of torchvision end with the first digits of the digest
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         return path if path.exists() else fetch(path, [url], digest, attempts=ATTEMPTS, stall=STALL)

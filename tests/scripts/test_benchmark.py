@@ -83,10 +83,10 @@ def test_the_plain_loop_agrees_with_ours(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["--only", "step,speed"], "'speed': known are data, step"),
-        (["--batch-size", "8,x"], "expected a whole number from 1 on"),
-        (["--batch-size", "0"], "expected a whole number from 1 on"),
-        (["--rounds", "0"], "expected a whole number from 1 on"),
+        (["--only", "step,speed"], "unknown: 'speed'; expected some of data, step"),
+        (["--batch-size", "8,x"], "expected an integer ≥ 1"),
+        (["--batch-size", "0"], "expected an integer ≥ 1"),
+        (["--rounds", "0"], "expected an integer ≥ 1"),
     ],
 )
 def test_impossible_requests(arguments, expected, capsys):

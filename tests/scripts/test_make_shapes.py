@@ -88,7 +88,7 @@ def test_impossible_requests(tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             main([str(tmp_path), option])
         assert end.value.code == 2
-        assert "expected a whole number from" in capsys.readouterr().err
+        assert "expected an integer" in capsys.readouterr().err
     (tmp_path / "file").write_text("x")
     assert main([str(tmp_path / "file"), "--train", "1", "--val", "1"]) == 2
     assert "is a file" in capsys.readouterr().err

@@ -253,7 +253,7 @@ def test_the_time_is_the_users(folders, capsys):
         with pytest.raises(SystemExit) as end:
             new_config.main([str(folders / "voc"), "--minutes", wrong])
         assert end.value.code == 2
-        assert "argument --minutes: expected a whole number from 1 on" in capsys.readouterr().err
+        assert "argument --minutes: expected an integer ≥ 1" in capsys.readouterr().err
 
 
 def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypatch, capsys):
@@ -282,7 +282,7 @@ def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypa
     small = ["train.epochs=null", "train.iterations=1", "train.batch_size=1", "data.workers=0", "device=cpu", "train.ema=null"]
     assert train.main(["--config", str(output), *small, f"output_dir={folders / 'run'}"]) == 0
     shown = capsys.readouterr().out
-    assert "model.pretrained: coco: 71 of 71 tensors taken from" in shown
+    assert "model.pretrained: coco: 71 of 71 tensors loaded from" in shown
     assert shown.splitlines()[-1].startswith("mAP@0.5 (VOC10 area)")
 
 

@@ -7,7 +7,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from ssd.boxes import to_centers
-from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxSpec, FeatureMap, make_dbox_list
+from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxRow, DBoxSpec, make_dbox_list
 
 
 def test_numbers_of_the_paper():
@@ -51,7 +51,7 @@ def test_equals_torchvision():
 
 @pytest.mark.parametrize(("ratios", "count"), [((), 2), ((2,), 4), ((2, 3, 4), 8)])
 def test_counts_follow_from_the_rows(ratios, count):
-    spec = DBoxSpec((FeatureMap(3, 100, 50, 80, ratios),))
+    spec = DBoxSpec((DBoxRow(3, 100, 50, 80, ratios),))
     assert spec.boxes_per_cell == (count,)
     assert len(make_dbox_list(spec)) == spec.num_dboxes == 9 * count
 

@@ -5,7 +5,7 @@ import torch
 
 from data.loading.dataset import DetectionDataset
 from ssd.batch import pad_targets
-from ssd.config.file import load_config
+from ssd.config import load_config
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.system.distributed import World

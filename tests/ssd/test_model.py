@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models.detection import ssd300_vgg16
 
-from ssd.backbones.vgg import VGG16, VGG16_STAGES
+from ssd.backbones.vgg import LAYER_NAMES, VGG16
 from ssd.model import SSD300, L2Norm
 
 EXTRAS = [f"extras.conv{number}_{half}" for number in (6, 7, 8, 9) for half in (1, 2)]
@@ -40,7 +40,7 @@ def test_options_keep_the_form(batch_norm, width, conv4_3_norm):
 def test_where_batch_normalisation_stands(batch_norm):
     """In front of a norm no convolution has a bias; what sees one cell has no norm."""
     model = SSD300(3, batch_norm=batch_norm, width=0.05, conv4_3_norm="none")
-    features = [*(f"backbone.{name}" for name in VGG16.layer_names()), *EXTRAS[:-1]]
+    features = [*(f"backbone.{name}" for name in LAYER_NAMES), *EXTRAS[:-1]]
     heads = [f"{head}.{number}" for head in ("loc", "conf") for number in range(5)]
     expected = {"none": [], "backbone": features, "all": features + heads}[batch_norm]
     norms = {name for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
@@ -92,10 +92,9 @@ def torchvision_name(name: str) -> str:
     part, *rest = name.split(".")
     entry = rest[-1]
     if part == "backbone":
-        layers = [layer for stage in VGG16_STAGES for layer, _ in stage]
         conv = rest[0]
-        if conv in layers[:10]:
-            return f"backbone.features.{(0, 2, 5, 7, 10, 12, 14, 17, 19, 21)[layers.index(conv)]}.{entry}"
+        if conv in LAYER_NAMES[:10]:
+            return f"backbone.features.{(0, 2, 5, 7, 10, 12, 14, 17, 19, 21)[LAYER_NAMES.index(conv)]}.{entry}"
         place = {"conv5_1": "1", "conv5_2": "3", "conv5_3": "5", "fc6": "7.1", "fc7": "7.3"}[conv]
         return f"backbone.extra.0.{place}.{entry}"
     if part == "conv4_3_norm":
@@ -189,7 +188,7 @@ def test_frozen_layers_keep_weights_and_statistics(last, behind):
     (loc.square().mean() + conf.square().mean()).backward()
     optimizer.step()
     changed = {name.rsplit(".", 2)[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    names = VGG16.layer_names()
+    names = LAYER_NAMES
     kept = names[: names.index(last) + 1]
     assert not changed & {f"backbone.{name}" for name in kept}
     assert {f"backbone.{name}" for name in names[len(kept) :]} <= changed

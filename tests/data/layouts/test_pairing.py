@@ -163,7 +163,7 @@ def test_labels_without_a_photo_are_counted(tmp_path):
         write(folder / f"images/{name}.heic", "")
     lonely, unread = load(folder).notes
     assert lonely == f"warning: {folder}/labels/c.txt: has no photo; 3 such files were left out"
-    assert unread.startswith(f"warning: {folder}: 3 .heic cannot be read and were passed over; HEIC is converted to JPEG by")
+    assert unread.startswith(f"warning: {folder}: 3 .heic skipped as unsupported; convert HEIC to JPEG by")
     folder = tmp_path / "b"
     for part in ("train", "val"):
         voc(folder / part, [f"{part}{i}" for i in range(3)], [f"{part}{i}" for i in range(5)])
@@ -182,18 +182,16 @@ def test_what_lists_of_voc_cannot_name_is_counted(tmp_path):
 def test_coco_tells_of_photos_that_are_not_read(tmp_path):
     folder = coco(tmp_path / "a", "a", ["a.jpg", "b.heic"], 1)
     write(folder / "images/b.heic", "")
-    with pytest.raises(DataError, match=r"b\.heic: no such photo, named in .* \(1 \.heic cannot be read .*; HEIC is converted"):
+    with pytest.raises(DataError, match=r"b\.heic: no such photo, named in .* \(1 \.heic skipped as unsupported; convert HEIC"):
         load(folder)
 
 
 def test_photos_that_detection_passes_over_are_counted(tmp_path):
     for name in ("a.heic", "below/b.HEIC", "c.CR2", "notes.txt", "._d.heic"):
         write(tmp_path / "photos" / name, "")
-    with pytest.raises(
-        UsageError, match=r"holds no photos and no videos \(2 \.heic, 1 \.cr2 cannot be read .*; HEIC is converted"
-    ):
+    with pytest.raises(UsageError, match=r"no videos \(2 \.heic, 1 \.cr2 skipped as unsupported; convert HEIC"):
         find_inputs([str(tmp_path / "photos")])
-    with pytest.raises(UsageError, match=r"a\.heic: 1 \.heic cannot be read and were passed over; HEIC is converted"):
+    with pytest.raises(UsageError, match=r"a\.heic: 1 \.heic skipped as unsupported; convert HEIC"):
         find_inputs([str(tmp_path / "photos/a.heic")])
     photo(tmp_path / "photos/e.jfif")
     inputs = find_inputs([str(tmp_path / "photos")])

@@ -521,7 +521,7 @@ def test_where_nothing_can_be_read_the_first_faults_are_told(tmp_path, make, sai
     assert "no object was found" not in errors
 
 
-@pytest.mark.parametrize(("name", "said"), [("background", "'background' is added by the code"), ("", "expected text")])
+@pytest.mark.parametrize(("name", "said"), [("background", "'background' is added automatically"), ("", "expected text")])
 def test_a_class_that_cannot_be_called_so_is_told_before_anything_is_timed(tmp_path, name, said, capsys, monkeypatch):
     monkeypatch.setattr(proposal, "try_out", lambda *_: pytest.fail("timed"))
     photos(tmp_path / "mine/images")

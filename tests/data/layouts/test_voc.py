@@ -104,8 +104,8 @@ def test_images_that_cannot_be_read(tmp_path):
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((5, 7, 3), np.uint8))
     for name, size, expected in [
         ("none.jpg", (0, 0), "cannot be read"),
-        ("empty.jpg", (0, 0), "no image that can be decoded"),
-        ("text.jpg", (0, 0), "no image that can be decoded"),
+        ("empty.jpg", (0, 0), "not a supported image"),
+        ("text.jpg", (0, 0), "not a supported image"),
         ("small.png", (9, 9), "the annotation says 9 × 9 pixels, but the photo has 7 × 5"),
     ]:
         with pytest.raises(DataError, match=expected):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssd.backbones.vgg import conv_names
+from ssd.backbones.vgg import CONV_NAMES
 from ssd.compress.features import features_in, start_from_features
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing, normalize
@@ -24,7 +24,7 @@ def features():
     torch.manual_seed(0)
     backbone = SSD300(2).backbone
     state = {}
-    for name, position in zip(conv_names(), POSITIONS, strict=True):
+    for name, position in zip(CONV_NAMES, POSITIONS, strict=True):
         conv = backbone.get_submodule(name).conv
         nn.init.kaiming_normal_(conv.weight)
         state[f"features.{position}.weight"] = conv.weight.detach().half()
@@ -74,7 +74,7 @@ def test_normalised_features_give_the_same_maps(features):
     preprocessing = start_from_features(normalised, features, PIXELS, "features.pth")
     assert preprocessing == Preprocessing(OXFORD.mean, (1 / 58,) * 3)
     own = plain.backbone.state_dict()
-    for name, position in zip(conv_names(), POSITIONS, strict=True):
+    for name, position in zip(CONV_NAMES, POSITIONS, strict=True):
         for entry in ("weight", "bias"):
             own[f"{name}.conv.{entry}"] = features[f"features.{position}.{entry}"].float()
     plain.backbone.load_state_dict(own)

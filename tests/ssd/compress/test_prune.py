@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssd.architecture import Conv
 from ssd.backbones.vgg import ConvBlock
 from ssd.compress.prune import (
     Reader,
@@ -148,7 +149,7 @@ def test_refitting_against_numpy():
 
 
 def test_folding_a_norm():
-    block = ConvBlock(3, 4, 3, padding=1, batch_norm=True).eval()
+    block = ConvBlock(3, Conv("layer", 4), batch_norm=True).eval()
     nn.init.uniform_(block.norm.running_var, 0.5, 2)
     nn.init.normal_(block.norm.running_mean)
     nn.init.normal_(block.norm.weight)
@@ -160,7 +161,7 @@ def test_folding_a_norm():
 def test_weights_in_front_of_a_norm_are_calibrated():
     """Each channel has a variance of 1 before the norm, and behind it the outputs of the weights; also one that never moves."""
     torch.manual_seed(0)
-    block = ConvBlock(3, 4, 3, padding=1, batch_norm=True).eval()
+    block = ConvBlock(3, Conv("layer", 4), batch_norm=True).eval()
     network = nn.ModuleDict({"block": block})
     fit = Weights(torch.randn(4, 3, 3, 3), torch.tensor([5.0, -3.0, 0.0, 2.0]))
     fit.weight[3] = 0

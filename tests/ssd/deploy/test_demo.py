@@ -75,11 +75,11 @@ def encoded(width, height):
     ("data", "status", "said"),
     [
         (b"", 400, "nothing was sent; expected the bytes of a photo's file"),
-        (b"hello", 415, "the photo: is no image that can be decoded"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "the photo: is no image that can be decoded"),
+        (b"hello", 415, "the photo: is not a supported image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "the photo: is not a supported image"),
         (encoded(40_000, 4_000), 413, "the photo: has 40000 × 4000 pixels, more than 134,217,728; scale it down"),
-        (encoded(300, 300)[:45], 415, "the photo: is damaged or cut off, so that not all of the picture can be decoded"),
-        (DAMAGED, 415, "the photo: is damaged or cut off, so that not all of the picture can be decoded"),
+        (encoded(300, 300)[:45], 415, "the photo: is damaged or truncated"),
+        (DAMAGED, 415, "the photo: is damaged or truncated"),
     ],
     ids=["nothing", "text", "svg", "bomb", "cut off", "damaged"],
 )

@@ -30,11 +30,9 @@ def test_photos_that_are_not_read_are_counted_by_suffix(tmp_path):
 
 
 @pytest.mark.parametrize("is_folder", [True, False], ids=["folder", "file"])
-@pytest.mark.parametrize(
-    "name, said", [("a.dng", "1 .dng cannot be read and were passed over; convert"), ("a.txt", r"\.jpg, .*\.mp4")]
-)
+@pytest.mark.parametrize("name, said", [("a.dng", "1 .dng skipped as unsupported; convert"), ("a.txt", r"\.jpg, .*\.mp4")])
 def test_where_nothing_can_be_read_the_reason_is_told(tmp_path, name, said, is_folder):
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match=said) as caught:
         find_inputs([str(tmp_path if is_folder else tmp_path / name)])
-    assert ("passed over" in str(caught.value)) == name.endswith(".dng")
+    assert ("skipped" in str(caught.value)) == name.endswith(".dng")

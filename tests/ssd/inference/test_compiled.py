@@ -83,7 +83,7 @@ def test_detect_compiles_where_it_is_asked_to(checkpoint, paths, seen, tmp_path)
 
 def test_a_compiler_is_needed(checkpoint, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match="compile: needs a C\\+\\+ compiler; install one, or name it in CXX"):
+    with pytest.raises(ConfigError, match="compile: needs a C\\+\\+ compiler; install one, or set CXX"):
         Predictor.from_checkpoint(checkpoint, "cpu", compile=True)
 
 
@@ -100,5 +100,5 @@ def test_a_compilation_that_fails_is_told_in_one_line(monkeypatch, tmp_path):
     assert answer is not None
     (line,), code = answer
     assert line.startswith("error: torch.compile failed (")
-    assert line.endswith("); do without it")
+    assert line.endswith("); turn it off")
     assert code == 1

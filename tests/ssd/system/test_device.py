@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 from ssd.system.device import choose_device, choose_precision, choose_training_format, device_name
 
 CPU = torch.device("cpu")
@@ -13,13 +13,13 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     current: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(device.index))
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    with pytest.raises(ConfigError, match=r"device: cuda:1 would be shared by the 2 processes .* set device: cuda"):
+    with pytest.raises(ConfigError, match=r"device: cuda:1 would be shared by 2 processes; set device: cuda"):
         choose_device("cuda:1", local_rank=0, local_size=2)
     assert not torch.backends.cudnn.benchmark
     assert choose_device("cuda:1", local_rank=0, local_size=1) == torch.device("cuda:1")
     assert [choose_device("cuda", rank, 2).index for rank in (0, 1)] == [0, 1]
     assert current == [1, 0, 1]  # what PyTorch does without naming a device, it does on the process's own
-    with pytest.raises(ConfigError, match="cuda:2 is asked for, but there are 2 GPUs"):
+    with pytest.raises(ConfigError, match="cuda:2: PyTorch finds 2 GPUs"):
         choose_device("auto", 2, 3)
     assert torch.backends.cudnn.benchmark
 
@@ -32,7 +32,7 @@ def test_device_and_precision():
         choose_precision("float16", CPU)
     if not torch.cuda.is_available():
         assert choose_device("auto") == CPU
-        with pytest.raises(ConfigError, match="sees no GPU"):
+        with pytest.raises(ConfigError, match="finds no GPU"):
             choose_device("cuda")
 
 

@@ -40,9 +40,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import torch
 import torch.distributed as dist
-from data.dataset.errors import DataError
 from data.dataset.annotation_loader import LoadedAnnotations
-from ssd.config.file import load_config
+from data.dataset.errors import DataError
+from ssd.config import load_config
 from ssd.system.distributed import TIMEOUT, first_to_say
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.build import build_model
@@ -139,18 +139,27 @@ def connected(monkeypatch: pytest.MonkeyPatch, host: str, port: int) -> None:
         pass
 
 
+def test_all_reduce_leaves_its_argument_unchanged(monkeypatch):
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    value = torch.tensor(3.0)
+    for world, expected in ((World(), 3), (World(0, 2), 6)):
+        assert world.all_reduce(value).add_(0) == expected
+        assert world.all_reduce(value) is not value
+        assert value == 3
+
+
 def test_a_port_in_use_is_named(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=rf"process 0 of 2 cannot be connected .* localhost:{port} .*in use") as caught:
+        with pytest.raises(UsageError, match=rf"process 0 of 2 cannot connect .* localhost:{port} .*in use") as caught:
             connected(monkeypatch, "localhost", port)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_an_unknown_host_is_named(monkeypatch):
-    with pytest.raises(UsageError, match=r"cannot be connected with the others at nobody\.invalid:29511"):
+    with pytest.raises(UsageError, match=r"cannot connect to the others at nobody\.invalid:29511"):
         connected(monkeypatch, "nobody.invalid", 29511)
 
 

@@ -21,14 +21,14 @@ def test_what_cannot_be_written_is_told_by_its_entry_with_exit_code_2(tmp_path, 
     (tmp_path / "file").write_text("x")
     (tmp_path / "config.yaml").write_text("data: {train: [{path: a}], val: [{path: b}]}")
     for folder in (tmp_path / "file", tmp_path / "file/below", Path("/proc/none/below")):
-        with pytest.raises(UsageError, match=f"^--output: {folder}: cannot be written to"):
+        with pytest.raises(UsageError, match=f"^--output: {folder}: is not writable"):
             require_writable(folder, "--output")
     run = ["--config", str(tmp_path / "config.yaml"), f"output_dir={tmp_path / 'file'}"]
     for words in (run, [*run, "--dry-run"]):
         assert train.main(words) == 2
-        assert capsys.readouterr().err.startswith(f"error: output_dir: {tmp_path / 'file'}: cannot be written to")
+        assert capsys.readouterr().err.startswith(f"error: output_dir: {tmp_path / 'file'}: is not writable")
     assert new_config.main([str(tmp_path), "--output", str(tmp_path / "file/a.yaml")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --output: {tmp_path / 'file'}: cannot be written to")
+    assert capsys.readouterr().err.startswith(f"error: --output: {tmp_path / 'file'}: is not writable")
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):

@@ -69,7 +69,7 @@ def test_no_library_says_anything(tmp_path, capfd):
     (tmp_path / "a.png").write_bytes(content.getvalue())
     np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), PIXELS)
     (tmp_path / "zeros.png").write_bytes(cv2.imencode(".png", PIXELS)[1].tobytes().replace(b"IDAT", b"IDAT" + bytes(9)))
-    with pytest.raises(ImageError, match=r"zeros.png: is damaged or cut off"):
+    with pytest.raises(ImageError, match=r"zeros.png: is damaged or truncated"):
         read_photo(tmp_path / "zeros.png")
     for suffix in (".png", ".jpg", ".tif", ".webp", ".bmp"):
         encoded = cv2.imencode(suffix, PIXELS)[1]
@@ -101,7 +101,7 @@ DAMAGED = JPEG[:MIDDLE] + b"\xff\xc4" * 150 + JPEG[MIDDLE + 300 :]
 )
 def test_a_damaged_jpeg_is_refused_by_name(tmp_path, capfd, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(ImageError, match=r"a\.jpg: is damaged or cut off, so that not all of the picture can be decoded"):
+    with pytest.raises(ImageError, match=r"a\.jpg: is damaged or truncated"):
         read_photo(tmp_path / "a.jpg")
     assert capfd.readouterr() == ("", "")
 
@@ -160,25 +160,23 @@ def test_a_photo_that_would_fill_the_memory_is_refused_by_its_header(tmp_path, c
 
 def test_a_photo_of_no_known_range_is_told_as_such(tmp_path):
     Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(
-        ImageError, match=r"a\.tif: its pixels are floating-point numbers, of no known range; save it with 8 or"
-    ):
+    with pytest.raises(ImageError, match=r"a\.tif: pixels are floating-point numbers without a known range; save it with 8 or"):
         read_photo(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
     ("dtype", "said"),
     [
-        (np.float32, "3 channel(s) of 32-bit floating-point"),
-        (np.float64, "3 channel(s) of 64-bit floating-point"),
-        (np.int16, "3 channel(s) of 16-bit signed"),
+        (np.float32, "3 channel(s) of 32-bit floating-point numbers"),
+        (np.float64, "3 channel(s) of 64-bit floating-point numbers"),
+        (np.int16, "3 channel(s) of 16-bit signed integers"),
     ],
 )
 def test_a_tiff_of_pixels_that_cannot_be_read_is_told_as_such(dtype, said):
     encoded = cv2.imencode(".tif", PIXELS.astype(dtype))[1]
-    with pytest.raises(ImageError, match=re.escape(f"a.tif: its pixels have {said} numbers, which cannot be read; save it")):
+    with pytest.raises(ImageError, match=re.escape(f"a.tif: {said} are not supported; save it")):
         decode_stored(encoded, "a.tif")
-    with pytest.raises(ImageError, match="is no image that can be decoded"):
+    with pytest.raises(ImageError, match="is not a supported image"):
         decode_stored(encoded[:12], "a.tif")
 
 
@@ -226,7 +224,7 @@ def test_of_several_frames_the_first_is_taken(tmp_path):
 def test_formats_that_are_programs_are_never_opened(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
-    with pytest.raises(ImageError, match=r"a\.jpg: is no image that can be decoded"):
+    with pytest.raises(ImageError, match=r"a\.jpg: is not a supported image"):
         read_photo(tmp_path / "a.jpg")
 
 

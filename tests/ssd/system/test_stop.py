@@ -110,6 +110,6 @@ def test_processes_ask_each_other_by_time_and_not_in_each_step(monkeypatch):
             asked_at.append((step, now))
     gaps = [later - earlier for (_, earlier), (_, later) in pairwise(asked_at)]
     assert len(asked_at) < 60
-    assert max(gaps[:20]) == pytest.approx(stop.ASK_EVERY / 2, rel=0.1)  # the other one's time counts
+    assert max(gaps[:20]) == pytest.approx(stop.AGREE_EVERY / 2, rel=0.1)  # the other one's time counts
     assert now - 100 < 30  # which torchrun waits, and the steps have become 50 times as slow
     assert question.stop.signal == signal.SIGTERM

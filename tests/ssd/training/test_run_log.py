@@ -108,7 +108,7 @@ def test_a_full_disk_costs_only_tensorboard_events(tmp_path, capfd):
     records.picture("validation photos", np.zeros((40, 60, 3), np.uint8), 100)
     records.close()
     (line,) = capfd.readouterr().err.splitlines()
-    assert line == f"warning: {tmp_path / 'tensorboard'}: was not written ([Errno 28] No space left on device)"
+    assert line == f"warning: {tmp_path / 'tensorboard'}: not written ([Errno 28] No space left on device)"
     assert len(read_records(tmp_path)) == 99
     (tmp_path / "another").mkdir()
     (tmp_path / "another/tensorboard").touch()

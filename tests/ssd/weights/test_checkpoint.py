@@ -128,8 +128,8 @@ DAMAGES = [
     (damage_text, "damaged"),
     (damage_other_project, "not a checkpoint of this application"),
     (damage_newer_format, "format 99"),
-    (damage_other_fields, "does not hold what a run needs"),
-    (damage_pickle, "it was not loaded"),
+    (damage_other_fields, "is not a complete training state"),
+    (damage_pickle, "not loaded: contains more than tensors"),
 ]
 
 
@@ -201,5 +201,5 @@ def test_a_folder_is_not_called_damaged(tmp_path):
 def test_an_exported_file_is_not_called_damaged(tmp_path, name):
     (tmp_path / name).write_bytes(b"a program")
     for read in (load_checkpoint, load_any):
-        with pytest.raises(CheckpointError, match="is an exported file, not a checkpoint; name the checkpoint"):
+        with pytest.raises(CheckpointError, match="is an exported program, not a checkpoint; name the checkpoint"):
             read(tmp_path / name)

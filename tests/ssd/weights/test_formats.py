@@ -226,8 +226,8 @@ def test_training_starts_from_another_projects_file(tmp_path):
     model = SSD300(3)
     preprocessing, notes = init_from(model, tmp_path / "a.pth", ["dog", "zebra"])
     assert preprocessing == CAFFE
-    assert "which has the format of amdegroot/ssd.pytorch" in notes[0]
-    assert "model.init_from: learned from the start: class zebra" in notes
+    assert "format: amdegroot/ssd.pytorch" in notes[0]
+    assert "model.init_from: newly initialised classes: zebra" in notes
     dog = 1 + VOC_CLASSES.index("dog")
     assert torch.equal(model.conf[0].bias.view(4, 3)[:, 1], theirs.conf[0].bias.view(4, 21)[:, dog])
 

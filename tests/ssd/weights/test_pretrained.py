@@ -90,7 +90,7 @@ def test_files_that_do_not_fit(tmp_path):
         ("part.pth", "not a whole VGG16"),
         ("other.pth", "or a reduced-fc VGG16"),
         ("list.pth", "is not a state dict"),
-        ("text.pth", "it was not loaded"),
+        ("text.pth", "not loaded: contains more than tensors"),
         ("none.pth", "no such file"),
     ]:
         with pytest.raises(CheckpointError, match=expected):
@@ -121,7 +121,7 @@ def test_what_is_downloaded_is_checked(tmp_path, monkeypatch):
     bad = served / f"bad-{digest[:8]}.pth"
     bad.write_bytes(b"other")
     monkeypatch.setattr(download, "PAUSE", 0.0)
-    with pytest.raises(CheckpointError, match="another file arrived"):
+    with pytest.raises(CheckpointError, match="digest mismatch"):
         downloaded("coco", bad.as_uri())
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pth")) == [good.name]
 
@@ -144,7 +144,7 @@ def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monke
     ours = SSD300(5, spec=SSD300_COCO).eval()
     untouched = ours.conf[0].bias.view(-1, 5)[:, 3].clone()
     preprocessing, notes = load_pretrained(ours, "coco", classes)
-    assert "learned from the start: class widget" in " ".join(notes)
+    assert "newly initialised classes: widget" in " ".join(notes)
     assert not any(note.startswith("warning") for note in notes)
     assert torch.equal(ours.conf[0].bias.view(-1, 5)[:, 3], untouched)
     pixels = torch.randint(0, 256, (1, 300, 300, 3), dtype=torch.uint8)
@@ -163,7 +163,7 @@ def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
     torch.save(torchvision_ssd.state_dict(), tmp_path / "mine.pth")
     ours = SSD300(3)  # with VOC's DBoxes
     _, notes = load_pretrained(ours, str(tmp_path / "mine.pth"), ["dog", "cat"])
-    assert any("trained with the coco DBoxes" in note and "model.dboxes: coco would use them" in note for note in notes)
+    assert any("trained with the coco DBoxes" in note and "model.dboxes: coco uses them" in note for note in notes)
     assert torch.equal(ours.backbone.conv1_1.conv.weight, torchvision_ssd.backbone.features[0].weight)
 
 
@@ -196,7 +196,7 @@ def test_init_from_takes_class_scores_by_name(tmp_path, batch_norm):
     images = torch.randn(1, 3, 300, 300)
     before = model(images)[1]
     _, notes = init_from(model, tmp_path / "a.pt", ["horse", "cow", "cat"])
-    assert "model.init_from: learned from the start: class horse" in notes
+    assert "model.init_from: newly initialised classes: horse" in notes
     loc, conf, _ = model(images)
     their_loc, their_conf, _ = theirs(images)
     assert torch.equal(loc, their_loc)
@@ -212,7 +212,7 @@ def test_init_from_says_what_it_left(tmp_path):
     (left,) = [note for note in notes if "left: backbone.conv1_1.conv.bias [8] (not in this model), " in note]
     assert left.endswith(", and 16 more")  # biases of 15 convolutions of VGG16, and of 7 extra ones
     assert len(left) < 500
-    with pytest.raises(CheckpointError, match="nothing in it fits"):
+    with pytest.raises(CheckpointError, match="no tensor fits"):
         init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])
 
 
@@ -227,7 +227,7 @@ def test_init_from_says_that_the_weights_were_normalised_otherwise(tmp_path, ent
     checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, **{entry: theirs})
     _, notes = init_from(SSD300(2, width=0.1, **{entry: ours}), tmp_path / "a.pt", ["cat"])
     (warning,) = [note for note in notes if note.startswith("warning: ")]
-    assert f"have learned with {entry}: {theirs}, this model has {ours}; set model.{entry}: {theirs} to use" in warning
+    assert f"were trained with {entry}: {theirs}, this model has {ours}; set model.{entry}: {theirs} to use" in warning
     _, notes = init_from(SSD300(2, width=0.1, **{entry: theirs}), tmp_path / "a.pt", ["cat"])
     assert len(notes) == 1  # all of it fits
 
@@ -237,6 +237,6 @@ def test_init_from_says_that_the_heads_were_learned_for_other_dboxes(tmp_path):
     _, notes = init_from(SSD300(2, width=0.1), tmp_path / "a.pt", ["cat"])
     (told,) = [note for note in notes if "DBoxes" in note]
     assert "the heads were trained with the coco DBoxes and adapt" in told
-    assert "model.dboxes: coco would use them as they are" in told
+    assert "model.dboxes: coco uses them unchanged" in told
     _, notes = init_from(SSD300(2, width=0.1, spec=DBOX_SPECS["coco"]), tmp_path / "a.pt", ["cat"])
     assert not any("DBoxes" in note for note in notes)

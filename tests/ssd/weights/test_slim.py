@@ -48,7 +48,7 @@ def test_slim_is_taken_with_class_scores_by_name(slim):
     ours = SSD300(4, "backbone", 0.25)
     preprocessing, notes = load_pretrained(ours, "slim", ["tv", "widget", "Person"])
     assert preprocessing == IMAGENET
-    assert "model.pretrained: slim: learned from the start: class widget" in notes
+    assert "model.pretrained: slim: newly initialised classes: widget" in notes
     assert not any(note.startswith("warning") or "left" in note for note in notes)
     theirs = network_of(slim)
     images = torch.randn(1, 3, 300, 300)
@@ -133,5 +133,5 @@ def test_the_file_that_comes_with_the_project():
             assert torch.equal(ours, expected)
     model = SSD300(3, "backbone", 0.25, spec)
     _, notes = load_pretrained(model, "slim", ["person", "dog"])
-    assert any("learned from the start: class dog" in note for note in notes)
+    assert any("newly initialised classes: dog" in note for note in notes)
     assert not any("left" in note for note in notes)
