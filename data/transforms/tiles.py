@@ -7,28 +7,24 @@ import numpy as np
 
 from data.dataset.photos import Annotations
 from ssd.config.schema import TilesConfig
-from ssd.inference.tiles import Tiles, places_within, tile_starts, tile_windows
+from ssd.inference.tiles import Crops, places_within, tile_edges, tile_starts, whole_photos
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Crops):
     """m windows of n photos, and the M objects that they show, in a few arrays, as `Annotations` are. The first n are the whole
     photos, then come the tiles of the first photo, of the second, ..."""
 
-    photos: np.ndarray  # [m] int64: the photo that each is a window of
-    edges: np.ndarray  # [m, 4] int32: (x1, y1, x2, y2) in that photo's pixels, counted from 0
     starts: np.ndarray  # [m + 1] int64: window i shows the objects starts[i] to starts[i + 1]
     boxes: np.ndarray  # [M, 4] float32 pixels: edges within the window, clipped to it
     labels: np.ndarray  # [M] int64
     difficult: np.ndarray  # [M] bool
-    trained: np.ndarray  # [m] bool: whole photos, tiles with objects, and those that were drawn of the others
 
     @classmethod
     def whole(cls, photos: Annotations) -> Self:
         """The photos alone."""
-        edges = np.concatenate([np.zeros_like(photos.sizes), photos.sizes], axis=1)
-        trained = np.ones(len(photos), bool)
-        return cls(np.arange(len(photos)), edges, photos.starts, photos.boxes, photos.labels, photos.difficult, trained)
+        crops = whole_photos(photos.sizes)
+        return cls(crops.photos, crops.edges, crops.trained, photos.starts, photos.boxes, photos.labels, photos.difficult)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -81,9 +77,8 @@ def cut(photos: Annotations, options: TilesConfig | None, seed: int) -> Windows:
     whole = Windows.whole(photos)
     if options is None:
         return whole
-    tiles = Tiles(options.size, options.overlap)
-    owners, edges = tile_windows(photos.sizes, tiles)
-    rows, shown = _shown(photos, tiles)
+    owners, edges = tile_edges(photos.sizes, options.size, options.overlap)
+    rows, shown = _shown(photos, options)
     corner = np.tile(edges[shown, :2], 2)
     size = np.tile(edges[shown, 2:] - edges[shown, :2], 2)
     boxes = photos.boxes[rows].astype(np.float64)
@@ -103,7 +98,7 @@ def cut(photos: Annotations, options: TilesConfig | None, seed: int) -> Windows:
     )
 
 
-def _shown(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+def _shown(photos: Annotations, tiles: TilesConfig) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of an object and a tile that shows some of it: rows of `photos.boxes`, and numbers of tiles, rising."""
     owners = np.repeat(np.arange(len(photos)), np.diff(photos.starts))
     of_large = np.flatnonzero((photos.sizes[owners] > tiles.size).any(axis=1))
@@ -120,7 +115,7 @@ def _shown(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _touched(
-    sides: np.ndarray, owners: np.ndarray, low: np.ndarray, high: np.ndarray, tiles: Tiles
+    sides: np.ndarray, owners: np.ndarray, low: np.ndarray, high: np.ndarray, tiles: TilesConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Along one side, the number of tiles of each photo `[n]`, and for each object the first that it touches, and how many.
 
@@ -131,7 +126,7 @@ def _touched(
         high: where they end `[k]`, pixels.
         tiles: their size and overlap.
     """
-    counts, starts = tile_starts(sides, tiles)
+    counts, starts = tile_starts(sides, tiles.size, tiles.overlap)
     # One search for all: photos are laid end to end, farther apart than a tile reaches.
     apart = int(sides.max(initial=0)) + 2 * tiles.size
     places = starts + np.repeat(np.arange(len(sides)), counts) * apart

@@ -13,7 +13,7 @@ from data.loading.loader import DetectionDataset, EvalOrder
 from data.transforms.augment import Switches
 from data.transforms.tiles import Windows, cut
 from ssd.config.schema import TilesConfig
-from ssd.inference.tiles import Tiles, tile_windows
+from ssd.inference.tiles import tile_edges
 from ssd.system.distributed import World
 
 FILL = (124, 116, 104)
@@ -45,7 +45,7 @@ def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Annotations:
 def test_objects_of_each_tile_by_brute_force(size, overlap, keep):
     photos = made_up(1, SIZES, 60)
     windows = cut(photos, TilesConfig(size=size, overlap=overlap, keep=keep, background=0.5), seed=0)
-    owners, edges = tile_windows(photos.sizes, Tiles(size, overlap))
+    owners, edges = tile_edges(photos.sizes, size, overlap)
     assert windows.photos.tolist() == [*range(len(photos)), *owners.tolist()]
     for i in range(len(photos)):
         assert windows.edges[i].tolist() == [0, 0, *SIZES[i]]
