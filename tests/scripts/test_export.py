@@ -185,7 +185,8 @@ def test_without_photos_nothing_is_written(checkpoint, tmp_path, capsys):
 def test_a_file_runs_on_photos_with_one_detection_or_none(checkpoint, shapes_root, tmp_path, capsys):
     photos = sorted((shapes_root / "shapes/JPEGImages").iterdir())
     scores = [entry.scores for entry in Predictor.from_checkpoint(checkpoint, "cpu", "float32", 0.1)(photos[:6])]
-    score = max(second for _, second, *_ in scores)  # one object at most in each of these
+    # At most one detection in each of these photos; ONNX Runtime rounds differently from PyTorch.
+    score = float(max(second for _, second, *_ in scores)) + 1e-4
     folder = tmp_path / "photos"
     folder.mkdir()
     for path in photos[:6]:
