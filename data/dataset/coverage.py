@@ -8,7 +8,7 @@ import torch
 
 from data.dataset.annotations import Annotations
 from data.dataset.class_names import similar_classes
-from data.transforms.tiles import Crops
+from data.transforms.tiles import LabelledCrops
 from ssd.boxes import iou, to_corners
 from ssd.preprocessing import IMAGENET
 
@@ -16,14 +16,14 @@ SIDE_BINS = (0, 8, 16, 32, 64, 128, 301)  # bins of an object's side in the netw
 CHUNK = 1024  # objects compared with the DBoxes at a time
 
 
-def best_overlaps(photos: Annotations | Crops, dbox_list: torch.Tensor) -> np.ndarray:
+def best_overlaps(photos: Annotations | LabelledCrops, dbox_list: torch.Tensor) -> np.ndarray:
     """Return the largest overlap of each object with any DBox `[N]`."""
     corners = to_corners(dbox_list)
     chunks = torch.from_numpy(all_boxes(photos)).split(CHUNK)
     return np.concatenate([np.zeros(0, np.float32), *(iou(chunk, corners).amax(dim=1).numpy() for chunk in chunks)])
 
 
-def all_boxes(photos: Annotations | Crops) -> np.ndarray:
+def all_boxes(photos: Annotations | LabelledCrops) -> np.ndarray:
     """Return all objects `[N, 4]` as corners relative to their photo or crop."""
     sizes = np.repeat(photos.sizes, np.diff(photos.starts), axis=0)
     return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
@@ -52,7 +52,7 @@ def print_part(part: str, photos: Annotations, overlaps: np.ndarray, thresh: flo
     print_sizes(photos, overlaps, thresh, dboxes)
 
 
-def print_sizes(photos: Annotations | Crops, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+def print_sizes(photos: Annotations | LabelledCrops, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
     """Print how large objects are in the network's input, and how many the DBoxes cover."""
     boxes = all_boxes(photos) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
@@ -65,7 +65,7 @@ def print_sizes(photos: Annotations | Crops, overlaps: np.ndarray, thresh: float
     print(f"  {'all':>27}  {len(sides):7d}  {(overlaps >= thresh).mean():7.1%}")
 
 
-def print_change(classes: Sequence[str], crops: Crops, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
+def print_change(classes: Sequence[str], crops: LabelledCrops, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
     """Print how many objects of each class and size two sets of DBoxes cover.
 
     Args:

@@ -11,7 +11,7 @@ from data.loading.collate import Sample, collate
 from data.loading.image_cache import ImageCache
 from data.loading.sampler import SampleKey
 from data.transforms.augment import Augmentation, draw_augmentation, no_augmentation, scale_augmentation
-from data.transforms.tiles import Crops
+from data.transforms.tiles import LabelledCrops
 from ssd.batch import Batch
 from ssd.config.schema import AugmentConfig
 
@@ -39,7 +39,7 @@ class DetectionDataset(Dataset[Batch]):
         augment: AugmentConfig | None = None,
         keep_difficult: bool = True,
         cache: ImageCache | None = None,
-        crops: Crops | None = None,
+        crops: LabelledCrops | None = None,
     ) -> None:
         self.photos = photos
         self.size = size
@@ -48,7 +48,7 @@ class DetectionDataset(Dataset[Batch]):
         self.augment = augment
         self.keep_difficult = keep_difficult
         self.cache = cache
-        self.crops = crops or Crops.whole(photos)
+        self.crops = crops or LabelledCrops.whole(photos)
         self.sizes = self.crops.sizes
         self.decoded: tuple[int, np.ndarray] | None = None
 

@@ -66,7 +66,7 @@ class EvalSampler(Sampler[list[SampleKey]]):
     """One process's share of the samples, once and in order. All crops of a photo stay together in one process.
 
     Args:
-        photos: the photo of each sample `[m]`, as in `Crops.photos`.
+        photos: the photo of each sample `[m]`, as in `LabelledCrops.photos`.
         batch_size: samples per batch.
         world: the processes.
     """

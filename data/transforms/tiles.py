@@ -7,30 +7,26 @@ import numpy as np
 
 from data.dataset.annotations import Annotations
 from ssd.config.schema import TilesConfig
-from ssd.inference.tiles import Tiles, places_within, tile_starts, tile_windows
+from ssd.inference.tiles import Crops, places_within, tile_edges, tile_starts, whole_photos
 
 
 @dataclass(frozen=True)
-class Crops:
-    """m crops of n photos with M objects, in a few arrays like `Annotations`.
+class LabelledCrops(Crops):
+    """m crops of n photos, and their M objects, in a few arrays like `Annotations`.
 
     The first n crops are the whole photos. Then come the tiles of the first photo, of the second, ...
     """
 
-    photos: np.ndarray  # [m] int64: the photo of each crop
-    edges: np.ndarray  # [m, 4] int32: (x1, y1, x2, y2) in that photo's pixels, counted from 0
     starts: np.ndarray  # [m + 1] int64: crop i has the objects starts[i] to starts[i + 1]
     boxes: np.ndarray  # [M, 4] float32 pixels: edges within the crop, clipped to it
     labels: np.ndarray  # [M] int64
     difficult: np.ndarray  # [M] bool
-    trained: np.ndarray  # [m] bool: whether training uses it: whole photos, tiles with objects, a random share of the others
 
     @classmethod
     def whole(cls, photos: Annotations) -> Self:
         """Return whole photos only."""
-        edges = np.concatenate([np.zeros_like(photos.sizes), photos.sizes], axis=1)
-        trained = np.ones(len(photos), bool)
-        return cls(np.arange(len(photos)), edges, photos.starts, photos.boxes, photos.labels, photos.difficult, trained)
+        crops = whole_photos(photos.sizes)
+        return cls(crops.photos, crops.edges, crops.trained, photos.starts, photos.boxes, photos.labels, photos.difficult)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -69,7 +65,7 @@ class Crops:
         return self.select(self.trained)
 
 
-def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> Crops:
+def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> LabelledCrops:
     """Return all photos, whole, and the tiles of those that are larger than a tile.
 
     An object belongs to each tile that contains at least `options.keep` of its area, and is clipped to the tile. With less, its
@@ -80,12 +76,11 @@ def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> Cr
         options: of the tiles; None for no tiles.
         seed: for drawing the tiles without objects that training uses.
     """
-    whole = Crops.whole(photos)
+    whole = LabelledCrops.whole(photos)
     if options is None:
         return whole
-    tiles = Tiles(options.size, options.overlap)
-    owners, edges = tile_windows(photos.sizes, tiles)
-    rows, shown = _overlapping(photos, tiles)
+    owners, edges = tile_edges(photos.sizes, options.size, options.overlap)
+    rows, shown = _overlapping(photos, options)
     corner = np.tile(edges[shown, :2], 2)
     size = np.tile(edges[shown, 2:] - edges[shown, :2], 2)
     boxes = photos.boxes[rows].astype(np.float64)
@@ -94,7 +89,7 @@ def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> Cr
     rows, shown, clipped = rows[enough], shown[enough], clipped[enough]
     counts = np.bincount(shown, minlength=len(edges))
     drawn = np.random.default_rng((seed, len(edges))).random(len(edges)) < options.background
-    return Crops(
+    return LabelledCrops(
         photos=np.concatenate([whole.photos, owners]),
         edges=np.concatenate([whole.edges, edges]),
         starts=np.concatenate([whole.starts, whole.starts[-1] + counts.cumsum()]),
@@ -105,7 +100,7 @@ def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> Cr
     )
 
 
-def _overlapping(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+def _overlapping(photos: Annotations, tiles: TilesConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return all pairs of an object and a tile that overlap: rows of `photos.boxes`, and tile numbers in rising order."""
     owners = np.repeat(np.arange(len(photos)), np.diff(photos.starts))
     of_large = np.flatnonzero((photos.sizes[owners] > tiles.size).any(axis=1))
@@ -122,7 +117,7 @@ def _overlapping(photos: Annotations, tiles: Tiles) -> tuple[np.ndarray, np.ndar
 
 
 def _touched(
-    sides: np.ndarray, owners: np.ndarray, low: np.ndarray, high: np.ndarray, tiles: Tiles
+    sides: np.ndarray, owners: np.ndarray, low: np.ndarray, high: np.ndarray, tiles: TilesConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return, along one axis, each photo's number of tiles `[n]`, and each object's first tile and number of tiles `[k]`.
 
@@ -133,7 +128,7 @@ def _touched(
         high: where each object ends `[k]`, pixels.
         tiles: their size and overlap.
     """
-    counts, starts = tile_starts(sides, tiles)
+    counts, starts = tile_starts(sides, tiles.size, tiles.overlap)
     # Search all photos at once: lay them end to end, farther apart than a tile is long.
     apart = int(sides.max(initial=0)) + 2 * tiles.size
     places = starts + np.repeat(np.arange(len(sides)), counts) * apart

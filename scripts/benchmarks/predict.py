@@ -13,13 +13,13 @@ from torch import nn
 from scripts.benchmarks import networks
 from scripts.benchmarks.measuring import OURS, Row, Runs, Setting, measure, real_batch, rows
 from scripts.benchmarks.networks import Variant, conv_inputs, our_network, peer_variants, torchvision_network
+from ssd.config.schema import PostprocessConfig
 from ssd.deploy.export import INPUT, export_onnx
-from ssd.inference.predict import Thresholds
 from ssd.inference.predictor import Predictor, for_inference
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 
-LIMITS = Thresholds(score_thresh=0.5)  # which nothing passes with random weights: case `detect` measures what comes then
+OPTIONS = PostprocessConfig(score_thresh=0.5)  # no detection passes with random weights; case `detect` measures the rest
 
 
 def bench_predict(setting: Setting, batch_size: int) -> list[Row]:
@@ -30,7 +30,7 @@ def bench_predict(setting: Setting, batch_size: int) -> list[Row]:
     classes = [str(number) for number in range(networks.NUM_CLASSES)]
 
     def ours(dtype: torch.dtype, compile: bool = False) -> Callable[[], object]:
-        predictor = Predictor(model, classes, IMAGENET, setting.device, dtype, LIMITS, compile=compile)
+        predictor = Predictor(model, classes, IMAGENET, setting.device, dtype, OPTIONS, compile=compile)
         return lambda: predictor.detect(pixels, batch_size)
 
     runs: Runs = {"floor: convolutions alone": convolutions(setting, model, batch_size), OURS: ours(setting.dtype)}
@@ -47,7 +47,7 @@ def bench_predict(setting: Setting, batch_size: int) -> list[Row]:
 
 def torchvision_inference(setting: Setting, images: torch.Tensor, variant: Variant) -> Callable[[], object]:
     model = torchvision_network().to(setting.device).eval()
-    model.score_thresh = LIMITS.score_thresh
+    model.score_thresh = OPTIONS.score_thresh
     model.to(memory_format=variant.memory_format)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
@@ -63,7 +63,7 @@ def exported(model: SSD300, classes: list[str], images: np.ndarray) -> Runs:
     """The ONNX file of a network, run by others."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        export_onnx(path, model, IMAGENET, classes, LIMITS)
+        export_onnx(path, model, IMAGENET, classes, OPTIONS)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])

@@ -42,7 +42,7 @@ def _expanded(path: str) -> str:
 
 DEFAULT_BATCH_SIZE = 32  # as in the paper; the learning rates of the recipes are tuned for it
 
-LEAST_TILE = 32  # pixels of a photo, about a ninth of the input size
+LEAST_TILE, MOST_TILE = 32, 65_536  # pixels of a photo; the input size is 300
 MOST_OVERLAP = 0.8  # of tiles; more would give too many tiles for any memory
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # examples
@@ -83,7 +83,7 @@ class TilesConfig(_Section):
     """Photos with a side longer than one tile are cut into tiles, in addition to the whole photo, so that small objects appear
     larger to the network. Detections on all tiles and the whole photo are merged; mAP is computed on whole photos."""
 
-    size: Annotated[int, Field(ge=LEAST_TILE, le=65_536)] = 600
+    size: Annotated[int, Field(ge=LEAST_TILE, le=MOST_TILE)] = 600
     """side of a tile in pixels of the photo; halving it doubles object size in the network input"""
     overlap: Annotated[float, Field(ge=0, le=MOST_OVERLAP)] = 0.2
     """minimum overlap of neighbouring tiles as a share of their side; an object larger than the overlap may be cut in every
@@ -307,7 +307,18 @@ class CheckpointConfig(_Section):
     """number of checkpoints to keep, the newest"""
 
 
-class EvalConfig(_Section):
+class PostprocessConfig(_Section):
+    """Thresholds of the detections."""
+
+    score_thresh: Fraction = 0.01
+    """minimum score of a detection"""
+    nms_thresh: Fraction = 0.45
+    """if two boxes of one class overlap by more, the one with the lower score is removed"""
+    top_k: Positive = 200
+    """maximum number of detections per photo"""
+
+
+class EvalConfig(PostprocessConfig):
     """Evaluation, during training and at its end."""
 
     every: Positive = 10_000
@@ -316,12 +327,6 @@ class EvalConfig(_Section):
     """stop after this many evaluations without improvement, counted from the first mAP above 0; null: never"""
     metric: Literal["voc07", "voc10", "coco"] = "voc07"
     """voc07: 11-point AP; voc10: area under the curve; coco: mean over overlaps from 0.5 to 0.95"""
-    score_thresh: Fraction = 0.01
-    """minimum score of a detection"""
-    nms_thresh: Fraction = 0.45
-    """if two boxes of one class overlap by more, the one with the lower score is removed"""
-    top_k: Positive = 200
-    """maximum number of detections per photo"""
     batch_size: Positive = 16
     """photos and tiles per forward pass, in each process"""
 

@@ -1,10 +1,9 @@
-"""A web page that shows what a network finds in a photo or in front of a camera, served to this machine alone."""
+"""The server of a web page that shows detections in photos and camera frames, for this machine only."""
 
 import json
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +23,25 @@ from ssd.inference.predictor import Predictor
 from ssd.system.images import ImageError, TooLarge, decode, printable
 
 HOST = "127.0.0.1"
-HTTP_PORT = 80  # which browsers leave out of an address
+HTTP_PORT = 80  # browsers omit it from addresses
 PAGE = Path(__file__).with_name("demo.html")
 MAX_BYTES = 64 * 2**20  # of a photo's file
-LEAST_SCORE = 0.05  # of what the page gets; its slider hides the rest
-# The page brings all it needs, and asks nobody but this server.
+LEAST_SCORE = 0.05  # of the detections sent to the page; its slider hides more
+# The page is self-contained and may contact only this server.
 POLICY = (
     "default-src 'none'; img-src blob: data:; media-src blob: mediastream:; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What was found in a photo, as the page gets it."""
-
-    width: int  # pixels of the photo, upright
-    height: int
-    boxes: list[list[float]]  # edges x1, y1, x2, y2 in these pixels, counted from 0
-    names: list[str]
-    labels: list[int]
-    scores: list[float]  # falling
-    decoding: float  # seconds
-    detection: float
-
-
 class Demo:
-    """The page's server, a WSGI application.
+    """The server, a WSGI application.
 
     Args:
-        predictor: finds the objects; its least score should be no higher than LEAST_SCORE.
-        score: where the page's slider stands at first.
-        photo: that the page shows at first, if any.
-        port: that it is reached at; other hosts and ports in a request's address are refused.
+        predictor: with a score threshold of at most LEAST_SCORE.
+        score: initial position of the page's slider.
+        photo: initial photo, if any.
+        port: of the server; requests to other hosts or ports are refused.
     """
 
     def __init__(self, predictor: Predictor, score: float, photo: Path | None, port: int) -> None:
@@ -70,10 +55,10 @@ class Demo:
             "photo": photo.name if photo else None,
         }
         self.photo = photo
-        # A page of another site can ask for any address on this machine, but not choose what it is called by.
+        # A page of another site can request any address on this machine, but cannot choose the host name in the request.
         ends = (f":{port}", "") if port == HTTP_PORT else (f":{port}",)
         self.hosts = {f"{name}{end}" for name in (HOST, "localhost") for end in ends}
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = Request(environ)
@@ -88,62 +73,69 @@ class Demo:
         return response(environ, start_response)
 
     def respond(self, request: Request) -> Response:
-        """
+        """Answer a request.
+
         Raises:
-            HTTPException: there is no such page, or no photo in what was sent; with one line that says why.
+            HTTPException: the page does not exist, or the upload is not a photo; the description is one line.
         """
         if request.environ.get("HTTP_HOST") not in self.hosts:
-            raise BadRequest(f"this server is called {HOST}, and by no other name")
+            raise BadRequest(f"this server answers only to {HOST}")
         pages = {"/": ("GET", self.page), "/photo": ("GET", self.first_photo), "/detect": ("POST", self.detect)}
         if request.path not in pages:
-            raise NotFound(f"{request.path}: there is no such page")
+            raise NotFound(f"{request.path}: no such page")
         method, page = pages[request.path]
         if request.method != method:
             raise MethodNotAllowed([method], f"{request.path} takes {method}")
         return page(request)
 
     def page(self, request: Request) -> Response:
-        settings = json.dumps(self.settings).replace("<", "\\u003c")  # no name of a class ends the script
+        settings = json.dumps(self.settings).replace("<", "\\u003c")  # a class name cannot end the script
         return Response(
             PAGE.read_text(encoding="utf-8").replace("{settings}", settings), content_type="text/html; charset=utf-8"
         )
 
     def first_photo(self, request: Request) -> Response:
         if self.photo is None:
-            raise NotFound("the command was given no photo")
+            raise NotFound("no photo was given")
         try:
             return Response(self.photo.read_bytes(), content_type="application/octet-stream")
-        except OSError as error:  # it was there when the command started
+        except OSError as error:  # it existed when the command started
             raise NotFound(f"{printable(self.photo)}: {error.strerror}") from None
 
     def detect(self, request: Request) -> Response:
-        """The objects in the photo that was sent: the bytes of its file, and nothing around them."""
+        """Return the detections in an uploaded photo; the request's body is the file."""
         origin = request.headers.get("Origin")
         if origin is not None and origin.partition("://")[2] not in self.hosts:
-            raise BadRequest(f"{origin}: photos are taken from this server's own page")
+            raise BadRequest(f"{origin}: only this server's own page may send photos")
         if not request.content_length:
-            raise BadRequest("nothing was sent; expected the bytes of a photo's file")
+            raise BadRequest("empty request; expected a photo's file")
         if request.content_length > MAX_BYTES:
-            raise RequestEntityTooLarge(f"the file has more than {MAX_BYTES // 2**20} MiB")
+            raise RequestEntityTooLarge(f"the file is larger than {MAX_BYTES // 2**20} MiB")
         begin = time.perf_counter()
         pixels = uploaded_pixels(request.get_data())
         decoded = time.perf_counter()
-        with self.turn:  # one photo at a time has all cores
+        with self.lock:  # each photo uses all cores
             start = time.perf_counter()
             (found,) = self.predictor.detect([pixels])
             end = time.perf_counter()
-        answer = Answer(
-            pixels.shape[1], pixels.shape[0], found.boxes.astype(float).round(2).tolist(), found.names, found.labels.tolist(),
-            found.scores.astype(float).round(4).tolist(), decoded - begin, end - start,
-        )  # fmt: skip
-        return Response(json.dumps(asdict(answer)), content_type="application/json")
+        answer = {
+            "width": pixels.shape[1],  # of the upright photo
+            "height": pixels.shape[0],
+            "boxes": found.boxes.astype(float).round(2).tolist(),
+            "names": found.names,
+            "labels": found.labels.tolist(),
+            "scores": found.scores.astype(float).round(4).tolist(),
+            "decoding": decoded - begin,  # seconds
+            "detection": end - start,
+        }
+        return Response(json.dumps(answer), content_type="application/json")
 
 
 def uploaded_pixels(encoded: bytes) -> np.ndarray:
-    """The pixels of a photo's file, upright, `[H, W, 3]` uint8 RGB.
+    """Decode a photo's file to `[H, W, 3]` uint8 RGB, rotated upright.
 
     Raises:
-        HTTPException: it is no photo, too large, or damaged.
+        HTTPException: it is not a photo, too large, or damaged.
     """
     try:
         return decode(np.frombuffer(encoded, np.uint8), "the photo")

@@ -15,7 +15,8 @@ from ssd.deploy.inputs import Input, output_name
 from ssd.deploy.results import FrameDetections, Results
 from ssd.deploy.video import DEFAULT_RATE, Video, VideoFile, writable_rate
 from ssd.evaluation.pictures import draw_boxes
-from ssd.inference.predictor import Detections, Predictor
+from ssd.inference.predict import Detections
+from ssd.inference.predictor import Predictor
 from ssd.system.errors import UsageError
 from ssd.system.files import require_writable
 from ssd.system.images import ImageError, printable, read_photo, write_picture

@@ -1,4 +1,4 @@
-"""Labels that are likely to be wrong, as files that open in a labelling tool."""
+"""Files for labelling tools with the labels that may be wrong."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from ssd.boxes import voc_to_edges
 from ssd.deploy.results import FrameDetections, Results
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.label_faults import FAULTS, NOTHING_THERE, Faults
-from ssd.inference.predictor import Detections
+from ssd.inference.predict import Detections
 
-LISTED = 0.1  # share of the list that is written, at least LEAST_LISTED
+LISTED = 0.1  # share of the faults to write, at least LEAST_LISTED
 LEAST_LISTED = 100
 
 
@@ -23,18 +23,18 @@ def write_faults(
     names: Sequence[str],
     sizes: np.ndarray,
 ) -> int:
-    """Writes the likeliest faults in the formats of `ssd.deploy.results`; returns how many.
+    """Write the likeliest faults in the formats of `ssd.deploy.results`, and return their number.
 
-    The name of each says what may be wrong, and the class: that of the detection, whose box it has, or of the label where
-    nothing was found. Its score falls from 1, for the first of the list, to 0 for the last.
+    A fault has the box and class of the detection that contradicts the label, or of the label if there is none. Its name says
+    what may be wrong. Scores fall from 1 for the first of all faults to 0 for the last.
 
     Args:
-        folder: made where it is missing.
-        formats: names of formats.
+        folder: created if missing.
+        formats: keys of `ssd.deploy.results.FORMATS`.
         evaluation: of the data set.
         faults: in its labels.
         names: of the photos.
-        sizes: `[n, 2]` width and height of the photos, in pixels.
+        sizes: `[n, 2]` width and height of the photos, pixels.
     """
     errors, count = evaluation.errors, min(len(faults.kind), max(LEAST_LISTED, int(LISTED * len(faults.kind))))
     kind, image, of_object, found = (part[:count] for part in (faults.kind, faults.image, faults.object, faults.detection))
@@ -47,7 +47,7 @@ def write_faults(
     scores = 1 - np.arange(count) / max(len(faults.kind) - 1, 1)
     folder.mkdir(parents=True, exist_ok=True)
     with Results(folder, formats, categories) as results:
-        in_turn: list[int] = list(dict.fromkeys(image.tolist()))  # those with the likeliest first
+        in_turn: list[int] = list(dict.fromkeys(image.tolist()))  # photos with the likeliest faults first
         for photo in in_turn:
             rows = np.flatnonzero(image == photo)
             detections = Detections(voc_to_edges(boxes[rows]), numbers[rows], scores[rows], [texts[row] for row in rows])

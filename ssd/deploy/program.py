@@ -1,44 +1,40 @@
-"""An exported file at work, as its user runs it, and compared with the checkpoint that it comes from."""
+"""Checks of an exported file: run it as a user would, and compare it with the checkpoint."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
 
 from ssd.deploy.export import INPUT, OUTPUTS
-from ssd.inference.predictor import Detections, Predictor
+from ssd.inference.predict import Detections
+from ssd.inference.predictor import Predictor
 from ssd.system.errors import Failure
 
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores
 
-# Differences that rounding alone can make.
+# Largest differences from rounding.
 MAX_BOX_DIFFERENCE = 0.5  # pixels
 MAX_SCORE_DIFFERENCE = 1e-3
 
 
-def load_program(path: Path, kind: str, device: torch.device) -> tuple[Program, dict[str, str]]:
-    """What a user of the file would run, and the metadata in it."""
-    if kind == "onnx":
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return lambda images: session.run(list(OUTPUTS), {INPUT: images}), session.get_modelmeta().custom_metadata_map  # pyright: ignore
-    extra = {"metadata.json": ""}
-    program = torch.export.load(path, extra_files=extra).module()
+def load_program(path: Path) -> tuple[Program, dict[str, str]]:
+    """Return the file as a function, and its metadata."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(list(OUTPUTS), {INPUT: images}), session.get_modelmeta().custom_metadata_map  # pyright: ignore
 
-    @torch.no_grad()
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        boxes, labels, scores = (values.cpu().numpy() for values in program(torch.from_numpy(images).to(device)))
-        return boxes, labels, scores
 
-    return run, json.loads(extra["metadata.json"])
+def real_detections(outputs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Detections:
+    """Return the detections in the first image of a file's outputs, without unused places."""
+    boxes, labels, scores = (values[0] for values in outputs)
+    is_detection = labels >= 0
+    return Detections(boxes[is_detection], labels[is_detection], scores[is_detection])
 
 
 def sparse_photos(predictor: Predictor, photos: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """A blank photo, and one with a single object where one can be made of the photos, by what they are called.
+    """Return, by name, a blank photo and, if the photos yield one, a photo with a single object.
 
-    Programs fail there first: non-maximum suppression leaves no box, or one.
+    Exported files fail there first: non-maximum suppression keeps no box, or one.
     """
     fill = predictor.preprocessing.fill
     made = {"a blank photo": np.full_like(photos[0], fill)}
@@ -52,44 +48,42 @@ def sparse_photos(predictor: Predictor, photos: list[np.ndarray]) -> dict[str, n
 
 
 def check(run: Program, predictor: Predictor, photos: list[np.ndarray]) -> None:
-    """Compares the file's detections with the checkpoint's, also in photos with few, and says how far they lie apart.
+    """Compare the file's detections with the checkpoint's, on photos and on sparse ones, and print the differences.
 
     Raises:
-        Failure: farther than rounding explains; or there are none to compare.
+        Failure: rounding does not explain the differences, or there are no detections to compare.
     """
     num_detections, box_difference, score_difference = compare(run, predictor, photos)
     sparse = sparse_photos(predictor, photos)
     for photo in sparse.values():
         num_found, *differences = compare(run, predictor, [photo])
-        if num_found < 2:  # equal scores, such as a poor network gives all over a blank photo, are in any order
+        if num_found < 2:  # a poor network gives equal scores all over a blank photo, in any order
             box_difference, score_difference = max(box_difference, differences[0]), max(score_difference, differences[1])
     print(
         f"checked on {len(photos)} photos with {num_detections} detections, {', '.join(sparse)}: boxes differ from the "
         f"checkpoint's by at most {box_difference:.3f} pixels, scores by {score_difference:.1e}"
     )
     if box_difference > MAX_BOX_DIFFERENCE or score_difference > MAX_SCORE_DIFFERENCE:
-        raise Failure(f"more than {MAX_BOX_DIFFERENCE} pixels or {MAX_SCORE_DIFFERENCE}; do not use the file")
+        raise Failure(f"differences over {MAX_BOX_DIFFERENCE} pixels or {MAX_SCORE_DIFFERENCE}; do not use the file")
     if not num_detections:
         raise Failure(
-            f"not checked: in {len(photos)} photos nothing is found from score {predictor.limits.score_thresh:g} on; "
+            f"not checked: no detections with scores from {predictor.options.score_thresh:g} in {len(photos)} photos; "
             "lower --score, or name other --photos"
         )
 
 
 def compare(run: Program, predictor: Predictor, photos: list[np.ndarray]) -> tuple[int, float, float]:
-    """The number of detections, and how far those of the file lie from the checkpoint's: boxes in pixels, scores.
+    """Return the number of detections and the largest differences between file and checkpoint: boxes in pixels, and scores.
 
-    A detection that the other side has no like of counts as infinitely far, unless its score is at the threshold itself.
+    A detection without a counterpart counts as an infinite difference, unless its score is within rounding of the threshold.
     """
     total, box_difference, score_difference = 0, 0.0, 0.0
     for photo in photos:
-        boxes, labels, scores = (values[0] for values in run(photo[None]))
-        is_detection = labels >= 0
-        theirs = Detections(boxes[is_detection], labels[is_detection], scores[is_detection], [])
+        theirs = real_detections(run(photo[None]))
         (ours,) = predictor.detect([photo])
         total += len(ours.labels)
         for one, other in ((ours, theirs), (theirs, ours)):
-            sure = one.scores > predictor.limits.score_thresh + MAX_SCORE_DIFFERENCE
+            sure = one.scores > predictor.options.score_thresh + MAX_SCORE_DIFFERENCE
             apart = np.abs(one.boxes[sure, None] - other.boxes).max(axis=2, initial=0)  # [n, m]
             apart[one.labels[sure, None] != other.labels] = np.inf
             apart = np.concatenate([apart, np.full((len(apart), 1), np.inf)], axis=1)

@@ -1,4 +1,4 @@
-"""A network in 8-bit whole numbers: onnxruntime's static quantisation, calibrated on photos, and what it costs in mAP."""
+"""INT8 networks by onnxruntime's static quantisation, calibrated on photos."""
 
 import tempfile
 import warnings
@@ -11,14 +11,15 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from ssd.boxes import edges_to_voc
 from ssd.deploy.export import INPUT, OUTPUTS
+from ssd.deploy.program import real_detections
+from ssd.inference.predict import Detections
 
-HEADS = ("model.loc.", "model.conf.")  # begin the names of the heads' weights
+HEADS = ("model.loc.", "model.conf.")  # prefixes of the names of the heads' weights
 
 
 class _Photos(CalibrationDataReader):
-    """Photos one by one, as onnxruntime asks for them."""
+    """Photos in onnxruntime's interface for calibration."""
 
     def __init__(self, photos: Iterable[np.ndarray]) -> None:
         self.photos = iter(photos)
@@ -29,20 +30,20 @@ class _Photos(CalibrationDataReader):
 
 
 def quantise(network: onnx.ModelProto, photos: Iterable[np.ndarray], with_heads: bool) -> onnx.ModelProto:
-    """The network with 8-bit convolutions and poolings; what stands in front of them and behind them stays as it is.
+    """Return the network with 8-bit convolutions and poolings; all other operations stay in float32.
 
-    Weights have a scale for each output channel, and 7 bits: without VNNI a processor adds products of 8-bit ones up in 16
-    bits, where they overflow. So the file gives the same on every processor.
+    Weights have a scale for each output channel, and 7 bits: CPUs without VNNI sum products of 8-bit weights in 16 bits, which
+    overflow. The file therefore returns the same on every CPU.
 
     Args:
-        network: in float32, as `ssd.deploy.export.network_graph` makes it.
-        photos: that show how large the values of each map become, `[H, W, 3]` uint8 RGB.
-        with_heads: whether the convolutions that predict offsets and scores are among them.
+        network: in float32, as `ssd.deploy.export.network_graph` returns it.
+        photos: to calibrate the ranges of the feature maps, `[H, W, 3]` uint8 RGB.
+        with_heads: whether to quantise the convolutions that predict offsets and scores.
     """
     heads = [node.name for node in network.graph.node if node.op_type == "Conv" and node.input[1].startswith(HEADS)]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         source, output = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(network, source)  # a ModelProto itself would lose its weights to a file that is gone afterwards
+        onnx.save(network, source)  # given a ModelProto, it would move the weights to a temporary file
         quant_pre_process(source, source, skip_symbolic_shape=True)
         quantize_static(
             source,
@@ -59,14 +60,7 @@ def quantise(network: onnx.ModelProto, photos: Iterable[np.ndarray], with_heads:
         return onnx.load(output)
 
 
-def detections_of(program: onnx.ModelProto, photos: Iterable[np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """What a whole exported program finds in photos of any sizes, as `ssd.evaluation.voc_eval` takes it."""
+def detections_of(program: onnx.ModelProto, photos: Iterable[np.ndarray]) -> list[Detections]:
+    """Return the detections of a complete exported program in photos of any sizes."""
     session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = []
-    for photo in photos:
-        boxes, labels, scores = (values[0] for values in session.run(list(OUTPUTS), {INPUT: photo[None]}))  # pyright: ignore
-        is_detection = labels >= 0
-        found.append(
-            {"boxes": edges_to_voc(boxes[is_detection]), "labels": labels[is_detection], "scores": scores[is_detection]}
-        )
-    return found
+    return [real_detections(session.run(list(OUTPUTS), {INPUT: photo[None]})) for photo in photos]  # pyright: ignore

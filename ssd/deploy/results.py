@@ -15,7 +15,7 @@ import numpy as np
 
 from ssd.boxes import edges_to_voc
 from ssd.deploy.inputs import output_name
-from ssd.inference.predictor import Detections
+from ssd.inference.predict import Detections
 from ssd.system.files import naming, write_whole
 from ssd.system.images import printable
 

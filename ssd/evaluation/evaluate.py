@@ -1,40 +1,49 @@
-"""Evaluation of a network on a data set: predictions, their loss, the VOC metric, and how all are shown."""
+"""Evaluation of a network on a data set: detections, loss, metric and kinds of errors."""
 
 import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import nn
 
 from ssd.batch import Batch
-from ssd.boxes import edges_to_voc
-from ssd.evaluation.coco_eval import METRIC as COCO_METRIC
-from ssd.evaluation.coco_eval import coco_eval
+from ssd.config.schema import EvalConfig
 from ssd.evaluation.error_kinds import Errors, error_kinds
-from ssd.evaluation.voc_eval import VOCResult, voc_eval
-from ssd.inference.merge import Merging, Parts
-from ssd.inference.predict import Thresholds, forward, postprocess
+from ssd.evaluation.metrics import METRICS, Metric, voc_entries
+from ssd.evaluation.voc_eval import APResult
+from ssd.inference.merge import Merger
+from ssd.inference.predict import Detections, PixelModel, postprocess
+from ssd.inference.tiles import Crops
 from ssd.loss import MultiBoxLoss
-from ssd.preprocessing import Preprocessing
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
 
 
+class EvaluationData(NamedTuple):
+    """A data set to evaluate on."""
+
+    batches: Iterable[Batch]  # this process's share, not augmented; all crops of a photo are in the same process
+    crops: Crops  # of the whole data set
+    sizes: np.ndarray  # [n, 2] width and height of every photo, pixels
+    ground_truth: Sequence[dict[str, np.ndarray]]  # one entry for each photo, as in `voc_eval`
+    classes: Sequence[str]  # names, without background
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluated data set."""
+    """The results on a data set."""
 
     classes: tuple[str, ...]
-    result: VOCResult
-    detections: list[dict[str, np.ndarray]]  # an entry a photo, boxes in its pixels as `voc_eval` takes them
+    metric: Metric
+    result: APResult
+    detections: list[Detections]  # one entry for each photo
     seconds: float
     loss_l: float  # as in training, over the positives of the whole data set; without augmentation
     loss_c: float
-    errors: Errors  # at overlap 0.5; under COCO's metric, with the area under the curve
+    errors: Errors  # at overlap 0.5
 
     @property
     def mean_ap(self) -> float:
@@ -42,29 +51,24 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """What training lowers, on this data set."""
+        """The loss that training minimises, on this data set."""
         return self.loss_l + self.loss_c
 
     @property
     def summary(self) -> str:
-        """The line that closes every evaluation."""
-        return f"{self.metric_name} {self.mean_ap:.4f}"
-
-    @property
-    def metric_name(self) -> str:
-        """What the mean is called wherever it is shown."""
-        return metric_name(self.result)
+        """The last line of every evaluation."""
+        return f"{self.metric.title} {self.mean_ap:.4f}"
 
     def record(self) -> dict[str, object]:
-        """The evaluation as `metrics.jsonl` has it; null for the AP of a class without objects, for what errors cost
-        where no class has any, and for an infinite loss."""
+        """Return the record for `metrics.jsonl`; null for the AP of a class without objects, for the impact of errors if no
+        class has objects, and for an infinite loss."""
         ap = {name: _plain(value) for name, value in zip(self.classes, self.result.ap, strict=True)}
         losses = {name: _plain(getattr(self, name)) for name in ("loss", "loss_l", "loss_c")}
-        map_impact = {kind: _plain(cost) for kind, cost in self.errors.map_impact.items()}
-        return {"metric": self.result.metric, "map": _plain(self.mean_ap), **losses, "ap": ap, "errors": map_impact}
+        map_impact = {kind: _plain(impact) for kind, impact in self.errors.map_impact.items()}
+        return {"metric": self.metric.name, "map": _plain(self.mean_ap), **losses, "ap": ap, "errors": map_impact}
 
     def score_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Score thresholds 0..1, and precision, recall and F1 from each of them on, averaged over the classes with objects."""
+        """Return score thresholds 0..1, and precision, recall and F1 at each, averaged over the classes with objects."""
         thresholds = np.linspace(0, 1, 101)
         present = np.flatnonzero(self.result.num_objects).tolist()
         if not present:
@@ -75,13 +79,13 @@ class Evaluation:
         return thresholds, precision.mean(0), recall.mean(0), f1.mean(0)
 
     def best_score(self) -> tuple[float, float]:
-        """The score threshold of largest mean F1, and that F1; 0.5 and 0 where nothing is found at any."""
+        """Return the score threshold with the best mean F1, and that F1; 0.5 and 0 if there is no true positive."""
         thresholds, _, _, f1 = self.score_curves()
         best = int(f1.argmax())
         return (float(thresholds[best]), float(f1[best])) if f1[best] else (0.5, 0.0)
 
     def table(self) -> str:
-        """AP, objects and detections of each class, the loss, and the time taken."""
+        """Return a table of AP, objects and detections by class, followed by the loss and the time taken."""
         width = max(len("class"), *map(len, self.classes))
         lines = [f"{'class':{width}}      AP  objects  detections"]
         rows = zip(self.classes, self.result.ap, self.result.num_objects, self.result.num_detections, strict=True)
@@ -90,7 +94,7 @@ class Evaluation:
             lines.append(f"{name:{width}}  {shown}  {num_objects:7d}  {num_detections:10d}")
         absent = [name for name, ap in zip(self.classes, self.result.ap, strict=True) if math.isnan(ap)]
         if absent:
-            lines.append(f"left out of the mean, having no object to find here: {', '.join(absent)}")
+            lines.append(f"not in the mean, since they have no objects here: {', '.join(absent)}")
         lines.append(f"validation loss {self.loss:.3f} (l {self.loss_l:.3f}, c {self.loss_c:.3f})")
         rate = len(self.detections) / self.seconds
         lines.append(f"{len(self.detections)} photos in {self.seconds:.1f} s, {rate:.1f} images/s")
@@ -102,84 +106,51 @@ def _plain(value: float) -> float | None:
 
 
 def evaluate(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    sizes: np.ndarray,
-    ground_truth: Sequence[dict[str, np.ndarray]],
-    classes: Sequence[str],
-    *,
+    model: PixelModel,
+    data: EvaluationData,
     criterion: MultiBoxLoss,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    dtype: torch.dtype,
-    limits: Thresholds,
-    metric: str,
+    options: EvalConfig,
     world: World,
     stop: StopRequest | None = None,
-    parts: Parts | None = None,
 ) -> Evaluation:
-    """Evaluates a network; under several processes each predicts its share, and all return the same.
+    """Evaluate a network; with several processes, each predicts its share, and all return the same.
 
     Args:
-        model: the network; left in evaluation mode.
-        batches: this process's share of the data set, each photo with all its tiles in exactly one process; not augmented.
-        sizes: `[n, 2]` width and height of every photo of the data set, pixels.
-        ground_truth: an entry a photo, as `voc_eval` takes it.
-        classes: names, without background.
-        criterion: the loss, which is worked out of the predictions that the detections come from.
-        preprocessing: what the weights expect of images.
-        device: where the network is.
-        dtype: of its activations.
-        limits: thresholds of the detections.
-        metric: voc07 (11-point AP), voc10 (the area), or coco.
+        model: the network.
+        data: the data set.
+        criterion: the loss, computed from the same predictions as the detections.
+        options: thresholds of the detections, and the metric.
         world: the processes that share the work.
-        stop: whether the run is asked to stop, which any of the processes may be.
-        parts: what the samples show; None: each photo as a whole.
+        stop: request to stop; any of the processes may have received it.
 
     Raises:
-        Stopped: it is; by all processes alike.
+        Stopped: on request; in all processes alike.
     """
     start = time.perf_counter()
-    model.eval()
-    parts = parts or Parts.whole(sizes)
-    merging = Merging(parts, sizes, limits.nms_thresh, limits.top_k)
-    losses: dict[int, np.ndarray] = {}  # each sample's share [3]
-    # On CPUs each process has its own statistics of batch normalisation; a checkpoint has the main one's.
-    world.broadcast(model.buffers())
+    merger = Merger(data.crops, data.sizes, options.nms_thresh, options.top_k)
+    losses: dict[int, np.ndarray] = {}  # each crop's share [3]
     stop = stop or StopRequest()
-    with suppress(Stopped):  # while a batch is waited for; the others have to hear of it
-        for batch in batches:
+    with suppress(Stopped):  # raised while waiting for a batch; the other processes have to learn of it below
+        for batch in data.batches:
             if stop():
                 break
-            outputs = forward(model, batch.images, preprocessing, device, dtype)
+            outputs = model(batch.images)
             sums = criterion.sums(outputs, batch.targets).numpy()
-            for index, detection, row in zip(batch.indices.tolist(), postprocess(outputs, limits), sums, strict=True):
+            for index, detections, row in zip(batch.indices.tolist(), postprocess(outputs, options), sums, strict=True):
                 losses[index] = row
-                merging.add(index, detection)
+                merger.add(index, detections)
     if stop.agree(world):
         raise Stopped(stop.signal)
-    every = world.all_gather((merging.found, losses))
-    in_photos = {photo: found for share, _ in every for photo, found in share.items()}
-    in_order = [{**in_photos[i], "boxes": edges_to_voc(in_photos[i]["boxes"])} for i in range(len(sizes))]
-    of_samples = {index: row for _, share in every for index, row in share.items()}
-    # In the order of the samples, so that the sums do not depend on who had which.
-    in_loss = np.flatnonzero(parts.in_loss).tolist()
-    loss_l, loss_c, num_positives = np.sum([of_samples[index] for index in in_loss], axis=0).tolist()
+    shares = world.all_gather((merger.merged, losses))
+    by_photo = {photo: merged for share, _ in shares for photo, merged in share.items()}
+    detections = [by_photo[photo] for photo in range(len(data.sizes))]
+    by_crop = {index: row for _, share in shares for index, row in share.items()}
+    # In the order of the crops, so that the sums do not depend on the division among processes.
+    trained = np.flatnonzero(data.crops.trained).tolist()
+    loss_l, loss_c, num_positives = np.sum([by_crop[index] for index in trained], axis=0).tolist()
     divisor = max(num_positives, 1)
-    result = compute_metric(in_order, ground_truth, len(classes), metric)
-    errors = error_kinds(in_order, ground_truth, len(classes), use_07_metric=metric == "voc07")
+    metric, entries, num_classes = METRICS[options.metric], voc_entries(detections), len(data.classes)
+    result = metric.compute(entries, data.ground_truth, num_classes)
+    errors = error_kinds(entries, data.ground_truth, num_classes, metric.average_precision)
     seconds = time.perf_counter() - start
-    return Evaluation(tuple(classes), result, in_order, seconds, loss_l / divisor, loss_c / divisor, errors)
-
-
-def compute_metric(
-    detections: Sequence[dict[str, np.ndarray]], ground_truth: Sequence[dict[str, np.ndarray]], num_classes: int, metric: str
-) -> VOCResult:
-    """The average precision by a metric that a configuration names: voc07, voc10 or coco; the rest as of `voc_eval`."""
-    result = voc_eval(detections, ground_truth, num_classes, use_07_metric=metric == "voc07")
-    return coco_eval(detections, ground_truth, result) if metric == "coco" else result
-
-
-def metric_name(result: VOCResult) -> str:
-    """What the mean is called wherever it is shown."""
-    return f"mAP@{'0.5:0.95' if result.metric == COCO_METRIC else '0.5'} ({result.metric})"
+    return Evaluation(tuple(data.classes), metric, result, detections, seconds, loss_l / divisor, loss_c / divisor, errors)

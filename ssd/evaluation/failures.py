@@ -1,4 +1,4 @@
-"""The part of a report that tells why a detector fails: kinds of error, groups of objects, and labels that are likely wrong."""
+"""The section of a report on a detector's failures: kinds of errors, groups of objects, and labels that may be wrong."""
 
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -7,59 +7,56 @@ import numpy as np
 
 from ssd.boxes import voc_to_edges
 from ssd.evaluation.error_kinds import Errors
-from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.label_faults import FAULTS, MISSING, NOTHING_THERE, WRONG_CLASS, Faults
 from ssd.evaluation.object_groups import Group, by_crowding, by_size, by_truncation
 from ssd.evaluation.pictures import TRUTH, class_colour, draw_boxes, jpeg, scaled_into
-from ssd.evaluation.voc_eval import VOC07
 
 MEANINGS = {
-    "localisation": "the right class, a box that overlaps the object by 0.1 to 0.5",
-    "classification": "a good box, the wrong class",
-    "duplicate": "an object found a second time",
-    "background": "nothing is there",
-    "both": "another class, and a box that overlaps the object by 0.1 to 0.5",
-    "missed": "an object that nothing finds",
+    "localisation": "right class, but the box overlaps the object by only 0.1 to 0.5",
+    "classification": "good box, wrong class",
+    "duplicate": "second detection of an object",
+    "background": "no object there",
+    "both": "wrong class, and the box overlaps the object by only 0.1 to 0.5",
+    "missed": "object without a detection",
 }
-AROUND = 0.75  # of its sides, that is shown on each side of a box
+MARGIN = 0.75  # of a box's sides, shown around it
 LEAST_SHOWN = 120  # pixels of a photo
-PICTURE = 300  # pixels a side, at most
+PICTURE = 300  # maximum side, pixels
 
 
 def kinds_table(errors: Errors, score_thresh: float) -> str:
-    """What each kind of error costs, the most costly first."""
+    """Return a table of the kinds of errors by falling impact on mAP."""
     counts, largest = errors.counts(score_thresh), max(np.nan_to_num([*errors.map_impact.values()]).max(), 1e-9)
     rows = "".join(
-        f"<tr><td>{kind}<td>{cost:.3f}<td class=bar>{bar(cost / largest)}<td>{counts[kind]:,}<td class=text>{MEANINGS[kind]}"
-        for kind, cost in sorted(errors.map_impact.items(), key=lambda item: -item[1])
+        f"<tr><td>{kind}<td>{lost:.3f}<td class=bar>{bar(lost / largest)}<td>{counts[kind]:,}<td class=text>{MEANINGS[kind]}"
+        for kind, lost in sorted(errors.map_impact.items(), key=lambda item: -item[1])
     )
-    head = "<tr><th>kind<th>cost<th><th>errors<th>"
+    head = "<tr><th>kind<th>mAP lost<th><th>errors<th>"
     return f"<div class=wide><table>{head}{rows}</table></div>"
 
 
 def groups_tables(
-    evaluation: Evaluation,
+    errors: Errors,
     ground_truth: Sequence[Mapping[str, np.ndarray]],
     sizes: np.ndarray,
     side: int,
     edges: Sequence[int],
     score_thresh: float,
 ) -> str:
-    """How well objects are found by size, crowding and truncation.
+    """Return tables of the share of objects found, and AP, by size, crowding and truncation.
 
     Args:
-        evaluation: of the data set.
-        ground_truth: its objects, an entry a photo.
+        errors: of the data set.
+        ground_truth: its objects, one entry for each photo.
         sizes: `[n, 2]` width and height of every photo.
         side: of the network's input, in pixels.
-        edges: where the groups by size begin and end, in pixels of that input.
-        score_thresh: from which on an object counts as found.
+        edges: limits of the groups by size, in pixels of that input.
+        score_thresh: minimum score of a detection that finds an object.
     """
-    errors, use_07_metric = evaluation.errors, evaluation.result.metric == VOC07
     tables = {
-        "side": by_size(errors, sizes, side, edges, score_thresh, use_07_metric),
-        "crowding": by_crowding(errors, score_thresh, use_07_metric),
-        "truncation": by_truncation(errors, ground_truth, score_thresh, use_07_metric),
+        "side": by_size(errors, sizes, side, edges, score_thresh),
+        "crowding": by_crowding(errors, score_thresh),
+        "truncation": by_truncation(errors, ground_truth, score_thresh),
     }
     return "<div class=grid>" + "".join(group_table(title, groups) for title, groups in tables.items() if groups) + "</div>"
 
@@ -73,7 +70,7 @@ def group_table(title: str, groups: Sequence[Group]) -> str:
 
 
 def bar(share: float) -> str:
-    """A bar of a share 0..1 of its column's width."""
+    """Return a bar that fills a share 0..1 of its column."""
     return f"<i style='width:{100 * np.nan_to_num(share):.0f}%'></i>"
 
 
@@ -85,15 +82,15 @@ def faults_pictures(
     image: Callable[[int], np.ndarray],
     count: int,
 ) -> str:
-    """The first of the labels that are likely wrong: the label in white, what was found instead in its class's colour.
+    """Return pictures of the likeliest label faults: the label in white, the detection in the colour of its class.
 
     Args:
         errors: of a data set.
         faults: in its labels.
         classes: names.
         names: of the photos.
-        image: a photo as it is, `[H, W, 3]` uint8 RGB.
-        count: how many are shown.
+        image: returns a photo, `[H, W, 3]` uint8 RGB.
+        count: number of pictures.
     """
     cells = []
     for rank in range(min(count, len(faults.kind))):
@@ -105,7 +102,7 @@ def faults_pictures(
 
 
 def fault_text(errors: Errors, faults: Faults, classes: Sequence[str], rank: int) -> str:
-    """One fault in words."""
+    """Describe one fault."""
     kind, found, of_object = (int(part[rank]) for part in (faults.kind, faults.detection, faults.object))
     label = "" if kind == MISSING else classes[int(errors.objects.labels[of_object])]
     sure = "" if found < 0 else f"{classes[int(errors.found.labels[found])]} {errors.found.values[found]:.2f}"
@@ -117,7 +114,7 @@ def fault_text(errors: Errors, faults: Faults, classes: Sequence[str], rank: int
 
 
 def fault_picture(errors: Errors, faults: Faults, classes: Sequence[str], image: np.ndarray, rank: int) -> np.ndarray:
-    """The part of a photo around one fault in it `[h, w, 3]` uint8 RGB."""
+    """Draw one fault in the part of its photo around it `[h, w, 3]` uint8 RGB."""
     found, of_object = faults.detection[rank], faults.object[rank]
     parts = [(errors.objects, of_object, TRUTH)] if of_object >= 0 else []
     parts += [(errors.found, found, class_colour(int(errors.found.labels[found])))] if found >= 0 else []
@@ -132,9 +129,9 @@ def fault_picture(errors: Errors, faults: Faults, classes: Sequence[str], image:
 
 
 def part_around(boxes: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    """The part of a photo around boxes `[n, 4]` (edges), as edges in whole pixels."""
+    """Return the part of a photo around boxes `[n, 4]` (edges), as edges in whole pixels."""
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    around = np.maximum(AROUND * (high - low), (LEAST_SHOWN - (high - low)) / 2)
+    around = np.maximum(MARGIN * (high - low), (LEAST_SHOWN - (high - low)) / 2)
     left, top = np.clip(low - around, 0, [width - 1, height - 1]).astype(int).tolist()
     right, bottom = np.clip(high + around, [left + 1, top + 1], [width, height]).astype(int).tolist()
     return left, top, right, bottom

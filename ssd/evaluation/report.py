@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with all figures and pictures in it, which opens without a network."""
+"""The report of a run: one HTML file with all plots and pictures in it, which opens without a network connection."""
 
 import html
 import platform
@@ -16,13 +16,14 @@ import torchvision
 
 from ssd.boxes import voc_to_edges
 from ssd.config.yaml import dump_yaml
-from ssd.evaluation.curves import curve_figures, over_fitting, series
+from ssd.evaluation.curves import curve_plots, over_fitting, series
 from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.failures import faults_pictures, groups_tables, kinds_table
-from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, grid, pr_figure, score_figure
 from ssd.evaluation.label_faults import Faults
+from ssd.evaluation.metrics import voc_entries
 from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.pictures import TRUTH, draw_boxes, evenly_spaced, jpeg, scaled_into
+from ssd.evaluation.plots import PLOT_STYLE, ap_plot, confusion_plot, grid, pr_plot, score_plot
 from ssd.evaluation.voc_eval import IOU_THRESH
 from ssd.preprocessing import IMAGENET
 from ssd.system.files import write_whole
@@ -30,15 +31,15 @@ from ssd.system.files import write_whole
 NUM_HARDEST = 6
 NUM_PICTURED = 6
 NUM_FAULTS = 12
-PICTURE_WIDTH, PICTURE_HEIGHT = 420, 840  # pixels, at most
+PICTURE_WIDTH, PICTURE_HEIGHT = 420, 840  # maximum, pixels
 
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; margin: 0 auto; max-width: 1080px; padding: 0 16px 48px; }
 h1 { font-size: 1.6rem; margin: 1.2em 0 0; } h2 { font-size: 1.2rem; margin: 2em 0 .4em; border-bottom: 1px solid #d8dee4; }
 p.note { color: #57606a; margin: .2em 0 1em; }
-.figures { display: flex; flex-wrap: wrap; gap: 12px; margin: 1em 0; }
-.figures div { background: #f3f5f7; border-radius: 8px; padding: 10px 16px; } .figures b { display: block; font-size: 1.35rem; }
+.metrics { display: flex; flex-wrap: wrap; gap: 12px; margin: 1em 0; }
+.metrics div { background: #f3f5f7; border-radius: 8px; padding: 10px 16px; } .metrics b { display: block; font-size: 1.35rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; align-items: start; }
 svg, img { max-width: 100%; height: auto; display: block; } svg { overflow: visible; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; } figure { margin: 0; } figcaption { color: #57606a; font-size: .85rem; overflow-wrap: anywhere; }
@@ -51,119 +52,119 @@ td:first-child, th:first-child { text-align: left; } pre { background: #f3f5f7; 
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What a report is about."""
+    """The contents of a report."""
 
     title: str
     evaluation: Evaluation
-    ground_truth: Sequence[Mapping[str, np.ndarray]]  # an entry a photo, as `voc_eval` takes it
+    ground_truth: Sequence[Mapping[str, np.ndarray]]  # one entry for each photo, as in `voc_eval`
     names: Sequence[str]  # of the photos
-    image: Callable[[int], np.ndarray]  # a photo as it is, [H, W, 3] uint8 RGB
+    image: Callable[[int], np.ndarray]  # returns a photo, [H, W, 3] uint8 RGB
     records: Sequence[Mapping[str, Any]]  # of metrics.jsonl
     config: Mapping[str, Any]
-    facts: Mapping[str, str]  # shown beside the environment
-    sizes: np.ndarray  # [n, 2] width and height of the photos, in pixels
-    edges: Sequence[int]  # of the groups of objects by their size in the network's input, in pixels
-    faults: Faults  # likely ones, of the labels
+    facts: Mapping[str, str]  # shown with the environment
+    sizes: np.ndarray  # [n, 2] width and height of the photos, pixels
+    edges: Sequence[int]  # limits of the groups of objects by size, in pixels of the network's input
+    faults: Faults  # in the labels
 
 
 @dataclass(frozen=True)
 class MatchSummary:
-    """How detections and objects of a data set meet, each photo by itself, classes aside."""
+    """How the detections and objects in each photo match, regardless of class."""
 
     confusion: np.ndarray  # [C + 1, C + 1]: rows are objects, columns detections; the last of each is background
-    score_thresh: float  # from which on a detection counts
-    missed: np.ndarray  # [n] objects a photo that no detection of their class meets
-    false: np.ndarray  # [n] detections a photo that meet no object of their class
+    score_thresh: float  # minimum score of the detections
+    missed: np.ndarray  # [n] objects in each photo without a detection of their class
+    false: np.ndarray  # [n] detections in each photo without an object of their class
 
 
-def write_report(path: Path, subject: ReportInput) -> None:
-    """Writes the report.
+def write_report(path: Path, report: ReportInput) -> None:
+    """Write the report.
 
     Raises:
         OSError: the file cannot be written.
     """
-    text = render(subject)
+    text = render(report)
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def render(subject: ReportInput) -> str:
-    """The report as HTML."""
-    evaluation, result = subject.evaluation, subject.evaluation.result
+def render(report: ReportInput) -> str:
+    """Return the report as HTML."""
+    evaluation, result = report.evaluation, report.evaluation.result
     best, f1 = evaluation.best_score()
-    outcome = compare(evaluation.detections, subject.ground_truth, len(evaluation.classes), best)
-    with mpl.rc_context(FIGURES), warnings.catch_warnings():
-        # The browser writes the names, with its own fonts; that Matplotlib's lacks a letter is of no account.
+    matches = match_summary(voc_entries(evaluation.detections), report.ground_truth, len(evaluation.classes), best)
+    with mpl.rc_context(PLOT_STYLE), warnings.catch_warnings():
+        # The browser draws the names with its own fonts, so a letter missing from Matplotlib's font does not matter.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")
-        training = curves(subject.records, evaluation.metric_name)
-        classes = grid([ap_figure(evaluation), pr_figure(evaluation)])
-        errors = grid([confusion_figure(outcome.confusion, evaluation.classes), score_figure(evaluation)])
-    figures = {
-        evaluation.metric_name: f"{evaluation.mean_ap:.4f}",
+        training = curves(report.records, evaluation.metric.title)
+        classes = grid([ap_plot(evaluation), pr_plot(evaluation)])
+        errors = grid([confusion_plot(matches.confusion, evaluation.classes), score_plot(evaluation)])
+    metrics = {
+        evaluation.metric.title: f"{evaluation.mean_ap:.4f}",
         "photos": f"{len(evaluation.detections):,}",
         "objects": f"{sum(result.num_objects):,}",
         "best F1": f"{f1:.3f} at score {best:.2f}",
     }
-    boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in figures.items())
-    title = html.escape(subject.title)
-    config = dump_yaml(dict(subject.config))
+    boxes = "".join(f"<div>{html.escape(name)}<b>{html.escape(value)}</b></div>" for name, value in metrics.items())
+    title = html.escape(report.title)
+    config = dump_yaml(dict(report.config))
     parts = [
-        f"<h1>{title}</h1><div class=figures>{boxes}</div>",
+        f"<h1>{title}</h1><div class=metrics>{boxes}</div>",
         "<h2>Training</h2>", training,
         "<h2>Classes</h2>", class_table(evaluation), classes,
-        f"<h2>Errors</h2><p class=note>Detections from score {best:.2f} on, where F1 is best, here and in the pictures below; "
-        f"an object is found by an overlap of {IOU_THRESH:g} or more.</p>", errors,
-        *why_it_fails(subject, best),
-        "<h2>Hardest photos</h2><p class=note>Those with most missed objects and false detections. Ground truth on the left, "
-        "detections on the right.</p>", pictures(subject, hardest(outcome), outcome),
-        "<h2>Examples</h2>", pictures(subject, evenly_spaced(len(subject.names), NUM_PICTURED), outcome),
-        "<h2>Environment</h2>", facts_table({**subject.facts, **environment()}),
+        f"<h2>Errors</h2><p class=note>Detections with scores from {best:.2f}, where F1 is best, here and in the pictures "
+        f"below. A detection finds an object if they overlap by {IOU_THRESH:g} or more.</p>", errors,
+        *why_it_fails(report, best),
+        "<h2>Hardest photos</h2><p class=note>Photos with the most missed objects and false detections. Ground truth is on the "
+        "left, detections on the right.</p>", pictures(report, hardest(matches), matches),
+        "<h2>Examples</h2>", pictures(report, evenly_spaced(len(report.names), NUM_PICTURED), matches),
+        "<h2>Environment</h2>", facts_table({**report.facts, **environment()}),
         "<h2>Configuration</h2>", f"<pre>{html.escape(config)}</pre>",
     ]  # fmt: skip
-    return page(subject.title, parts)
+    return page(report.title, parts)
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """A page of HTML with nothing outside of it."""
+    """Return a self-contained HTML page."""
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><title>{html.escape(title)}</title>{head}<body>{''.join(parts)}</body></html>\n"
 
 
-def why_it_fails(subject: ReportInput, score_thresh: float) -> list[str]:
-    """Sections on the kinds of error, the objects that are found badly, and the labels that may be wrong."""
-    evaluation = subject.evaluation
+def why_it_fails(report: ReportInput, score_thresh: float) -> list[str]:
+    """Return the sections on kinds of errors, groups of objects, and labels that may be wrong."""
+    evaluation = report.evaluation
     errors, classes = evaluation.errors, evaluation.classes
-    cost = "the mAP that would be gained without the errors of that kind alone (TIDE)"
-    by_group = "AP counts all false detections for each group, as if it were as large as its class (Hoiem et al.)"
+    lost = "the gain of mAP if the errors of that kind alone were corrected (TIDE)"
+    by_group = "AP of a group counts all false detections, as if the group were as large as its class (Hoiem et al.)"
     return [
-        f"<h2>Why it fails</h2><p class=note>Cost: {cost}, at overlap {IOU_THRESH:g}. {by_group}. Errors, and the share of the "
-        f"objects that is found: from score {score_thresh:.2f} on. Side: the root of the area, in pixels of the network's "
-        f"{IMAGENET.size}.</p>", kinds_table(errors, score_thresh),
-        groups_tables(evaluation, subject.ground_truth, subject.sizes, IMAGENET.size, subject.edges, score_thresh),
-        "<h2>Labels that may be wrong</h2><p class=note>The likeliest of each kind in turn; more of them are in "
-        "labels/coco.json. Labels in white, what was found in colour.</p>",
-        faults_pictures(errors, subject.faults, classes, subject.names, subject.image, NUM_FAULTS),
+        f"<h2>Why it fails</h2><p class=note>mAP lost: {lost}, at overlap {IOU_THRESH:g}. {by_group}. Errors and the share of "
+        f"objects found: with scores from {score_thresh:.2f}. Side: the square root of the area, in pixels of the network's "
+        f"{IMAGENET.size} × {IMAGENET.size} input.</p>", kinds_table(errors, score_thresh),
+        groups_tables(errors, report.ground_truth, report.sizes, IMAGENET.size, report.edges, score_thresh),
+        "<h2>Labels that may be wrong</h2><p class=note>The likeliest of each kind in turn; labels/coco.json has "
+        "more. Labels are white, detections coloured.</p>",
+        faults_pictures(errors, report.faults, classes, report.names, report.image, NUM_FAULTS),
     ]  # fmt: skip
 
 
-def curves(records: Sequence[Mapping[str, Any]], metric_name: str) -> str:
-    """The learning curves, and what they show."""
-    figures, sentence = curve_figures(records, metric_name), over_fitting(records)
-    if not figures:
+def curves(records: Sequence[Mapping[str, Any]], metric_title: str) -> str:
+    """Return the learning curves with a comment."""
+    plots, sentence = curve_plots(records, metric_title), over_fitting(records)
+    if not plots:
         return "<p class=note>No records.</p>"
-    note = "The training loss is of augmented samples; the validation loss, of photos as they are, may be the lower one."
+    note = "Training uses augmented samples and validation does not, so the validation loss may be lower."
     texts = [f"<p class=note>{note}</p>"] if series(records, "eval", "loss") else []
     texts += [f"<p>{sentence}</p>"] if sentence else []
-    return "".join(texts) + grid(figures)
+    return "".join(texts) + grid(plots)
 
 
-def compare(
+def match_summary(
     detections: Sequence[Mapping[str, np.ndarray]],
     truth: Sequence[Mapping[str, np.ndarray]],
     num_classes: int,
     score_thresh: float,
 ) -> MatchSummary:
-    """Pairs detections, from a score on, and objects by falling overlap, whatever their classes; difficult objects, and what
-    meets them, do not count."""
+    """Pair detections with at least that score and objects by falling overlap, regardless of class. Difficult objects, and
+    detections paired with them, do not count."""
     confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     missed, false = np.zeros(len(truth), np.int64), np.zeros(len(truth), np.int64)
     for i, (found, objects) in enumerate(zip(detections, truth, strict=True)):
@@ -183,18 +184,18 @@ def compare(
 
 
 def pair(overlap: np.ndarray) -> np.ndarray:
-    """The object that each detection is paired with `[n]`, -1 for none: the largest overlap first, each at most once."""
+    """Return the object paired with each detection `[n]`, -1 for none: largest overlap first, each object at most once."""
     partner = np.full(overlap.shape[0], -1)
-    left = overlap.copy()
-    while left.size and left.max() >= IOU_THRESH:
-        row, column = np.unravel_index(left.argmax(), left.shape)
+    rest = overlap.copy()
+    while rest.size and rest.max() >= IOU_THRESH:
+        row, column = np.unravel_index(rest.argmax(), rest.shape)
         partner[row] = column
-        left[row], left[:, column] = -1, -1
+        rest[row], rest[:, column] = -1, -1
     return partner
 
 
-def hardest(outcome: MatchSummary) -> list[int]:
-    errors = outcome.missed + outcome.false
+def hardest(matches: MatchSummary) -> list[int]:
+    errors = matches.missed + matches.false
     order = np.argsort(-errors, kind="stable")[:NUM_HARDEST]
     return [int(i) for i in order if errors[i]]
 
@@ -219,24 +220,23 @@ def environment() -> dict[str, str]:
     return {**versions, "OpenCV": cv2.__version__, "system": platform.platform()}
 
 
-def pictures(subject: ReportInput, indices: Sequence[int], outcome: MatchSummary) -> str:
-    """Photos in pairs: ground truth, detections."""
+def pictures(report: ReportInput, indices: Sequence[int], matches: MatchSummary) -> str:
+    """Return photos in pairs: ground truth, detections."""
     if not indices:
         return "<p class=note>None.</p>"
     cells = []
     for index in indices:
-        image, truth, found = subject.image(index), subject.ground_truth[index], subject.evaluation.detections[index]
-        sure = found["scores"] >= outcome.score_thresh
-        found = {name: values[sure] for name, values in found.items()}
+        image, truth, found = report.image(index), report.ground_truth[index], report.evaluation.detections[index]
+        sure = found.scores >= matches.score_thresh
         height, width = image.shape[:2]
         small = scaled_into(image, min(PICTURE_WIDTH, width), min(PICTURE_HEIGHT, height))
         scale = np.tile([small.shape[1] / width, small.shape[0] / height], 2)
-        classes = subject.evaluation.classes
+        classes = report.evaluation.classes
         sides = (
             draw_boxes(small, voc_to_edges(truth["boxes"]) * scale, truth["labels"], classes, colour=TRUTH),
-            draw_boxes(small, voc_to_edges(found["boxes"]) * scale, found["labels"], classes, found["scores"]),
+            draw_boxes(small, found.boxes[sure] * scale, found.labels[sure], classes, found.scores[sure]),
         )
         images = "".join(f"<img alt='' src='{jpeg(side)}'>" for side in sides)
-        caption = f"{html.escape(subject.names[index])}: {outcome.missed[index]} missed, {outcome.false[index]} false"
+        caption = f"{html.escape(report.names[index])}: {matches.missed[index]} missed, {matches.false[index]} false"
         cells.append(f"<figure><div class=pair>{images}</div><figcaption>{caption}</figcaption></figure>")
     return f"<div class=grid>{''.join(cells)}</div>"

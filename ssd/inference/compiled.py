@@ -1,4 +1,4 @@
-"""A network whose layers torch.compile has fused."""
+"""A network compiled by torch.compile, for batches of any size."""
 
 from collections import Counter
 
@@ -11,27 +11,27 @@ from ssd.system.machine import require_cpp_compiler
 
 
 class Compiled:
-    """A network through torch.compile, for batches of any size. Use it without gradients.
+    """A network compiled by torch.compile, for inference only.
 
-    Every size of batch is compiled by itself, in some ten seconds. Batches are therefore filled up to powers of two.
+    Compilation takes some ten seconds for each batch size. Batches are therefore padded to powers of two.
 
     Args:
-        network: as `for_inference` gives it.
-        device: where it is.
+        network: as `for_inference` returns it.
+        device: of the network.
 
     Raises:
-        ConfigError: the device is a processor, and there is no C++ compiler.
+        ConfigError: the device is a CPU, and no C++ compiler is installed.
     """
 
     def __init__(self, network: SSD300, device: torch.device) -> None:
         if device.type == "cpu":
             require_cpp_compiler("compile")
         self.network = torch.compile(network, dynamic=False)
-        self.asked: Counter[int] = Counter()  # how often each size was
-        self.sizes: set[int] = set()  # that are compiled
+        self.requests: Counter[int] = Counter()  # by batch size
+        self.sizes: set[int] = set()  # compiled batch sizes
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the network makes of images `[B, 3, 300, 300]`."""
+        """Return the network's outputs for images `[B, 3, 300, 300]`."""
         from torch._inductor import config
 
         count = len(images)
@@ -42,11 +42,11 @@ class Compiled:
         return loc[:count], conf[:count], dbox_list
 
     def _size(self, count: int) -> int:
-        """The size that a batch is filled up to: the next power of two; a larger one that is compiled already, if this one is
-        asked for the first time, since the last photos of a folder are often fewer than the others."""
+        """Return the size to pad a batch to: the next power of two, but a larger compiled size on the first request, since the
+        last batch of a folder is often smaller than the others."""
         size = 1 << (count - 1).bit_length()
-        self.asked[size] += 1
-        if size not in self.sizes and self.asked[size] == 1 and (larger := [other for other in self.sizes if other > size]):
+        self.requests[size] += 1
+        if size not in self.sizes and self.requests[size] == 1 and (larger := [other for other in self.sizes if other > size]):
             return min(larger)
         self.sizes.add(size)
         return size

@@ -1,53 +1,60 @@
-"""Detections of a network in batches of pixels."""
+"""From a batch of pixels to detections: preprocessing, network, postprocessing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ssd.config.schema import PostprocessConfig
 from ssd.detect import detect
 from ssd.preprocessing import Preprocessing, normalize
 
-Network = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # images → offsets, class scores, DBoxes, as of SSD300
+Outputs = tuple[Tensor, Tensor, Tensor]  # offsets, class scores and DBoxes, as `SSD300` returns them
+
+
+class Detections(NamedTuple):
+    """The detections in one photo, by falling score.
+
+    `ssd.detect.detect` returns dicts with boxes relative to the network's input; `ssd.inference.merge.merge` turns those of all
+    crops of a photo into this type.
+    """
+
+    boxes: np.ndarray  # [n, 4] float32: edges (x1, y1, x2, y2) in the photo's pixels, counted from 0
+    labels: np.ndarray  # [n] int64, from 0 over the class names
+    scores: np.ndarray  # [n] float32, 0..1
+    names: Sequence[str] = ()  # n class names; only `Predictor` fills them in
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """What `ssd.detect.detect` takes beside the predictions.
+class PixelModel:
+    """A network in evaluation mode that takes pixels.
 
-    Raises:
-        ValueError: one of them is out of range.
+    Args:
+        network: images → offsets, class scores and DBoxes.
+        preprocessing: of its input.
+        device: of the network.
+        dtype: of its activations.
     """
 
-    score_thresh: float = 0.01
-    nms_thresh: float = 0.45
-    top_k: int = 200
+    network: Callable[[Tensor], Outputs]
+    preprocessing: Preprocessing
+    device: torch.device
+    dtype: torch.dtype
 
-    def __post_init__(self) -> None:
-        for name in ("score_thresh", "nms_thresh"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= float(value) <= 1:
-                raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
-        if not isinstance(self.top_k, Integral) or self.top_k < 1:
-            raise ValueError(f"top_k: expected a whole number from 1 on, got {self.top_k!r}")
-
-
-def predict(
-    model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype, limits: Thresholds
-) -> list[dict[str, Tensor]]:
-    """Detections in a batch of pixels `[B, 300, 300, 3]` uint8 RGB; the model has to be in evaluation mode."""
-    return postprocess(forward(model, images, preprocessing, device, dtype), limits)
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Outputs:
+        """Return the raw predictions for pixels `[B, 300, 300, 3]` uint8 RGB."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(normalize(images, self.preprocessing, self.device))
 
 
-@torch.no_grad()
-def forward(
-    model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        return model(normalize(images, preprocessing, device))
+def predict(model: PixelModel, images: Tensor, options: PostprocessConfig) -> list[dict[str, Tensor]]:
+    """Return the detections in pixels `[B, 300, 300, 3]` uint8 RGB, as `ssd.detect.detect` does."""
+    return postprocess(model(images), options)
 
 
-def postprocess(outputs: tuple[Tensor, Tensor, Tensor], limits: Thresholds) -> list[dict[str, Tensor]]:
-    return detect(*outputs, limits.score_thresh, limits.nms_thresh, limits.top_k)
+def postprocess(outputs: Outputs, options: PostprocessConfig) -> list[dict[str, Tensor]]:
+    return detect(*outputs, options.score_thresh, options.nms_thresh, options.top_k)

@@ -1,10 +1,10 @@
-"""Using a trained network: photos in, detections out."""
+"""Detection of objects in photos with a trained network."""
 
 import copy
 from collections.abc import Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import cv2
 import numpy as np
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssd.backbones.vgg import ConvBlock
-from ssd.config.schema import LEAST_TILE, MOST_OVERLAP, TilesConfig
+from ssd.config.schema import LEAST_TILE, MOST_TILE, PostprocessConfig, TilesConfig
 from ssd.inference.compiled import Compiled
 from ssd.inference.merge import merge
-from ssd.inference.predict import Thresholds, predict
-from ssd.inference.tiles import Tiles, tile_windows
+from ssd.inference.predict import Detections, PixelModel, predict
+from ssd.inference.tiles import tile_edges, whole_photos
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing, inference_format, resize
 from ssd.system.device import choose_device, choose_precision, compute_in_forks
@@ -30,37 +30,28 @@ from ssd.weights.pretrained import network_of
 Photo = str | Path | np.ndarray | Image.Image | Tensor
 
 
-class Detections(NamedTuple):
-    """What was found in one photo, by falling score."""
-
-    boxes: np.ndarray  # [n, 4] float32: edges (x1, y1, x2, y2) in the photo's pixels, counted from 0
-    labels: np.ndarray  # [n] int64, from 0 over the class names
-    scores: np.ndarray  # [n] float32, 0..1
-    names: list[str]  # n names of classes
-
-
 class Predictor:
-    """A network with all that it expects of its images.
+    """A network with its preprocessing, thresholds, tiles and class names.
 
-    On a CPU the network takes a quarter less time for a batch of 16 after `ssd.system.device.keep_freed_memory()`, which
-    `scripts/detect.py` calls. That is left to the caller, since it holds for the whole process.
+    On a CPU a batch of 16 takes a quarter less time after `ssd.system.device.keep_freed_memory()`, which `scripts/detect.py`
+    calls. The predictor does not call it, since it affects the whole process.
 
-    After a fork (gunicorn's preload, multiprocessing.Pool) a predictor on a CPU goes on in the child, with one thread of
-    PyTorch; to set more there would hang it. One on a GPU has to be made in the child, by CUDA's rules.
+    A predictor on a CPU still works after a fork (gunicorn's preload, multiprocessing.Pool), with one thread of PyTorch;
+    setting more threads there would hang. CUDA requires a predictor on a GPU to be created in the child process.
 
     Args:
-        model: the network; a copy of it is used.
+        model: the network; the predictor uses a copy.
         classes: names, without background.
-        preprocessing: what the weights expect of images.
-        device: where it runs.
-        dtype: of its activations.
-        limits: thresholds of the detections.
-        tiles: that photos are cut into where a side is longer than one; None: they are seen as a whole alone.
-        compile: run the network through torch.compile: a little faster after ten to twenty seconds at the first batch, and
-            again for each new size of batch.
+        preprocessing: of the network's input.
+        device: to run on.
+        dtype: of the activations.
+        options: thresholds of the detections.
+        tiles: size and overlap of the tiles; photos with a longer side are cut into tiles. None: no tiles.
+        compile: run the network through torch.compile: a little faster after ten to twenty seconds for the first batch, and for
+            each new batch size.
 
     Raises:
-        ConfigError: `compile` on a processor without a C++ compiler.
+        ConfigError: `compile` on a CPU without a C++ compiler.
     """
 
     def __init__(
@@ -70,18 +61,18 @@ class Predictor:
         preprocessing: Preprocessing,
         device: torch.device,
         dtype: torch.dtype,
-        limits: Thresholds,
-        tiles: Tiles | None = None,
+        options: PostprocessConfig,
+        tiles: TilesConfig | None = None,
         compile: bool = False,
     ) -> None:
         compute_in_forks()
         self.model = for_inference(model, dtype).to(device)
-        self.network = Compiled(self.model, device) if compile else self.model
+        self.pixel_model = PixelModel(Compiled(self.model, device) if compile else self.model, preprocessing, device, dtype)
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
         self.device = device
         self.dtype = dtype
-        self.limits = limits
+        self.options = options
         self.tiles = tiles
 
     @classmethod
@@ -93,60 +84,57 @@ class Predictor:
         score_thresh: float = 0.5,
         nms_thresh: float = 0.45,
         top_k: int = 200,
-        tiles: Literal["trained", "none"] | int | Tiles = "trained",
+        tiles: Literal["trained", "none"] | int | TilesConfig = "trained",
         compile: bool = False,
     ) -> Self:
-        """A predictor with the weights, classes and image preprocessing of a checkpoint.
+        """Create a predictor with the weights, classes and preprocessing of a checkpoint.
 
         Args:
-            checkpoint: checkpoints/best.pt of a run, what scripts/convert_weights.py wrote, or one that is read already.
+            checkpoint: a run's checkpoints/best.pt, a file from scripts/convert_weights.py, or a loaded checkpoint.
             device: auto | cpu | mps | cuda | cuda:N, or N alone.
             precision: auto | float32 | bfloat16 | float16.
-            score_thresh: least score of a detection.
-            nms_thresh: of two boxes of one class that overlap by more, the lower one goes.
-            top_k: most detections in a photo.
-            tiles: that photos are cut into where a side is longer than one: those of training, none, or their size in pixels.
+            score_thresh: minimum score of a detection.
+            nms_thresh: of two boxes of a class with a larger overlap, the lower-scoring one is dropped.
+            top_k: maximum number of detections in a photo.
+            tiles: those of training, none, or their side in pixels.
             compile: run the network through torch.compile, as above.
 
         Raises:
-            CheckpointError: the file is missing, damaged, or no checkpoint of this application.
-            ConfigError: this machine does not have the device, the precision, or a compiler.
+            CheckpointError: the file is missing, damaged, or not a checkpoint of this application.
+            ConfigError: this machine lacks the device, the precision, or a compiler.
             ValueError: a threshold, `top_k` or `tiles` is out of range.
         """
         state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(Path(checkpoint))
         where = choose_device(f"cuda:{device}" if isinstance(device, Integral) else str(device))
         dtype = choose_precision(precision, where)
-        limits = Thresholds(score_thresh, nms_thresh, top_k)
-        chosen = choose_tiles(tiles, state)
-        return cls(
-            network_of(state), state.classes, Preprocessing(**state.preprocessing), where, dtype, limits, chosen, compile
-        )
+        options = check_thresholds(score_thresh, nms_thresh, top_k)
+        preprocessing = Preprocessing(**state.preprocessing)
+        return cls(network_of(state), state.classes, preprocessing, where, dtype, options, choose_tiles(tiles, state), compile)
 
     def __call__(self, images: Photo | Iterable[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
-        """Detections in photos of any sizes.
+        """Return the detections in photos of any sizes.
 
         Args:
-            images: one photo or several, each one of: the path of a file; an array uint8 `[H, W, 3]`, `[H, W, 4]` with
-                alpha, which is dropped, or grey `[H, W]` or `[H, W, 1]`; a PIL image; a tensor `[3, H, W]`, uint8 or floats
-                in 0..1, RGB. Files and PIL images are turned upright as their EXIF says, and boxes are those of the upright
-                photo.
-            bgr: arrays have their channels in OpenCV's order; otherwise RGB.
-            batch_size: photos and tiles that go through the network at once.
+            images: one photo or several. A photo is the path of a file; a uint8 array `[H, W, 3]`, `[H, W, 4]` (alpha is
+                ignored), or grey `[H, W]` or `[H, W, 1]`; a PIL image; or an RGB tensor `[3, H, W]`, uint8 or floats in 0..1.
+                Files and PIL images are rotated upright by their EXIF data, and boxes refer to the upright photo.
+            bgr: whether the channels of arrays are in OpenCV's order; otherwise RGB.
+            batch_size: photos and tiles in one batch of the network.
 
         Returns:
-            An entry a photo, in their order; also for a single photo.
+            One entry for each photo, in their order; a list for a single photo too.
 
         Raises:
-            ImageError: one of them is no photo.
-            ValueError: the batch size is no whole number from 1 on.
+            ImageError: one of them is not a photo.
+            ValueError: the batch size is not a whole number of at least 1.
         """
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise ValueError(f"batch_size: expected a whole number from 1 on, got {batch_size!r}")
         is_array = isinstance(images, np.ndarray | Tensor)
-        alone = (
+        is_single = (
             images.ndim < 4 if is_array else isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable)
         )
-        photos: Iterable[Photo] = [images] if alone else images  # pyright: ignore[reportAssignmentType]
+        photos: Iterable[Photo] = [images] if is_single else images  # pyright: ignore[reportAssignmentType]
         found: list[Detections] = []
         batch: list[np.ndarray] = []
         for number, photo in enumerate(photos):
@@ -157,62 +145,76 @@ class Predictor:
         return found + self.detect(batch, batch_size)
 
     def fills(self, pixels: Sequence[np.ndarray], batch_size: int) -> bool:
-        """Whether photos, with their tiles, are as many as go through the network at once, or as large as a photo may be."""
+        """Return whether photos with their tiles fill a batch, or have as many pixels as the largest photo allowed."""
         is_large = sum(image.shape[0] * image.shape[1] for image in pixels) >= MAX_PIXELS
-        return is_large or sum(len(self._windows(image)) for image in pixels) >= batch_size
+        return is_large or sum(len(self._crops(image)) for image in pixels) >= batch_size
 
     def detect(self, pixels: Sequence[np.ndarray], batch_size: int = 16) -> list[Detections]:
-        """Detections in photos, `[H, W, 3]` uint8 RGB each, `batch_size` of them or of their tiles at a time."""
-        windows = [self._windows(image) for image in pixels]
-        parts = [(image, window) for image, own in zip(pixels, windows, strict=True) for window in own.tolist()]
+        """Return the detections in photos, each `[H, W, 3]` uint8 RGB, with `batch_size` photos or tiles in a batch."""
+        crops = [self._crops(image) for image in pixels]
+        inputs = [(image, crop) for image, own in zip(pixels, crops, strict=True) for crop in own.tolist()]
         found: list[dict[str, Tensor]] = []
-        for start in range(0, len(parts), batch_size):
-            batch = parts[start : start + batch_size]
+        for start in range(0, len(inputs), batch_size):
+            batch = inputs[start : start + batch_size]
             images = np.stack([resize(image[y1:y2, x1:x2], self.preprocessing.size) for image, (x1, y1, x2, y2) in batch])
-            found += predict(self.network, torch.from_numpy(images), self.preprocessing, self.device, self.dtype, self.limits)
-        ends = np.cumsum([len(own) for own in windows])
-        return [self._merged(found[end - len(own) : end], own) for own, end in zip(windows, ends.tolist(), strict=True)]
+            found += predict(self.pixel_model, torch.from_numpy(images), self.options)
+        ends = np.cumsum([len(own) for own in crops])
+        return [self._merged(found[end - len(own) : end], own) for own, end in zip(crops, ends.tolist(), strict=True)]
 
-    def _windows(self, image: np.ndarray) -> np.ndarray:
-        """What the network is shown of a photo: the whole, and tiles, `[m, 4]` edges in its pixels."""
+    def _crops(self, image: np.ndarray) -> np.ndarray:
+        """Return the crops that the network sees, the whole photo first: `[m, 4]` edges in its pixels."""
         size = np.array([[image.shape[1], image.shape[0]]])
-        whole = np.concatenate([np.zeros_like(size), size], axis=1)
-        return np.concatenate([whole, tile_windows(size, self.tiles)[1]]) if self.tiles else whole
+        whole = whole_photos(size).edges
+        return np.concatenate([whole, tile_edges(size, self.tiles.size, self.tiles.overlap)[1]]) if self.tiles else whole
 
-    def _merged(self, found: Sequence[dict[str, Tensor]], windows: np.ndarray) -> Detections:
-        merged = merge(found, windows, windows[0, 2:], self.limits.nms_thresh, self.limits.top_k)
-        return Detections(**merged, names=[self.classes[label] for label in merged["labels"]])
+    def _merged(self, found: Sequence[dict[str, Tensor]], crops: np.ndarray) -> Detections:
+        merged = merge(found, crops, crops[0, 2:], self.options.nms_thresh, self.options.top_k)
+        return merged._replace(names=[self.classes[label] for label in merged.labels])
 
 
-def choose_tiles(tiles: Literal["trained", "none"] | int | Tiles, state: TrainState) -> Tiles | None:
-    """The tiles that a word or a size means for a checkpoint, as of `Predictor.from_checkpoint`.
+def check_thresholds(score_thresh: float, nms_thresh: float, top_k: int) -> PostprocessConfig:
+    """Return the thresholds as a section of the configuration.
 
     Raises:
-        ValueError: it means none.
+        ValueError: one of them is out of range.
     """
-    if isinstance(tiles, Tiles):
-        if not (tiles.size >= LEAST_TILE and 0 <= tiles.overlap <= MOST_OVERLAP):
-            raise ValueError(f"tiles: expected {LEAST_TILE} pixels or more, and an overlap of 0 to {MOST_OVERLAP}, got {tiles}")
+    for name, value in (("score_thresh", score_thresh), ("nms_thresh", nms_thresh)):
+        if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+            raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
+    if not isinstance(top_k, Integral) or top_k < 1:
+        raise ValueError(f"top_k: expected a whole number from 1 on, got {top_k!r}")
+    return PostprocessConfig(score_thresh=float(score_thresh), nms_thresh=float(nms_thresh), top_k=int(top_k))
+
+
+def choose_tiles(tiles: Literal["trained", "none"] | int | TilesConfig, state: TrainState) -> TilesConfig | None:
+    """Return the tiles for a checkpoint that the argument of `Predictor.from_checkpoint` asks for.
+
+    Raises:
+        ValueError: the argument is none of the documented values.
+    """
+    if isinstance(tiles, TilesConfig):
         return tiles
     if tiles == "none":
         return None
-    theirs = state.config.get("data", {}).get("tiles")  # older checkpoints, and converted weights, have no such entry
-    trained = Tiles(theirs["size"], theirs["overlap"]) if theirs else None
+    entry = state.config.get("data", {}).get("tiles")  # older checkpoints and converted weights lack it
+    trained = TilesConfig(size=entry["size"], overlap=entry["overlap"]) if entry else None
     if tiles == "trained":
         return trained
-    if not isinstance(tiles, Integral) or tiles < LEAST_TILE:
-        raise ValueError(f"tiles: expected 'trained', 'none', a number of pixels or Tiles, got {tiles!r}; least: {LEAST_TILE}")
-    return Tiles(int(tiles), trained.overlap if trained else TilesConfig().overlap)
+    if not isinstance(tiles, Integral) or not LEAST_TILE <= tiles <= MOST_TILE:
+        raise ValueError(
+            f"tiles: expected 'trained', 'none', {LEAST_TILE} to {MOST_TILE} pixels or a TilesConfig, got {tiles!r}"
+        )
+    return TilesConfig(size=int(tiles), overlap=(trained or TilesConfig()).overlap)
 
 
 def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
-    """A copy of a network in evaluation mode with less to do, and the same outputs to rounding.
+    """Return a faster copy of a network in evaluation mode, with the same outputs up to rounding.
 
-    Batch normalisation is folded into the weights of its convolution; convolutions have their weights in the precision of the
-    activations, which autocast would convert anew for every batch.
+    Batch normalisation is folded into the convolutions. Their weights are stored in the precision of the activations, which
+    autocast would otherwise convert for every batch.
 
     Args:
-        model: left as it is.
+        model: the network; not changed.
         dtype: of the activations.
     """
     network = copy.deepcopy(model).eval()
@@ -227,10 +229,10 @@ def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
 
 
 def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:
-    """A photo of any kind that `Predictor` takes as `[H, W, 3]` uint8 RGB.
+    """Convert any photo that `Predictor` accepts to `[H, W, 3]` uint8 RGB.
 
     Raises:
-        ImageError: it is no photo; `number` names what has no path.
+        ImageError: it is not a photo; the message calls photos without a path by their `number`.
     """
     if isinstance(photo, str | Path):
         return read_photo(photo)
@@ -256,11 +258,11 @@ def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:
 
 
 def _pillow_to_pixels(photo: Image.Image, number: int) -> np.ndarray:
-    """A PIL image, turned upright as its EXIF says, as `[H, W, 3]` uint8 RGB."""
+    """Convert a PIL image to `[H, W, 3]` uint8 RGB, rotated upright by its EXIF data."""
     require_decodable(photo, f"image {number}")
     if 0 in photo.size:
         raise ImageError(f"image {number}: has no pixels")
     try:
         return to_rgb(ImageOps.exif_transpose(photo))
-    except (OSError, SyntaxError) as error:  # its file is read only now
+    except (OSError, SyntaxError) as error:  # PIL reads the file only now
         raise ImageError(f"image {number}: cannot be decoded ({first_line(error)})") from None

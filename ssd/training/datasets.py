@@ -20,7 +20,7 @@ from data.loading.image_cache import ImageCache, cache_bytes, fits
 from data.loading.loader import WatchedLoader, choose_workers, make_loader
 from data.loading.sampler import EvalSampler, SampleKey, TrainSampler
 from data.loading.workers import num_caches
-from data.transforms.tiles import Crops, cut_tiles
+from data.transforms.tiles import LabelledCrops, cut_tiles
 from ssd.batch import Batch
 from ssd.config.schema import Config
 from ssd.preprocessing import Preprocessing
@@ -190,7 +190,7 @@ def eval_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) ->
     return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=data.keep_difficult, crops=windows)
 
 
-def _image_cache(run: Run, windows: Crops, output: int) -> ImageCache | None:
+def _image_cache(run: Run, windows: LabelledCrops, output: int) -> ImageCache | None:
     """Return the cache of decoded photos and tiles, if the configuration wants one and it fits into memory."""
     if run.config.data.cache == "none":
         return None

@@ -165,7 +165,7 @@ class RecordFile:
         Args:
             name: of the curve.
             num_objects: objects in the ground truth.
-            values: recall, precision and number of detections at each of THRESHOLDS, from `VOCResult.at`.
+            values: recall, precision and number of detections at each of THRESHOLDS, from `APResult.at`.
             iteration: of the evaluation.
         """
         recall, precision, counts = values
@@ -277,8 +277,7 @@ def detections_picture(samples: DetectionDataset, evaluation: Evaluation) -> np.
     best, _ = evaluation.best_score()
     for index in evenly_spaced(len(photos), NUM_PICTURED):
         image, truth, found = samples.image(index), photos.ground_truth(index), evaluation.detections[index]
-        sure = found["scores"] >= best
-        boxes, labels, scores = found["boxes"][sure], found["labels"][sure], found["scores"][sure]
+        sure = found.scores >= best
         cells.append(draw_boxes(image, voc_to_edges(truth["boxes"]), truth["labels"], photos.classes, colour=TRUTH))
-        cells.append(draw_boxes(image, voc_to_edges(boxes), labels, photos.classes, scores))
+        cells.append(draw_boxes(image, found.boxes[sure], found.labels[sure], photos.classes, found.scores[sure]))
     return contact_sheet(cells)

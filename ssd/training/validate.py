@@ -15,11 +15,10 @@ from data.dataset.coverage import SIDE_BINS
 from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
 from ssd.deploy.label_files import write_faults
-from ssd.evaluation.evaluate import Evaluation, evaluate
+from ssd.evaluation.evaluate import Evaluation, EvaluationData, evaluate
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import ReportInput, write_report
-from ssd.inference.merge import Parts
-from ssd.inference.predict import Thresholds
+from ssd.inference.predict import PixelModel
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing
 from ssd.system.device import device_name
@@ -55,22 +54,18 @@ def evaluate_photos(
     Raises:
         Stopped: on request.
     """
-    config, photos, windows = run.config, samples.photos, samples.crops
+    photos = samples.photos
+    model.eval()
+    # On CPUs each process has its own statistics of batch normalisation; a checkpoint has the main one's.
+    run.world.broadcast(model.buffers())
+    ground_truth = [photos.ground_truth(i) for i in range(len(photos))]
     return evaluate(
-        model,
-        batches or val_loader(run, samples),
-        photos.sizes,
-        [photos.ground_truth(i) for i in range(len(photos))],
-        photos.classes,
-        criterion=build_criterion(config),
-        preprocessing=preprocessing,
-        device=run.device,
-        dtype=run.dtype,
-        limits=Thresholds(config.eval.score_thresh, config.eval.nms_thresh, config.eval.top_k),
-        metric=config.eval.metric,
-        world=run.world,
-        stop=run.stop,
-        parts=Parts(windows.photos, windows.edges, windows.trained),
+        PixelModel(model, preprocessing, run.device, run.dtype),
+        EvaluationData(batches or val_loader(run, samples), samples.crops, photos.sizes, ground_truth, photos.classes),
+        build_criterion(run.config),
+        run.config.eval,
+        run.world,
+        run.stop,
     )
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssd.inference.tiles import Tiles, tile_windows
+from ssd.inference.tiles import tile_edges
 from ssd.preprocessing import CAFFE, IMAGENET, Preprocessing, normalize
 
 CPU = torch.device("cpu")
@@ -43,9 +43,8 @@ def test_the_mean_is_what_surrounds_an_expanded_photo():
 @pytest.mark.parametrize("size", [60, 61])
 def test_tiles_cover_photos_and_overlap(size, overlap):
     """Pixel by pixel."""
-    tiles = Tiles(size, overlap)
     sizes = np.array([(50, 60), (61, 60), (60, 300), (1, 200), (180, 131), (397, 62)])
-    photo, windows = tile_windows(sizes, tiles)
+    photo, windows = tile_edges(sizes, size, overlap)
     assert photo.tolist() == sorted(photo.tolist())
     for i, (width, height) in enumerate(sizes.tolist()):
         own = windows[photo == i]
@@ -70,5 +69,5 @@ def test_tiles_cover_photos_and_overlap(size, overlap):
 
 
 def test_tiles_that_share_one_pixel():
-    _, windows = tile_windows(np.array([[119, 60]]), Tiles(60, 1 / 60))
+    _, windows = tile_edges(np.array([[119, 60]]), 60, 1 / 60)
     assert windows.tolist() == [[0, 0, 60, 60], [59, 0, 119, 60]]

@@ -11,9 +11,9 @@ from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
 from data.loading.image_cache import ImageCache, cache_bytes
 from data.loading.sampler import EvalSampler
-from data.transforms.tiles import Crops, cut_tiles
+from data.transforms.tiles import LabelledCrops, cut_tiles
 from ssd.config.schema import AugmentConfig, TilesConfig
-from ssd.inference.tiles import Tiles, tile_windows
+from ssd.inference.tiles import tile_edges
 from ssd.system.distributed import World
 
 FILL = (124, 116, 104)
@@ -45,7 +45,7 @@ def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Annotations:
 def test_objects_of_each_tile_by_brute_force(size, overlap, keep):
     photos = made_up(1, SIZES, 60)
     windows = cut_tiles(photos, TilesConfig(size=size, overlap=overlap, keep=keep, background=0.5), seed=0)
-    owners, edges = tile_windows(photos.sizes, Tiles(size, overlap))
+    owners, edges = tile_edges(photos.sizes, size, overlap)
     assert windows.photos.tolist() == [*range(len(photos)), *owners.tolist()]
     for i in range(len(photos)):
         assert windows.edges[i].tolist() == [0, 0, *SIZES[i]]
@@ -93,8 +93,8 @@ def test_a_share_of_the_tiles_without_objects_is_trained_on():
 
 def test_photos_that_no_tile_is_smaller_than_are_left_whole():
     photos = made_up(3, [(600, 600), (1, 600), (20, 30)], 9)
-    whole, windows = Crops.whole(photos), cut_tiles(photos, TilesConfig(), 0)
-    for field in fields(Crops):
+    whole, windows = LabelledCrops.whole(photos), cut_tiles(photos, TilesConfig(), 0)
+    for field in fields(LabelledCrops):
         np.testing.assert_array_equal(getattr(windows, field.name), getattr(whole, field.name))
 
 

@@ -127,7 +127,7 @@ def test_a_photo_that_is_gone_is_answered_in_one_line(predictor, tmp_path):
 
 def test_names_of_classes_cannot_end_the_script(predictor):
     names = ["</script><b>", *predictor.classes[1:]]
-    odd = Predictor(predictor.model, names, predictor.preprocessing, predictor.device, predictor.dtype, predictor.limits)
+    odd = Predictor(predictor.model, names, predictor.preprocessing, predictor.device, predictor.dtype, predictor.options)
     text = Client(demo.Demo(odd, 0.5, None, 8000)).get("/", base_url=ADDRESS).text
     assert text.count("</script>") == 1
     settings = text.partition("const settings = ")[2].partition(";\n")[0]

@@ -12,7 +12,7 @@ from ssd.deploy import detection
 from ssd.deploy.detection import Job, output_folder
 from ssd.deploy.inputs import Input
 from ssd.deploy.results import Results
-from ssd.inference.predictor import Detections
+from ssd.inference.predict import Detections
 from ssd.system.errors import UsageError
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), [])

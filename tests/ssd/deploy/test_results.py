@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssd.deploy.results import FrameDetections, Results, as_coco
-from ssd.inference.predictor import Detections
+from ssd.inference.predict import Detections
 
 CLASSES = ("cat", 'a, "b"\n& <c>', "US$5", "猫")
 

@@ -13,20 +13,24 @@ from data.loading.sampler import EvalSampler
 from data.transforms.tiles import cut_tiles
 from scripts import detect
 from ssd.boxes import encode, voc_to_edges
-from ssd.config.schema import TilesConfig
+from ssd.config.schema import EvalConfig, PostprocessConfig, TilesConfig
 from ssd.dbox import make_dbox_list
-from ssd.evaluation.evaluate import Evaluation, evaluate
+from ssd.evaluation.evaluate import Evaluation, EvaluationData, evaluate
 from ssd.inference import predictor as deploy
-from ssd.inference.merge import Parts
-from ssd.inference.predict import Thresholds
-from ssd.inference.predictor import Detections, Predictor
-from ssd.inference.tiles import Tiles
+from ssd.inference.predict import Detections, PixelModel
+from ssd.inference.predictor import Predictor
 from ssd.loss import MultiBoxLoss
 from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.distributed import World
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint, weights_alone
 
 DBOXES = make_dbox_list()
+
+
+def side(size: int, overlap: float = 0.2) -> TilesConfig:
+    return TilesConfig(size=size, overlap=overlap)
+
+
 CPU = torch.device("cpu")
 CRITERION = MultiBoxLoss(min_neg=1)
 TILES = TilesConfig(size=200, overlap=0.25, keep=0.6)
@@ -74,25 +78,14 @@ def photos(tmp_path_factory) -> Annotations:
 def evaluated(photos: Annotations, tiles: TilesConfig | None) -> Evaluation:
     windows = cut_tiles(photos, tiles, seed=0)
     samples = DetectionDataset(photos, 300, (0, 0, 0), crops=windows)
-    return evaluate(
-        Bright(),
-        [samples.__getitems__(keys) for keys in EvalSampler(windows.photos, 3)],
-        photos.sizes,
-        [photos.ground_truth(i) for i in range(len(photos))],
-        photos.classes,
-        criterion=CRITERION,
-        preprocessing=IMAGENET,
-        device=CPU,
-        dtype=torch.float32,
-        limits=Thresholds(),
-        metric="voc10",
-        world=World(),
-        parts=Parts(windows.photos, windows.edges, windows.trained),
-    )
+    batches = [samples.__getitems__(keys) for keys in EvalSampler(windows.photos, 3)]
+    ground_truth = [photos.ground_truth(i) for i in range(len(photos))]
+    data = EvaluationData(batches, windows, photos.sizes, ground_truth, photos.classes)
+    return evaluate(PixelModel(Bright(), IMAGENET, CPU, torch.float32), data, CRITERION, EvalConfig(metric="voc10"), World())
 
 
-def predictor(tiles: Tiles | None) -> Predictor:
-    return Predictor(Bright(), ["square"], IMAGENET, CPU, torch.float32, Thresholds(), tiles)  # pyright: ignore
+def predictor(tiles: TilesConfig | None) -> Predictor:
+    return Predictor(Bright(), ["square"], IMAGENET, CPU, torch.float32, PostprocessConfig(), tiles)  # pyright: ignore
 
 
 def test_objects_on_edges_of_tiles_are_found_once_on_the_whole_photo(photos):
@@ -100,20 +93,20 @@ def test_objects_on_edges_of_tiles_are_found_once_on_the_whole_photo(photos):
     assert evaluation.mean_ap == 1
     assert len(evaluation.detections) == len(photos)
     for i, found in enumerate(evaluation.detections):
-        assert len(found["scores"]) == len(photos.labels[photos.objects(i)])
-        order = np.lexsort(found["boxes"].T[:2])
-        expected = photos.ground_truth(i)["boxes"]
-        np.testing.assert_allclose(found["boxes"][order], expected[np.lexsort(expected.T[:2])], atol=1.5)
+        assert len(found.scores) == len(photos.labels[photos.objects(i)])
+        order = np.lexsort(found.boxes.T[:2])
+        expected = voc_to_edges(photos.ground_truth(i)["boxes"])
+        np.testing.assert_allclose(found.boxes[order], expected[np.lexsort(expected.T[:2])], atol=1.5)
 
 
 def test_the_predictor_finds_what_an_evaluation_finds(photos):
     evaluation = evaluated(photos, TILES)
-    with_tiles = predictor(Tiles(TILES.size, TILES.overlap))
+    with_tiles = predictor(TILES)
     paths = [photos.path(i) for i in range(len(photos))]
     for found in (with_tiles(paths), with_tiles(paths, batch_size=2), [with_tiles(path)[0] for path in paths]):
         for entry, expected in zip(found, evaluation.detections, strict=True):
-            np.testing.assert_allclose(entry.boxes, voc_to_edges(expected["boxes"]), atol=1e-3)
-            np.testing.assert_allclose(entry.scores, expected["scores"], atol=1e-6)
+            np.testing.assert_allclose(entry.boxes, expected.boxes, atol=1e-3)
+            np.testing.assert_allclose(entry.scores, expected.scores, atol=1e-6)
             assert entry.names == ["square"] * len(entry.boxes)
 
 
@@ -131,7 +124,7 @@ def test_the_loss_counts_the_tiles_that_training_sees(photos):
     without, every = evaluations
     assert without.loss_c < every.loss_c  # by a square that an edge cuts in half: background, in a tile with nothing else
     for one, other in zip(without.detections, every.detections, strict=True):
-        np.testing.assert_array_equal(one["boxes"], other["boxes"])
+        np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
 def test_a_large_photo_takes_no_memory_beside_its_own(monkeypatch):
@@ -147,9 +140,9 @@ def test_a_large_photo_takes_no_memory_beside_its_own(monkeypatch):
         batches.append(len(images))
         return [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}] * len(images)
 
-    monkeypatch.setattr(deploy, "fit", fitted)
+    monkeypatch.setattr(deploy, "resize", fitted)
     monkeypatch.setattr(deploy, "predict", predicted)
-    (found,) = predictor(Tiles(600, 0.2)).detect([image], batch_size=32)
+    (found,) = predictor(TilesConfig(size=600, overlap=0.2)).detect([image], batch_size=32)
     assert isinstance(found, Detections)
     assert seen == [(True, image.shape), *[(True, (600, 600, 3))] * 21 * 21]
     assert batches == [32] * 13 + [26]
@@ -166,9 +159,9 @@ def test_many_boxes_of_many_tiles_are_merged_in_bounded_time(monkeypatch):
         labels = torch.zeros(len(images), 200).long()
         return [{"boxes": b, "labels": k, "scores": s} for b, k, s in zip(boxes, labels, scores, strict=True)]
 
-    monkeypatch.setattr(deploy, "fit", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setattr(deploy, "resize", lambda *_: np.zeros((1, 1, 3), np.uint8))
     monkeypatch.setattr(deploy, "predict", predicted)
-    (found,) = predictor(Tiles(600, 0.2)).detect([np.zeros((10_000, 10_000, 3), np.uint8)], batch_size=64)
+    (found,) = predictor(TilesConfig(size=600, overlap=0.2)).detect([np.zeros((10_000, 10_000, 3), np.uint8)], batch_size=64)
     assert len(found.scores) == 200
     assert (np.diff(found.scores) <= 0).all()
 
@@ -189,9 +182,9 @@ def trained(checkpoint, tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize(
     "name, wanted, expected",
     [
-        ("before", "trained", None), ("none", "trained", None), ("tiles", "trained", Tiles(150, 0.3)),
-        ("weights", "trained", Tiles(150, 0.3)), ("tiles", "none", None), ("tiles", 400, Tiles(400, 0.3)),
-        ("before", 400, Tiles(400, 0.2)), ("tiles", Tiles(50, 0.1), Tiles(50, 0.1)),
+        ("before", "trained", None), ("none", "trained", None), ("tiles", "trained", side(150, 0.3)),
+        ("weights", "trained", side(150, 0.3)), ("tiles", "none", None), ("tiles", 400, side(400, 0.3)),
+        ("before", 400, side(400, 0.2)), ("tiles", side(50, 0.1), side(50, 0.1)),
     ],
 )  # fmt: skip
 def test_training_decides_on_the_tiles_where_nothing_is_said(trained, name, wanted, expected):
@@ -201,7 +194,7 @@ def test_training_decides_on_the_tiles_where_nothing_is_said(trained, name, want
 def test_a_word_that_means_no_tiles(checkpoint):
     state: TrainState = load_checkpoint(checkpoint)
     for wrong in ("all", 0, 1.5):
-        with pytest.raises(ValueError, match="tiles: expected 'trained', 'none', a number of pixels or Tiles"):
+        with pytest.raises(ValueError, match="tiles: expected 'trained', 'none', 32 to 65536 pixels or a TilesConfig"):
             Predictor.from_checkpoint(state, "cpu", tiles=wrong)  # pyright: ignore[reportArgumentType]
 
 

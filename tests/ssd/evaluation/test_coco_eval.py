@@ -2,12 +2,8 @@ import numpy as np
 import pytest
 
 from ssd.evaluation.coco_eval import coco_eval
-from ssd.evaluation.voc_eval import voc_eval
+from ssd.evaluation.metrics import METRICS
 from tests.ssd.evaluation.test_report import boxes, found, truth
-
-
-def evaluate(detections, objects, num_classes=1):
-    return coco_eval(detections, objects, voc_eval(detections, objects, num_classes))
 
 
 def test_by_hand():
@@ -15,15 +11,15 @@ def test_by_hand():
     # object is found exactly, with a lower score: its share of recall is precise at the seven, and half as precise above.
     objects = [truth(boxes((1, 1, 100, 100), (201, 1, 300, 100)), [0, 0])]
     detections = [found(boxes((1, 1, 80, 100), (201, 1, 300, 100)), [0, 0], [0.9, 0.8])]
-    result = evaluate(detections, objects)
+    result = coco_eval(detections, objects, 1)
     # Above 0.8 one of two objects is found, second in rank: precision 1/2 at the 51 recalls up to 0.5, 0 beyond.
     assert result.ap[0] == pytest.approx((7 * 1 + 3 * (51 / 101) * 0.5) / 10)
-    assert result.metric == "COCO"
+    assert METRICS["coco"].title == "mAP@0.5:0.95 (COCO)"
 
 
 def test_classes_without_objects_and_without_detections():
     objects = [truth(boxes((1, 1, 50, 50)), [0]), truth(boxes(), [])]
-    result = evaluate([found(boxes(), [], [])] * 2, objects, 2)
+    result = coco_eval([found(boxes(), [], [])] * 2, objects, 2)
     assert result.ap[0] == 0
     assert np.isnan(result.ap[1])
     assert result.mean_ap == 0
@@ -34,11 +30,11 @@ def test_a_hundred_detections_of_each_class_are_looked_at():
     far = boxes(*[(101, 1, 150, 50)] * 99, (1, 1, 50, 50))
     scores = np.linspace(0.9, 0.1, 100)
     both = found(np.concatenate([far, far]), [0] * 100 + [1] * 100, np.concatenate([scores, scores]))
-    assert evaluate([both], objects, 2).ap == pytest.approx([0.01, 0.01])
+    assert coco_eval([both], objects, 2).ap == pytest.approx([0.01, 0.01])
 
 
 def test_difficult_objects_neither_count_nor_hurt():
     objects = [truth(boxes((1, 1, 50, 50), (101, 1, 150, 50)), [0, 0], [False, True])]
     hit = (1, 1, 50, 50)
-    assert evaluate([found(boxes(hit), [0], [0.9])], objects).mean_ap == pytest.approx(1)
-    assert evaluate([found(boxes((101, 1, 150, 50), hit), [0, 0], [0.95, 0.9])], objects).mean_ap == pytest.approx(1)
+    assert coco_eval([found(boxes(hit), [0], [0.9])], objects, 1).mean_ap == pytest.approx(1)
+    assert coco_eval([found(boxes((101, 1, 150, 50), hit), [0, 0], [0.95, 0.9])], objects, 1).mean_ap == pytest.approx(1)

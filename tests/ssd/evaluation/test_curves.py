@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ssd.evaluation.curves import curve_figures, over_fitting, series, smoothed, top_of
+from ssd.evaluation.curves import curve_plots, over_fitting, series, smoothed, top_of
 
 
 def train(iteration: int, loss: float, **more: float | None) -> dict[str, object]:
@@ -36,9 +36,9 @@ def test_records_without_a_figure_are_left_out():
 
 def test_all_is_drawn_over_the_same_iterations():
     records = run([4, 3, 2, 1], [5, 4])
-    together, parts = curve_figures(records, "mAP@0.5 (VOC10 area)")
+    together, parts = curve_plots(records, "mAP@0.5 (VOC10 area)")
     assert [axes.get_title() for axes in together.axes] == ["loss", "mAP@0.5 (VOC10 area)", "learning rate"]
-    assert [axes.get_title() for axes in parts.axes] == ["localisation loss", "classification loss", "norm of the gradient"]
+    assert [axes.get_title() for axes in parts.axes] == ["localisation loss", "classification loss", "gradient norm"]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in together.axes[0].lines}
     assert drawn["training, smoothed"] == [[10, 4], [20, 3], [30, 2], [40, 1]]
     assert drawn["validation"] == [[20, 5], [40, 4]]
@@ -47,11 +47,11 @@ def test_all_is_drawn_over_the_same_iterations():
 
 def test_an_old_run_has_fewer_curves(recwarn):
     records = [train(10, 2.0), {"kind": "eval", "iteration": 10, "map": None, "ap": {}}]
-    titles = [[axes.get_title() for axes in figure.axes] for figure in curve_figures(records, "mAP")]
+    titles = [[axes.get_title() for axes in figure.axes] for figure in curve_plots(records, "mAP")]
     assert titles == [["loss"], ["localisation loss", "classification loss"]]
     assert over_fitting(records) == ""
-    assert curve_figures([], "mAP") == []
-    for figure in curve_figures([train(10, 0.0, lr=0.0, grad_norm=0.0), evaluation(10, 0.0)], "mAP"):
+    assert curve_plots([], "mAP") == []
+    for figure in curve_plots([train(10, 0.0, lr=0.0, grad_norm=0.0), evaluation(10, 0.0)], "mAP"):
         figure.canvas.draw()
     assert not [str(warning.message) for warning in recwarn]
 
@@ -72,7 +72,7 @@ def test_over_fitting_is_said_with_its_figures():
     text = over_fitting(run([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5], [3, 2, 2.25, 2.5, 2.75]))
     assert text.startswith(
         "The validation loss rose in each of the last 3 evaluations, from 2.000 at iteration 40 to 2.750 at 100, while the "
-        "training loss fell from 6.000 to 0.500: the network is over-fitting"
+        "training loss fell from 6.000 to 0.500. The network is overfitting"
     )
 
 
@@ -81,7 +81,7 @@ def test_over_fitting_is_said_with_its_figures():
     [
         ([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5], [3, 2, 2.5, 2.75, 2.75]),  # not in the last one
         ([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5], [3, 3, 2, 2.5, 2.75]),  # twice alone
-        ([9, 8, 7, 6, 6, 6, 6, 6, 6, 6], [3, 2, 2.5, 2.75, 3]),  # training has not become better: it is no over-fitting
+        ([9, 8, 7, 6, 6, 6, 6, 6, 6, 6], [3, 2, 2.5, 2.75, 3]),  # training has not become better: it is no overfitting
         ([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5], [3, 2.5, 2, 1.5, 1]),
         ([], [3, 2, 2.5, 2.75, 3]),
         ([9, 8], []),

@@ -6,7 +6,7 @@ import pytest
 from ssd.evaluation.error_kinds import CLASSIFICATION, DUPLICATE, HIT, KINDS, error_kinds
 from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.report import pair
-from ssd.evaluation.voc_eval import voc_eval
+from ssd.evaluation.voc_eval import area_ap, eleven_point_ap, voc_eval
 from tests.helpers import reference
 from tests.ssd.evaluation.test_voc_eval import found, random_set, truth
 
@@ -28,7 +28,7 @@ BOX, NEAR, HALF, TOUCHING, FAR = (11, 11, 50, 50), (15, 11, 54, 50), (31, 11, 70
 def test_each_kind_once(kind, detections):
     # A second object of each class is found.
     objects = [truth((*BOX, 0, False), (*FAR, 0, False)), truth((*FAR, 1, False))]
-    errors = error_kinds([found(*detections, (*FAR, 0, 0.7)), found((*FAR, 1, 0.7))], objects, 2, use_07_metric=False)
+    errors = error_kinds([found(*detections, (*FAR, 0, 0.7)), found((*FAR, 1, 0.7))], objects, 2, area_ap)
     others = {"missed": 1} if kind in ("background", "both", "missed") else {}  # the first object, of which nothing is known
     assert errors.counts(0.5) == {**dict.fromkeys(KINDS, 0), **others, kind: 1}
     assert errors.counts(0.95)["missed"] == 3
@@ -53,11 +53,11 @@ def test_an_overlap_of_exactly_a_half_meets_an_object_everywhere():
 def test_one_detection_of_several_is_mended():
     objects = [truth((*BOX, 0, False), (*FAR, 0, False))]
     detections = [found((*HALF, 0, 0.9), (*HALF, 0, 0.8), (*FAR, 0, 0.7))]
-    errors = error_kinds(detections, objects, 1, use_07_metric=False)
+    errors = error_kinds(detections, objects, 1, area_ap)
     assert errors.counts(0)["localisation"] == 2
     assert errors.map_impact["localisation"] == pytest.approx(1 - 0.5 / 3)  # two hits in place of one, the third of three
     # At an object that is claimed it is taken away.
-    errors = error_kinds([found((*BOX, 0, 0.9), (*HALF, 0, 0.8), (*FAR, 0, 0.7))], objects, 1, use_07_metric=False)
+    errors = error_kinds([found((*BOX, 0, 0.9), (*HALF, 0, 0.8), (*FAR, 0, 0.7))], objects, 1, area_ap)
     assert errors.map_impact["localisation"] == pytest.approx(1 - (0.5 + 0.5 * 2 / 3))
 
 
@@ -67,7 +67,7 @@ def test_difficult_objects_are_neither_missed_nor_hurt():
     assert not any(errors.counts(0).values())
     assert all(cost == 0 for cost in errors.map_impact.values())
     # Of another class it is false by VOC's rule; without it nothing is, and nothing is found that counts.
-    errors = error_kinds([found((*BOX, 1, 0.9), (*FAR, 1, 0.7))], objects, 2, use_07_metric=False)
+    errors = error_kinds([found((*BOX, 1, 0.9), (*FAR, 1, 0.7))], objects, 2, area_ap)
     assert errors.counts(0) == {**dict.fromkeys(KINDS, 0), "classification": 1}
     assert errors.map_impact["classification"] == pytest.approx(0.5)
 
@@ -91,7 +91,7 @@ def test_equals_the_plain_loop(seed, use_07_metric):
     for entry in detections:  # some far from all objects, some further off theirs
         entry["boxes"][::4] += rng.uniform(-60, 60, entry["boxes"][::4].shape)
         entry["boxes"][:, 2:] = np.maximum(entry["boxes"][:, 2:], entry["boxes"][:, :2] + 4)
-    errors = error_kinds(detections, truths, 4, use_07_metric)
+    errors = error_kinds(detections, truths, 4, eleven_point_ap if use_07_metric else area_ap)
     kinds, map_impact = reference.error_kinds(detections, truths, 4, use_07_metric)
     counts = {kind: kinds.count(kind) for kind in KINDS}
     assert errors.counts(0) == counts

@@ -8,11 +8,13 @@ import torch
 
 from ssd.batch import Batch, pad_targets
 from ssd.boxes import encode
+from ssd.config.schema import EvalConfig, PostprocessConfig
 from ssd.dbox import make_dbox_list
 from ssd.evaluation.error_kinds import KINDS
-from ssd.evaluation.evaluate import evaluate
+from ssd.evaluation.evaluate import EvaluationData, evaluate
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, scaled_into
-from ssd.inference.predict import Thresholds, predict
+from ssd.inference.predict import PixelModel, predict
+from ssd.inference.tiles import whole_photos
 from ssd.loss import MultiBoxLoss
 from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
@@ -41,40 +43,29 @@ def run(stop=None):
     truth = {"boxes": np.array([[51, 21, 150, 60]], float), "labels": np.array([1]), "difficult": np.array([False])}
     images = torch.zeros(2, 300, 300, 3, dtype=torch.uint8)
     batches = [Batch(images, pad_targets([torch.zeros(0, 5)] * 2), torch.tensor(part)) for part in ([1, 0], [2, 3])]
-    return evaluate(
-        Oracle(),
-        batches,
-        np.array([[200, 100]] * 4),
-        [truth] * 4,
-        ["cat", "dog"],
-        criterion=MultiBoxLoss(min_neg=1),
-        preprocessing=IMAGENET,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        limits=Thresholds(),
-        metric="voc10",
-        world=World(),
-        stop=stop,
-    )
+    sizes = np.array([[200, 100]] * 4)
+    model = PixelModel(Oracle(), IMAGENET, torch.device("cpu"), torch.float32)
+    data = EvaluationData(batches, whole_photos(sizes), sizes, [truth] * 4, ["cat", "dog"])
+    return evaluate(model, data, MultiBoxLoss(min_neg=1), EvalConfig(metric="voc10"), World(), stop)
 
 
-def test_detections_come_in_the_photo_s_inclusive_pixels():
+def test_detections_are_in_pixels_of_the_photo():
     evaluation = run()
     assert len(evaluation.detections) == 4
     for found in evaluation.detections:
-        np.testing.assert_allclose(found["boxes"], [[51, 21, 150, 60]], atol=1e-2)
-        assert found["labels"].tolist() == [1]
+        np.testing.assert_allclose(found.boxes, [[50, 20, 150, 60]], atol=1e-2)
+        assert found.labels.tolist() == [1]
     assert evaluation.result.ap[1] == 1
     assert math.isnan(evaluation.result.ap[0])
     assert evaluation.summary == "mAP@0.5 (VOC10 area) 1.0000"
     # The targets are empty, so the certain DBox is the hardest negative of each photo: its object against its background.
     assert (evaluation.loss_l, evaluation.loss_c) == (0, pytest.approx(4 * 40))
     losses = {"loss": evaluation.loss, "loss_l": 0.0, "loss_c": evaluation.loss_c}
-    figures = {"map": 1.0, **losses, "ap": {"cat": None, "dog": 1.0}, "errors": dict.fromkeys(KINDS, 0.0)}
-    assert evaluation.record() == {"metric": "VOC10 area", **figures}
+    values = {"map": 1.0, **losses, "ap": {"cat": None, "dog": 1.0}, "errors": dict.fromkeys(KINDS, 0.0)}
+    assert evaluation.record() == {"metric": "VOC10 area", **values}
     assert "validation loss 160.000 (l 0.000, c 160.000)" in evaluation.table()
     assert replace(evaluation, loss_l=math.inf).record()["loss"] is None  # JSON knows no infinity
-    assert "left out of the mean, having no object to find here: cat" in evaluation.table()
+    assert "not in the mean, since they have no objects here: cat" in evaluation.table()
     assert "4 photos" in evaluation.table()
 
 
@@ -86,7 +77,8 @@ def test_the_network_computes_in_the_precision_that_is_asked_for(dtype):
         seen.append(layer(images).dtype)
         return Oracle()(images)
 
-    predict(network, torch.zeros(2, 8, 8, 3, dtype=torch.uint8), IMAGENET, torch.device("cpu"), dtype, Thresholds())
+    model = PixelModel(network, IMAGENET, torch.device("cpu"), dtype)
+    predict(model, torch.zeros(2, 8, 8, 3, dtype=torch.uint8), PostprocessConfig())
     assert seen == [dtype]
 
 

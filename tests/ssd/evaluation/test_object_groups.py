@@ -5,7 +5,7 @@ import pytest
 
 from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.object_groups import by_crowding, by_size, by_truncation, neighbours, normalised_ap
-from ssd.evaluation.voc_eval import voc_eval
+from ssd.evaluation.voc_eval import area_ap, eleven_point_ap, voc_eval
 from tests.ssd.evaluation.test_voc_eval import found, random_set, truth
 
 EDGES = (0, 16, 32, 64, 301)
@@ -16,8 +16,8 @@ SMALL, LARGE, FAR = (1, 1, 20, 10), (101, 101, 220, 160), (401, 201, 420, 210)
 def test_by_hand():
     objects = [truth((*SMALL, 0, False), (*LARGE, 0, False)), truth((*LARGE, 0, True))]
     detections = [found((*SMALL, 0, 0.9), (*FAR, 0, 0.8), (*LARGE, 0, 0.7)), found((*LARGE, 0, 0.6))]
-    errors = error_kinds(detections, objects, 1, use_07_metric=False)
-    small, large = by_size(errors, np.array([[600, 300]] * 2), 300, EDGES, 0.75, use_07_metric=False)
+    errors = error_kinds(detections, objects, 1, area_ap)
+    small, large = by_size(errors, np.array([[600, 300]] * 2), 300, EDGES, 0.75)
     assert small == ("0 to 16", 1, 1, 1)
     # One false before it; of two objects in the class the precision at recall 1 is 2 / 3.
     assert large == ("32 to 64", 1, 0, pytest.approx(2 / 3))
@@ -26,9 +26,9 @@ def test_by_hand():
 @pytest.mark.parametrize("use_07_metric", [True, False])
 def test_a_group_of_all_has_the_ap_of_all(use_07_metric):
     detections, truths = random_set(0)
-    errors = error_kinds(detections, truths, 4, use_07_metric)
+    errors = error_kinds(detections, truths, 4, eleven_point_ap if use_07_metric else area_ap)
     sizes = np.array([[3000, 3000]] * len(truths))  # all objects are below 16 pixels
-    (only,) = by_size(errors, sizes, 300, EDGES, 0.5, use_07_metric)
+    (only,) = by_size(errors, sizes, 300, EDGES, 0.5)
     result = voc_eval(detections, truths, 4, use_07_metric=use_07_metric)
     assert only.ap == pytest.approx(result.mean_ap)
     assert only.num_objects == sum(result.num_objects)
@@ -43,13 +43,13 @@ def test_a_group_found_as_well_as_the_class_has_its_ap():
     scores = np.linspace(1, 0, len(hit))
     mine = hit & (rng.random(len(hit)) < 0.25)
     rows = mine | ~hit
-    whole = normalised_ap(hit, scores, hit.sum(), hit.sum(), False)
-    assert normalised_ap(mine[rows], scores[rows], mine.sum(), hit.sum(), False) == pytest.approx(whole, abs=0.01)
+    whole = normalised_ap(hit, scores, hit.sum(), hit.sum(), area_ap)
+    assert normalised_ap(mine[rows], scores[rows], mine.sum(), hit.sum(), area_ap) == pytest.approx(whole, abs=0.01)
 
 
 def test_equal_scores_are_taken_together():
     for hit in ([True, False, True], [False, True, True]):
-        assert normalised_ap(np.array(hit), np.array([0.5, 0.5, 0.4]), 2, 2, False) == pytest.approx(2 / 3)
+        assert normalised_ap(np.array(hit), np.array([0.5, 0.5, 0.4]), 2, 2, area_ap) == pytest.approx(2 / 3)
 
 
 def test_crowds():
@@ -57,21 +57,21 @@ def test_crowds():
     objects = [truth((*SMALL, 0, False), (*near, 1, True), (*LARGE, 0, False)), truth((*SMALL, 0, False))]
     errors = error_kinds([found((*SMALL, 0, 0.9), (*LARGE, 0, 0.8)), found()], objects, 2)
     assert neighbours(errors.objects).tolist() == [1, 1, 0, 0]
-    alone, crowded = by_crowding(errors, 0.5, True)
+    alone, crowded = by_crowding(errors, 0.5)
     assert (alone.name, alone.num_objects, alone.found) == ("alone", 2, 0.5)
     assert crowded == ("one neighbour", 1, 1, 1)
 
 
 def test_truncation_where_it_is_told():
     objects = [truth((*SMALL, 0, False), (*LARGE, 0, False)), truth((*LARGE, 0, False))]
-    errors = error_kinds([found((*LARGE, 0, 0.9)), found((*LARGE, 0, 0.8))], objects, 1, False)
-    assert by_truncation(errors, objects, 0.5, False) == []
+    errors = error_kinds([found((*LARGE, 0, 0.9)), found((*LARGE, 0, 0.8))], objects, 1, area_ap)
+    assert by_truncation(errors, objects, 0.5) == []
     flags = [np.array([0, 1]), np.array([-1])]
     told = [{**entry, "truncated": flag} for entry, flag in zip(objects, flags, strict=True)]
-    assert by_truncation(errors, told, 0.5, False) == [("whole", 1, 0, 0), ("cut off", 1, 1, 1)]
+    assert by_truncation(errors, told, 0.5) == [("whole", 1, 0, 0), ("cut off", 1, 1, 1)]
 
 
 def test_nothing():
     errors = error_kinds([found()], [truth()], 1)
     assert math.isnan(errors.map_impact["missed"])
-    assert by_size(errors, np.array([[10, 10]]), 300, EDGES, 0.5, True) == by_crowding(errors, 0.5, True) == []
+    assert by_size(errors, np.array([[10, 10]]), 300, EDGES, 0.5) == by_crowding(errors, 0.5) == []

@@ -9,13 +9,16 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from ssd.evaluation.curves import curve_figures
+from ssd.boxes import voc_to_edges
+from ssd.evaluation.curves import curve_plots
 from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.evaluate import Evaluation
-from ssd.evaluation.figures import FIGURES, ap_figure, confusion_figure, pr_figure, score_figure
 from ssd.evaluation.label_faults import label_faults
-from ssd.evaluation.report import ReportInput, compare, pair, render, write_report
-from ssd.evaluation.voc_eval import voc_eval
+from ssd.evaluation.metrics import METRICS
+from ssd.evaluation.plots import PLOT_STYLE, ap_plot, confusion_plot, pr_plot, score_plot
+from ssd.evaluation.report import ReportInput, match_summary, pair, render, write_report
+from ssd.evaluation.voc_eval import area_ap, voc_eval
+from ssd.inference.predict import Detections
 
 CLASSES = ("cat", "dog")
 EDGES = (0, 16, 32, 64, 301)
@@ -47,10 +50,10 @@ def test_confusion_by_hand():
         truth(boxes(A, B), [1, 0], [True, False]),
         truth(boxes(FAR), [1]),
     ]
-    outcome = compare(detections, objects, 2, 0.5)
-    assert outcome.confusion.tolist() == [[1, 0, 1], [1, 0, 1], [0, 1, 0]]
-    assert outcome.missed.tolist() == [1, 1, 1]
-    assert outcome.false.tolist() == [2, 0, 0]
+    matches = match_summary(detections, objects, 2, 0.5)
+    assert matches.confusion.tolist() == [[1, 0, 1], [1, 0, 1], [0, 1, 0]]
+    assert matches.missed.tolist() == [1, 1, 1]
+    assert matches.false.tolist() == [2, 0, 0]
 
 
 def test_pairs_take_the_largest_overlap_first():
@@ -61,12 +64,13 @@ def test_pairs_take_the_largest_overlap_first():
 
 def evaluation_of(classes: tuple[str, ...], detections: list[dict], objects: list[dict]) -> Evaluation:
     result = voc_eval(detections, objects, len(classes), use_07_metric=False)
-    errors = error_kinds(detections, objects, len(classes), use_07_metric=False)
-    return Evaluation(classes, result, detections, 1.5, 1.0, 2.0, errors)
+    errors = error_kinds(detections, objects, len(classes), area_ap)
+    in_edges = [Detections(voc_to_edges(each["boxes"]), each["labels"], each["scores"]) for each in detections]
+    return Evaluation(classes, METRICS["voc10"], result, in_edges, 1.5, 1.0, 2.0, errors)
 
 
 @pytest.fixture
-def subject():
+def report_input():
     detections = [found(boxes(A, FAR), [0, 0], [0.9, 0.6]), found(boxes(B), [1], [0.8])]
     objects = [truth(boxes(A), [0]), truth(boxes(B, FAR), [1, 1])]
     records = [
@@ -93,8 +97,8 @@ def subject():
     )
 
 
-def test_precision_and_recall_by_score(subject):
-    thresholds, precision, recall, f1 = subject.evaluation.score_curves()
+def test_precision_and_recall_by_score(report_input):
+    thresholds, precision, recall, f1 = report_input.evaluation.score_curves()
     at = {round(float(value), 2): i for i, value in enumerate(thresholds)}
     # From 0.5 on: cats 1 of 2 right, recall 1; dogs 1 of 1 right, recall 1/2.
     assert precision[at[0.5]] == pytest.approx((0.5 + 1) / 2)
@@ -104,14 +108,14 @@ def test_precision_and_recall_by_score(subject):
     assert recall[at[0.85]] == pytest.approx(0.5)
     assert precision[at[1.0]] == 1
     assert recall[at[1.0]] == 0
-    assert subject.evaluation.best_score() == (pytest.approx(0.61), pytest.approx((1 + 2 / 3) / 2))
+    assert report_input.evaluation.best_score() == (pytest.approx(0.61), pytest.approx((1 + 2 / 3) / 2))
 
 
-def test_it_stands_alone(subject):
-    text = render(subject)
+def test_it_stands_alone(report_input):
+    text = render(report_input)
     assert not re.search(r"(src|href)=['\"]?(?!data:|#)[^'\"#]", text)
     assert "mine &amp; yours" in text
-    assert "Detections from score 0.61 on" in text  # so that a.jpg's false one, of score 0.6, does not count
+    assert "Detections with scores from 0.61" in text  # so that a.jpg's false one, of score 0.6, does not count
     assert "a&lt;b&gt;.jpg: 0 missed, 0 false" in text
     assert "b.jpg: 1 missed, 0 false" in text
     assert text.count("<svg") == 6
@@ -121,30 +125,32 @@ def test_it_stands_alone(subject):
     assert "<figcaption>1. b.jpg: dog: nothing there?" in text
 
 
-def test_over_fitting_stands_beside_the_curves(subject):
-    assert "over-fitting" not in render(subject)
+def test_overfitting_is_reported_below_the_curves(report_input):
+    assert "overfitting" not in render(report_input)
     losses = [{"kind": "train", "iteration": i, "loss": 9.0 - i, "loss_l": 1.0, "loss_c": 8.0 - i} for i in range(1, 6)]
     rising = [{"kind": "eval", "iteration": i, "map": 0.5, "loss": i, "loss_l": 0, "loss_c": i} for i in range(2, 6)]
-    text = render(replace(subject, records=losses + rising))
-    assert text.index("<h2>Training</h2>") < text.index("the network is over-fitting") < text.index("<h2>Classes</h2>")
+    text = render(replace(report_input, records=losses + rising))
+    assert text.index("<h2>Training</h2>") < text.index("The network is overfitting") < text.index("<h2>Classes</h2>")
 
 
-def test_nothing_found_and_nothing_recorded(subject):
+def test_nothing_found_and_nothing_recorded(report_input):
     empty = [found(boxes(), [], [])] * 2
-    evaluation = evaluation_of(CLASSES, empty, subject.ground_truth)
-    bare = replace(subject, evaluation=evaluation, faults=label_faults(evaluation.errors, 2), records=[])
+    evaluation = evaluation_of(CLASSES, empty, report_input.ground_truth)
+    bare = replace(report_input, evaluation=evaluation, faults=label_faults(evaluation.errors, 2), records=[])
     text = render(bare)
     assert "0.000 at score 0.50" in text
     assert "No records." in text
 
 
-def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
+def test_any_name_of_a_class_and_any_shape_of_a_photo(report_input, recwarn):
     names = ("US$5_$x^", "_猫", "a & <b>", "हिन्दी")
     photos = [np.full(shape, 90, np.uint8) for shape in ((3, 3000, 3), (3000, 3, 3))]
     detections = [found(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2], [0.9, 0.6]) for i in range(2)]
     objects = [truth(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2]) for i in range(2)]
     evaluation = evaluation_of(names, detections, objects)
-    text = render(replace(subject, evaluation=evaluation, ground_truth=objects, names=["a", "b"], image=photos.__getitem__))
+    text = render(
+        replace(report_input, evaluation=evaluation, ground_truth=objects, names=["a", "b"], image=photos.__getitem__)
+    )
     for name in names:
         assert text.count(f">{html.escape(name)}<") == 5  # table, APs, legend, both axes of the confusion
     assert not [str(warning.message) for warning in recwarn]
@@ -153,14 +159,14 @@ def test_any_name_of_a_class_and_any_shape_of_a_photo(subject, recwarn):
 @pytest.mark.parametrize(
     "names", [CLASSES, ("of twenty-eight letters each", "i"), tuple(f"a kind of number {i}" for i in range(30))]
 )
-def test_nothing_that_is_written_lies_outside_of_a_figure(subject, names):
+def test_nothing_that_is_written_lies_outside_of_a_figure(report_input, names):
     detections = [found(boxes(A, FAR), [0, 0], [0.9, 0.6]), found(boxes(B), [1], [0.8])]
-    evaluation = evaluation_of(names, detections, list(subject.ground_truth))
-    confusion = compare(detections, subject.ground_truth, len(names), 0.5).confusion
-    records = [{**record, "lr": 0.001, "grad_norm": 0.00015 * record["iteration"]} for record in subject.records]
-    with mpl.rc_context(FIGURES):
-        figures = [ap_figure(evaluation), pr_figure(evaluation), score_figure(evaluation)]
-        figures += [confusion_figure(confusion, names), *curve_figures(records, "mAP")]
+    evaluation = evaluation_of(names, detections, list(report_input.ground_truth))
+    confusion = match_summary(detections, report_input.ground_truth, len(names), 0.5).confusion
+    records = [{**record, "lr": 0.001, "grad_norm": 0.00015 * record["iteration"]} for record in report_input.records]
+    with mpl.rc_context(PLOT_STYLE):
+        figures = [ap_plot(evaluation), pr_plot(evaluation), score_plot(evaluation)]
+        figures += [confusion_plot(confusion, names), *curve_plots(records, "mAP")]
         for figure in figures:
             width, height = figure.get_size_inches()
             written = figure.get_tightbbox()
@@ -169,11 +175,11 @@ def test_nothing_that_is_written_lies_outside_of_a_figure(subject, names):
 
 
 @pytest.mark.parametrize("width", [1200, 390])
-def test_it_looks_right_in_a_browser(subject, tmp_path, width):
+def test_it_looks_right_in_a_browser(report_input, tmp_path, width):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here")
-    write_report(tmp_path / "report.html", subject)
+    write_report(tmp_path / "report.html", report_input)
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     options += ["--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2400"]
     picture = tmp_path / "report.png"

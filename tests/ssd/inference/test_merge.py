@@ -7,14 +7,13 @@ from torchvision.ops import batched_nms
 
 from ssd.inference import merge as merging
 from ssd.inference.merge import merge
-from ssd.inference.tiles import Tiles, tile_windows
+from ssd.inference.tiles import tile_edges
 
 SIZE = np.array([1000, 700])
-TILES = Tiles(400, 0.2)
 
 
-def all_windows() -> np.ndarray:
-    return np.concatenate([[[0, 0, *SIZE]], tile_windows(SIZE[None], TILES)[1]])
+def all_crops() -> np.ndarray:
+    return np.concatenate([[[0, 0, *SIZE]], tile_edges(SIZE[None], 400, 0.2)[1]])
 
 
 def entry(boxes, labels, scores) -> dict[str, torch.Tensor]:
@@ -24,9 +23,9 @@ def entry(boxes, labels, scores) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def seen(window: np.ndarray, boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:
-    """What a perfect network finds of boxes in the photo's pixels in one window: what is inside, relative to it."""
-    x1, y1, x2, y2 = window.tolist()
+def seen(crop: np.ndarray, boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:
+    """What a perfect network finds of boxes in the photo's pixels in one crop: what is inside, relative to it."""
+    x1, y1, x2, y2 = crop.tolist()
     inside = np.clip(np.array(boxes, float).reshape(-1, 4), [x1, y1, x1, y1], [x2, y2, x2, y2])
     there = (inside[:, 2:] > inside[:, :2]).all(axis=1)
     relative = (inside - [x1, y1, x1, y1]) / np.tile([x2 - x1, y2 - y1], 2)
@@ -35,52 +34,52 @@ def seen(window: np.ndarray, boxes: list[list[float]], labels: list[int], scores
 
 @pytest.mark.parametrize("count, top_k", [(6, 200), (60, 200), (300, 20), (300, 5000)])
 def test_it_is_plain_nms_where_no_box_is_doubtful(count, top_k):
-    windows = all_windows()
+    crops = all_crops()
     rng = np.random.default_rng(count + top_k)
     found, boxes = [], []
-    for number, window in enumerate(windows):
+    for number, crop in enumerate(crops):
         # In the whole photo, what is larger than a tile.
         least, most = (0.5, 0.6) if number == 0 else (0.02, 0.25)
         low = rng.uniform(0.02, 0.98 - most, (count, 2))
         relative = np.concatenate([low, low + rng.uniform(least, most, (count, 2))], axis=1).astype(np.float32)
         scores = np.sort(rng.permutation(10**6)[:count])[::-1] / 10**6
         found.append(entry(relative, rng.integers(0, 3, count), scores.copy()))
-        boxes.append(relative * np.tile(window[2:] - window[:2], 2) + np.tile(window[:2], 2))
+        boxes.append(relative * np.tile(crop[2:] - crop[:2], 2) + np.tile(crop[:2], 2))
     together = torch.from_numpy(np.concatenate(boxes).astype(np.float32))
     labels, scores = (torch.cat([each[name] for each in found]) for name in ("labels", "scores"))
     kept = batched_nms(together.double(), scores.double(), labels, 0.45)[:top_k]
-    merged = merge(found, windows, SIZE, 0.45, top_k)
-    np.testing.assert_allclose(merged["boxes"], together[kept].numpy(), atol=1e-3)
-    assert merged["labels"].tolist() == labels[kept].tolist()
-    assert merged["scores"].tolist() == scores[kept].tolist()
+    merged = merge(found, crops, SIZE, 0.45, top_k)
+    np.testing.assert_allclose(merged.boxes, together[kept].numpy(), atol=1e-3)
+    assert merged.labels.tolist() == labels[kept].tolist()
+    assert merged.scores.tolist() == scores[kept].tolist()
 
 
 @pytest.mark.parametrize("cut_scores_more", [False, True])
 def test_an_object_on_an_edge_is_found_once(cut_scores_more):
     """By every tile that sees a part of it, which may be surer of the part than another is of the whole."""
-    windows = all_windows()
-    edges = np.unique(windows[1:, 2])[:-1]  # right edges of tiles within the photo
+    crops = all_crops()
+    edges = np.unique(crops[1:, 2])[:-1]  # right edges of tiles within the photo
     for x in edges:
         box = [x - 40.0, 100.0, x + 12.0, 150.0]
         found = []
-        for window in windows:
-            is_whole = window[0] < box[0] and box[2] < window[2]
-            found.append(seen(window, [box], [1], [0.6 if is_whole or not cut_scores_more else 0.9]))
+        for crop in crops:
+            is_whole = crop[0] < box[0] and box[2] < crop[2]
+            found.append(seen(crop, [box], [1], [0.6 if is_whole or not cut_scores_more else 0.9]))
         assert sum(len(each["scores"]) for each in found) > 2
-        merged = merge(found, windows, SIZE, 0.45, 200)
-        np.testing.assert_allclose(merged["boxes"], [box], atol=1e-3)
-        assert merged["labels"].tolist() == [1]
+        merged = merge(found, crops, SIZE, 0.45, 200)
+        np.testing.assert_allclose(merged.boxes, [box], atol=1e-3)
+        assert merged.labels.tolist() == [1]
 
 
 def test_what_is_cut_off_gives_way_to_its_own_class_alone_and_not_to_what_is_hardly_possible():
-    windows = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [320, 0, 720, 400]])
+    crops = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [320, 0, 720, 400]])
     whole, part = [330.0, 100.0, 420.0, 150.0], [330.0, 100.0, 400.0, 150.0]
     nothing = entry([], [], [])
 
     def remaining(label: int, score: float, thresh: float = 0.45) -> list[tuple[list[float], float]]:
-        found = [nothing, seen(windows[1], [part], [1], [0.8]), seen(windows[2], [whole], [label], [score])]
-        merged = merge(found, windows, SIZE, thresh, 200)
-        return list(zip(merged["boxes"].round().tolist(), merged["scores"].astype(float).round(2).tolist(), strict=True))
+        found = [nothing, seen(crops[1], [part], [1], [0.8]), seen(crops[2], [whole], [label], [score])]
+        merged = merge(found, crops, SIZE, thresh, 200)
+        return list(zip(merged.boxes.round().tolist(), merged.scores.astype(float).round(2).tolist(), strict=True))
 
     assert remaining(1, 0.9) == [(whole, 0.9)]
     assert remaining(1, 0.5) == [(whole, 0.8)]  # it takes over the score
@@ -90,35 +89,35 @@ def test_what_is_cut_off_gives_way_to_its_own_class_alone_and_not_to_what_is_har
 
 
 def test_a_box_of_the_whole_photo_gives_way_to_that_of_a_tile_which_shows_the_object_larger():
-    windows = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [300, 0, 700, 400]])
+    crops = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [300, 0, 700, 400]])
     fine, coarse = [100.0, 100.0, 112.0, 112.0], [104.0, 105.0, 116.0, 117.0]  # their overlap is 0.24
     alone = [500.0, 500.0, 520.0, 520.0]  # in no tile
     missed = [650.0, 100.0, 670.0, 120.0]  # the tile does not find it
-    of_photo = seen(windows[0], [coarse, alone, missed], [1] * 3, [0.9, 0.8, 0.7])
-    found = [of_photo, seen(windows[1], [fine], [1], [0.6]), entry([], [], [])]
-    merged = merge(found, windows, SIZE, 0.45, 200)
-    assert merged["boxes"].round().tolist() == [fine, alone, missed]
-    np.testing.assert_allclose(merged["scores"], [0.9, 0.8, 0.7], atol=1e-6)
+    of_photo = seen(crops[0], [coarse, alone, missed], [1] * 3, [0.9, 0.8, 0.7])
+    found = [of_photo, seen(crops[1], [fine], [1], [0.6]), entry([], [], [])]
+    merged = merge(found, crops, SIZE, 0.45, 200)
+    assert merged.boxes.round().tolist() == [fine, alone, missed]
+    np.testing.assert_allclose(merged.scores, [0.9, 0.8, 0.7], atol=1e-6)
 
 
 def test_the_photo_s_own_edge_cuts_nothing_off():
-    windows = all_windows()[:2]
+    crops = all_crops()[:2]
     at_the_corner = [[0.0, 0.0, 60.0, 60.0], [0.0, 0.0, 20.0, 60.0]]  # the second lies in the first
-    found = [entry([], [], []), seen(windows[1], at_the_corner, [0, 0], [0.9, 0.5])]
-    np.testing.assert_allclose(merge(found, windows, SIZE, 0.45, 200)["boxes"], at_the_corner, atol=1e-3)
+    found = [entry([], [], []), seen(crops[1], at_the_corner, [0, 0], [0.9, 0.5])]
+    np.testing.assert_allclose(merge(found, crops, SIZE, 0.45, 200).boxes, at_the_corner, atol=1e-3)
 
 
-def test_one_window_is_left_as_it_is():
+def test_one_crop_is_left_as_it_is():
     boxes = torch.rand(50, 4).sort(dim=1).values
     scores = torch.rand(50).sort(descending=True).values
     merged = merge([entry(boxes.tolist(), [0] * 50, scores.tolist())], np.array([[0, 0, 640, 480]]), SIZE, 0.45, 10)
-    assert merged["boxes"].tolist() == (boxes * torch.tensor([640.0, 480.0]).repeat(2)).tolist()
+    assert merged.boxes.tolist() == (boxes * torch.tensor([640.0, 480.0]).repeat(2)).tolist()
 
 
 def test_nothing_is_found():
-    windows = all_windows()
-    merged = merge([entry([], [], [])] * len(windows), windows, SIZE, 0.45, 200)
-    assert [merged[name].shape for name in ("boxes", "labels", "scores")] == [(0, 4), (0,), (0,)]
+    crops = all_crops()
+    merged = merge([entry([], [], [])] * len(crops), crops, SIZE, 0.45, 200)
+    assert [part.shape for part in merged[:3]] == [(0, 4), (0,), (0,)]
 
 
 def test_what_has_given_way_takes_no_other_with_it():
@@ -129,7 +128,7 @@ def test_what_has_given_way_takes_no_other_with_it():
 
 @pytest.mark.parametrize("table", [2**20, 400])
 def test_what_gives_way_to_what_one_after_the_other(monkeypatch, table):
-    monkeypatch.setattr(merging, "TABLE", table)
+    monkeypatch.setattr(merging, "PAIRS", table)
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 100, (120, 2))
     boxes = np.concatenate([low, low + rng.uniform(5, 40, (120, 2))], axis=1).astype(np.float32)
@@ -147,11 +146,9 @@ def test_what_gives_way_to_what_one_after_the_other(monkeypatch, table):
 
 
 def test_no_table_of_overlaps_is_larger_than_its_bound(monkeypatch):
-    windows = all_windows()
+    crops = all_crops()
     box = [[300.0, 100.0, 360.0, 150.0]]
-    found = [seen(window, box * 40, [1] * 40, np.linspace(0.9, 0.1, 40).tolist()) for window in windows]
-    expected = merge(found, windows, SIZE, 0.45, 200)
-    monkeypatch.setattr(merging, "TABLE", 50)
-    assert [value.tolist() for value in merge(found, windows, SIZE, 0.45, 200).values()] == [
-        value.tolist() for value in expected.values()
-    ]
+    found = [seen(crop, box * 40, [1] * 40, np.linspace(0.9, 0.1, 40).tolist()) for crop in crops]
+    expected = merge(found, crops, SIZE, 0.45, 200)
+    monkeypatch.setattr(merging, "PAIRS", 50)
+    assert [value.tolist() for value in merge(found, crops, SIZE, 0.45, 200)[:3]] == [value.tolist() for value in expected[:3]]

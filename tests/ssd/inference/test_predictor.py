@@ -9,10 +9,9 @@ from PIL import Image
 
 from data.dataset.annotation_loader import load_annotations
 from data.loading.dataset import DetectionDataset
-from ssd.config.schema import SourceConfig, TilesConfig
-from ssd.inference.predict import Thresholds, predict
-from ssd.inference.predictor import Detections, Predictor, for_inference, to_pixels
-from ssd.inference.tiles import Tiles
+from ssd.config.schema import PostprocessConfig, SourceConfig, TilesConfig
+from ssd.inference.predict import Detections, predict
+from ssd.inference.predictor import Predictor, for_inference, to_pixels
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.images import ImageError, read_photo
@@ -56,8 +55,8 @@ def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_roo
     preprocessing = Preprocessing(**load_checkpoint(checkpoint).preprocessing)
     samples = DetectionDataset(photos, preprocessing.size, preprocessing.fill)
     batch = samples.__getitems__([(0, i) for i in range(len(photos))])
-    limits = Thresholds(0.35, 0.45, 200)
-    expected = predict(predictor.model, batch.images, preprocessing, torch.device("cpu"), torch.float32, limits)
+    options = PostprocessConfig(score_thresh=0.35)
+    expected = predict(predictor.pixel_model, batch.images, options)
     for i, (entry, theirs) in enumerate(zip(predictor([photos.path(i) for i in range(len(photos))]), expected, strict=True)):
         np.testing.assert_allclose(entry.boxes, theirs["boxes"].numpy() * np.tile(photos.sizes[i], 2), atol=1e-3)
         np.testing.assert_array_equal(entry.labels, theirs["labels"].numpy())
@@ -156,7 +155,7 @@ def test_photos_from_a_generator_and_arrays_of_every_layout(predictor, paths):
         ({"device": 99}, "device: cuda:99: PyTorch finds"),
         ({"precision": "int8"}, "precision: expected auto, float32, bfloat16, float16, got 'int8'"),
         ({"tiles": 1}, "tiles: expected"),
-        ({"tiles": Tiles(100, 1.0)}, "tiles: expected 32 pixels or more, and an overlap of 0 to 0.8, got"),
+        ({"tiles": 70_000}, "tiles: expected 'trained', 'none', 32 to 65536 pixels or a TilesConfig, got 70000"),
         ({"device": np.int64(99)}, "device: cuda:99: PyTorch finds"),
     ],
 )
@@ -166,7 +165,7 @@ def test_arguments_have_bounds(checkpoint, options, said):
 
 
 def test_a_size_of_tiles_may_be_a_number_of_numpy(checkpoint):
-    assert Predictor.from_checkpoint(checkpoint, "cpu", tiles=np.int64(400)).tiles == Tiles(400, TilesConfig().overlap)
+    assert Predictor.from_checkpoint(checkpoint, "cpu", tiles=np.int64(400)).tiles == TilesConfig(size=400)
 
 
 def test_a_device_of_pytorch_and_bounds_of_a_batch(checkpoint, predictor):
@@ -252,7 +251,7 @@ def assert_alike(found: list[Detections], expected: list[Detections]) -> None:
 def test_the_network_that_is_given_stays_as_it_is(checkpoint):
     model = SSD300(4, width=0.05, batch_norm="backbone").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    predictor = Predictor(model, "abc", IMAGENET, torch.device("cpu"), torch.bfloat16, Thresholds())
+    predictor = Predictor(model, "abc", IMAGENET, torch.device("cpu"), torch.bfloat16, PostprocessConfig())
     predictor(np.zeros((40, 50, 3), np.uint8))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ssd.batch import Batch, pad_targets
-from ssd.config.schema import Config
-from ssd.inference.predict import Thresholds, predict
+from ssd.config.schema import Config, PostprocessConfig
+from ssd.inference.predict import PixelModel, predict
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 from ssd.system import device
@@ -64,7 +64,7 @@ def test_evaluation_is_in_channels_last_in_either(monkeypatch):
     step = step_of("AVX2", monkeypatch)
     seen: list[torch.Tensor] = []
     step.model.backbone.conv3_3.register_forward_hook(lambda _, args, output: seen.extend([args[0], output]))
-    predict(step.model.eval(), batch_of(0).images, IMAGENET, step.device, torch.float32, Thresholds())
+    predict(PixelModel(step.model.eval(), IMAGENET, step.device, torch.float32), batch_of(0).images, PostprocessConfig())
     assert len(seen) == 2
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen)
 

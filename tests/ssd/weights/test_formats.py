@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 
 from scripts import convert_weights
-from ssd.config.schema import VOC_CLASSES
+from ssd.config.schema import VOC_CLASSES, PostprocessConfig
 from ssd.dbox import SSD300_COCO, SSD300_VOC, make_dbox_list
-from ssd.inference.predict import Thresholds, predict
+from ssd.inference.predict import PixelModel, predict
 from ssd.model import SSD300
 from ssd.preprocessing import CAFFE, Preprocessing, normalize
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
@@ -182,7 +182,9 @@ def test_torchvision_finds_the_same_from_pixels_on(tmp_path, photos):
         difference = ((ours - their).abs().max() / their.abs().max()).item()
         print(f"torchvision: largest difference {difference:.1e} of the largest value")
         assert difference < TOLERANCE
-    detections = predict(network, photos, preprocessing, device, torch.float32, Thresholds(0.02, 0.45, 200))
+    detections = predict(
+        PixelModel(network, preprocessing, device, torch.float32), photos, PostprocessConfig(score_thresh=0.02)
+    )
     for found, their in zip(detections, theirs(pixels), strict=True):
         assert len(found["scores"]) == len(their["scores"]) > 20
         torch.testing.assert_close(found["scores"], their["scores"], rtol=0, atol=TOLERANCE)
