@@ -1,4 +1,4 @@
-"""The detection of many inputs, one after the other, into an output folder."""
+"""Detection of objects in many photos and videos, with results in an output folder."""
 
 import sys
 from collections import deque
@@ -22,13 +22,16 @@ from ssd.system.files import require_writable
 from ssd.system.images import ImageError, printable, read_photo, write_picture
 from ssd.system.machine import num_cores
 
-MOST_THREADS = 4  # that read, and as many that write
-READ_AHEAD = 4  # photos: of 12 megapixels, 150 MB
+MOST_THREADS = 4  # to read, and as many to write
+READ_AHEAD = 4  # photos; 150 MB at 12 megapixels each
 
 
 def output_folder(wanted: Path | None, overwrite: bool, usual: Path) -> Path:
-    """The folder to write to, made: the one that is wanted or the usual one, with a number behind it where that is taken; never
-    one with anything else in it, unless it is to be overwritten."""
+    """Create and return the output folder: `wanted`, or a new one named `usual`, `usual`-2 and so on.
+
+    Raises:
+        UsageError: `wanted` is a file, or has content and `overwrite` is not set.
+    """
     if wanted is None:
         return _next_folder(usual)
     folder = wanted
@@ -42,7 +45,7 @@ def output_folder(wanted: Path | None, overwrite: bool, usual: Path) -> Path:
 
 
 def _next_folder(usual: Path) -> Path:
-    """A folder of one's own, also where other commands look for one at the same time: to make it is to have it."""
+    """Create a folder with an unused name. mkdir decides the race between commands that start at the same time."""
     require_writable(usual.parent, "--output")
     folder = usual
     for number in count(2):
@@ -55,7 +58,7 @@ def _next_folder(usual: Path) -> Path:
 
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Some threads. What they have not begun when the block ends is not done."""
+    """Yield a pool of threads; work that has not started when the block ends is cancelled."""
     pool = ThreadPoolExecutor(min(MOST_THREADS, num_cores()))
     try:
         yield pool
@@ -64,10 +67,10 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def read_ahead(paths: Sequence[str]) -> Generator[Callable[[], np.ndarray]]:
-    """Photos in their order, which threads read a few of in advance.
+    """Read photos in order, a few in advance, in threads.
 
     Yields:
-        for each path a function that gives the photo, `[H, W, 3]` uint8 RGB, or raises ImageError.
+        For each path a function that returns the photo, `[H, W, 3]` uint8 RGB, or raises ImageError.
     """
     with threads() as pool:
         waiting: deque[Future[np.ndarray]] = deque()
@@ -80,15 +83,15 @@ def read_ahead(paths: Sequence[str]) -> Generator[Callable[[], np.ndarray]]:
 
 
 class Job:
-    """The detection of all inputs, one after the other.
+    """Detection in all inputs, one after the other.
 
     Args:
-        predictor: finds the objects.
-        results: what is found goes there at once.
-        output: the folder of pictures and videos.
-        batch_size: photos or frames, or their tiles, that go through the network at once.
-        frames: after which a video ends, if it is to.
-        pictures: whether pictures and videos are written.
+        predictor: detects the objects.
+        results: receives the detections of every batch.
+        output: folder for pictures and videos.
+        batch_size: photos, frames or tiles in one batch of the network.
+        frames: maximum number of frames of a video or camera; None: all.
+        pictures: whether to write pictures and videos.
     """
 
     def __init__(
@@ -105,9 +108,9 @@ class Job:
         self.video_names: set[str] = set()
 
     def detect_photos(self, photos: list[Input]) -> None:
-        """Photos batch by batch; an error of one is printed, and does not stop the others.
+        """Detect objects in photos, batch by batch; print errors of single photos and continue.
 
-        While the network looks at some of them, threads read the next and write the pictures of the last.
+        While the network processes a batch, threads read the next photos and write the previous pictures.
         """
         images: dict[str, np.ndarray] = {}
         with (
@@ -121,7 +124,7 @@ class Job:
                     images[photo.name] = image()
                 if number == len(photos) or self.predictor.fills(list(images.values()), self.batch_size):
                     found = self.predictor.detect(list(images.values()), self.batch_size)
-                    self._finish(written)  # no more than two batches are in memory
+                    self._finish(written)  # at most two batches are in memory
                     written = self._write(writers, images, found)
                     images = {}
                     bar.update(number - bar.n)
@@ -130,7 +133,7 @@ class Job:
     def _write(
         self, writers: ThreadPoolExecutor, images: dict[str, np.ndarray], found: list[Detections]
     ) -> dict[str, Future[None]]:
-        """Writes results, and begins to write pictures, of photos by the names of their results."""
+        """Write the results of a batch, start writing its pictures, and return these tasks by name."""
         pairs = list(zip(images.items(), found, strict=True))
         self.results.add(
             [FrameDetections(name, None, image.shape[1], image.shape[0], detections) for (name, image), detections in pairs]
@@ -143,13 +146,13 @@ class Job:
         write_picture(self.output / "pictures" / name, self.drawn(image, detections))
 
     def _finish(self, written: dict[str, Future[None]]) -> None:
-        """Waits for pictures."""
+        """Wait until pictures are written."""
         for picture in written.values():
             with self.errors_printed():
                 picture.result()
 
     def detect_video(self, source: Input) -> None:
-        """The frames of a video or camera, which are written as a video again; Ctrl-C is the way to end a camera."""
+        """Detect objects in a video or camera, and write the frames with boxes as a video. Ctrl-C ends a camera."""
         with self.errors_printed(), Video(source.path) as video:
             total = min(filter(None, (self.frames, video.total)), default=None)
             before = self.results.num_inputs
@@ -160,8 +163,8 @@ class Job:
                     raise
             done = self.results.num_inputs - before
             if not done:
-                raise ImageError(f"{printable(source.path)}: has no frame that can be decoded")
-            if total and done < 0.9 * total:  # the number in the file is an estimate
+                raise ImageError(f"{printable(source.path)}: no frame could be decoded")
+            if total and done < 0.9 * total:  # the file's frame count is an estimate
                 raise ImageError(f"{printable(source.path)}: {done} of about {total} frames could be decoded")
             if video.num_lost:
                 raise ImageError(f"{printable(source.path)}: {video.num_lost} frames could not be decoded; {done} others could")
@@ -175,7 +178,7 @@ class Job:
                 numbers, images = zip(*batch, strict=True)
                 found = self.predictor.detect(images, self.batch_size)
                 if is_first and self.pictures:
-                    with self.errors_printed():  # the frames are looked at all the same
+                    with self.errors_printed():  # detection continues without the video
                         writer = stack.enter_context(self._video_file(name, video, images[0]))
                 entries = []
                 for number, image, detections in zip(numbers, images, found, strict=True):
@@ -187,11 +190,11 @@ class Job:
                 bar.update(len(batch))
 
     def _video_file(self, name: str, video: Video, first: np.ndarray) -> VideoFile:
-        """The file for a video's frames, of the size of the first, at the speed of the video."""
+        """Return the file for a video's frames, with the size of its first frame and, if possible, its rate."""
         rate = writable_rate(video.rate)
         if not rate and not video.is_camera:
             tqdm.write(
-                f"note: {printable(video.source)}: is said to have {video.rate:g} frames/s; written at {DEFAULT_RATE:g}",
+                f"note: {printable(video.source)}: unusable rate of {video.rate:g} frames/s; writing {DEFAULT_RATE:g}",
                 file=sys.stderr,
             )
         path = self.output / "videos" / output_name(name, ".mp4", self.video_names)
@@ -202,7 +205,7 @@ class Job:
 
     @contextmanager
     def errors_printed(self) -> Iterator[None]:
-        """An input that cannot be read within the block is named on stderr at once, and counted."""
+        """Print and count an ImageError raised in the block."""
         try:
             yield
         except ImageError as error:

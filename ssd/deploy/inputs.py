@@ -1,4 +1,4 @@
-"""The inputs of detection: photos, videos and cameras, found by the arguments of a command, and the names of their results."""
+"""The photos, videos and cameras that a command's arguments name, and the names of their results."""
 
 import os
 import unicodedata
@@ -14,13 +14,13 @@ from ssd.system.errors import UsageError
 from ssd.system.files import is_visited
 from ssd.system.images import NOT_READ, SUFFIXES, passed_over, printable
 
-RESOURCE_FORK = "._"  # begins the names of files that macOS leaves beside others
+RESOURCE_FORK = "._"  # prefix of the files that macOS writes beside others
 
 
 class Input(NamedTuple):
     """One photo, video or camera."""
 
-    name: str  # of its results: its path within the folder that was given, in printable letters; no two share one
+    name: str  # of its results: its path within the given folder, in printable characters; unique
     path: str
 
 
@@ -29,15 +29,15 @@ class Inputs(NamedTuple):
 
     photos: list[Input]
     videos: list[Input]  # and cameras
-    unread: Counter[str]  # how many other photos there are, by suffix
+    unread: Counter[str]  # number of photos in unsupported formats, by suffix
 
 
 def find_inputs(words: Iterable[str]) -> Inputs:
-    """Photos and videos of files, folders (with all below them, and with folders elsewhere that links there lead to) and
-    patterns, each file once, and cameras.
+    """Return the photos, videos and cameras that arguments name: files, folders (searched recursively, through links too),
+    patterns or camera:N. Each file is listed once.
 
     Raises:
-        UsageError: a word is no file, or names no photo and no video.
+        UsageError: an argument is not a file, or names no photo and no video.
         OSError: a folder cannot be read.
     """
     found = Inputs([], [], Counter())
@@ -54,35 +54,34 @@ def find_inputs(words: Iterable[str]) -> Inputs:
 
 
 def _place(path: str) -> str:
-    """Where a file is, by whatever links to folders it is reached; a link to the file itself has a name of its own."""
+    """Return a file's path with links to folders resolved; a link to the file itself counts as another file."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def unique_name(candidates: Iterable[str], taken: set[str]) -> str:
-    """The first name that is not taken yet, whatever the case of its letters; it is taken from then on."""
+    """Return the first name not in `taken`, ignoring case, and add it there."""
     for name in candidates:
         key = unicodedata.normalize("NFC", name).casefold()
         if key not in taken:
             taken.add(key)
             return name
-    raise ValueError("no name is left")
+    raise ValueError("all candidate names are taken")
 
 
 def output_name(name: str, suffix: str, taken: set[str]) -> str:
-    """The name of what is written for an input, with another suffix: clip.mp4 of clip.avi, or clip.avi.mp4 where the former is
-    taken."""
+    """Return an unused file name for an input's result: clip.mp4 for clip.avi, or clip.avi.mp4 if that is taken."""
     whole = name + suffix
     return unique_name(chain((str(PurePosixPath(name).with_suffix(suffix)), whole), _numbered(whole)), taken)
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """a/b-2.jpg, a/b-3.jpg, ..."""
+    """Return a/b-2.jpg, a/b-3.jpg, ..."""
     path = PurePosixPath(name)
     return (str(path.with_stem(f"{path.stem}-{number}")) for number in count(2))
 
 
 def _candidates(path: str, base: str) -> Iterator[str]:
-    """Names of a file, from its path within `base` to ever more of the folders above."""
+    """Yield names for a file: its path within `base`, then with more and more parent folders, then numbered."""
     if path.startswith(CAMERA):
         yield path.replace(":", "-")
         return
@@ -94,21 +93,21 @@ def _candidates(path: str, base: str) -> Iterator[str]:
 
 
 def _files(word: str, unread: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Photos and videos that a word means, each with the folder that it is named from; others are counted."""
+    """Yield the photos and videos that an argument names, each with its base folder; count unsupported photos."""
     if "://" in word:
-        raise UsageError(f"{word}: addresses are not fetched; download the file and name it")
+        raise UsageError(f"{word}: URLs are not supported; download the file and name it")
     if word.startswith(CAMERA):
         yield word, ""
     elif os.path.isdir(word):
         inside = list(_below(word, unread))
         if not inside:
             hint = passed_over(unread) or ", ".join(SUFFIXES + VIDEO_SUFFIXES)
-            raise UsageError(f"{printable(word)}: holds no photos and no videos ({hint})")
+            raise UsageError(f"{printable(word)}: contains no photos or videos ({hint})")
         yield from ((path, word) for path in inside)
     else:
         matches = [word] if os.path.exists(word) else sorted(glob(word, recursive=True))
         if not matches:
-            hint = ", and no file fits the pattern" if has_magic(word) else ""
+            hint = ", and no file matches the pattern" if has_magic(word) else ""
             raise UsageError(f"{printable(word)}: no such file{hint}")
         files = [(path, os.path.dirname(path) or ".") for path in matches if _is_known(path, unread)]
         files += [(path, folder) for folder in filter(os.path.isdir, matches) for path in _below(folder, unread)]
@@ -119,8 +118,8 @@ def _files(word: str, unread: Counter[str]) -> Iterator[tuple[str, str]]:
 
 
 def _below(folder: str, unread: Counter[str]) -> Iterator[str]:
-    """The photos and videos of a folder and of all below it, in the order of their names. Links to folders elsewhere are
-    followed, and photos that are not read are counted."""
+    """Return the photos and videos in a folder and its subfolders, sorted by name, following links to folders elsewhere; count
+    unsupported photos."""
     listed = [os.path.realpath(folder)]
 
     def inside(folder: str) -> Iterator[str]:

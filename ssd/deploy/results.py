@@ -1,4 +1,4 @@
-"""Detections as files, written as they come: whatever ends the program, what was found before is on disk, in whole files."""
+"""Files of detections, written as they arrive and valid at any time: an interrupted program loses no earlier result."""
 
 import csv
 import io
@@ -21,30 +21,30 @@ from ssd.system.images import printable
 
 
 class FrameDetections(NamedTuple):
-    """What was found in one photo or frame."""
+    """The detections in one photo or frame."""
 
     name: str  # of the input
-    frame: int | None  # of a video, from 0
+    frame: int | None  # number in the video, from 0; None for photos
     width: int
     height: int
     detections: Detections
 
 
 class Format(Protocol):
-    """A file, or a folder of files, in one of the formats."""
+    """A file, or a folder of files, in one format."""
 
     def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None: ...
 
     def add(self, entries: Sequence[FrameDetections]) -> None:
-        """Writes some more: all of them, or nothing and an OSError; but for COCO's, they are in the file when this returns."""
+        """Write all entries, or nothing and raise OSError. Except in COCO format, they are on disk on return."""
 
 
 class Results:
-    """What was found, in several formats, for the time of a `with` block.
+    """The files of detections in several formats, a context manager.
 
     Args:
-        folder: where the files are written; those that are there are replaced.
-        formats: names in `FORMATS`.
+        folder: for the files; existing ones are replaced.
+        formats: keys of `FORMATS`.
         classes: names, without background.
     """
 
@@ -69,7 +69,7 @@ class Results:
 
 
 class JsonFile:
-    """detections.json: a list with an entry a photo or frame. The file ends in ] after every addition."""
+    """detections.json: a list with one entry per photo or frame, closed by ] after every addition."""
 
     END = b"\n]\n"
 
@@ -87,7 +87,7 @@ class JsonFile:
 
 
 class CsvFile:
-    """detections.csv: a line a detection."""
+    """detections.csv: one line per detection."""
 
     def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
         self.path = folder / "detections.csv"
@@ -110,7 +110,7 @@ class CsvFile:
 
 
 class VocFiles:
-    """Annotations/NAME.xml: a file a photo, as training takes it; frames of videos are left out."""
+    """Annotations/NAME.xml: one file per photo, usable for training; video frames are skipped."""
 
     def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
         self.folder = folder / "Annotations"
@@ -123,8 +123,8 @@ class VocFiles:
 
 
 class CocoFile:
-    """coco.json: images, annotations and categories. It has two lists that grow, so they are kept apart and put together at
-    the end, and whenever they are twice as long as when that was last done."""
+    """coco.json: images, annotations and categories. Two of its lists grow, so each has a temporary file; they are joined at
+    the end and whenever the number of images has doubled."""
 
     def __init__(self, folder: Path, classes: Sequence[str], closing: ExitStack) -> None:
         self.path = folder / "coco.json"
@@ -164,13 +164,13 @@ class CocoFile:
 
 
 def append(file: io.FileIO, end: int, content: bytes, closing: bytes = b"") -> int:
-    """Writes more to a file, all of it or, where the disk is full, nothing.
+    """Append to a file: all of the content or, on an error such as a full disk, nothing.
 
     Args:
-        file: without a buffer.
-        end: bytes of it that stay; what follows them is `closing`.
-        content: that is added.
-        closing: what the file ends in.
+        file: unbuffered.
+        end: number of bytes before the current `closing`.
+        content: to append.
+        closing: last bytes of the file.
 
     Returns:
         The new `end`.
@@ -181,7 +181,7 @@ def append(file: io.FileIO, end: int, content: bytes, closing: bytes = b"") -> i
     file.seek(end)
     rest = content + closing
     try:
-        while rest:  # a disk that becomes full takes a part first
+        while rest:  # a disk that is filling up first accepts a part
             rest = rest[file.write(rest) :]
     except OSError:
         file.truncate(end)
@@ -195,7 +195,7 @@ FORMATS: dict[str, type[Format]] = {"json": JsonFile, "csv": CsvFile, "voc": Voc
 
 
 def objects(entry: FrameDetections) -> Iterator[tuple[np.ndarray, float, str]]:
-    """Box, score and class name of each object."""
+    """Return box, score and class name of each object."""
     detections = entry.detections
     return zip(detections.boxes, detections.scores.tolist(), detections.names, strict=True)
 
@@ -210,7 +210,7 @@ def as_json(entry: FrameDetections) -> dict[str, object]:
 
 
 def as_coco(entry: FrameDetections, image_id: int, first_id: int) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """An image and its annotations: boxes as left, top, width and height; categories count from 1."""
+    """Return COCO's image and annotations: boxes are left, top, width and height; categories count from 1."""
     file_name = entry.name if entry.frame is None else f"{entry.name}#{entry.frame}"
     image = {"id": image_id, "file_name": file_name, "width": entry.width, "height": entry.height}
     annotations = []
@@ -227,7 +227,7 @@ def as_coco(entry: FrameDetections, image_id: int, first_id: int) -> tuple[dict[
 
 
 def write_voc(path: Path, entry: FrameDetections) -> None:
-    """An annotation as VOC has them."""
+    """Write an annotation in VOC format."""
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "filename").text = PurePosixPath(entry.name).name
     size = ElementTree.SubElement(root, "size")
@@ -235,13 +235,13 @@ def write_voc(path: Path, entry: FrameDetections) -> None:
         ElementTree.SubElement(size, side).text = str(value)
     for box, score, name in objects(entry):
         item = ElementTree.SubElement(root, "object")
-        # Of control characters XML has room for these two alone.
+        # XML allows no other control characters.
         ElementTree.SubElement(item, "name").text = "".join(c if c in "\t\n" else printable(c) for c in name)
         ElementTree.SubElement(item, "difficult").text = "0"
         ElementTree.SubElement(item, "score").text = f"{score:.4f}"
         bndbox = ElementTree.SubElement(item, "bndbox")
         corners = edges_to_voc(box)
-        corners[2:] = np.maximum(corners[2:], corners[:2])  # what is less than a pixel wide would look inverted
+        corners[2:] = np.maximum(corners[2:], corners[:2])  # a box less than a pixel wide would be inverted
         for side, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
             ElementTree.SubElement(bndbox, side).text = f"{value:.1f}"
     path.parent.mkdir(parents=True, exist_ok=True)

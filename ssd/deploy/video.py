@@ -1,4 +1,4 @@
-"""Videos and cameras: read and written frame by frame."""
+"""Reading videos and cameras, and writing videos, frame by frame."""
 
 import math
 import os
@@ -16,22 +16,22 @@ from ssd.system.images import ImageError, printable
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 CAMERA = "camera:"
-DEFAULT_RATE = 25.0  # frames a second, of a camera or a video that does not say
-MAX_TICKS = 65_535  # a second, of the clock of MPEG-4; a rate of three decimals takes a thousand for each frame
-MAX_LOST = 1000  # frames in a row that cannot be decoded; nothing tells them from the end of the video
+DEFAULT_RATE = 25.0  # frames/s, for cameras and videos without a valid rate
+MAX_TICKS = 65_535  # per second in MPEG-4; a rate with three decimals takes 1000 ticks per frame
+MAX_LOST = 1000  # consecutive undecodable frames; OpenCV reports them like the end of the video
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a video that cannot be read is reported once, in our words
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # errors are reported once, by this module
 
 
 class Video:
-    """The frames of a video or a camera, for the time of a `with` block.
+    """The frames of a video or a camera, a context manager.
 
     Args:
         source: a file, or camera:N.
 
     Raises:
-        UsageError: the camera has no number.
-        ImageError: it cannot be opened.
+        UsageError: N is not a number.
+        ImageError: the source cannot be opened.
     """
 
     def __init__(self, source: str) -> None:
@@ -46,10 +46,10 @@ class Video:
         if not self.frames.isOpened():
             self.stack.close()
             raise ImageError(f"{printable(source)}: cannot be opened as a {'camera' if self.is_camera else 'video'}")
-        self.num_lost = 0  # frames so far that could not be decoded
-        self.rate = self.frames.get(cv2.CAP_PROP_FPS)  # frames a second, as the file says
+        self.num_lost = 0  # undecodable frames so far
+        self.rate = self.frames.get(cv2.CAP_PROP_FPS)  # frames/s, from the file; may be wrong
         total = self.frames.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.total = int(total) if math.isfinite(total) and total > 0 and not self.is_camera else None  # as the file says
+        self.total = int(total) if math.isfinite(total) and total > 0 and not self.is_camera else None  # may be wrong
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +58,7 @@ class Video:
         self.stack.close()
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Frames `[H, W, 3]` uint8 RGB, each behind its number from 0; those that cannot be decoded are left out."""
+        """Yield the number of each frame, from 0, and the frame `[H, W, 3]` uint8 RGB; skip undecodable ones."""
         number = num_missing = 0
         while num_missing < (1 if self.is_camera else MAX_LOST):
             is_read, frame = self.frames.read()
@@ -71,18 +71,18 @@ class Video:
 
 
 class VideoFile:
-    """A video that is written frame by frame, for the time of a `with` block. It takes its name at the end, however the block
-    ends, if it is whole: the frames until then are a video that can be played.
+    """A video written frame by frame, a context manager. When the block ends, even by an exception, the frames so far become a
+    playable video under its final name.
 
     Args:
-        path: the file, which ends in .mp4.
-        rate: frames a second.
-        width: pixels, of all frames.
-        height: likewise.
+        path: the file, with suffix .mp4.
+        rate: frames/s.
+        width: of all frames, in pixels.
+        height: of all frames, in pixels.
 
     Raises:
-        ImageError: no video of that kind can be written.
-        Failure: at the end of the block, where a part of it did not get to the disk; none is left then.
+        ImageError: OpenCV cannot write a video of that size and rate.
+        Failure: at the end of the block, if the file is incomplete; it is removed.
     """
 
     def __init__(self, path: Path, rate: float, width: int, height: int) -> None:
@@ -94,16 +94,14 @@ class VideoFile:
         self.writer = cv2.VideoWriter(self.aside_plain, cv2.VideoWriter.fourcc(*"mp4v"), rate, self.size)
         if not self.writer.isOpened():
             self.stack.close()
-            raise ImageError(
-                f"{printable(path)}: no video of {width} × {height} pixels, {rate:g} frames/s, can be written here"
-            )
+            raise ImageError(f"{printable(path)}: cannot write a video of {width} × {height} pixels, {rate:g} frames/s")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.writer.release()
-        written = cv2.VideoCapture(self.aside_plain)  # the writer says nothing of a full disk
+        written = cv2.VideoCapture(self.aside_plain)  # the writer does not report a full disk
         num_written = written.get(cv2.CAP_PROP_FRAME_COUNT)
         written.release()
         self.stack.close()
@@ -112,10 +110,10 @@ class VideoFile:
             return
         self.aside.unlink(missing_ok=True)
         if self.num_frames:
-            raise Failure(f"{printable(self.path)}: the video could not be written whole, and was removed; is the disk full?")
+            raise Failure(f"{printable(self.path)}: the video was incomplete and has been removed; is the disk full?")
 
     def write(self, image: np.ndarray) -> None:
-        """One frame `[H, W, 3]` uint8 RGB, scaled where a camera or a video changes its size on the way."""
+        """Write one frame `[H, W, 3]` uint8 RGB, scaled if its size differs from the first frame's."""
         if (image.shape[1], image.shape[0]) != self.size:
             image = cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
         self.num_frames += 1
@@ -123,7 +121,7 @@ class VideoFile:
 
 
 def writable_rate(rate: float) -> float:
-    """The frame rate nearest to another one that a video can be written at, frames a second; 0 where none is near."""
+    """Return the nearest frame rate that MPEG-4 can store, frames/s; 0 for invalid or too high rates."""
     if not math.isfinite(rate) or rate <= 0:
         return 0.0
     return next((near for digits in (3, 2, 1, 0) if (near := round(rate, digits)) * 10**digits <= MAX_TICKS), 0.0)
@@ -138,7 +136,7 @@ def _camera_number(source: str) -> int:
 
 @contextmanager
 def _plain_path(path: Path) -> Iterator[Path]:
-    """The path of a file as OpenCV's video code takes it, which ends the process on names that are not UTF-8: by a link."""
+    """Yield a path that OpenCV's video code accepts: a link if needed, since names that are not UTF-8 crash it."""
     if str(path).isprintable():
         yield path
         return

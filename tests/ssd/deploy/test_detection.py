@@ -85,7 +85,7 @@ def looked_at(
         (Frames(count=8, total=10), None, [4, 4], "a.mp4: 8 of about 10 frames could be decoded"),
         (Frames(count=3, total=50), 5, [3], "a.mp4: 3 of about 5 frames could be decoded"),
         (Frames(num_lost=2), None, [4, 4, 2], "a.mp4: 2 frames could not be decoded; 10 others could"),
-        (Frames(count=0), None, [], "a.mp4: has no frame that can be decoded"),
+        (Frames(count=0), None, [], "a.mp4: no frame could be decoded"),
     ],
 )
 def test_frames_are_looked_at_by_batches_and_what_is_missing_is_told(
