@@ -194,7 +194,7 @@ class Job:
         rate = writable_rate(video.rate)
         if not rate and not video.is_camera:
             tqdm.write(
-                f"note: {printable(video.source)}: unusable rate of {video.rate:g} frames/s; writing {DEFAULT_RATE:g}",
+                f"note: {printable(video.source)}: unusable rate of {video.rate:g} frames/s; written at {DEFAULT_RATE:g}",
                 file=sys.stderr,
             )
         path = self.output / "videos" / output_name(name, ".mp4", self.video_names)

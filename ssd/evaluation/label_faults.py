@@ -1,7 +1,7 @@
-"""Labels that are likely to be wrong, by what a detector finds: one list of all of them, the likeliest first.
+"""Labels that contradict a detector, ranked by how likely they are to be wrong.
 
-Where a detector that is usually right contradicts a label, the label is suspect; Tkachenko, Thyagarajan and Mueller (ObjectLab,
-2023) look for the same faults. How often the detector is right is measured on the data set itself.
+A label is suspect if a detector that is usually right contradicts it; Tkachenko, Thyagarajan and Mueller (ObjectLab, 2023) look
+for the same faults. How often the detector is right is measured on the data set itself.
 """
 
 from typing import NamedTuple
@@ -22,40 +22,40 @@ from ssd.evaluation.error_kinds import (
 )
 from ssd.evaluation.voc_eval import IOU_THRESH
 
-# What may be wrong: an object has no label; or its label has another class, a box beside the object, or nothing in it.
+# An object without a label; or a label with the wrong class, a misplaced box, or no object in its box.
 FAULTS = ("missing", "wrong class", "wrong box", "nothing there")
 MISSING, WRONG_CLASS, WRONG_BOX, NOTHING_THERE = range(len(FAULTS))
 
-BINS = 20  # of scores 0 to 1, in each of which it is counted how many detections are right
-PULL = 5  # detections of all classes, at that score, that are counted to those of a class, which may be few
-ALIKE = 40  # objects of a class that are next to one in size
-LEAST = 0.2  # suspicion from which on a detection contradicts
+BINS = 20  # of scores 0 to 1; precision is measured in each
+PULL = 5  # prior: this many detections with the precision of all classes are added to each bin of a class
+ALIKE = 40  # objects of the same class and nearest in size to compare an object with
+LEAST = 0.2  # minimum suspicion for a detection to contradict a label
 
 
 class Faults(NamedTuple):
-    """Likely faults of a data set's labels, the likeliest first: one for each object that is not difficult, and one for each
-    place where an object may be missing."""
+    """Possible faults in a data set's labels, the likeliest first: one for each object that is not difficult, and one for each
+    place where a label may be missing."""
 
     kind: np.ndarray  # [f] a number in FAULTS
-    suspicion: np.ndarray  # [f] 0..1, which compares within a kind
+    suspicion: np.ndarray  # [f] 0..1, comparable only within a kind
     image: np.ndarray  # [f]
-    object: np.ndarray  # [f] number of the object among all of the data set; -1: it is missing
-    detection: np.ndarray  # [f] number of the detection that contradicts, in falling score; -1: none does
+    object: np.ndarray  # [f] number of the object in the data set; -1: its label is missing
+    detection: np.ndarray  # [f] number of the contradicting detection, by falling score; -1: none
 
 
 def label_faults(errors: Errors, num_classes: int) -> Faults:
-    """Ranks the labels of a data set by how surely a detector contradicts them.
+    """Rank the labels of a data set by how confidently a detector contradicts them.
 
-    With p the share of right ones among the detections of a class and score, and b that of the detection that finds an object
-    (0 where none does), the suspicion is
+    Let p be the share of correct detections among those of the same class and score, and b the p of the detection that finds
+    the object (0 if none does). The suspicion is
 
-    - of a missing label: p of a detection that is no duplicate, less the more it overlaps an object,
-    - of a wrong class: p of a detection of another class that overlaps the object by 0.5 or more, times 1 - b,
-    - of a wrong box: p of a detection of its class, times how far their overlap is below what is usual,
-    - of nothing there: the share of objects of its class and of similar size that are found more surely, times 1 - b;
+    - missing: p of a detection that is not a duplicate, reduced by its overlap with an object,
+    - wrong class: p of a detection of another class that overlaps the object by 0.5 or more, times 1 - b,
+    - wrong box: p of a detection of its class, times how far their overlap is below the usual one,
+    - nothing there: the share of objects of its class and of similar size that are found more surely, times 1 - b.
 
-    an object has the first of the last three that is 0.2 or more, or else the last. Chances of different kinds do not compare,
-    since nobody knows how often people make which mistake: the list has the likeliest of each kind in turn.
+    An object gets the first of the last three that reaches 0.2, otherwise the last. Nobody knows how often people make each
+    mistake, so suspicions of different kinds are not comparable: the list takes the likeliest of each kind in turn.
 
     Args:
         errors: of a data set.
@@ -66,7 +66,7 @@ def label_faults(errors: Errors, num_classes: int) -> Faults:
     right, is_hit = share_right(errors, num_classes), errors.kind == HIT
     support = np.zeros(num_objects)
     support[errors.object[is_hit]] = right[is_hit]
-    doubt = 1 - np.append(support, 0)[errors.object]  # in the label that a detection is about
+    doubt = 1 - np.append(support, 0)[errors.object]  # in the label of each detection's object
     contradicted = (
         _strongest(right * doubt * (errors.kind == CLASSIFICATION), errors.object, num_objects),
         _strongest(right * _displaced(errors, doubt), errors.object, num_objects),
@@ -88,8 +88,8 @@ def label_faults(errors: Errors, num_classes: int) -> Faults:
 
 
 def share_right(errors: Errors, num_classes: int) -> np.ndarray:
-    """For each detection the share of right ones among those of its class and about its score `[n]`; duplicates, and what
-    claims a difficult object, are neither right nor wrong."""
+    """Return, for each detection, the share of correct ones among those of its class and a similar score `[n]`. Duplicates and
+    detections that claim a difficult object do not count."""
     judged = (errors.kind != DUPLICATE) & (errors.kind != IGNORED)
     scores, labels, hit = errors.found.values[judged], errors.found.labels[judged], errors.kind[judged] == HIT
     place = labels * BINS + np.minimum((scores * BINS).astype(int), BINS - 1)
@@ -98,18 +98,18 @@ def share_right(errors: Errors, num_classes: int) -> np.ndarray:
     )
     overall = hits.sum(axis=0) / np.maximum(total.sum(axis=0), 1)
     share = (hits + PULL * overall) / (total + PULL)
-    position = np.clip(errors.found.values * BINS - 0.5, 0, BINS - 1)  # between the middles of the bins it is interpolated
+    position = np.clip(errors.found.values * BINS - 0.5, 0, BINS - 1)  # interpolate between the centres of bins
     low = np.minimum(position.astype(int), BINS - 2)
     weight, labels = position - low, errors.found.labels
     return (1 - weight) * share[labels, low] + weight * share[labels, low + 1]
 
 
 def found_share(errors: Errors, support: np.ndarray) -> np.ndarray:
-    """The share of the objects of its class, and next to it in size, that are found more surely than each object `[m]`.
+    """Return, for each object, the share of objects of its class and similar size that are found more surely `[m]`.
 
     Args:
         errors: of a data set.
-        support: `[m]` how surely each object is found.
+        support: `[m]` how surely each object is found, 0..1.
     """
     objects = errors.objects
     area = np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2] + 1, axis=1)
@@ -126,7 +126,7 @@ def found_share(errors: Errors, support: np.ndarray) -> np.ndarray:
 
 
 def _displaced(errors: Errors, doubt: np.ndarray) -> np.ndarray:
-    """How far the overlap of each detection with an object of its class is below what is usual `[n]`, 0 to 1."""
+    """Return how far each detection's overlap with an object of its class is below the usual one `[n]`, 0..1."""
     is_hit = errors.kind == HIT
     usual = np.median(errors.overlap[is_hit]) if is_hit.any() else IOU_THRESH
     distance = np.clip(1 - errors.overlap / usual, 0, 1)
@@ -134,28 +134,28 @@ def _displaced(errors: Errors, doubt: np.ndarray) -> np.ndarray:
 
 
 def _strongest(suspicion: np.ndarray, of_object: np.ndarray, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest suspicion of each object `[m]`, and the detection that it comes from `[m]`, -1: none."""
+    """Return the largest suspicion of each object `[m]`, and the detection that causes it `[m]`, -1 for none."""
     largest, source = np.zeros(num_objects), np.full(num_objects, -1)
     rows = np.flatnonzero(suspicion > 0)
-    rows = rows[np.argsort(suspicion[rows], kind="stable")]  # of several at one object the last one stays
+    rows = rows[np.argsort(suspicion[rows], kind="stable")]  # the last assignment to an object wins
     largest[of_object[rows]], source[of_object[rows]] = suspicion[rows], rows
     return largest, source
 
 
 def _missing(errors: Errors, chance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The detections where a label may be missing, one at a place, and how suspect that is; `chance` is theirs to be right."""
+    """Return the detections of possibly missing labels, one at each place, and their suspicion, given their precision."""
     is_beside = errors.kind == LOCALISATION
-    near = np.where(is_beside, IOU_THRESH, 1)  # what overlaps an object of its own class is rather a part of it
+    near = np.where(is_beside, IOU_THRESH, 1)  # a detection that overlaps an object of its class is likely a part of it
     suspicion = chance * (1 - errors.overlap / near) * (is_beside | np.isin(errors.kind, (NO_OBJECT, BOTH)))
     rows = np.flatnonzero(suspicion >= LEAST)
     boxes = errors.found.boxes[rows]
-    apart = boxes + (boxes.max(initial=0) + 1) * errors.found.image[rows, None]  # photos lie side by side
+    apart = boxes + (boxes.max(initial=0) + 1) * errors.found.image[rows, None]  # shift photos apart
     kept = nms(torch.from_numpy(apart), torch.from_numpy(suspicion[rows]), IOU_THRESH).numpy()
     return rows[kept], suspicion[rows[kept]]
 
 
 def _in_turn(faults: Faults) -> np.ndarray:
-    """The order that has the likeliest of each kind, then the second of each kind, and so on."""
+    """Return the order with the likeliest of each kind first, then the second of each kind, and so on."""
     by_kind = np.lexsort([-faults.suspicion, faults.kind])
     kinds = faults.kind[by_kind]
     rank = np.zeros(len(kinds), np.int64)

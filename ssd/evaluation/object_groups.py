@@ -82,10 +82,10 @@ def _groups(errors: Errors, group: np.ndarray, names: Sequence[str], score_thres
             continue
         is_hit = errors.kind == HIT
         is_hit[is_hit] = mine[errors.object[is_hit]]
-        takes_part = is_hit | ((errors.kind != HIT) & (errors.kind != IGNORED))
+        is_counted = is_hit | ((errors.kind != HIT) & (errors.kind != IGNORED))
         aps = []
         for label in labels:
-            rows = np.flatnonzero(takes_part & (found.labels == label))
+            rows = np.flatnonzero(is_counted & (found.labels == label))
             num_mine, num_all = (int((each & (objects.labels == label)).sum()) for each in (mine, counts))
             if num_mine:
                 aps.append(normalised_ap(is_hit[rows], found.values[rows], num_mine, num_all, errors.average_precision))
