@@ -1,12 +1,12 @@
 # make install      environment in .venv
 # make quickstart   environment, shapes data, training, evaluation and a picture of detections
 # make test         the same environment, linters and the whole test suite
-# make test-fast    linters, and the tests of arithmetic, data and configuration that end within a minute
+# make test-fast    linters, and the fast tests of arithmetic, data and configuration (under a minute)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A file's tests share fixtures that take long to make, so one process runs them all.
+# Tests of a file share slow fixtures, so one process runs them all.
 IN_PARALLEL := -n logical --dist loadfile
 
 .PHONY: install quickstart test test-fast lint clean

@@ -1,13 +1,13 @@
-"""How fast each part is, against torchvision's SSD300 and against a floor, the part of the work that nobody can leave out.
+"""Measure the speed of each part, compared with torchvision's SSD300 and with a floor, the work that nobody can avoid.
 
     python scripts/benchmark.py --config configs/voc07s.yaml
     python scripts/benchmark.py --device cuda --only step,train --batch-size 32,128,256 --compile
 
-The variants of a case run in one process, in alternation; each figure is the median over the rounds. What counts is the ratio,
-which a busy machine changes far less than the times. torchvision runs in float32 and in the precision that suits the machine,
-in both memory formats: its fastest counts. It has the default memory allocator, ours and the floor one that keeps freed memory,
-as `train.py` sets it; with --same-allocator torchvision uses that too. The first line names the processor's vector and matrix
-instructions: figures of different processors do not compare.
+The variants of a case alternate in one process; each time is the median over the rounds. Look at the ratio: a busy machine
+changes it far less than the times. torchvision runs in float32 and in the machine's best precision, in both memory formats; its
+fastest variant counts. It uses the default memory allocator. Ours and the floor use one that keeps freed memory, as `train.py`
+does; with --same-allocator, torchvision uses that too. The first line names the processor's vector and matrix instructions:
+results from different processors are not comparable.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from ssd.config.file import load_config
 from ssd.system.arguments import Parser, names_of, several, whole_number
 from ssd.system.command import command
 
-# Of each case.
+# Default batch sizes of each case.
 BATCH_SIZES = {
     "data": [32], "step": [8], "loss": [32], "predict": [1, 16], "detect": [8], "eval": [1], "train": [8], "start": [1],
 }  # fmt: skip
@@ -53,17 +53,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--config", default="configs/voc07s.yaml", metavar="FILE", help="its photos, and its run for `train`")
+    parser.add_argument(
+        "--config",
+        default="configs/voc07s.yaml",
+        metavar="FILE",
+        help="configuration that names the photos, and that `train` runs",
+    )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N")
     parser.add_argument(
-        "--only", type=names_of(BATCH_SIZES), default=list(BATCH_SIZES), metavar="CASE,...", help=f"of {', '.join(BATCH_SIZES)}"
+        "--only",
+        type=names_of(BATCH_SIZES),
+        default=list(BATCH_SIZES),
+        metavar="CASE,...",
+        help=f"any of {', '.join(BATCH_SIZES)}",
     )
-    parser.add_argument("--batch-size", type=several(whole_number(1)), metavar="N,...", help="instead of each case's own")
-    parser.add_argument("--rounds", type=whole_number(1), default=7, help="measured rounds; more is steadier")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
+    parser.add_argument("--batch-size", type=several(whole_number(1)), metavar="N,...", help="default: by case")
+    parser.add_argument("--rounds", type=whole_number(1), default=7, help="measured rounds; more give steadier results")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--profile", action="store_true", help="print where the step spends its time")
-    parser.add_argument("--same-allocator", action="store_true", help="let torchvision keep freed memory as well")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there as well")
+    parser.add_argument("--same-allocator", action="store_true", help="let torchvision keep freed memory too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to this file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     return parser.parse_intermixed_args(arguments)
 

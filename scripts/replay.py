@@ -1,7 +1,7 @@
-"""Runs the step again at which a run's loss was not finite: python scripts/replay.py RUN_FOLDER
+"""Replay the step whose loss was not finite: python scripts/replay.py RUN_FOLDER
 
-Loss and gradient of each photo of the batch are shown, in the run's precision and in float32. What is finite in
-float32 alone overflowed; what is finite in neither comes from the photo itself, or from weights that had already diverged.
+Shows the loss and gradient of each photo of the batch, in the run's precision and in float32. A value that is finite only in
+float32 overflowed. A value that is finite in neither comes from the photo itself, or from weights that had already diverged.
 """
 
 import sys
@@ -15,7 +15,7 @@ from ssd.system.command import command
 @command(prints_result=True)
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="the output_dir of the run")
+    parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="the run's output_dir")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     options = parser.parse_args(arguments)
     config = load_config(options.folder / "config.yaml")
@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     step = load_step(options.folder)
     device = choose_device(options.device)
     broken = [name for name, value in step.weights.items() if not value.float().isfinite().all()]
-    print(f"iteration {step.iteration + 1}, a batch of {len(step.paths)} photos")
-    print(f"weights that are not finite: {', '.join(broken) or 'none'}")
+    print(f"iteration {step.iteration + 1}, batch of {len(step.paths)} photos")
+    print(f"non-finite weights: {', '.join(broken) or 'none'}")
     for dtype in dict.fromkeys([choose_precision(config.train.precision, device), torch.float32]):
         print(f"\n{str(dtype).removeprefix('torch.'):10}    loss_l      loss_c   gradient  photo")
         for loss_l, loss_c, gradient, path in replay(step, config, device, dtype):

@@ -1,4 +1,4 @@
-"""The known dataset formats, and which one a folder has."""
+"""The known dataset formats, and detection of a folder's format."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which photo an annotation file belongs to, and which split a file belongs to, by their names and folders."""
+"""Find the photo of an annotation file, and the split of a file, by names and folders."""
 
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ def part_of(folder: str) -> str:
 
 
 def key_of(path: str) -> str:
-    """Return what a photo and its annotation file have in common: part and stem."""
+    """Return the key that a photo and its annotation file share: part and stem."""
     part = part_of(posixpath.dirname(path))
     return f"{part}/{stem_of(path)}" if part else stem_of(path)
 

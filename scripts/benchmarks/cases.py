@@ -1,4 +1,4 @@
-"""All cases by name, and the photos and the machine that they share."""
+"""All cases by name, and the setting that they share."""
 
 import argparse
 from collections.abc import Callable
@@ -31,11 +31,11 @@ CASES: dict[str, Callable[[Setting, int], list[Row]]] = {
 
 
 def make_setting(config: Config, options: argparse.Namespace) -> Setting:
-    """What the cases share, as the command asks for it.
+    """Return the setting of all cases from the command's options.
 
     Raises:
-        ConfigError: the device, or a compiler, is not there.
-        DataError: something in the photos cannot be used.
+        ConfigError: the device or a compiler is missing.
+        DataError: the photos cannot be used.
     """
     device = choose_device(options.device)
     if options.compile and device.type == "cpu":

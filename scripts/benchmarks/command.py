@@ -1,4 +1,4 @@
-"""The command as users run it."""
+"""Benchmarks of train.py as users run it."""
 
 import json
 import statistics
@@ -17,7 +17,7 @@ from ssd.training.schedule import Schedule
 
 
 def bench_train(setting: Setting, batch_size: int) -> list[Row]:
-    """The real command with one loader worker, against its own step on one batch in memory."""
+    """Measure the real command with one loader worker. Floor: its step on one batch in memory."""
     config, photos = setting.config, setting.photos
     steps = 4 * setting.rounds
     with tempfile.TemporaryDirectory() as name:
@@ -40,7 +40,7 @@ def bench_train(setting: Setting, batch_size: int) -> list[Row]:
 
 
 def bench_start(setting: Setting, batch_size: int) -> list[Row]:
-    """From the command to the end of its first step, of one photo: an upper bound of the time to its beginning."""
+    """Measure from the start of the command to the end of its first step, on one photo: an upper bound of the start-up time."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = real_command(setting, folder, 1, "train.iterations=1", "log_every=1")
@@ -58,7 +58,7 @@ def bench_start(setting: Setting, batch_size: int) -> list[Row]:
 
 
 def real_command(setting: Setting, folder: Path, batch_size: int, *overrides: str) -> list[str]:
-    """train.py on the configuration's training photos, with an evaluation of only eight of them at its end."""
+    """Return the command that trains on the configuration's photos and, at the end, evaluates on only eight of them."""
     paths = [Path(setting.photos.path(i)).resolve() for i in range(min(8, len(setting.photos)))]
     (folder / "few" / "ImageSets" / "Main").mkdir(parents=True)
     for part in ("JPEGImages", "Annotations"):

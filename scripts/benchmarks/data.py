@@ -1,4 +1,4 @@
-"""From files on disk to batches."""
+"""Benchmark of loading: from files on disk to batches."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from ssd.preprocessing import IMAGENET
 
 
 def bench_data(setting: Setting, batch_size: int) -> list[Row]:
-    """One process, from files on disk to augmented uint8 batches; floor: decoding and one resize."""
+    """Measure one process, from files on disk to augmented uint8 batches. Floor: decoding and one resize."""
     photos, size = setting.photos, IMAGENET.size
     indices = np.random.default_rng(0).permutation(len(photos))[: 8 * batch_size].tolist()
     samples = DetectionDataset(photos, size, IMAGENET.fill, augment=AugmentConfig())
@@ -43,7 +43,7 @@ def bench_data(setting: Setting, batch_size: int) -> list[Row]:
 
 
 def torchvision_samples(photos: Annotations, indices: list[int], size: int) -> None:
-    """The SSD preset of torchvision's training reference, and the resize that its model does."""
+    """Apply the SSD preset of torchvision's training reference, and the resize that its model does."""
     preset = v2.Compose(
         [
             v2.RandomPhotometricDistort(),

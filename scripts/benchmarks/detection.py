@@ -1,4 +1,4 @@
-"""Decoding, thresholds and NMS."""
+"""Benchmark of decoding, thresholds and NMS."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from ssd.match import match_batch
 
 
 def bench_detect(setting: Setting, batch_size: int) -> list[Row]:
-    """Decoding, thresholds and NMS: with weights that know nothing yet, where nearly every box passes, and with good ones."""
+    """Measure decoding, thresholds and NMS early in training, when nearly every box passes, and with a trained network."""
     device = setting.device
     batch = real_batch(setting.photos, batch_size)
     dbox_list = make_dbox_list().to(device)
@@ -23,7 +23,7 @@ def bench_detect(setting: Setting, batch_size: int) -> list[Row]:
     generator = torch.Generator().manual_seed(0)
     loc = torch.randn(batch_size, len(dbox_list), 4, generator=generator).to(device)
     noise = torch.randn(batch_size, len(dbox_list), networks.NUM_CLASSES + 1, generator=generator).to(device)
-    # A trained network is sure of most of the background, and finds the objects at several DBoxes each.
+    # A trained network is confident about most of the background, and finds each object at several DBoxes.
     matched = match_batch(batch.targets.to(device), dbox_list)
     trained = noise + 8 * F.one_hot(matched.conf, networks.NUM_CLASSES + 1)
     result = []

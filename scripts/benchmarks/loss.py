@@ -1,4 +1,4 @@
-"""Matching, mining and both losses."""
+"""Benchmark of matching, mining and both losses."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from ssd.match import match_batch
 
 
 def bench_loss(setting: Setting, batch_size: int) -> list[Row]:
-    """Matching, mining and both losses, forward and backward; floor: one cross entropy over all DBoxes."""
+    """Measure matching, mining and both losses, forward and backward. Floor: one cross entropy over all DBoxes."""
     device = setting.device
     batch = real_batch(setting.photos, batch_size)
     dbox_list = make_dbox_list().to(device)

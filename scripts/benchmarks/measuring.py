@@ -1,4 +1,4 @@
-"""What all cases have in common: their setting, the measuring in alternation, and the table."""
+"""Shared by all cases: the setting, alternating measurement, and the table."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ Runs = dict[str, Callable[[], object]]
 
 
 class Setting(NamedTuple):
-    """What the cases have in common."""
+    """The setting of all cases."""
 
     config: Config
     photos: Annotations
@@ -29,7 +29,7 @@ class Setting(NamedTuple):
     compiled: bool
     profiled: bool
     same_allocator: bool
-    arguments: list[str]  # the configuration again, for a command of its own
+    arguments: list[str]  # the configuration as command-line arguments
 
 
 class Row(NamedTuple):
@@ -40,12 +40,12 @@ class Row(NamedTuple):
     seconds: float
     rate: float
     unit: str
-    ratio: float  # our rate ÷ this one's
-    is_best: bool  # of torchvision's, where it ran in several ways
+    ratio: float  # our rate ÷ this variant's
+    is_best: bool  # the fastest of several variants of torchvision
 
 
 def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str, float]:
-    """Median seconds of each, in alternation, in reversed order every other round; the first round is not counted."""
+    """Return the median seconds of each variant. They alternate, every other round in reverse; the first round warms up."""
     rounds = rounds or setting.rounds
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     kept = None
@@ -54,7 +54,7 @@ def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str
             keep = setting.same_allocator or not name.startswith(PEER)
             if keep != kept:
                 keep_freed_memory(keep)
-                runs[name]()  # what the other allocator left behind is not this one's to clear up
+                runs[name]()  # not timed: it may free the other allocator's memory
                 kept = keep
             start = time.perf_counter()
             runs[name]()
@@ -66,7 +66,7 @@ def measure(runs: Runs, setting: Setting, rounds: int | None = None) -> dict[str
 
 
 def rows(case: str, amount: int, unit: str, seconds: dict[str, float]) -> list[Row]:
-    """A row for each; where torchvision ran in several ways, its fastest is marked."""
+    """Return a row for each variant. If torchvision has several, mark its fastest."""
     peers = [name for name in seconds if name.startswith(PEER)]
     best = min(peers, key=seconds.__getitem__) if len(peers) > 1 else None
     return [
@@ -83,6 +83,6 @@ def show(measured: list[Row]) -> None:
 
 
 def real_batch(photos: Annotations, batch_size: int) -> Batch:
-    """Photos without augmentation, the same every time."""
+    """Return a batch of photos without augmentation, always the same."""
     samples = DetectionDataset(photos, IMAGENET.size, IMAGENET.fill)
     return samples.__getitems__([(0, i % len(photos)) for i in range(batch_size)])

@@ -1,4 +1,4 @@
-"""VOC AP."""
+"""Benchmark of VOC AP."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ EVAL_IMAGES, EVAL_DETECTIONS = 4952, 500_000
 
 
 def bench_eval(setting: Setting, batch_size: int) -> list[Row]:
-    """VOC AP of as many photos as VOC2007 test has; peer: the devkit's loop over classes and detections."""
+    """Measure VOC AP on as many photos as VOC2007 test has. Peer: the devkit's loop over classes and detections."""
     rng = np.random.default_rng(0)
 
     def boxes(number: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def bench_eval(setting: Setting, batch_size: int) -> list[Row]:
 
 
 def loop_eval(detections: list[dict[str, np.ndarray]], truths: list[dict[str, np.ndarray]], num_classes: int) -> float:
-    """Mean AP (11-point) the way the devkit words it, and most ports write it."""
+    """Return the mean AP (11-point), computed as in the devkit and in most of its ports."""
     aps = []
     for label in range(num_classes):
         objects = {}

@@ -1,4 +1,4 @@
-"""The two networks that are compared, as they are built, and what torchvision's takes."""
+"""The two networks to compare, and the inputs of torchvision's."""
 
 from typing import NamedTuple
 
@@ -31,8 +31,7 @@ class Variant(NamedTuple):
 
 
 def peer_variants(dtype: torch.dtype) -> list[Variant]:
-    """float32 and the precision that suits the machine, which may be the same, in both memory formats; torchvision's defaults
-    first."""
+    """Return float32 and `dtype`, each in both memory formats. torchvision's defaults come first."""
     precisions = dict.fromkeys((torch.float32, dtype))
     return [Variant(precision, form) for precision in precisions for form in (torch.contiguous_format, torch.channels_last)]
 
@@ -42,7 +41,7 @@ def our_network() -> SSD300:
 
 
 def conv_inputs(model: SSD300) -> list[tuple[nn.Conv2d, torch.Size]]:
-    """Every convolution of a network in float32 or any other precision, and the shape `[C, H, W]` of its input."""
+    """Return every convolution of a network, in any precision, and the shape `[C, H, W]` of its input."""
     inputs: list[tuple[nn.Conv2d, torch.Size]] = []
     handles = [
         module.register_forward_pre_hook(lambda conv, args: inputs.append((conv, args[0].shape[1:])))  # pyright: ignore[reportArgumentType]
@@ -62,7 +61,7 @@ def torchvision_network() -> SSD:
 
 
 def torchvision_targets(batch: Batch, device: torch.device) -> list[dict[str, Tensor]]:
-    """Targets as torchvision's SSD takes them: pixels, labels from 1."""
+    """Convert the targets to those of torchvision's SSD: pixels, labels from 1."""
     return [
         {"boxes": (boxes[labels >= 0] * 300).to(device), "labels": (labels[labels >= 0] + 1).to(device)}
         for boxes, labels in zip(batch.targets.boxes, batch.targets.labels, strict=True)
@@ -72,7 +71,7 @@ def torchvision_targets(batch: Batch, device: torch.device) -> list[dict[str, Te
 def torchvision_loss(
     model: SSD, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]], anchors: list[Tensor]
 ) -> dict[str, Tensor]:
-    """What torchvision's SSD does in training once it has its head's outputs."""
+    """Compute the losses from the head's outputs as torchvision's SSD does in training."""
     matched = [
         model.proposal_matcher(box_iou(target["boxes"], of_image))
         if len(target["boxes"])

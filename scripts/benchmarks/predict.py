@@ -1,4 +1,4 @@
-"""Inference: pixels in, detections out."""
+"""Benchmark of inference: from pixels to detections."""
 
 import importlib.util
 import tempfile
@@ -23,8 +23,8 @@ OPTIONS = PostprocessConfig(score_thresh=0.5)  # no detection passes with random
 
 
 def bench_predict(setting: Setting, batch_size: int) -> list[Row]:
-    """From 300 × 300 pixels to detections, with random weights: `Predictor`, torchvision in each precision and memory format,
-    and the exported file in onnxruntime, and in OpenVINO where it is installed; floor: the convolutions alone, forward."""
+    """Measure from 300 × 300 pixels to detections, with random weights: `Predictor`, torchvision in each precision and memory
+    format, and the exported file in onnxruntime and, if installed, OpenVINO. Floor: the forward pass of the convolutions."""
     images = real_batch(setting.photos, batch_size).images
     model, pixels = our_network().eval(), list(images.numpy())
     classes = [str(number) for number in range(networks.NUM_CLASSES)]
@@ -60,7 +60,7 @@ def torchvision_inference(setting: Setting, images: torch.Tensor, variant: Varia
 
 
 def exported(model: SSD300, classes: list[str], images: np.ndarray) -> Runs:
-    """The ONNX file of a network, run by others."""
+    """Export a network to ONNX, and return its runs in other libraries."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_onnx(path, model, IMAGENET, classes, OPTIONS)
@@ -78,7 +78,7 @@ def exported(model: SSD300, classes: list[str], images: np.ndarray) -> Runs:
 
 
 def convolutions(setting: Setting, model: SSD300, batch_size: int) -> Callable[[], None]:
-    """Every convolution of the network on an input of its shape, with nothing between them."""
+    """Run every convolution of the network on an input of its shape, with nothing in between."""
     layers: list[tuple[nn.Conv2d, torch.Tensor]] = []
     for conv, shape in conv_inputs(for_inference(model, setting.dtype)):
         x = torch.randn(batch_size, *shape, device=setting.device, dtype=setting.dtype)

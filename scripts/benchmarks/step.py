@@ -1,4 +1,4 @@
-"""A whole training step."""
+"""Benchmark of a whole training step."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ from ssd.training.optimizer import make_optimizer
 
 
 def bench_step(setting: Setting, batch_size: int) -> list[Row]:
-    """Forward, loss, backward, optimiser; floor: the convolutions alone, forward and backward, in the same memory format.
-    torchvision's step in each precision and memory format."""
+    """Measure forward, loss, backward and optimiser against torchvision's step in each precision and memory format. Floor: the
+    convolutions alone, forward and backward, in our memory format."""
     device, dtype = setting.device, setting.dtype
     memory_format = choose_training_format(device, dtype, our_network().width)
     batch = real_batch(setting.photos, batch_size)
@@ -83,7 +83,7 @@ def torchvision_step(setting: Setting, batch: Batch, variant: Variant) -> Callab
 def convolutions(
     device: torch.device, dtype: torch.dtype, batch_size: int, memory_format: torch.memory_format
 ) -> Callable[[], None]:
-    """Every convolution of SSD300 on an input of its shape, forward and backward, with nothing between them."""
+    """Run every convolution of SSD300 on an input of its shape, forward and backward, with nothing in between."""
     layers = []
     for place, (conv, shape) in enumerate(conv_inputs(our_network())):
         conv = conv.to(device, dtype).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
@@ -101,7 +101,7 @@ def convolutions(
 
 
 def profile(run: Callable[[], object], device: torch.device) -> None:
-    """Prints where one run spends its time."""
+    """Print where one run spends its time."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)

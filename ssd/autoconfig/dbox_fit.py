@@ -1,4 +1,4 @@
-"""DBoxes that fit a data set: sizes and aspect ratios that cover most of its objects, in the rows of SSD300."""
+"""Fit DBoxes to a data set: find the sizes and aspect ratios of SSD300's rows that cover the most objects."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -7,19 +7,19 @@ import numpy as np
 
 from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxRow, DBoxSpec, cell_sizes, spec_of
 
-COVERED = 0.5  # overlap from which on an object is covered
-SOFTNESS = 0.05  # overlap, over which it goes from not covered to covered while searching
-MOST_OBJECTS = 10_000  # that are looked at; of more, some are drawn
-STEPS = (1.3, 1.12, 1.05, 1.02)  # factors on a size or a ratio that are tried, one after the other
+COVERED = 0.5  # smallest IoU at which a DBox covers an object
+SOFTNESS = 0.05  # width in IoU of the sigmoid that replaces this threshold during the search
+MOST_OBJECTS = 10_000  # a larger data set is sampled
+STEPS = (1.3, 1.12, 1.05, 1.02)  # factors to try on a size or a ratio, from coarse to fine
 LEAST_SIZE, MOST_SIZE, MOST_RATIO = 4.0, 400.0, 8.0  # pixels of the network's input
-SIZE_DIGITS, RATIO_DIGITS = 1, 2  # behind the decimal point
+SIZE_DIGITS, RATIO_DIGITS = 1, 2  # after the decimal point
 KMEANS_ROUNDS = 30
 ROWS = SSD300_VOC.maps
 IMAGE_SIZE = SSD300_VOC.input_size
 
 
 class Sizes(NamedTuple):
-    """What a configuration's `model.dboxes` has."""
+    """The content of `model.dboxes` in a configuration."""
 
     sizes: tuple[float, ...]  # 7
     ratios: tuple[tuple[float, ...], ...]  # 6
@@ -29,19 +29,19 @@ class Sizes(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """Objects of a data set, and how much each counts."""
+    """Objects of a data set and their weights."""
 
     boxes: np.ndarray  # [N, 4] corners in pixels of the network's input
-    weights: np.ndarray  # [N], together 1: each class counts the same, as in mAP
+    weights: np.ndarray  # [N], sum 1: each class counts the same, as in mAP
 
 
 def objects_of(boxes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Objects:
-    """The objects that are looked at.
+    """Return the objects to fit, at most `MOST_OBJECTS`.
 
     Args:
         boxes: `[N, 4]` corners, relative to the photo.
         labels: `[N]`.
-        seed: of the choice, where there are too many.
+        seed: for sampling a larger data set.
     """
     if len(labels) > MOST_OBJECTS:
         chosen = np.random.default_rng(seed).permutation(len(labels))[:MOST_OBJECTS]
@@ -51,28 +51,28 @@ def objects_of(boxes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Objects:
 
 
 def fit(objects: Objects) -> Sizes:
-    """Sizes and ratios that cover most of the objects: the best of searches from voc, coco and from k-means on overlap.
+    """Return the sizes and ratios that cover the most objects: the best of searches from voc, coco and k-means on overlap.
 
-    Each search tries larger and smaller values of one number at a time, in finer and finer steps, and keeps what is better. The
-    number of DBoxes in each cell, and so their total, stays that of SSD300.
+    Each search raises and lowers one number at a time, in ever finer steps, and keeps each improvement. The number of DBoxes
+    per cell, and so their total, stays that of SSD300.
     """
     starts = [_sizes_of(SSD300_VOC), _sizes_of(SSD300_COCO), kmeans_start(objects)]
     return max([*starts[:2], *(_search(start, objects) for start in starts)], key=lambda sizes: coverage(sizes, objects))
 
 
 def coverage(sizes: Sizes, objects: Objects) -> float:
-    """The share of the objects that a DBox overlaps by 0.5 or more; the mean over the classes."""
+    """Return the share of objects that a DBox overlaps by 0.5 or more, averaged over the classes."""
     overlap = np.max([map_overlap(row, objects.boxes) for row in spec_of(sizes).maps], axis=0)
     return float(objects.weights @ (overlap >= COVERED))
 
 
 def map_overlap(row: DBoxRow, boxes: np.ndarray) -> np.ndarray:
-    """The largest overlap of each object with a DBox of one feature map `[N]`.
+    """Return each object's largest overlap `[N]` with a DBox of one feature map.
 
-    Of boxes of one size the one whose centre is nearest overlaps most, so that one cell is looked at for each object.
+    Among boxes of one size, the one with the nearest centre overlaps most, so each object needs only one cell.
 
     Args:
-        row: of the DBoxes.
+        row: the feature map's DBoxes.
         boxes: `[N, 4]` corners in pixels.
     """
     center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
@@ -86,7 +86,7 @@ def map_overlap(row: DBoxRow, boxes: np.ndarray) -> np.ndarray:
 
 
 def kmeans_start(objects: Objects) -> Sizes:
-    """Sizes by the clusters of k-means on overlap, as many as there are feature maps (YOLOv2, section 2); SSD300's ratios."""
+    """Cluster the objects by k-means on overlap (YOLOv2, section 2), one cluster per feature map. Keep SSD300's ratios."""
     size = objects.boxes[:, 2:] - objects.boxes[:, :2]
     order = np.argsort(size.prod(axis=1))
     parts = np.array_split(order, len(ROWS))
@@ -111,7 +111,7 @@ def _sizes_of(spec: DBoxSpec) -> Sizes:
 
 
 def _search(start: Sizes, objects: Objects) -> Sizes:
-    """The best that is found from one start."""
+    """Return the best sizes and ratios that a search from `start` finds."""
     places = [(0, i, 0) for i in range(len(start.sizes))]
     places += [(1, i, j) for i, row in enumerate(start.ratios) for j in range(len(row))]
     best = start
@@ -138,12 +138,12 @@ def _search(start: Sizes, objects: Objects) -> Sizes:
 
 
 def _goodness(overlaps: np.ndarray, objects: Objects) -> float:
-    """The coverage, smooth so that a search sees where it grows."""
+    """Return a smooth version of the coverage, so that the search notices small improvements."""
     return float(objects.weights @ (1 / (1 + np.exp((COVERED - overlaps.max(axis=0)) / SOFTNESS))))
 
 
 def _changed(sizes: Sizes, place: tuple[int, int, int], factor: float) -> Sizes | None:
-    """The same with one size or ratio times a factor; None where it would be none of SSD's any more."""
+    """Multiply one size or ratio by a factor. Return None if the result is not valid for SSD."""
     kind, i, j = place
     if kind == 0:
         values = list(sizes.sizes)

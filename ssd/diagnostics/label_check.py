@@ -1,4 +1,4 @@
-"""A look for wrong labels in the photos of a run, by its network."""
+"""Find probable label errors in a run's photos with its network."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import CheckpointError, load_checkpoint
 from ssd.weights.pretrained import network_of
 
-# Nothing is trained: it need not be the run's machine.
+# No training, so the run's own device and precision are not needed.
 ANYWHERE = ("device=auto", "train.precision=auto", "train.compile=false")
 
 
@@ -33,22 +33,22 @@ def check_labels(
     overwrite: bool = False,
     overrides: Sequence[str] = (),
 ) -> tuple[Path, int]:
-    """Looks for faults in the labels that a checkpoint's run was trained or evaluated on.
+    """Find faults in the labels that a checkpoint's run was trained or evaluated on.
 
     Args:
-        checkpoint: of a run.
+        checkpoint: a run's checkpoint.
         part: train or val.
-        output: folder to write to; by default labels_train or labels_val in that of the run.
-        formats: of the files for labelling tools.
-        num_pictured: faults on the page.
+        output: output folder; by default labels_train or labels_val in the run's folder.
+        formats: formats of the files for labelling tools.
+        num_pictured: number of faults on the page.
         overwrite: write into a folder that is not empty.
-        overrides: `key=value`, changes to the run's configuration; its device and precision are chosen anew.
+        overrides: `key=value`, changes to the run's configuration. Device and precision default to auto.
 
     Returns:
-        The folder, and how many faults are in the files.
+        The folder, and the number of faults in the files.
 
     Raises:
-        UsageError: `output` is a file, or not empty.
+        UsageError: `output` is a file, or is not empty.
         CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.
         Stopped: on request.
     """

@@ -1,4 +1,4 @@
-"""A picture of what the loss sees of photos: matched DBoxes and mined negatives."""
+"""Draw the DBoxes that the loss uses: positives and mined negatives."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,23 +26,28 @@ from ssd.training.run import Run
 from ssd.weights.checkpoint import load_checkpoint
 from ssd.weights.pretrained import network_of
 
-CELL = 3.4  # inches a side of a panel
+CELL = 3.4  # inches: side of a panel
 
 
 class Seen(NamedTuple):
-    """What the loss sees of one photo."""
+    """The matching and the mining of one photo."""
 
     objects: np.ndarray  # [G, 4] corners, relative to the photo
     dboxes: np.ndarray  # [P, 4] likewise
-    object_of: np.ndarray  # [P] the object that a DBox is matched to, -1: background
-    own: np.ndarray  # [G] the DBox that each object takes for itself
+    object_of: np.ndarray  # [P] index of the matched object, -1: background
+    own: np.ndarray  # [G] index of each object's best DBox
     negatives: np.ndarray  # [P] bool, mined
     loss: np.ndarray  # [P] classification loss
 
 
 def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: Sequence[str] = ()) -> Figure:
-    """Some photos, a row each: those that the checkpoint's run was evaluated on, or samples of its training; `overrides` are
-    changes to its configuration, `key=value`.
+    """Draw the matching of `count` photos, one row each.
+
+    Args:
+        checkpoint: a run's checkpoint.
+        augmented: draw training samples instead of the photos for evaluation.
+        count: number of photos.
+        overrides: `key=value`, changes to the run's configuration.
 
     Raises:
         CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.
@@ -55,7 +60,7 @@ def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: S
 
 
 def some_samples(config: Config, preprocessing: Preprocessing, augmented: bool, count: int) -> tuple[Batch, list[str]]:
-    """Samples spread over the data set, and the names of their photos."""
+    """Return samples spread evenly over the data set, and the names of their photos."""
     run = Run.alone(config)
     if augmented:
         samples = train_dataset(run, load_data(run).train, preprocessing)
@@ -68,7 +73,7 @@ def some_samples(config: Config, preprocessing: Preprocessing, augmented: bool, 
 
 @torch.no_grad()
 def look(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Batch, number: int) -> Seen:
-    """Matching and mining of one photo of a batch, by the functions that training uses."""
+    """Match and mine one photo of a batch with the functions that training uses."""
     labels = batch.targets.labels[number]
     objects, labels = batch.targets.boxes[number][labels >= 0], labels[labels >= 0]
     _, conf, dbox_list = model(normalize(batch.images[number : number + 1], preprocessing))
@@ -79,8 +84,8 @@ def look(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Bat
     own = torch.zeros(0, dtype=torch.int64)
     if len(objects):
         positive = conf_t > 0
-        # What a DBox is to predict says which object it is matched to; a DBox that is better for an object than the one it
-        # owns belongs to another, so of its own it has the best.
+        # `match` returns no object indices, but decoding a DBox's target gives its object. An object may overlap a DBox of
+        # another object more; its own is the best of the DBoxes matched to it.
         object_of[positive] = iou(decode(loc_t[positive], dbox_list[positive]), objects).argmax(dim=1)
         overlap = iou(objects, to_corners(dbox_list))
         own = overlap.where(object_of == torch.arange(len(objects))[:, None], -1.0).argmax(dim=1)
@@ -89,7 +94,7 @@ def look(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Bat
 
 
 def figure(batch: Batch, names: list[str], seen: list[Seen]) -> Figure:
-    """All photos, a row each."""
+    """Draw all photos, one row each."""
     picture = Figure(figsize=(3 * CELL, len(names) * (CELL + 0.25)), layout="constrained")
     for row, (axes, name, each) in enumerate(zip(picture.subplots(len(names), 3, squeeze=False), names, seen, strict=True)):
         for panel in axes:
@@ -116,6 +121,6 @@ def colour(number: int) -> tuple[float, ...]:
 
 
 def outline(axes: Axes, box: np.ndarray, edge: str | tuple[float, ...], width: float, alpha: float = 1.0) -> None:
-    """A box given by corners relative to the photo."""
+    """Outline a box, given by its corners relative to the photo."""
     x1, y1, x2, y2 = box.tolist()
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=width, alpha=alpha))

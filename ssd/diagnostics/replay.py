@@ -1,4 +1,4 @@
-"""What a run leaves behind when its loss is not finite: enough to run that step again."""
+"""Save a step whose loss is not finite, and replay it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,17 +25,17 @@ from ssd.weights.pretrained import build_network
 
 
 class NonFiniteStep(NamedTuple):
-    """A step whose loss or gradient was not finite."""
+    """A step whose loss or gradient is not finite."""
 
     iteration: int  # counted from 0
     batch: Batch  # of all processes and accumulation steps
-    paths: list[str]  # of its photos
+    paths: list[str]  # of the photos
     preprocessing: Preprocessing
-    weights: dict[str, Tensor]  # before the step, which left them as they were
+    weights: dict[str, Tensor]  # before the step, which did not change them
 
 
 def save_step(folder: Path, step: NonFiniteStep) -> None:
-    """Writes non_finite/batch.pt (small enough to send around) and non_finite/weights.pt into a run's folder."""
+    """Write non_finite/batch.pt (small enough to send by mail) and non_finite/weights.pt into a run's folder."""
     (folder / "non_finite").mkdir(parents=True, exist_ok=True)
     content = {
         "iteration": step.iteration,
@@ -51,16 +51,16 @@ def save_step(folder: Path, step: NonFiniteStep) -> None:
 
 
 def load_step(folder: Path) -> NonFiniteStep:
-    """Reads what `save_step` wrote.
+    """Load the step that `save_step` wrote.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: a file is missing or cannot be read.
     """
     loaded = []
     for name in ("batch.pt", "weights.pt"):
         path = folder / "non_finite" / name
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file; only a run that met a loss that is not finite leaves one")
+            raise CheckpointError(f"{path}: no such file; a run writes it only if its loss is not finite")
         loaded.append(read_tensors(path))
     content, weights = loaded
     try:
@@ -74,7 +74,7 @@ def load_step(folder: Path) -> NonFiniteStep:
 def replay(
     step: NonFiniteStep, config: Config, device: torch.device, dtype: torch.dtype
 ) -> list[tuple[float, float, float, str]]:
-    """Both losses, the norm of their gradient, and the photo, for each photo of the batch."""
+    """Return loss_l, loss_c, the norm of their gradient, and the path of each photo of the batch."""
     model = build_network(len(config.data.class_names) + 1, config.model)
     model.load_state_dict(step.weights)
     if config.model.freeze:
@@ -82,7 +82,7 @@ def replay(
     model.to(device).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     criterion = build_criterion(config)
-    # Batch normalisation needs the whole batch, so all photos go through the network together.
+    # Batch normalisation needs the whole batch, so there is one forward pass for all photos.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         loc, conf, dbox_list = model(normalize(step.batch.images, step.preprocessing, device))
     rows = []
@@ -99,7 +99,7 @@ def replay(
 
 @contextmanager
 def explain_non_finite(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300) -> Iterator[None]:
-    """A NonFiniteError within the block leaves what is needed to run its iteration again, and says what can be done."""
+    """If the block raises a NonFiniteError, save the step for replay and add advice to the message."""
     try:
         yield
     except NonFiniteError as error:
@@ -108,7 +108,7 @@ def explain_non_finite(run: Run, samples: DetectionDataset, preprocessing: Prepr
 
 
 def _keep(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300, iteration: int) -> str:
-    """Writes the iteration's batch and the weights; what to tell the user of it."""
+    """Save the iteration's batch and the weights, and return advice for the user."""
     size = run.batch_size
     (keys,) = TrainSampler(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
     paths = [samples.path(index) for _, index in keys]
@@ -116,8 +116,8 @@ def _keep(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, mod
     if run.world.is_main:
         save_step(run.folder, NonFiniteStep(iteration, samples.__getitems__(keys), paths, preprocessing, model.state_dict()))
     return (
-        f"the weights were left as before it. Photos of the batch: {', '.join(dict.fromkeys(paths))}. "
+        f"the step did not change the weights. Photos of the batch: {', '.join(dict.fromkeys(paths))}. "
         f"Last good checkpoint: {last if last.exists() else 'none yet'}. "
-        f"To look into it: python scripts/replay.py {run.folder}. "
+        f"To investigate: python scripts/replay.py {run.folder}. "
         "Try a lower train.lr, a longer train.warmup or train.clip_grad_norm: 10"
     )
