@@ -341,7 +341,7 @@ def test_bad_input_data(row: Row, folder: Path, tmp_path: Path, capsys: pytest.C
     TALLY["rows answered as specified"] += 1
 
 
-def test_bad_input_is_listed_whole_before_the_first_step(
+def test_all_bad_input_is_listed_before_the_first_step(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named("zebra")(folder)

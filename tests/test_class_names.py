@@ -68,7 +68,7 @@ def names_of(folder: Path, path: str) -> list[str]:
     return [NAMES[label] for label in photos.labels]
 
 
-def test_names_survive_every_place_that_they_pass(tmp_path, monkeypatch, capfd):
+def test_class_names_survive_every_step(tmp_path, monkeypatch, capfd):
     """And nothing reaches stderr: no warning of a library, above all."""
     monkeypatch.chdir(tmp_path)
     annotate(tmp_path / "mine")
@@ -112,7 +112,7 @@ def check_results(folder: Path, classes: list[str]) -> None:
         assert set(find_format(again)[1].class_counts()) == set(classes)
 
 
-def test_a_terminal_without_their_letters_gets_them_escaped(tmp_path, monkeypatch):
+def test_a_terminal_without_unicode_gets_escaped_names(tmp_path, monkeypatch):
     """As where Windows writes what a command prints to a file."""
     annotate(tmp_path / "mine")
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")

@@ -64,7 +64,7 @@ def test_imports_point_one_way(path):
         assert room(name) not in FORBIDDEN.get(own, set()), f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_nothing_imports_the_command():
+def test_no_module_imports_the_command():
     for path in PROGRAMS:
         assert "train" not in imported(path), f"{path.relative_to(ROOT)} imports train: what is shared lives in ssd/training"
 
@@ -90,7 +90,7 @@ for path, *arguments in (line.split() for line in sys.argv[1:]):
 """
 
 
-def test_help_and_a_wrong_call_are_answered_before_anything_heavy_is_loaded():
+def test_help_and_usage_errors_need_no_heavy_imports():
     """PyTorch alone takes seconds."""
     commands = ["train.py", *(f"scripts/{path.name}" for path in sorted((ROOT / "scripts").glob("*.py")))]
     calls = [f"{path} --help" for path in commands if path not in NO_COMMANDS]

@@ -48,7 +48,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_run_without_what_linux_alone_has(tmp_path, shapes_root):
+def test_a_run_without_linux_only_features(tmp_path, shapes_root):
     script = tmp_path / "elsewhere.py"
     script.write_text(WITHOUT.replace("ROOT", repr(str(ROOT))))
     config = write_config(
@@ -62,7 +62,7 @@ def test_a_run_without_what_linux_alone_has(tmp_path, shapes_root):
     assert json.dumps(records(tmp_path, "eval")[-1]["iteration"]) == "2"
 
 
-def test_a_cache_that_is_not_forked_starts_empty_and_small():
+def test_without_fork_a_cache_starts_empty_and_small():
     import pickle
 
     import numpy as np
@@ -76,13 +76,13 @@ def test_a_cache_that_is_not_forked_starts_empty_and_small():
     assert np.array_equal(received.sizes, cache.sizes)
 
 
-def test_workers_are_forked_where_they_can_be(monkeypatch):
+def test_workers_are_forked_if_possible(monkeypatch):
     assert start_method() == "fork"
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
     assert start_method() == "spawn"
 
 
-def test_apple_s_gpu(monkeypatch):
+def test_apple_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="finds no Apple GPU"):
         device.choose_device("mps")
@@ -101,7 +101,7 @@ def test_apple_s_gpu(monkeypatch):
     assert "import torch" not in Path(ROOT / "ssd/__init__.py").read_text()
 
 
-def test_the_time_limit_is_no_signal():
+def test_the_time_limit_uses_no_signal():
     from ssd.system.stop import TIME_LIMIT, Stopped
 
     assert Stopped(TIME_LIMIT).exit_code == 0

@@ -32,7 +32,7 @@ def requirements(name: str) -> list[str]:
     return [re.sub(r"\s+#.*", "", line) for line in lines if not line.startswith("-r ")]
 
 
-def test_requirements_are_those_of_the_package():
+def test_requirements_match_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     assert sorted(requirements("requirements.txt")) == sorted(project["dependencies"] + extras["export"])

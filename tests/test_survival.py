@@ -65,7 +65,7 @@ def test_killed_at_random_moments(capsys, monkeypatch):
     assert "2/2 kills survived; weights and metrics equal" in capsys.readouterr().out
 
 
-def test_torture_sees_a_difference(tmp_path, shapes_root):
+def test_torture_reports_differences(tmp_path, shapes_root):
     for name in ("one", "two"):
         config = write_config(tmp_path / name, shapes_root, train={"batch_size": 4, "iterations": 2}, seed=int(name == "two"))
         run(config)
@@ -200,7 +200,7 @@ def test_a_second_signal_exits_at_once(tmp_path, shapes_root):
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
 
 
-def test_one_request_that_arrives_twice_is_one(tmp_path, shapes_root):
+def test_a_request_that_arrives_twice_counts_once(tmp_path, shapes_root):
     """As Ctrl-C under torchrun: from the terminal to the whole group, and once more from torchrun to its processes."""
     config = write_config(
         tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 5, "keep": 1}
@@ -301,7 +301,7 @@ def test_a_non_finite_step_can_be_replayed(tmp_path, shapes_root, capsys):
     assert "nan" in shown or "inf" in shown
 
 
-def test_a_good_run_has_nothing_to_replay(tmp_path, shapes_root, capsys):
+def test_a_run_without_faults_has_nothing_to_replay(tmp_path, shapes_root, capsys):
     shutil.copy(write_config(tmp_path, shapes_root), tmp_path / "config.yaml.copy")
     assert replay.main([str(tmp_path)]) == 2
     assert "a run writes it only if its loss is not finite" in capsys.readouterr().err

@@ -133,7 +133,7 @@ def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_p
         assert values[2] == pytest.approx(values[0], rel=1e-3)
 
 
-def test_it_learns(tmp_path):
+def test_training_learns(tmp_path):
     write_shapes(tmp_path / "shapes", num_train=4, num_val=1, seed=3)
     config = write_config(
         tmp_path,

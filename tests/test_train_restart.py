@@ -66,7 +66,7 @@ def at(folder: Path, name: str) -> int:
 
 
 @pytest.mark.usefixtures("_report")
-def test_the_summary_is_of_the_best_checkpoint(tmp_path, shapes_root, scores, capsys):
+def test_the_summary_describes_the_best_checkpoint(tmp_path, shapes_root, scores, capsys):
     config = small(tmp_path, shapes_root)
     scores += [0.1, 0.3, 0.2]
     assert train.main(["--config", str(config)]) == 0
@@ -188,7 +188,7 @@ def test_state_that_cannot_be_restored_is_reported(tmp_path, shapes_root, capsys
 
 
 @pytest.mark.usefixtures("_report")
-def test_failing_pictures_and_reports_do_not_cost_the_map(tmp_path, shapes_root, capsys):
+def test_the_map_survives_failing_pictures_and_reports(tmp_path, shapes_root, capsys):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config)]) == 0
     figure = capsys.readouterr().out.splitlines()[-1]
@@ -202,7 +202,7 @@ def test_failing_pictures_and_reports_do_not_cost_the_map(tmp_path, shapes_root,
 
 
 @pytest.mark.usefixtures("_report")
-def test_a_photo_two_pixels_high_is_pictured(tmp_path, shapes_root, capsys):
+def test_a_photo_two_pixels_high_can_be_drawn(tmp_path, shapes_root, capsys):
     folder = tmp_path / "flat"
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)

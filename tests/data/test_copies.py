@@ -15,7 +15,7 @@ def copied(source, target):
 
 
 @pytest.mark.parametrize("put", [copied, lambda source, target: target.symlink_to(source), lambda *both: os.link(*both)])
-def test_a_photo_on_both_sides_is_found_by_whatever_name(tmp_path, put):
+def test_a_photo_in_both_parts_is_found_under_any_name(tmp_path, put):
     for name, photos in (("one", "abc"), ("two", "de")):
         make_folder(tmp_path / name, {photo: xml(item()) for photo in photos})
     (tmp_path / "two/JPEGImages/d.jpg").unlink()

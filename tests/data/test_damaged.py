@@ -25,7 +25,7 @@ def load(folder, **options):
     return load_annotations([SourceConfig(path=folder.name)], folder.parent, ["cat"], **options)
 
 
-def test_refused_each_is_told_in_one_line(folder):
+def test_refuse_reports_each_photo_in_one_line(folder):
     with pytest.raises(DataError) as caught:
         load(folder)
     lines = str(caught.value).splitlines()
@@ -33,7 +33,7 @@ def test_refused_each_is_told_in_one_line(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skipped_they_are_left_out_and_listed(folder, workers, monkeypatch):
+def test_skip_leaves_them_out_and_lists_them(folder, workers, monkeypatch):
     monkeypatch.setattr(parallel_reader, "MIN_PARALLEL", 10)
     for _ in range(2):  # the second time from the cache
         loaded = load(folder, damaged="skip", workers=workers)
@@ -46,7 +46,7 @@ def test_skipped_they_are_left_out_and_listed(folder, workers, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_photo_that_is_damaged_within_is_damaged_the_second_time_too(folder, workers, monkeypatch, capfd):
+def test_a_photo_damaged_inside_is_reported_again_from_the_cache(folder, workers, monkeypatch, capfd):
     monkeypatch.setattr(parallel_reader, "MIN_PARALLEL", 10)
     (folder / "JPEGImages/03.jpg").write_bytes(DAMAGED)
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_a_photo_that_is_damaged_within_is_damaged_the_second_time_too(folder, w
     assert capfd.readouterr() == ("", "")
 
 
-def test_above_a_share_it_is_refused_all_the_same(folder):
+def test_skip_refuses_too_many_damaged_photos(folder):
     (folder / "JPEGImages/11.jpg").write_bytes(b"")
     with pytest.raises(DataError) as caught:
         load(folder, damaged="skip")
@@ -65,7 +65,7 @@ def test_above_a_share_it_is_refused_all_the_same(folder):
     assert len(rest) == 3
 
 
-def test_a_photo_that_is_missing_is_skipped_and_a_wrong_box_is_not(folder):
+def test_skip_covers_missing_photos_but_not_wrong_boxes(folder):
     (folder / "JPEGImages/03.jpg").unlink()
     assert "03: no photo of that name" in load(folder, damaged="skip").damaged[0]
     (folder / "Annotations/09.xml").write_text(xml(item(name="horse")))
@@ -73,7 +73,7 @@ def test_a_photo_that_is_missing_is_skipped_and_a_wrong_box_is_not(folder):
         load(folder, damaged="skip")
 
 
-def test_a_damaged_photo_is_looked_at_once_and_again_when_it_changes(folder, monkeypatch):
+def test_a_damaged_photo_is_checked_again_only_after_a_change(folder, monkeypatch):
     names = []
     inspect = parallel_reader.check_photo
     monkeypatch.setattr(parallel_reader, "check_photo", lambda path: names.append(path.name) or inspect(path))
@@ -87,7 +87,7 @@ def test_a_damaged_photo_is_looked_at_once_and_again_when_it_changes(folder, mon
     assert names[40:] == ["03.jpg"]
 
 
-def test_what_may_pass_is_not_remembered(folder, monkeypatch):
+def test_temporary_errors_are_not_cached(folder, monkeypatch):
     from data.dataset.errors import UnreachableError
 
     def unreachable(path):

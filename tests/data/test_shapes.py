@@ -5,14 +5,14 @@ from data.shapes import CLASSES, draw_image, draw_small_shapes
 from ssd.config.schema import SourceConfig
 
 
-def test_an_image_can_be_drawn_again():
+def test_images_are_reproducible():
     first, second = draw_image(1, 5), draw_image(1, 5)
     assert np.array_equal(first[0], second[0])
     assert first[1] == second[1]
     assert not np.array_equal(first[0], draw_image(2, 5)[0])
 
 
-def test_what_the_images_hold():
+def test_contents_of_the_images():
     drawn = [draw_image(0, index) for index in range(150)]
     shapes = [shape for _, found in drawn for shape in found]
     assert {shape.name for shape in shapes} == set(CLASSES)
@@ -28,7 +28,7 @@ def test_what_the_images_hold():
             assert 1 <= shape.ymin < shape.ymax <= height
 
 
-def test_boxes_sit_on_the_shapes():
+def test_boxes_enclose_the_shapes():
     # A lone shape: within its box something differs strongly from the background around it, at all four sides.
     index = next(i for i in range(300) if len(draw_image(4, i)[1]) == 1 and draw_image(4, i)[1][0].name == "circle")
     image, (shape,) = draw_image(4, index)

@@ -40,7 +40,7 @@ def as_target(rows: list[tuple[float, ...]], seed: int = 0) -> torch.Tensor:
 
 @settings(max_examples=60, deadline=None)
 @given(objects, st.sampled_from([0.35, 0.5, 0.7]))
-def test_match_is_the_brute_force_one(rows, thresh):
+def test_match_equals_brute_force(rows, thresh):
     target = as_target(rows)
     owner, column = reference.match(target[:, :4].numpy(), target[:, 4].int().numpy(), DBOXES.numpy(), thresh)
     loc, conf = match(target[:, :4], target[:, 4], DBOXES, thresh)
@@ -54,7 +54,7 @@ def test_match_is_the_brute_force_one(rows, thresh):
     st.lists(st.tuples(unit, unit, st.floats(2**-10, 1, width=32), st.floats(2**-10, 1, width=32)), min_size=1, max_size=8),
     st.data(),
 )
-def test_decode_takes_back_encode(rows, data):
+def test_decode_inverts_encode(rows, data):
     centers = torch.tensor(rows)
     dboxes = DBOXES[torch.tensor(data.draw(st.lists(st.integers(0, 8731), min_size=len(rows), max_size=len(rows))))]
     corners = to_corners(centers)
@@ -63,7 +63,7 @@ def test_decode_takes_back_encode(rows, data):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(objects, min_size=1, max_size=4), st.randoms(use_true_random=False))
-def test_the_loss_knows_no_order_and_no_padding(images, random):
+def test_the_loss_ignores_image_order_and_padding(images, random):
     generator = torch.Generator().manual_seed(0)
     loc = torch.randn(len(images), len(DBOXES), 4, generator=generator)
     conf = torch.randn(len(images), len(DBOXES), NUM_CLASSES + 1, generator=generator)
@@ -88,7 +88,7 @@ def test_the_loss_knows_no_order_and_no_padding(images, random):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(boxes, max_size=6, unique=True), min_size=1, max_size=3), st.randoms(use_true_random=False))
-def test_the_loss_knows_no_order_of_objects(images, random):
+def test_the_loss_ignores_object_order(images, random):
     """Of objects that overlap some DBox alike the lower one takes it, so those here are all different."""
     generator = torch.Generator().manual_seed(0)
     loc = torch.randn(len(images), len(DBOXES), 4, generator=generator)
@@ -120,7 +120,7 @@ photos = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(photos, st.booleans(), st.randoms(use_true_random=False))
-def test_ap_knows_no_order_of_photos(images, use_07_metric, random):
+def test_ap_ignores_photo_order(images, use_07_metric, random):
     def evaluate(order: list[int]) -> list[float]:
         truths = [as_arrays(images[i][0], "difficult", bool) for i in order]
         found = [as_arrays(images[i][1], "scores", float) for i in order]

@@ -35,7 +35,7 @@ def assert_same(one: Annotations, other: Annotations) -> None:
         assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 
-def test_an_object_is_where_its_photo_is():
+def test_objects_follow_their_photos():
     photos = photos_of([0, 1], [], [2])
     assert len(photos) == 3
     assert [photos.objects(index) for index in range(3)] == [slice(0, 2), slice(2, 2), slice(2, 3)]
@@ -44,7 +44,7 @@ def test_an_object_is_where_its_photo_is():
     assert [truth[name].tolist() for name in ("labels", "difficult", "truncated")] == [[2], [False], [1]]
 
 
-def test_selected_photos_come_in_the_order_that_is_asked_for():
+def test_select_keeps_the_given_order():
     photos = photos_of([0, 1], [], [2])
     picked = photos.select([2, 0, 1])
     assert [picked.path(index) for index in range(3)] == ["a/2.jpg", "a/0.jpg", "a/1.jpg"]
@@ -58,7 +58,7 @@ def test_selected_photos_come_in_the_order_that_is_asked_for():
     assert photos.select([1]).starts.tolist() == [0, 0]
 
 
-def test_joined_photos_are_one_after_the_other():
+def test_join_concatenates_photos():
     one, other = photos_of([0, 1], []), photos_of([2], [1, 1], folder="b", first=7)
     both = Annotations.join([one, other])
     assert both.starts.tolist() == [0, 2, 2, 3, 5]
@@ -66,13 +66,13 @@ def test_joined_photos_are_one_after_the_other():
     assert_same(both.select([2, 3]), other)
 
 
-def test_names_tell_photos_apart():
+def test_names_are_unique():
     assert photos_of([0], []).names() == ["0.jpg", "1.jpg"]
     both = Annotations.join([photos_of([0], folder="set/a"), photos_of([0], folder="set/b", first=1)])
     assert both.names() == ["a/0.jpg", "b/0.jpg"]
 
 
-def test_a_digest_is_of_names_sizes_and_objects_and_not_of_the_place():
+def test_the_digest_covers_names_sizes_and_objects_but_not_the_folder():
     photos = photos_of([0, 1], [2])
     assert photos_of([0, 1], [2], folder="moved/to").digest() == photos.digest()
     assert len(photos.digest()) == 8
@@ -86,13 +86,13 @@ def test_a_digest_is_of_names_sizes_and_objects_and_not_of_the_place():
     assert len({photos.digest(), *(other.digest() for other in others)}) == 7
 
 
-def test_classes_without_an_object_are_named():
+def test_classes_without_objects_are_listed():
     assert photos_of([0, 0], [1]).absent_classes() == ["owl"]
     assert photos_of([]).absent_classes() == list(CLASSES)
     assert photos_of([2, 1, 0]).absent_classes() == []
 
 
-def test_there_have_to_be_objects_that_count():
+def test_photos_without_usable_objects_are_refused():
     mixed = photos_of([0, 1], [])
     for with_difficult in (True, False):
         mixed.require_objects("data.val", with_difficult)
@@ -104,7 +104,7 @@ def test_there_have_to_be_objects_that_count():
         photos_of([], []).require_objects("data.train", True)
 
 
-def test_the_same_content_is_found_under_any_name():
+def test_equal_content_is_found_under_other_names():
     one = replace(photos_of([0], [1], [2]), contents=np.array([5, 6, 5]))
     other = replace(photos_of([0], [1], [2], folder="b"), contents=np.array([7, 5, 6]))
     assert one.shared_with(other) == [("a/0.jpg", "b/1.jpg"), ("a/1.jpg", "b/2.jpg")]  # the first of those that are alike
@@ -113,7 +113,7 @@ def test_the_same_content_is_found_under_any_name():
     assert one.shared_with(replace(other, contents=np.array([1, 2, 3]))) == []
 
 
-def test_progress_counts_over_all_folders(shapes_root, tmp_path, monkeypatch):
+def test_progress_covers_all_folders(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where nothing is remembered yet
     told: list[tuple[int, int]] = []
     sources = [SourceConfig.model_validate({"path": "shapes", "split": split}) for split in ("val", "train")]

@@ -38,7 +38,7 @@ def read(edges: np.ndarray, sizes: np.ndarray, layout: str, written_as: str) -> 
 @pytest.mark.parametrize("largest", [0.1, 0.4, 0.8])
 @pytest.mark.parametrize("written_as", WORDS)
 @pytest.mark.parametrize("layout", ["coco", "yolo"])
-def test_the_convention_that_fits_is_named(layout, written_as, largest):
+def test_the_message_names_the_convention_that_fits(layout, written_as, largest):
     edges, sizes = drawn(largest=largest)
     fault = fault_in(read(edges, sizes, layout, written_as), sizes, layout)
     if written_as == FORMATS[layout].convention:
@@ -52,13 +52,13 @@ def test_the_convention_that_fits_is_named(layout, written_as, largest):
         )
 
 
-def test_boxes_of_photos_of_another_size_are_told():
+def test_boxes_for_photos_of_another_size_are_reported():
     edges, sizes = drawn()
     assert "if they were drawn on photos of another size" in fault_in(2 * edges, sizes, "voc")
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
-def test_objects_that_photos_cut_off_may_be_drawn_whole(layout):
+def test_boxes_may_extend_beyond_the_photo(layout):
     """A tenth of the boxes reaches beyond the right edge, by half of its width."""
     edges, sizes = drawn()
     edges[::10, 2] = sizes[::10, 0] + (sizes[::10, 0] - edges[::10, 0])
@@ -78,19 +78,19 @@ HONEST = {  # photo, edges of the objects
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
 @pytest.mark.parametrize("name", HONEST)
-def test_few_objects_that_another_convention_fits_by_chance_are_taken(name, layout):
+def test_a_few_boxes_that_fit_another_convention_by_chance_are_accepted(name, layout):
     size, boxes = HONEST[name]
     assert fault_in(np.array(boxes, np.float32), np.tile(np.float32(size), (len(boxes), 1)), layout) == ""
 
 
 @pytest.mark.parametrize("written_as", [CORNERS, LEFT_TOP, CENTRE])
-def test_relative_numbers_are_told_in_whatever_convention(written_as):
+def test_relative_numbers_are_reported_in_any_convention(written_as):
     edges, sizes = drawn()
     numbers = read(edges / np.tile(sizes, 2), sizes, "coco", written_as)
     assert "as if relative to their photo" in fault_in(numbers, sizes, "coco")
 
 
-def test_corners_in_a_coco_file_end_every_command(tmp_path, capsys, bare_machine):
+def test_every_command_refuses_corners_in_a_coco_file(tmp_path, capsys, bare_machine):
     photos(tmp_path / "mine/images")
     content = coco()
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
@@ -107,7 +107,7 @@ def test_corners_in_a_coco_file_end_every_command(tmp_path, capsys, bare_machine
 
 
 @pytest.mark.filterwarnings("error")
-def test_numbers_beyond_all_bounds_are_clipped_without_a_word_of_numpy(tmp_path):
+def test_huge_numbers_are_clipped_without_numpy_warnings(tmp_path):
     photos(tmp_path / "mine/images")
     content = coco()
     for item, bbox in zip(content["annotations"], ([1e300, 2, 1e300, 4], [1, 2, 1e38, 4], [-1e39, 2, 1e39, 4]), strict=False):
@@ -120,7 +120,7 @@ def test_numbers_beyond_all_bounds_are_clipped_without_a_word_of_numpy(tmp_path)
     ]
 
 
-def test_boxes_far_below_a_pixel_are_left_out_aloud(tmp_path):
+def test_tiny_boxes_are_dropped_with_a_note(tmp_path):
     photos(tmp_path / "mine/images", SHOTS[1:])
     content = coco(SHOTS[1:])
     for item in content["annotations"][::3]:
@@ -138,7 +138,7 @@ def test_boxes_far_below_a_pixel_are_left_out_aloud(tmp_path):
         load(tmp_path / "mine")
 
 
-def test_a_voc_box_that_may_have_its_size_in_place_of_corners_is_told_so(tmp_path):
+def test_a_voc_box_with_width_and_height_gets_a_hint(tmp_path):
     said = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are width and height"
     with pytest.raises(DataError, match=said):
         parse_annotation(write(tmp_path / "a.xml", voc.xml(voc.item(box=(50, 40, 20, 30)))), {"cat": 0, "dog": 1})

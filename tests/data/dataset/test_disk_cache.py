@@ -5,7 +5,7 @@ import numpy as np
 from data.dataset.disk_cache import load_arrays, save_arrays
 
 
-def test_what_is_read_is_what_was_written(tmp_path, monkeypatch):
+def test_load_returns_what_save_wrote(tmp_path, monkeypatch):
     """Nothing else beside it: `np.savez` keeps any keyword that a version of NumPy does not know as an array."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     written = {"a": np.arange(5), "b c": np.zeros((0, 4), np.float32)}

@@ -90,7 +90,7 @@ def test_boxes_drawn_on_upright_photos_fit(tmp_path, orientation, width, height,
 
 @pytest.mark.parametrize(("write", "suffix"), [(voc, ".jpg"), (coco, ".jpg"), (voc, ".tif"), (voc, ".png"), (voc, ".webp")])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, orientation, write, suffix):
+def test_boxes_on_stored_pixels_fit_if_the_annotation_gives_the_stored_size(tmp_path, orientation, write, suffix):
     stored = np.full((80, 96, 3), 40, np.uint8)
     stored[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 220
     image, box = loaded(tmp_path / "mine", stored, orientation, lambda folder: write(folder, 96, 80), suffix)
@@ -100,13 +100,13 @@ def test_boxes_drawn_on_the_stored_pixels_fit_where_the_size_says_so(tmp_path, o
 
 @pytest.mark.parametrize("write", [voc, coco])
 @pytest.mark.parametrize("orientation", [6, 8])
-def test_a_size_that_fits_neither_orientation_is_refused(tmp_path, orientation, write):
+def test_a_size_that_matches_neither_orientation_is_refused(tmp_path, orientation, write):
     said = r"says 96 × 90 pixels, but the photo has 96 × 80 \(80 × 96 after its EXIF orientation\); use the photo"
     with pytest.raises(DataError, match=said):
         loaded(tmp_path / "mine", np.zeros((80, 96, 3), np.uint8), orientation, lambda folder: write(folder, 96, 90))
 
 
-def test_a_broken_exif_block_is_no_warning(tmp_path, recwarn):
+def test_a_broken_exif_block_raises_no_warning(tmp_path, recwarn):
     block = b"Exif\0\0" + struct.pack("<2sHL", b"II", 42, 2**31)
     Image.new("RGB", (50, 40)).save(tmp_path / "a.jpg", exif=block)
     assert check_photo(tmp_path / "a.jpg").size == (50, 40, 50, 40)
@@ -114,7 +114,7 @@ def test_a_broken_exif_block_is_no_warning(tmp_path, recwarn):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
-def test_names_that_are_not_utf_8_are_trained_on(tmp_path):
+def test_photos_with_non_utf_8_names_can_be_used(tmp_path):
     write_shapes(tmp_path / "mine", 4, 2)
     for path in [*tmp_path.glob("mine/JPEGImages/*"), *tmp_path.glob("mine/Annotations/*")]:
         path.rename(path.with_name(os.fsdecode(b"caf\xe9") + path.name))

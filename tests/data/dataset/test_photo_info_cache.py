@@ -28,19 +28,19 @@ def looked_at(tmp_path, monkeypatch):
     return load
 
 
-def test_a_photo_is_looked_at_once(looked_at):
+def test_a_photo_is_checked_once(looked_at):
     assert looked_at() == ["a.jpg", "b.jpg"]
     assert looked_at() == []
 
 
-def test_the_memory_of_a_folder_is_read_once(looked_at, monkeypatch):
+def test_the_cache_of_a_folder_is_read_once(looked_at, monkeypatch):
     made, kind = [], annotation_loader.PhotoInfoCache
     monkeypatch.setattr(annotation_loader, "PhotoInfoCache", lambda folder: made.append(folder) or kind(folder))
     looked_at()
     assert len(made) == 1
 
 
-def test_a_changed_photo_is_looked_at_again(looked_at, tmp_path):
+def test_a_changed_photo_is_checked_again(looked_at, tmp_path):
     looked_at()
     photo = tmp_path / "one/JPEGImages/a.jpg"
     times = photo.stat()
@@ -61,7 +61,7 @@ def test_a_changed_photo_is_looked_at_again(looked_at, tmp_path):
         looked_at()
 
 
-def test_what_cannot_be_read_is_forgotten_and_what_cannot_be_written_is_no_fault(looked_at, tmp_path, monkeypatch):
+def test_an_unreadable_or_unwritable_cache_is_ignored(looked_at, tmp_path, monkeypatch):
     looked_at()
     cache = tmp_path / "cache/ssd300"
     (memory,) = cache.glob("photos-*")
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_forgotten_and_what_cannot_be_written_is_no_fault
     assert looked_at() == ["a.jpg", "b.jpg"]
 
 
-def test_what_is_learned_later_joins_what_is_known(looked_at, tmp_path):
+def test_new_checks_join_earlier_ones(looked_at, tmp_path):
     looked_at()
     Image.new("RGB", (100, 80), "red").save(tmp_path / "one/JPEGImages/a.jpg")
     assert looked_at() == ["a.jpg"]
@@ -84,7 +84,7 @@ def test_what_is_learned_later_joins_what_is_known(looked_at, tmp_path):
     assert looked_at() == []
 
 
-def test_many_photos_are_read_by_several_processes(tmp_path, monkeypatch):
+def test_several_processes_check_many_photos(tmp_path, monkeypatch):
     make_folder(tmp_path / "one", {f"{i:03d}": xml(*[item()] * (i % 3)) for i in range(300)})
     progress, loaded = [], []
     for workers in (2, 0):

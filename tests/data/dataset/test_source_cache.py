@@ -40,7 +40,7 @@ def read(folder, monkeypatch):
     return load
 
 
-def test_a_second_start_reads_no_annotation_and_is_the_same(read):
+def test_a_second_start_reads_no_annotations_and_gives_the_same_data(read):
     first, names = read()
     assert names == ["a", "b", "c"]
     second, names = read()
@@ -113,7 +113,7 @@ CHANGES = [
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("has_change_time", [True, False], ids=["", "Windows"])
-def test_any_change_in_the_folder_has_it_read_again(folder, read, change, has_change_time, monkeypatch):
+def test_any_change_in_the_folder_invalidates_the_cache(folder, read, change, has_change_time, monkeypatch):
     monkeypatch.setattr(disk_cache, "HAS_CHANGE_TIME", has_change_time)
     (folder.parent / "elsewhere.xml").write_text(xml(item()))
     (folder / "Annotations/c.xml").unlink()
@@ -127,7 +127,7 @@ def test_any_change_in_the_folder_has_it_read_again(folder, read, change, has_ch
     assert read()[1] == []
 
 
-def test_another_split_other_classes_and_other_options_are_read_again(folder, read):
+def test_another_split_classes_or_options_miss_the_cache(folder, read):
     (folder / "ImageSets/Main").mkdir(parents=True)
     (folder / "ImageSets/Main/some.txt").write_text("a\n")
     read()
@@ -140,25 +140,25 @@ def test_another_split_other_classes_and_other_options_are_read_again(folder, re
     assert read(split="some")[1] == ["b"]
 
 
-def test_other_code_reads_again(read, monkeypatch):
+def test_changed_code_invalidates_the_cache(read, monkeypatch):
     read()
     monkeypatch.setattr(source_cache, "_code_digest", lambda: "another version")
     assert read()[1] == ["a", "b", "c"]
 
 
-def test_the_code_of_every_reader_counts():
+def test_the_code_digest_covers_every_reader():
     names = {path.relative_to(ROOT).as_posix() for path in source_cache.code_files()}
     assert {"data/layouts/voc.py", "data/dataset/source_cache.py", "ssd/boxes.py", "ssd/system/images.py"} <= names
 
 
-def test_faults_are_never_kept(folder, read):
+def test_faults_are_never_cached(folder, read):
     (folder / "Annotations/b.xml").write_text(xml(item(name="horse")))
     for _ in range(2):
         with pytest.raises(DataError, match="unknown class 'horse'"):
             read()
 
 
-def test_what_lies_elsewhere_is_read_each_time(folder, read):
+def test_photos_outside_the_folder_are_read_every_time(folder, read):
     """A photo in a folder that is not looked at may change unseen."""
     (folder.parent / "photos").mkdir()
     os.rename(folder / "JPEGImages", folder.parent / "photos/JPEGImages")
@@ -173,7 +173,7 @@ def test_what_lies_elsewhere_is_read_each_time(folder, read):
         assert (cache.load() is not None) == kept
 
 
-def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, read, monkeypatch):
+def test_a_missing_home_or_a_vanished_folder_only_disables_the_cache(folder, read, monkeypatch):
     def homeless() -> None:
         raise RuntimeError("Could not determine home directory.")
 
@@ -186,7 +186,7 @@ def test_a_user_without_a_home_or_a_folder_that_vanishes_is_no_fault(folder, rea
         assert read()[1] == ["a", "b", "c"]
 
 
-def test_old_ways_of_reading_are_forgotten(folder, read, tmp_path, monkeypatch):
+def test_old_cache_files_are_removed(folder, read, tmp_path, monkeypatch):
     monkeypatch.setattr(source_cache, "MAX_FILES", 2)
     for classes in (("cat",), ("cat", "dog"), ("cat", "cow")):
         read(classes=classes)
@@ -195,13 +195,13 @@ def test_old_ways_of_reading_are_forgotten(folder, read, tmp_path, monkeypatch):
     assert read(classes=("cat",))[1] == ["a", "b", "c"]
 
 
-def test_links_in_a_circle_are_followed_once(folder, read):
+def test_circular_links_are_followed_once(folder, read):
     (folder / "JPEGImages/up").symlink_to(folder)
     read()
     assert read()[1] == []
 
 
-def test_a_long_look_can_be_stopped(folder, monkeypatch):
+def test_a_long_scan_can_be_stopped(folder, monkeypatch):
     monkeypatch.setattr(source_cache, "TICK_FILES", 1)
 
     def stop():

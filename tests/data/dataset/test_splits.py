@@ -28,12 +28,12 @@ def source(split: str, val_fraction: float | None = None) -> SourceConfig:
         (["test", "Training"], "Training", "test"),
     ],
 )
-def test_splits_that_go_together_are_chosen(names, train, val):
+def test_choose_pairs_matching_splits(names, train, val):
     for order in (names, names[::-1]):
         assert choose(FOLDER, order) == ({"split": train}, {"split": val})
 
 
-def test_a_folder_with_nothing_to_evaluate_on_is_divided():
+def test_a_folder_without_an_evaluation_split_is_divided():
     for names in ([], ["train"], ["all"], ["train", "extra"]):
         assert choose(FOLDER, names) == DIVIDED
     for names in (["test"], ["extra"]):
@@ -41,7 +41,7 @@ def test_a_folder_with_nothing_to_evaluate_on_is_divided():
             choose(FOLDER, names)
 
 
-def test_one_split_is_divided_the_largest_of_several():
+def test_only_the_largest_split_is_divided():
     assert divisible(["train", "trainval", "all"]) == ["trainval"]
     assert divisible(["all", "train"]) == ["train"]
     assert divisible(["extra", "default"]) == ["default"]
@@ -59,7 +59,7 @@ def test_one_split_is_divided_the_largest_of_several():
         ([], "all", None),
     ],
 )
-def test_a_split_is_found_by_its_name_and_then_by_what_it_is_for(names, split, found):
+def test_find_split_prefers_the_name_to_the_role(names, split, found):
     assert find_split(FOLDER, source(split), names) == found
 
 
@@ -71,12 +71,12 @@ def test_a_split_is_found_by_its_name_and_then_by_what_it_is_for(names, split, f
         ([], "extra", "no such split: extra; set split: all, or val_fraction to split the folder"),
     ],
 )
-def test_a_split_that_is_not_there_is_told_with_those_that_are(names, split, said):
+def test_a_missing_split_error_lists_the_available_ones(names, split, said):
     with pytest.raises(DataError, match=f"mine: {said}$"):
         find_split(FOLDER, source(split), names)
 
 
-def test_what_is_to_be_divided():
+def test_which_source_is_divided():
     assert find_split(FOLDER, source("train", 0.5), []) is None
     assert find_split(FOLDER, source("val", 0.5), ["train", "extra"]) == "train"
     with pytest.raises(DataError, match="needs split train or val, and a folder without its own splits"):
@@ -92,7 +92,7 @@ def parts(names: list[str], fraction: float, seed: int) -> tuple[set[str], set[s
     return train, val
 
 
-def test_a_photos_draw_decides_on_which_side_it_is():
+def test_a_photos_draw_decides_its_part():
     names = [f"{number:03}" for number in range(200)]
     _, val = parts(names, 0.3, 0)
     assert val == {name for name in names if draw(0, name) < 0.3}
@@ -101,7 +101,7 @@ def test_a_photos_draw_decides_on_which_side_it_is():
     assert parts(names, 0.3, 1)[1] != val
 
 
-def test_each_part_has_a_photo_the_one_that_is_nearest_to_it(monkeypatch):
+def test_each_part_has_at_least_the_photo_with_the_nearest_draw(monkeypatch):
     """Its draw decides, not its name."""
     drawn = {"a": 0.5, "b": 0.2, "c": 0.9, "d": 0.4}
     monkeypatch.setattr(splits, "draw", lambda _, name: drawn[name])
@@ -113,7 +113,7 @@ def test_each_part_has_a_photo_the_one_that_is_nearest_to_it(monkeypatch):
         divide(["a"], FOLDER, source("train", 0.5), 0)
 
 
-def test_draws_are_spread_over_0_to_1_and_stay_what_they_are():
+def test_draws_are_uniform_and_reproducible():
     draws = [draw(0, str(number)) for number in range(1000)]
     assert 0 <= min(draws) < 0.01
     assert 0.99 < max(draws) < 1

@@ -38,7 +38,7 @@ def refusal(path: Path, capsys) -> str:
         ("notes.json", "is not valid JSON"),
     ],
 )
-def test_no_other_file_stands_for_the_data_beside_it(tmp_path, name, said, capsys):
+def test_any_other_file_is_refused(tmp_path, name, said, capsys):
     kangaroo(tmp_path / "mine")
     photos(tmp_path / "mine")
     path = tmp_path / "mine" / name
@@ -49,7 +49,7 @@ def test_no_other_file_stands_for_the_data_beside_it(tmp_path, name, said, capsy
         load_annotations([SourceConfig(path=f"mine/{name}")], tmp_path, NAMES)
 
 
-def test_a_coco_file_goes_before_what_lies_beside_it(tmp_path):
+def test_a_named_coco_file_takes_precedence_over_other_data(tmp_path):
     kangaroo(tmp_path / "mine")
     dump(tmp_path / "mine/some.json", coco(SHOTS[:4]))
     assert numbers_of(load_annotations([SourceConfig(path="mine/some.json")], tmp_path, NAMES)) == {0, 1, 2, 3}
@@ -70,7 +70,7 @@ def test_a_coco_file_goes_before_what_lies_beside_it(tmp_path):
         ("mine/data.yaml", "train: ../images/train\nval: ../images/val\npath: null"),
     ],
 )
-def test_data_yaml_is_followed_to_where_its_path_points(tmp_path, file, entries, monkeypatch):
+def test_the_path_in_data_yaml_is_followed(tmp_path, file, entries, monkeypatch):
     """Past another data set beside it, and another data.yaml there."""
     monkeypatch.chdir(tmp_path)
     for part, shots in (("train", SHOTS[:7]), ("val", SHOTS[7:])):
@@ -89,7 +89,7 @@ def test_data_yaml_is_followed_to_where_its_path_points(tmp_path, file, entries,
     assert len(changed.labels) == len(loaded.photos.labels) - len(SHOTS[9].objects)
 
 
-def test_data_yaml_whose_path_leads_nowhere_is_refused(tmp_path, capsys):
+def test_a_data_yaml_with_a_missing_path_is_refused(tmp_path, capsys):
     labelimg_yolo(tmp_path / "sets")
     path = write(tmp_path / "sets/data.yaml", f"path: ../nowhere\ntrain: images/train\nnames: {LIST}\n")
     assert f"{path}: path: ../nowhere: no such folder, from {path.parent} or from " in refusal(path, capsys)
@@ -106,7 +106,7 @@ def test_data_yaml_whose_path_leads_nowhere_is_refused(tmp_path, capsys):
         ("a: &a [*a]\n", "an alias stands for what it is part of"),
     ],
 )
-def test_the_limits_of_configurations_hold_for_data_yaml(tmp_path, text, said, capsys):
+def test_data_yaml_has_the_limits_of_configurations(tmp_path, text, said, capsys):
     labelimg_yolo(tmp_path / "mine")
     path = write(tmp_path / "mine/data.yaml", f"names: {LIST}\n{text}")
     began = time.monotonic()

@@ -34,7 +34,7 @@ def test_an_export_trains_from_new_config_alone(export: Export, tmp_path, capsys
     assert "3 steps and 1 evaluations" in capsys.readouterr().out
 
 
-def test_one_photo_cut_off_is_left_out_aloud(tmp_path, capsys, monkeypatch):
+def test_a_truncated_photo_is_left_out_with_a_note(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shots = [SHOTS[1]._replace(name=f"{i:05d}") for i in range(60)]
     photos(tmp_path / "mine/images", shots)

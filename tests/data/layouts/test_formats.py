@@ -44,7 +44,7 @@ def assert_equal(photos: Annotations, expected: Annotations) -> None:
         ("train.json", "images"),
     ],
 )
-def test_coco_in_its_usual_places(tmp_path, voc, file, images):
+def test_common_coco_layouts(tmp_path, voc, file, images):
     copy_photos(voc, tmp_path / "mine" / images)
     path = tmp_path / "mine" / file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def test_coco_in_its_usual_places(tmp_path, voc, file, images):
     assert_equal(load(tmp_path, "mine", "train"), voc)
 
 
-def test_a_coco_file_named_itself_is_divided_like_a_folder(tmp_path, voc):
+def test_a_named_coco_file_is_divided_like_a_folder(tmp_path, voc):
     copy_photos(voc, tmp_path / "images")
     (tmp_path / "all.json").write_text(json.dumps(as_coco(voc)))
     assert_equal(load(tmp_path, "all.json"), voc)
@@ -63,7 +63,7 @@ def test_a_coco_file_named_itself_is_divided_like_a_folder(tmp_path, voc):
     assert len(names[0] | names[1]) == len(voc)
 
 
-def test_crowds_are_left_out_and_counted(tmp_path, voc):
+def test_crowds_are_dropped_and_counted(tmp_path, voc):
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
     for item in content["annotations"]:
@@ -80,7 +80,7 @@ def test_crowds_are_left_out_and_counted(tmp_path, voc):
     [(1, {}), (2, {}), (40, {"attributes": {"occluded": False}}), (9, {})],
     ids=["all", "half", "by CVAT", "all masks"],
 )
-def test_masks_that_are_marked_as_crowds_are_objects(tmp_path, voc, share, extra):
+def test_masks_marked_as_crowds_are_objects(tmp_path, voc, share, extra):
     """CVAT marks every mask so, whatever it shows."""
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
@@ -99,7 +99,7 @@ def test_masks_that_are_marked_as_crowds_are_objects(tmp_path, voc, share, extra
 @pytest.mark.parametrize(
     "names", ["[cross, star, triangle, square, circle]", "{4: circle, 2: triangle, 0: cross, 3: square, 1: star}", None]
 )
-def test_yolo_in_its_usual_places(tmp_path, voc, images, labels, names):
+def test_common_yolo_layouts(tmp_path, voc, images, labels, names):
     """Names are in another order than the classes of the run, so that a number alone says something else."""
     write_yolo(voc, tmp_path / "mine" / images, tmp_path / "mine" / labels)
     if names:
@@ -109,7 +109,7 @@ def test_yolo_in_its_usual_places(tmp_path, voc, images, labels, names):
     assert_equal(load(tmp_path, "mine", "train"), replace(voc, labels=4 - voc.labels) if names else voc)
 
 
-def test_yolo_names_go_before_numbers(tmp_path, voc):
+def test_yolo_names_take_precedence_over_numbers(tmp_path, voc):
     write_yolo(voc, tmp_path / "mine/images", tmp_path / "mine/labels")
     (tmp_path / "mine/classes.txt").write_text("\n".join(CLASSES))
     photos = load(tmp_path, "mine", classes=CLASSES[::-1])
@@ -202,7 +202,7 @@ def test_coco_faults_name_file_and_annotation(tmp_path, voc, damage, said):
         ('{"images": [{"id": %s}]}' % ("9" * 5000), "has a number with thousands of digits"),
     ],
 )
-def test_what_is_no_coco_file(tmp_path, text, said):
+def test_invalid_coco_files(tmp_path, text, said):
     (tmp_path / "all.json").write_text(text)
     with pytest.raises(DataError, match=rf"all\.json: {said}"):
         load(tmp_path, "all.json")
@@ -210,7 +210,7 @@ def test_what_is_no_coco_file(tmp_path, text, said):
 
 @pytest.mark.parametrize("deep", [json.loads("[" * 700 + "]" * 700), {"a": json.loads("[" * 700 + "]" * 700)}])
 @pytest.mark.parametrize("key", ["attributes", "segmentation", "bbox", "iscrowd", "id"])
-def test_what_is_nested_deep_goes_no_further_than_the_file(tmp_path, voc, deep, key):
+def test_deep_nesting_stays_in_the_reader(tmp_path, voc, deep, key):
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
     content["annotations"][0][key] = deep
@@ -221,7 +221,7 @@ def test_what_is_nested_deep_goes_no_further_than_the_file(tmp_path, voc, deep, 
 
 
 @pytest.mark.parametrize(("rotation", "is_upright"), [(0.0, True), ("180", True), (-180, True), (1.5, False), (90, False)])
-def test_boxes_that_cvat_has_turned_are_refused(tmp_path, voc, rotation, is_upright):
+def test_boxes_rotated_in_cvat_are_refused(tmp_path, voc, rotation, is_upright):
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
     for item in content["annotations"]:
@@ -231,7 +231,7 @@ def test_boxes_that_cvat_has_turned_are_refused(tmp_path, voc, rotation, is_upri
         assert_equal(load(tmp_path, "all.json"), voc)
 
 
-def test_a_fraction_is_the_same_each_time(shapes_root, voc):
+def test_a_fraction_is_reproducible(shapes_root, voc):
     half = load(shapes_root, "shapes", "train", fraction=0.5)
     again = load(shapes_root, "shapes", "train", fraction=0.5)
     assert half.paths.tolist() == again.paths.tolist()
@@ -242,12 +242,12 @@ def test_a_fraction_is_the_same_each_time(shapes_root, voc):
 
 
 @pytest.mark.parametrize("data_format", [None, "voc", "coco", "yolo"])
-def test_a_missing_folder_is_told_whatever_its_format(tmp_path, data_format):
+def test_a_missing_folder_is_reported_for_any_format(tmp_path, data_format):
     with pytest.raises(DataError, match=r"none: no such folder; check data\.root"):
         load(tmp_path, "none", data_format=data_format)
 
 
-def test_a_folder_of_no_layout(tmp_path):
+def test_a_folder_of_unknown_format(tmp_path):
     (tmp_path / "mine").mkdir()
     cv2.imwrite(str(tmp_path / "mine/a.jpg"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "mine/boxes").mkdir()
@@ -258,7 +258,7 @@ def test_a_folder_of_no_layout(tmp_path):
         load(tmp_path, "mine")
 
 
-def test_every_format_can_be_named_in_the_configuration():
+def test_the_configuration_accepts_every_format():
     (values, _) = get_args(DataConfig.model_fields["format"].annotation)
     assert set(get_args(values)) == set(FORMATS)
     assert {reader.convention for reader in FORMATS.values()} <= set(CONVENTIONS)

@@ -62,7 +62,7 @@ def load(folder: Path, split: str = "all") -> LoadedAnnotations:
 
 
 @pytest.mark.parametrize("of_files, of_names", [(ONE, OTHER), (OTHER, ONE)])
-def test_names_in_two_forms_of_one_letter_are_one(tmp_path, of_files, of_names):
+def test_names_match_in_either_unicode_form(tmp_path, of_files, of_names):
     folders = [
         voc(tmp_path / "a", [of_files], [of_names]),
         voc(tmp_path / "b", [of_files], [of_files], ids=of_names),
@@ -83,12 +83,12 @@ def test_names_in_two_forms_of_one_letter_are_one(tmp_path, of_files, of_names):
         assert find_format(folder)[1].class_counts().total() == 1
 
 
-def test_files_that_differ_in_the_form_of_a_letter_alone_are_two(tmp_path):
+def test_files_that_differ_only_in_unicode_form_stay_apart(tmp_path):
     photos = load(yolo(tmp_path / "a", [ONE, OTHER], [ONE, OTHER])).photos
     assert {Path(photos.path(i)).name for i in range(2)} == {f"{ONE}.jpg", f"{OTHER}.jpg"}
 
 
-def test_ids_in_quotes_as_datumaro_writes_them(tmp_path):
+def test_quoted_ids_from_datumaro(tmp_path):
     names = ["my cat", 'the "best" cat', '"', "plain"]
     folder = voc(tmp_path / "a", names, names, ids='"my cat"\n"the \\"best\\" cat"\n"\nplain\n')
     write(folder / "ImageSets/Main/val.txt", '"my cat"  1\nplain -1\n')
@@ -99,7 +99,7 @@ def test_ids_in_quotes_as_datumaro_writes_them(tmp_path):
     assert len(load(folder, "train").photos.labels) == 1
 
 
-def test_ids_in_single_quotes_and_names_that_have_quotes(tmp_path):
+def test_single_quotes_and_names_with_quotes(tmp_path):
     folder = voc(tmp_path / "a", ["my cat", "it's", "'so'"], ["my cat", "it's", "'so'"], ids="'my cat'\n'it\\'s'\n'so'\n")
     assert len(load(folder, "train").photos) == 3
     folder = yolo(tmp_path / "b", ["my cat", "'so'"], ["my cat", "'so'"])
@@ -107,7 +107,7 @@ def test_ids_in_single_quotes_and_names_that_have_quotes(tmp_path):
     assert len(load(folder, "train").photos) == 2
 
 
-def test_classes_folders_and_splits_in_two_forms_of_one_letter_are_one(tmp_path):
+def test_classes_folders_and_splits_match_in_either_unicode_form(tmp_path):
     name = unicodedata.normalize("NFD", "Bär")
     of_voc = voc(tmp_path / OTHER, "a", "a", ids="a\n")
     (of_voc / "ImageSets/Main/train.txt").rename(of_voc / f"ImageSets/Main/{OTHER}.txt")
@@ -123,7 +123,7 @@ def test_classes_folders_and_splits_in_two_forms_of_one_letter_are_one(tmp_path)
         parse_config({"data": {"classes": ["Bär", name], "train": [{"path": "-"}], "val": [{"path": "-"}]}})
 
 
-def test_labels_named_after_the_whole_name_of_a_photo(tmp_path):
+def test_labels_named_after_the_photo_with_its_suffix(tmp_path):
     folder = yolo(tmp_path / "a", ["a", "b", "c.jpg"], ["a.jpg", "b.JPG", "c.jpg", "d.png"])
     photo(folder / "images/a.png")
     write(folder / "labels/a.png.txt", "0 0.5 0.5 0.2 0.3\n0 0.5 0.5 0.1 0.3\n")
@@ -150,7 +150,7 @@ def test_photos_without_a_label_are_counted(tmp_path, make, labelled, said):
     assert note.startswith("warning: ") == (labelled == "ab")
 
 
-def test_images_of_coco_without_an_annotation_and_photos_that_it_does_not_list_are_counted(tmp_path):
+def test_coco_images_without_annotations_and_unlisted_photos_are_counted(tmp_path):
     empty, bare = load(coco(tmp_path / "a", "abcdef", ["a.jpg", "b.jpg", "c.jpg"], 1)).notes
     assert "2 of 3 images have no annotation and count as photos without objects" in empty
     assert "d.jpg: is not listed under images; 3 such photos were left out" in bare
@@ -171,7 +171,7 @@ def test_labels_without_a_photo_are_counted(tmp_path):
     assert note == f"{folder}/train/Annotations/train3.xml: has no photo; 2 such annotation files were left out"
 
 
-def test_what_lists_of_voc_cannot_name_is_counted(tmp_path):
+def test_unknown_names_in_voc_lists_are_counted(tmp_path):
     folder = voc(tmp_path / "a", "abcdef", "abvwxyz", ids="a\nb\n")
     photo(folder / "SegmentationClass/a.jpg")  # a mask, which no list means
     bare, lonely = load(folder, "train").notes
@@ -179,14 +179,14 @@ def test_what_lists_of_voc_cannot_name_is_counted(tmp_path):
     assert lonely == f"warning: {folder}/Annotations/v.xml: has no photo; 5 such annotation files were left out"
 
 
-def test_coco_tells_of_photos_that_are_not_read(tmp_path):
+def test_coco_reports_photos_of_unsupported_formats(tmp_path):
     folder = coco(tmp_path / "a", "a", ["a.jpg", "b.heic"], 1)
     write(folder / "images/b.heic", "")
     with pytest.raises(DataError, match=r"b\.heic: no such photo, named in .* \(1 \.heic skipped as unsupported; convert HEIC"):
         load(folder)
 
 
-def test_photos_that_detection_passes_over_are_counted(tmp_path):
+def test_detection_counts_the_photos_it_skips(tmp_path):
     for name in ("a.heic", "below/b.HEIC", "c.CR2", "notes.txt", "._d.heic"):
         write(tmp_path / "photos" / name, "")
     with pytest.raises(UsageError, match=r"no videos \(2 \.heic, 1 \.cr2 skipped as unsupported; convert HEIC"):

@@ -46,7 +46,7 @@ def yolo(folder: Path, names: str) -> None:
     ("text", "expected"),
     [("Unspecified", False), ("False", False), ("0", False), ("", False), ("1", True), ("True", True), (" yes ", True)],
 )
-def test_only_a_clear_yes_makes_an_object_difficult(tmp_path, text, expected):
+def test_only_a_clear_yes_marks_an_object_difficult(tmp_path, text, expected):
     photos(tmp_path / "mine/JPEGImages")
     xmls(tmp_path / "mine/Annotations", extra=f"<difficult>{text}</difficult>")
     assert set(load(tmp_path / "mine").photos.difficult.tolist()) == {expected}
@@ -76,7 +76,7 @@ def test_test_photos_are_never_trained_on(tmp_path, names, capsys):
         load(tmp_path / "mine", "train", val_fraction=0.2)
 
 
-def test_a_split_that_may_be_two_is_not_guessed(tmp_path):
+def test_an_ambiguous_split_is_refused(tmp_path):
     for name in ("train2014", "train2017"):
         photos(tmp_path / "mine" / name, SHOTS[:2])
         dump(tmp_path / f"mine/annotations/instances_{name}.json", coco(SHOTS[:2]))
@@ -124,7 +124,7 @@ def test_poses_are_read_as_their_boxes(tmp_path, told):
     assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
 
 
-def test_a_pose_with_points_missing_is_refused(tmp_path):
+def test_a_pose_with_missing_points_is_refused(tmp_path):
     yolo(tmp_path / "mine", "names: [a, b, c, d]\nkpt_shape: [2, 3]")
     write(tmp_path / f"mine/labels/{SHOTS[1].name}.txt", "1 0.5 0.5 0.2 0.2 0.5 0.5 1\n")
     with pytest.raises(DataError, match="line 1: expected a class and four numbers and 2 keypoints"):
@@ -139,7 +139,7 @@ def test_all_photos_of_nested_folders_are_used(tmp_path):
     assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
 
 
-def test_a_photo_of_another_split_is_no_stand_in(tmp_path):
+def test_a_photo_of_another_split_is_not_used_instead(tmp_path):
     for part, shots in (("train", SHOTS[:6]), ("test", SHOTS[6:])):
         photos(tmp_path / f"mine/pictures/{part}", shots)
         xmls(tmp_path / f"mine/marks/{part}", shots)
@@ -149,7 +149,7 @@ def test_a_photo_of_another_split_is_no_stand_in(tmp_path):
         load(tmp_path / "mine")
 
 
-def test_classes_that_differ_only_in_writing_are_told(tmp_path, capsys):
+def test_classes_that_differ_only_in_spelling_are_reported(tmp_path, capsys):
     told = similar_classes({"WBC": 350, "wbc": 22, "RBC": 4000, "Platelets": 900, "Platelest": 2, "van1": 500, "van2": 3})
     assert [line.partition(" differ")[0].partition(" are spelled")[0] for line in told] == [
         "classes 'WBC' (350 objects) and 'wbc' (22)",
@@ -165,7 +165,7 @@ def test_classes_that_differ_only_in_writing_are_told(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_both_parts_of_few_photos_have_one(tmp_path, count):
+def test_each_part_gets_at_least_one_photo(tmp_path, count):
     photos(tmp_path / "mine/images", SHOTS[1 : count + 1])
     xmls(tmp_path / "mine/annots", SHOTS[1 : count + 1])
     for seed in range(20):
@@ -183,7 +183,7 @@ def test_a_single_photo_is_not_divided(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
-def test_boxes_that_are_mended_are_named(tmp_path, layout):
+def test_fixed_boxes_are_reported(tmp_path, layout):
     far = 64 if layout == "yolo" else 500  # YOLO's numbers cannot lie so far beyond 1
     width = 1 if layout == "voc" else 0  # corners that are equal are a slip of the hand
     objects = ((0, 2, 2, 2 + width, 9), (1, 5, 5, far, 9), (2, 5, 5, 9, 9))
@@ -204,7 +204,7 @@ def test_boxes_that_are_mended_are_named(tmp_path, layout):
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
-def test_an_object_that_stands_twice_is_taken_once(tmp_path, layout):
+def test_duplicate_objects_are_used_once(tmp_path, layout):
     """As where annotations were merged; the same box of another class, and one beside it, are other objects."""
     objects = ((0, 5, 5, 20, 30), (1, 5, 5, 20, 30), (0, 5, 5, 20, 30), (0, 5, 5, 20, 31), (0, 5, 5, 20, 30))
     photos(tmp_path / "mine/images", [shot := Shot("photo-01", 62, 90, objects)])
@@ -221,7 +221,7 @@ def test_an_object_that_stands_twice_is_taken_once(tmp_path, layout):
     np.testing.assert_allclose(loaded.photos.boxes[:, 3], [30, 30, 31], atol=1e-3)
 
 
-def test_of_many_mended_boxes_the_first_are_named(tmp_path):
+def test_only_the_first_of_many_fixed_boxes_are_named(tmp_path):
     shots = [shot._replace(objects=((0, 5, 5, 6, 9), (0, 5, 5, 6, 9), (1, 5, 5, 29, 29))) for shot in SHOTS]
     photos(tmp_path / "mine/images")
     xmls(tmp_path / "mine/annots", shots)
@@ -231,13 +231,13 @@ def test_of_many_mended_boxes_the_first_are_named(tmp_path):
     assert note.count(".xml: object") == 3
 
 
-def test_ids_written_as_text_are_ids(tmp_path):
+def test_ids_may_be_text(tmp_path):
     photos(tmp_path / "mine/images")
     dump(tmp_path / "mine/a.json", coco(text=True))
     assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
 
 
-def test_ids_that_a_table_has_made_decimal_are_ids(tmp_path):
+def test_ids_may_be_decimal(tmp_path):
     """As pandas writes a column of ids in which one was missing."""
     photos(tmp_path / "mine/images")
     content = coco()
@@ -250,7 +250,7 @@ def test_ids_that_a_table_has_made_decimal_are_ids(tmp_path):
 @pytest.mark.parametrize(
     ("key", "said"), [("images", "images: id 7 is used 2 times"), ("categories", "categories: id 1 is used 2")]
 )
-def test_ids_that_stand_twice_are_refused(tmp_path, key, said):
+def test_duplicate_ids_are_refused(tmp_path, key, said):
     photos(tmp_path / "mine/images")
     content = coco()
     content[key][1]["id"] = str(content[key][0]["id"])
@@ -269,7 +269,7 @@ def test_a_category_without_a_name_is_refused(tmp_path, name, said):
         load(tmp_path / "mine")
 
 
-def test_photos_that_stand_twice_are_refused(tmp_path):
+def test_duplicate_photos_are_refused(tmp_path):
     photos(tmp_path / "mine/images")
     content = coco()
     content["images"].append(content["images"][3] | {"id": 99})
@@ -278,7 +278,7 @@ def test_photos_that_stand_twice_are_refused(tmp_path):
         load(tmp_path / "mine")
 
 
-def test_annotations_of_no_listed_image_are_refused(tmp_path):
+def test_annotations_of_unlisted_images_are_refused(tmp_path):
     photos(tmp_path / "mine/images")
     content = coco()
     for item in content["annotations"]:
@@ -307,7 +307,7 @@ def without_objects(folder: Path, layout: str, part: str) -> None:
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_nothing_to_learn_from_or_to_evaluate_on_is_refused(tmp_path, layout, part, capsys):
+def test_parts_without_objects_are_refused(tmp_path, layout, part, capsys):
     without_objects(tmp_path / "mine", layout, part)
     config = {
         "output_dir": str(tmp_path / "run"),
@@ -324,7 +324,7 @@ def test_nothing_to_learn_from_or_to_evaluate_on_is_refused(tmp_path, layout, pa
     assert "no photo has an object" in capsys.readouterr().err
 
 
-def test_difficult_objects_alone_are_nothing_to_evaluate_on(tmp_path, capsys):
+def test_evaluation_needs_objects_that_are_not_difficult(tmp_path, capsys):
     for part, shots in (("train", SHOTS[:6]), ("val", SHOTS[6:])):
         photos(tmp_path / "mine" / part, shots)
         xmls(tmp_path / "mine" / part, shots, extra="<difficult>1</difficult>")
@@ -336,7 +336,7 @@ def test_difficult_objects_alone_are_nothing_to_evaluate_on(tmp_path, capsys):
     assert "objects are marked difficult" in capsys.readouterr().err
 
 
-def test_of_two_layouts_that_with_more_photos_is_taken_aloud(tmp_path):
+def test_the_format_with_more_photos_is_used_with_a_note(tmp_path):
     photos(tmp_path / "mine/images")
     xmls(tmp_path / "mine/annotations")
     texts(tmp_path / "mine/labels", SHOTS[:3])
@@ -352,7 +352,7 @@ def test_of_two_layouts_that_with_more_photos_is_taken_aloud(tmp_path):
 @pytest.mark.parametrize(
     "name", ["no", "007", "1.10", "1e3", "US$5_$x^", "a, b", "猫", "ключ & <замок>", "null", "[x]", "it's"]
 )
-def test_class_names_are_kept_as_they_are_written(tmp_path, name, capsys):
+def test_class_names_keep_their_spelling(tmp_path, name, capsys):
     """From each layout through new_config.py and the configuration."""
     names = [name, "dog", "red kite"]
     quoted = json.dumps(name, ensure_ascii=False) if set(name) & set(",[]'&") else name
@@ -375,7 +375,7 @@ def test_class_names_are_kept_as_they_are_written(tmp_path, name, capsys):
         ]
 
 
-def test_outlines_without_boxes_are_read_as_the_boxes_around_them(tmp_path):
+def test_outlines_without_boxes_become_their_bounding_boxes(tmp_path):
     photos(tmp_path / "mine/images")
     content = coco()
     for item in content["annotations"]:
@@ -450,14 +450,14 @@ def annotations_alone(folder: Path) -> None:
         (annotations_alone, r"no object was found in it, read as VOC\. Found: 10 \.xml; .*no supported photos"),
     ],
 )
-def test_what_is_no_data_set_yet_is_told_with_what_to_do(tmp_path, make, said, capsys):
+def test_unusable_folders_are_refused_with_advice(tmp_path, make, said, capsys):
     make(tmp_path / "mine")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(said, line)
 
 
-def test_of_many_faults_the_first_are_told(tmp_path, capsys):
+def test_only_the_first_of_many_faults_are_reported(tmp_path, capsys):
     shots = [shot._replace(objects=((0, 5, 5, 9, 9),) * 9) for shot in SHOTS]
     photos(tmp_path / "mine/train", shots)
     xmls(tmp_path / "mine/train", shots)
@@ -512,7 +512,7 @@ def no_name(folder: Path) -> None:
         (no_name, r"photo-0\d\.txt: line 1: class \d has no name; known: 0 cat"),
     ],
 )
-def test_where_nothing_can_be_read_the_first_faults_are_told(tmp_path, make, said, capsys):
+def test_if_no_file_is_readable_the_first_faults_are_reported(tmp_path, make, said, capsys):
     photos(tmp_path / "mine/images")
     make(tmp_path / "mine")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
@@ -522,7 +522,7 @@ def test_where_nothing_can_be_read_the_first_faults_are_told(tmp_path, make, sai
 
 
 @pytest.mark.parametrize(("name", "said"), [("background", "'background' is added automatically"), ("", "expected text")])
-def test_a_class_that_cannot_be_called_so_is_told_before_anything_is_timed(tmp_path, name, said, capsys, monkeypatch):
+def test_an_invalid_class_name_is_refused_before_timing(tmp_path, name, said, capsys, monkeypatch):
     monkeypatch.setattr(proposal, "try_out", lambda *_: pytest.fail("timed"))
     photos(tmp_path / "mine/images")
     content = coco()
@@ -535,7 +535,7 @@ def test_a_class_that_cannot_be_called_so_is_told_before_anything_is_timed(tmp_p
     assert line.endswith("; rename it in the annotations")
 
 
-def test_a_class_of_test_photos_alone_is_told(tmp_path, capsys):
+def test_a_class_found_only_in_test_photos_is_reported(tmp_path, capsys):
     for part, label in (("train", 0), ("val", 0), ("test", 1)):
         shots = [shot._replace(objects=((label, 5, 5, 29, 29),)) for shot in SHOTS]
         photos(tmp_path / "mine" / part, shots)

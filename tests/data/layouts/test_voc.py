@@ -47,7 +47,7 @@ def test_a_folder_without_splits_is_divided_by_a_fraction(tmp_path):
     assert ids("val") != ids("val", seed=1)
 
 
-def test_all_faults_are_named_at_once(tmp_path):
+def test_all_faults_are_reported_at_once(tmp_path):
     make_folder(tmp_path / "one", {"a": xml(item("x"), item(box=None)), "b": xml()}, {"train": "a\nb\nc\n"})
     (tmp_path / "one/JPEGImages/b.jpg").unlink()
     sources = [SourceConfig(path="one", split="train"), SourceConfig(path="one", split="val"), SourceConfig(path="none")]
@@ -62,7 +62,7 @@ def test_all_faults_are_named_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp"])
-def test_images_of_every_kind_are_rgb(tmp_path, suffix):
+def test_every_image_format_becomes_rgb(tmp_path, suffix):
     picture = np.zeros((6, 9, 3), np.uint8)
     picture[..., 0] = 200  # blue in OpenCV's order
     path = tmp_path / f"a{suffix}"

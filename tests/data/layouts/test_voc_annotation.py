@@ -25,14 +25,14 @@ def test_corners_are_inclusive_and_counted_from_one(tmp_path):
     assert (found.clipped, found.empty) == ((), ())
 
 
-def test_truncated_may_be_missing_or_say_nothing(tmp_path):
+def test_truncated_may_be_missing_or_unspecified(tmp_path):
     texts = ("1", "0", "Unspecified")
     items = [item(box=(i, 21, 30, 40), extra=f"<truncated>{text}</truncated>") for i, text in enumerate(texts, start=1)]
     found = parse(tmp_path, xml(*items, item()))
     assert found.truncated.tolist() == [1, 0, -1, -1]
 
 
-def test_difficult_may_be_missing_and_parts_are_no_objects(tmp_path):
+def test_difficult_may_be_missing_and_parts_are_not_objects(tmp_path):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
     marked = [item(box=(i, 21, 30, 40), extra=f"<difficult>{i}</difficult>") for i in (1, 0)]
     found = parse(tmp_path, xml(item(extra=part), *marked))
@@ -53,7 +53,7 @@ TURNED = "<attributes><attribute><name>rotation</name><value>{}</value></attribu
         ("<angle>0.0</angle>", (11, 21, 30, 40), None),
     ],
 )
-def test_turned_boxes_are_refused(tmp_path, extra, box, angle):
+def test_rotated_boxes_are_refused(tmp_path, extra, box, angle):
     text = xml(item(box=box, extra=extra))
     if angle is None:
         assert parse(tmp_path, text).boxes.tolist() == [[10, 20, 30, 40]]
@@ -68,7 +68,7 @@ def test_without_objects(tmp_path):
     assert found.labels.shape == found.difficult.shape == (0,)
 
 
-def test_boxes_are_clipped_and_empty_ones_dropped_and_both_counted(tmp_path):
+def test_clipped_and_dropped_boxes_are_counted(tmp_path):
     found = parse(tmp_path, xml(item(box=(-20, 5, 400, 60)), item(box=(30, 30, 30, 50)), item("dog")))
     assert found.boxes.tolist() == [[0, 4, 100, 60], [10, 20, 30, 40]]
     assert found.labels.tolist() == [0, 1]
@@ -110,7 +110,7 @@ def test_other_classes_can_be_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"), [(xml(item()), True), ("<html></html>", False), ("<annotation", False), ("", False)]
 )
-def test_an_annotation_is_told_by_its_outermost_element(tmp_path, text, expected):
+def test_an_annotation_is_recognised_by_its_root_element(tmp_path, text, expected):
     """And its file is closed at once, not when the garbage collector comes by."""
     path = tmp_path / "a.xml"
     path.write_text(text, encoding="utf-8")

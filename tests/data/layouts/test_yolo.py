@@ -40,14 +40,14 @@ def labelled(folder, text: str, names: str = "names: [cat]\n"):
         ("0 0.5 0.1 0.1 0.2 0 0.3 0 0.6 0 0.8 0.2 1 0.6 0.5 1", (0, 0, 200, 100)),
     ],
 )
-def test_outlines_at_the_edge_of_a_photo_are_no_poses(tmp_path, line, box):
+def test_outlines_at_the_edge_of_a_photo_are_not_poses(tmp_path, line, box):
     found = load(labelled(tmp_path / "mine", f"0 {line}\n"), classes=["cat"]).photos
     np.testing.assert_allclose(found.boxes, [box] * 3, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_keypoints", range(2, 18))
 @pytest.mark.parametrize("visible", [1, 2])
-def test_poses_of_any_number_of_keypoints_are_read_as_their_boxes(tmp_path, num_keypoints, visible):
+def test_poses_with_any_number_of_keypoints_become_boxes(tmp_path, num_keypoints, visible):
     """Beside an outline. Where a pose may be an outline by its numbers, data.yaml has to tell, and its box is never wrong."""
     points = "".join(f" {0.4 + i / 100} 0.5 {visible if i else 0}" for i in range(num_keypoints))
     text = f"0 0.5 0.5 0.4 0.6{points}\n"
@@ -73,7 +73,7 @@ def divided(folder):
     return folder
 
 
-def test_lists_that_name_photos_which_are_not_there_say_how_many(tmp_path):
+def test_missing_photos_in_lists_are_counted(tmp_path):
     folder = divided(tmp_path / "mine")
     write(folder / "train.txt", "".join(f"images/photo-{number:02d}.jpg\n" for number in (0, 1, 2, 3, 77, 78)))
     loaded = load(folder, "train")
@@ -84,7 +84,7 @@ def test_lists_that_name_photos_which_are_not_there_say_how_many(tmp_path):
     )
 
 
-def test_a_list_of_photos_none_of_which_is_there_is_refused(tmp_path, capsys):
+def test_a_list_of_missing_photos_is_refused(tmp_path, capsys):
     folder = divided(tmp_path / "mine")
     write(folder / "val.txt", "images/photo-06.png\nimages/photo-07.png\n")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
@@ -94,7 +94,7 @@ def test_a_list_of_photos_none_of_which_is_there_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("entry", ["vall/images", "vall.txt", "[val/images, vall/images]"])
-def test_a_folder_of_data_yaml_that_is_not_there_is_refused(tmp_path, entry, capsys):
+def test_a_missing_folder_in_data_yaml_is_refused(tmp_path, entry, capsys):
     folder = tmp_path / "mine"
     for part, shots in (("train", SHOTS[:6]), ("val", SHOTS[6:])):
         photos(folder / part / "images", shots)
@@ -109,7 +109,7 @@ def test_a_folder_of_data_yaml_that_is_not_there_is_refused(tmp_path, entry, cap
 
 
 @pytest.mark.parametrize("number", [300, 3000, 10**8])
-def test_without_names_one_number_far_beyond_the_others_is_refused(tmp_path, number, capsys):
+def test_without_names_an_outlying_number_is_refused(tmp_path, number, capsys):
     folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n\n", names="")
     write(folder / "labels/photo-01.txt", f"1 0.5 0.5 0.2 0.2\n\n{number} 0.5 0.5 0.1 0.1\n")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
@@ -141,7 +141,7 @@ def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
         ("1 0.25 0.5 0.3 0.4", "class 1 has no name; known: 0 cat. Add its name, or fix the number"),
     ],
 )
-def test_labels_that_cannot_be_used_are_still_labels(tmp_path, text, said):
+def test_faulty_labels_are_reported(tmp_path, text, said):
     """Beside the photos too, where no folder says that they are."""
     folder = tmp_path / "mine"
     photos(folder, WIDE)
@@ -154,7 +154,7 @@ def test_labels_that_cannot_be_used_are_still_labels(tmp_path, text, said):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
 @pytest.mark.parametrize("folder", ["labels", "images"])
-def test_labels_that_are_not_in_utf_8_are_told_by_file_and_line(tmp_path, encoding, folder, capsys):
+def test_labels_in_other_encodings_are_reported_with_file_and_line(tmp_path, encoding, folder, capsys):
     """Windows' PowerShell writes UTF-16."""
     photos(tmp_path / "mine/images", WIDE)
     for shot in WIDE:
@@ -168,13 +168,13 @@ def test_labels_that_are_not_in_utf_8_are_told_by_file_and_line(tmp_path, encodi
 
 
 @pytest.mark.parametrize("text", ["car 10 20 110 220\n", "<object>", "[[1, 2, 3, 4]]"])
-def test_whatever_lies_in_labels_is_told_by_file_and_line(tmp_path, text, capsys):
+def test_any_faulty_file_in_labels_is_reported_with_file_and_line(tmp_path, text, capsys):
     folder = labelled(tmp_path / "mine", text)
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
     assert ".txt: line 1: expected numbers" in capsys.readouterr().err.splitlines()[0]
 
 
-def test_a_box_may_reach_two_pixels_over_both_edges(tmp_path):
+def test_a_box_may_extend_two_pixels_over_both_edges(tmp_path):
     photos(tmp_path / "mine/images", WIDE)
     for shot in WIDE:
         write(tmp_path / f"mine/labels/{shot.name}.txt", f"0 0.5 0.5 {1 + 4 / shot.width} {1 + 4 / shot.height}\n")
@@ -222,7 +222,7 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
         ),
     ],
 )
-def test_names_that_contradict_each_other_are_refused(tmp_path, files, said, capsys):
+def test_contradictory_names_are_refused(tmp_path, files, said, capsys):
     folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n", names="")
     for name, text in files.items():
         write(folder / name, text)
@@ -243,14 +243,14 @@ def test_names_that_contradict_each_other_are_refused(tmp_path, files, said, cap
         {"data.yaml": "names: [dog, cat]", "obj.data": b"\xff\x00".decode("latin-1")},
     ],
 )
-def test_names_that_agree_are_taken(tmp_path, files):
+def test_consistent_names_are_accepted(tmp_path, files):
     folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n", names="")
     for name, text in files.items():
         write(folder / name, text)
     assert load(folder, classes=["cat", "dog"]).photos.labels.tolist() == [1, 1, 1]
 
 
-def test_texts_beside_photos_may_be_no_labels(tmp_path):
+def test_text_files_beside_photos_need_not_be_labels(tmp_path):
     photos(tmp_path / "mine", WIDE)
     for shot in WIDE:
         write(tmp_path / f"mine/{shot.name}.txt", "A cat on a mat, in 1999.\n")
@@ -266,7 +266,7 @@ def test_texts_beside_photos_may_be_no_labels(tmp_path):
         ("C:\\Users\\me\\dev\\mine\\images\\train", "C:\\Users\\me\\dev\\mine\\images\\val"),
     ],
 )
-def test_absolute_paths_are_found_whatever_the_folders_above_are_called(tmp_path, train, val):
+def test_absolute_paths_are_found_below_any_folder(tmp_path, train, val):
     folder = tmp_path / "dev/eval/mine"
     for part, shots in (("train", SHOTS[:7]), ("val", SHOTS[7:])):
         photos(folder / f"images/{part}", shots)
@@ -287,7 +287,7 @@ def test_absolute_paths_are_found_whatever_the_folders_above_are_called(tmp_path
         "train: images\nval: val.txt",
     ],
 )
-def test_splits_that_are_named_and_empty_leave_the_photos_to_be_divided(tmp_path, entries, capsys):
+def test_photos_are_divided_if_the_named_splits_are_empty(tmp_path, entries, capsys):
     photos(tmp_path / "mine/images")
     texts(tmp_path / "mine/labels")
     write(tmp_path / "mine/val.txt", "")
@@ -303,7 +303,7 @@ def test_splits_that_are_named_and_empty_leave_the_photos_to_be_divided(tmp_path
 @pytest.mark.parametrize(
     "line", ["Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59", "5,5,25,25,1,4,0,0", ","]
 )
-def test_texts_of_another_kind_do_not_outvote_what_can_be_read(tmp_path, line):
+def test_other_text_files_do_not_outvote_readable_annotations(tmp_path, line):
     """KITTI's and VisDrone's, beside VOC annotations of fewer photos."""
     photos(tmp_path / "mine/images")
     xmls(tmp_path / "mine/annotations", SHOTS[:6])

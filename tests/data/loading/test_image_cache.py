@@ -23,7 +23,7 @@ def photos(shapes_root) -> Annotations:
     return load_annotations([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
 
 
-def test_cached_photos_give_the_same_samples_and_are_read_once(photos, monkeypatch):
+def test_the_cache_gives_the_same_samples_and_reads_each_photo_once(photos, monkeypatch):
     cache = ImageCache(photos.sizes, 300)
     plain, cached = (DetectionDataset(photos, 300, FILL, 1, AugmentConfig(), cache=each) for each in (None, cache))
     keys = [(0, index) for index in range(4)]
@@ -41,7 +41,7 @@ def test_workers_fill_one_cache_together(photos):
     assert cache.filled.all()
 
 
-def test_a_photo_is_reduced_as_far_as_its_narrowest_crop_has_the_networks_pixels():
+def test_a_photo_is_reduced_until_its_narrowest_crop_fits_the_input():
     factors = reductions(SIZES, 300)
     assert factors.tolist() == [1, 1, 1, 2, 2, 3]
     kept = cached_sizes(SIZES, 300)
@@ -65,7 +65,7 @@ def large(tmp_path) -> Annotations:
     )  # fmt: skip
 
 
-def test_a_reduced_photo_gives_the_same_samples_but_for_interpolation(large):
+def test_a_reduced_photo_changes_samples_only_by_interpolation(large):
     cache = ImageCache(large.sizes, 300)
     assert cache.sizes.tolist() == [[2000, 1501]]
     plain, cached = (
@@ -79,6 +79,6 @@ def test_a_reduced_photo_gives_the_same_samples_but_for_interpolation(large):
     assert cached.image(0).shape == (3001, 4000, 3)  # pictures show it as it is
 
 
-def test_the_cache_has_to_fit_into_free_memory_for_every_process(monkeypatch):
+def test_the_caches_of_all_processes_must_fit_into_free_memory(monkeypatch):
     monkeypatch.setattr(image_cache, "free_memory", lambda: 1000)
     assert [fits(800), fits(801), fits(400, 2), fits(401, 2)] == [True, False, True, False]

@@ -37,7 +37,7 @@ def test_the_number_of_workers_changes_nothing(photos):
             assert torch.equal(batch.indices, batches[0].indices)
 
 
-def test_a_sample_changes_from_epoch_to_epoch(photos):
+def test_samples_differ_between_epochs(photos):
     samples = DetectionDataset(photos, 300, FILL, seed=1, augment=AugmentConfig())
     assert not torch.equal(samples[(0, 3)].images, samples[(1, 3)].images)
     assert torch.equal(samples[(1, 3)].images, samples[(1, 3)].images)
@@ -57,7 +57,7 @@ def test_batches_are_bytes_and_padded_targets(photos):
     np.testing.assert_allclose(batch.targets.boxes[2, : counts[2]].numpy(), expected, atol=1e-6)
 
 
-def test_difficult_objects_can_be_left_out(photos):
+def test_difficult_objects_can_be_excluded(photos):
     marked = replace(photos, difficult=np.ones_like(photos.difficult))
     assert len(DetectionDataset(marked, 300, FILL, keep_difficult=True)[(0, 1)].targets.objects) == len(
         photos.labels[photos.objects(1)]
@@ -66,7 +66,7 @@ def test_difficult_objects_can_be_left_out(photos):
 
 
 @pytest.mark.parametrize(("num_photos", "batch_size"), [(10, 4), (3, 8), (7, 7)])
-def test_every_photo_once_an_epoch_and_none_dropped(num_photos, batch_size):
+def test_an_epoch_has_every_photo_once(num_photos, batch_size):
     order = TrainSampler(num_photos, batch_size, iterations=30, seed=0)
     keys = [key for batch in order for key in batch]
     assert len(keys) == 30 * batch_size
@@ -77,7 +77,7 @@ def test_every_photo_once_an_epoch_and_none_dropped(num_photos, batch_size):
     assert [i for _, i in keys[:num_photos]] != [i for _, i in keys[num_photos : 2 * num_photos]] or num_photos < 4
 
 
-def test_a_resumed_stream_goes_on_exactly():
+def test_a_resumed_stream_continues_exactly():
     whole = list(TrainSampler(10, 4, 20, seed=3))
     assert list(TrainSampler(10, 4, 20, seed=3, first_iteration=13)) == whole[13:]
     assert len(TrainSampler(10, 4, 20, seed=3, first_iteration=13)) == 7
@@ -94,18 +94,18 @@ def test_processes_and_accumulation_share_the_same_batches(accumulate, processes
         assert together == batch
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
+def test_an_indivisible_batch_is_refused():
     with pytest.raises(ConfigError, match=r"train\.batch_size 8 .* 1 × 3 processes"):
         TrainSampler(10, 8, 5, 3, world=World(0, 3))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_evaluation_takes_each_photo_once(processes):
+def test_evaluation_uses_each_photo_once(processes):
     keys = [key for rank in range(processes) for batch in EvalSampler(np.arange(5), 2, World(rank, processes)) for key in batch]
     assert Counter(keys) == Counter({(0, i): 1 for i in range(5)})
 
 
-def test_workers_auto():
+def test_automatic_number_of_workers():
     assert choose_workers("auto", CPU, World()) == 1
     assert choose_workers(3, CPU, World()) == 3
     assert 1 <= choose_workers("auto", torch.device("cuda"), World(local_size=4)) <= 16

@@ -87,7 +87,7 @@ class Noted(Numbers):
         return super().__getitems__(indices)
 
 
-def test_the_first_batches_are_made_before_anybody_waits_for_them(tmp_path):
+def test_the_first_batches_are_prefetched(tmp_path):
     batches_made = watched(Noted(tmp_path / "made"))
     batches = iter(batches_made)
     wait_until(lambda: (tmp_path / "made").exists() and len((tmp_path / "made").read_text().split()) == 4)
@@ -97,11 +97,11 @@ def test_the_first_batches_are_made_before_anybody_waits_for_them(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_batches_arrive_as_they_were_made(num_workers):
+def test_batches_arrive_unchanged(num_workers):
     assert arrived(watched(Numbers(), num_workers)) == list(range(0, 40, 4))
 
 
-def test_batches_arrive_where_there_is_no_shared_memory(monkeypatch):
+def test_batches_arrive_without_shared_memory(monkeypatch):
     """As in a container whose /dev/shm is full: the workers, forked from here, cannot make a file in it."""
 
     def full(*_: object) -> None:
@@ -118,7 +118,7 @@ def test_few_file_descriptors_are_enough(spare):
 
 
 @pytest.mark.parametrize("spare", [10, 16, 22])
-def test_fewer_file_descriptors_end_in_a_line_where_they_are_not_enough(spare):
+def test_too_few_file_descriptors_end_in_one_line(spare):
     """How many batches are under way at once, and so how many descriptors are needed, is a matter of time."""
     with descriptors(spare):
         outcome: list[int] | str
@@ -129,7 +129,7 @@ def test_fewer_file_descriptors_end_in_a_line_where_they_are_not_enough(spare):
     assert outcome == list(range(0, 40, 4)) or "Too many open files" in outcome or "DataLoader worker" in outcome
 
 
-def test_what_is_handed_over_takes_no_file_where_few_are_spare():
+def test_batches_use_no_file_if_few_descriptors_are_left():
     """The photos that come next need some."""
     content = {"large": torch.zeros(LARGE, dtype=torch.uint8)}
     with descriptors(workers.SPARE_FILES - 1):
@@ -138,12 +138,12 @@ def test_what_is_handed_over_takes_no_file_where_few_are_spare():
     assert torch.equal(pickle.loads(parcel.packed)["large"], content["large"])
 
 
-def test_too_few_file_descriptors_are_named():
+def test_the_error_names_too_few_file_descriptors():
     with descriptors(4), pytest.raises(WorkerError, match=r"Too many open files\): raise ulimit -n\. Try fewer data\.workers"):
         arrived(watched(Numbers(), 2))
 
 
-def test_a_temporary_folder_that_was_removed_is_named(tmp_path, monkeypatch):
+def test_the_error_names_a_removed_temporary_folder(tmp_path, monkeypatch):
     """As by programs that clean up /tmp."""
     folder = tmp_path / "pymp-mine"
     folder.mkdir()
@@ -167,7 +167,7 @@ def test_a_temporary_folder_that_was_removed_is_named(tmp_path, monkeypatch):
         (RuntimeError("unable to mmap 16 bytes from file </torch_1>: Cannot allocate memory (12)"), "out of memory"),
     ],
 )
-def test_the_error_of_a_batch_on_its_way_decides_on_the_advice(error, advice, monkeypatch):
+def test_the_advice_depends_on_the_transfer_error(error, advice, monkeypatch):
     def fail(*_: object) -> None:
         raise error
 
@@ -178,7 +178,7 @@ def test_the_error_of_a_batch_on_its_way_decides_on_the_advice(error, advice, mo
         list(batches)
 
 
-def test_a_batch_that_a_worker_cannot_hand_over_is_noticed(monkeypatch, capfd):
+def test_a_failed_transfer_is_reported(monkeypatch, capfd):
     def fail(self: Parcel) -> None:
         raise MemoryError("no room for it")
 
@@ -226,7 +226,7 @@ def test_a_signal_before_or_after_the_wait_raises_nothing(stop):
     assert stop.signal == signal.SIGTERM
 
 
-def test_a_worker_that_ends_ends_the_wait_at_once():
+def test_a_dead_worker_ends_the_wait_at_once():
     """PyTorch looks for lost workers every few seconds only."""
     previous = signal.getsignal(signal.SIGCHLD)
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
@@ -246,7 +246,7 @@ def test_a_worker_that_ends_ends_the_wait_at_once():
     signal.signal(signal.SIGCHLD, previous)
 
 
-def test_a_lost_worker_is_reported_in_the_wait_and_nowhere_else():
+def test_a_lost_worker_is_reported_only_while_waiting():
     batches = iter(watched(Numbers(), 2))
     next(batches)
     victim = multiprocessing.active_children()[0]
@@ -264,7 +264,7 @@ class Faulty(Numbers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_in_the_data_set_stays_what_it_is(num_workers):
+def test_an_error_in_the_data_set_is_passed_on(num_workers):
     with pytest.raises(RuntimeError, match="a fault of the program") as caught:
         arrived(watched(Faulty(), num_workers))
     assert not isinstance(caught.value, WorkerError)
@@ -287,7 +287,7 @@ def offer_a_file(pipe) -> None:
     pipe.recv()
 
 
-def test_a_batch_that_nobody_fetches_any_more_is_no_error(capfd):
+def test_an_unfetched_batch_is_no_error(capfd):
     pipe, theirs = multiprocessing.Pipe()
     worker = multiprocessing.get_context("fork").Process(target=offer_a_file, args=(theirs,))
     worker.start()
@@ -301,13 +301,13 @@ def test_a_batch_that_nobody_fetches_any_more_is_no_error(capfd):
     assert not capfd.readouterr().err
 
 
-def test_what_the_parent_made_is_not_searched_for_garbage():
+def test_workers_do_not_collect_the_parents_objects():
     """A search writes to each object, and what is written to is copied: gigabytes, where a data set is large."""
     (batch,) = watched(Frozen())
     assert batch["frozen"] > 10_000
 
 
-def test_the_end_of_abandoned_workers_is_no_loss(monkeypatch):
+def test_the_end_of_abandoned_workers_is_not_reported(monkeypatch):
     """A request to stop may cut off the end of a wait, where losses cease to be reported."""
     monkeypatch.setattr(loader, "_abandoned", [])
     previous = signal.getsignal(signal.SIGCHLD)

@@ -29,7 +29,7 @@ def crop_only(**others: bool) -> AugmentConfig:
     return AugmentConfig(photometric=False, expand=False, mirror=False, crop=True, **others)
 
 
-def test_all_off_is_the_plain_photo():
+def test_without_augmentation_the_photo_is_unchanged():
     plan, plain = draw_augmentation(rng(0), WIDTH, HEIGHT, BOXES, NONE), no_augmentation(WIDTH, HEIGHT, BOXES)
     assert plan.crop == plain.crop == Crop(0, 0, WIDTH, HEIGHT)
     np.testing.assert_array_equal(plan.boxes, plain.boxes)
@@ -37,7 +37,7 @@ def test_all_off_is_the_plain_photo():
     assert plan.photometric == Photometric()
 
 
-def test_a_sample_depends_on_its_seed_alone():
+def test_a_sample_depends_only_on_its_seed():
     for i in range(50):
         first, second = (draw_augmentation(rng(i), WIDTH, HEIGHT, BOXES, AugmentConfig()) for _ in range(2))
         assert first[:4] == second[:4]
@@ -69,7 +69,7 @@ def expected_overlaps() -> np.ndarray:
     return shares
 
 
-def test_each_crop_mode_is_used_as_often_as_any_other():
+def test_crop_modes_are_equally_frequent():
     """What the modes leave: the overlaps of the patches with an object that fills the photo."""
     assert sorted(mode for mode in augment.CROP_MODES if mode) == list(PAPER_OVERLAPS)
     boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
@@ -81,7 +81,7 @@ def test_each_crop_mode_is_used_as_often_as_any_other():
     assert (np.abs(counts - expected) < 4 * np.sqrt(expected) + 5).all()
 
 
-def test_any_patch_is_one_of_the_modes():
+def test_any_patch_is_among_the_modes():
     """Around an object too small for every least overlap a patch is drawn as often as the whole photo."""
     boxes = np.array([[WIDTH / 2 - 4, HEIGHT / 2 - 4, WIDTH / 2 + 4, HEIGHT / 2 + 4]], np.float32)
     windows = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
@@ -90,7 +90,7 @@ def test_any_patch_is_one_of_the_modes():
 
 
 @pytest.mark.parametrize("least", PAPER_OVERLAPS)
-def test_every_patch_meets_its_overlap(monkeypatch, least):
+def test_every_patch_reaches_its_overlap(monkeypatch, least):
     monkeypatch.setattr(augment, "CROP_MODES", (least, augment.WHOLE))
     boxes = BOXES if least < 0.7 else np.array([[20, 20, 300, 220], [5, 5, 60, 60]], np.float32)
     cropped = 0
@@ -106,7 +106,7 @@ def test_every_patch_meets_its_overlap(monkeypatch, least):
     assert cropped > 60
 
 
-def test_patches_have_the_scales_and_aspects_of_the_paper():
+def test_patches_have_the_papers_scales_and_aspects():
     patches = np.concatenate([augment._draw_patches(rng(i), Crop(0, 0, 1000, 1000)) for i in range(200)])
     width, height = (patches[:, 2:] - patches[:, :2]).T / 1000
     scale, aspect = np.sqrt(width * height), width / height
@@ -130,7 +130,7 @@ def test_patches_have_the_scales_and_aspects_of_the_paper():
     assert np.abs(between[0, 2:]).max() < 0.05
 
 
-def test_expansion_happens_in_half_of_the_draws_up_to_four_times():
+def test_half_of_the_draws_expand_up_to_four_times():
     expanded = [plan.crop for plan in plans(2000, AugmentConfig(photometric=False, crop=False, mirror=False))]
     ratios = np.array([(w.x2 - w.x1) / WIDTH for w in expanded])
     assert abs((ratios > 1.004).mean() - 0.5) < 0.05
@@ -151,7 +151,7 @@ def test_mirror_and_interpolation_are_fair():
     assert min(counts.values()) > 300
 
 
-def test_photometric_draws_have_the_recipe_s_ranges():
+def test_photometric_draws_stay_in_the_recipes_ranges():
     drawn = [plan.photometric for plan in plans(4000, AugmentConfig())]
     for field, low, high, neutral in [
         ("brightness", -32, 32, 0.0), ("contrast", 0.5, 1.5, 1.0), ("saturation", 0.5, 1.5, 1.0), ("hue", -18, 18, 0)
@@ -164,7 +164,7 @@ def test_photometric_draws_have_the_recipe_s_ranges():
     assert abs(np.mean([plan.contrast_last for plan in drawn]) - 0.5) < 0.04
 
 
-def test_boxes_stay_in_the_patch_and_keep_their_objects():
+def test_boxes_stay_in_the_patch():
     for plan in plans(2000, AugmentConfig()):
         assert plan.boxes.dtype == np.float32
         assert len(plan.boxes) == len(plan.kept) >= 1

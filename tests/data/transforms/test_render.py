@@ -13,7 +13,7 @@ FILL = (124, 116, 104)
 
 
 @pytest.mark.parametrize("seed", range(120))
-def test_boxes_follow_the_pixels(seed):
+def test_boxes_match_the_pixels(seed):
     """A coloured rectangle, augmented, is found again where its box says."""
     generator = np.random.default_rng(seed)
     width, height = generator.integers(150, 500, 2).tolist()
@@ -63,7 +63,7 @@ def test_one_resampling_equals_step_by_step():
 
 
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (120, 90), (700, 500)])
-def test_the_interpolation_is_the_one_that_was_drawn(size):
+def test_the_drawn_interpolation_is_used(size):
     """On noise, where no two of them agree."""
     width, height = size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -119,7 +119,7 @@ def test_extreme_photos(size):
 
 
 @pytest.mark.parametrize(("left", "column"), [(0, 0), (1502, 150), (2999, 299)])
-def test_a_photo_thinner_than_an_output_pixel_is_one_pixel_wide(left, column):
+def test_a_photo_thinner_than_an_output_pixel_becomes_one_pixel_wide(left, column):
     """A photo of one column, that far from the left edge of a window of 3000."""
     image, out = np.full((300, 1, 3), 77, np.uint8), np.zeros((300, 300, 3), np.uint8)
     plan = no_augmentation(1, 300, np.zeros((0, 4)))._replace(crop=Crop(-left, 0, 3000 - left, 300))

@@ -69,7 +69,7 @@ def test_objects_of_each_tile_by_brute_force(size, overlap, keep):
     assert len(windows.boxes) == len(photos.boxes) + num_objects
 
 
-def test_a_share_of_the_tiles_without_objects_is_trained_on():
+def test_training_uses_a_share_of_the_empty_tiles():
     photos = made_up(2, [(2000, 2000)] * 8, 12)
     windows, again, other = (cut_tiles(photos, TilesConfig(size=100, background=0.2), seed) for seed in (0, 0, 1))
     is_tile, counts = np.arange(len(windows)) >= len(photos), np.diff(windows.starts)
@@ -91,7 +91,7 @@ def test_a_share_of_the_tiles_without_objects_is_trained_on():
     assert len(every) == len(windows)
 
 
-def test_photos_that_no_tile_is_smaller_than_are_left_whole():
+def test_photos_smaller_than_a_tile_stay_whole():
     photos = made_up(3, [(600, 600), (1, 600), (20, 30)], 9)
     whole, windows = LabelledCrops.whole(photos), cut_tiles(photos, TilesConfig(), 0)
     for field in fields(LabelledCrops):
@@ -113,7 +113,7 @@ def tiled(photos: Annotations, cache: ImageCache | None = None, switches: Augmen
     return DetectionDataset(photos, 60, FILL, 1, switches, cache=cache, crops=cut_tiles(photos, TilesConfig(size=100), 0))
 
 
-def test_a_tile_is_a_sample_of_its_pixels(large):
+def test_a_tiles_sample_has_its_pixels(large):
     samples = tiled(large)
     keys = [(0, index) for index in range(len(samples))]
     batch = samples.__getitems__(keys)
@@ -151,7 +151,7 @@ def test_a_photo_is_decoded_once_for_all_its_tiles(large, monkeypatch):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
-def test_evaluation_has_all_tiles_of_a_photo_together(large, processes):
+def test_evaluation_keeps_a_photos_tiles_together(large, processes):
     windows = tiled(large).crops
     orders = [EvalSampler(windows.photos, 4, World(rank, processes)) for rank in range(processes)]
     shares = [[index for keys in order for _, index in keys] for order in orders]

@@ -36,13 +36,13 @@ def test_each_class_counts_the_same():
     assert coverage(VOC, objects) == pytest.approx(0.5)
 
 
-def test_of_many_objects_some_are_drawn():
+def test_a_large_data_set_is_sampled():
     objects = objects_of(np.tile(boxes_of(50, 50, 1), (20_001, 1)), np.zeros(20_001, int))
     assert objects.boxes.shape == (10_000, 4)
 
 
 @pytest.mark.parametrize("width, height", [(90, 14), (12, 12)])
-def test_sizes_and_ratios_that_fit(width, height):
+def test_fitted_dboxes_cover_more_objects(width, height):
     """Lines of text, and objects smaller than every DBox."""
     objects = objects_of(boxes_of(width, height, 300), np.zeros(300, int))
     found = fit(objects)
@@ -58,7 +58,7 @@ def test_sizes_and_ratios_that_fit(width, height):
     assert coverage(found, others) > usual + 0.3
 
 
-def test_what_is_covered_stays_so():
+def test_a_perfect_coverage_is_kept():
     objects = objects_of(boxes_of(110, 100, 50), np.zeros(50, int))
     assert coverage(VOC, objects) == coverage(fit(objects), objects) == 1
 
@@ -75,7 +75,7 @@ def test_a_single_object():
     assert coverage(fit(objects := objects_of(boxes_of(7, 7, 1), np.zeros(1, int))), objects) in (0, 1)
 
 
-def test_what_it_finds_can_be_configured():
+def test_fitted_sizes_are_a_valid_configuration():
     """Sizes still rise in the digits that they are written with, where all objects are nearly the same size."""
     rng = np.random.default_rng(20)
     count = int(rng.integers(1, 5))

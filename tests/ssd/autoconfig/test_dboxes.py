@@ -15,7 +15,7 @@ from ssd.dbox import SSD300_VOC, spec_of
 from tests.helpers.annotations import square_objects
 
 
-def test_a_class_of_few_objects_counts_as_much_as_others_for_the_dboxes():
+def test_coverage_weights_all_classes_equally():
     large, small = square_objects(150, 90), square_objects(17, 10)
     together = Annotations.join([large, replace(small, labels=np.ones(10, np.int64))])
     together = replace(together, classes=("a", "b"))
@@ -24,7 +24,7 @@ def test_a_class_of_few_objects_counts_as_much_as_others_for_the_dboxes():
     assert dboxes.choose_dboxes(shares, "voc").value == "coco"
 
 
-def test_dboxes_fit_the_sizes_of_the_objects():
+def test_the_choice_depends_on_object_sizes():
     """Squares of 17 pixels overlap a DBox by 17² / 21² = 0.66 at best with coco, by 17² / 30² = 0.32 with voc."""
     small, large = dboxes.dbox_coverages(square_objects(17)), dboxes.dbox_coverages(square_objects(150))
     assert small["voc"] == 0
@@ -39,7 +39,7 @@ def test_dboxes_fit_the_sizes_of_the_objects():
     assert dboxes.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.66}, "coco").value == "fitted"
 
 
-def test_dboxes_are_fitted_where_there_is_much_to_gain():
+def test_dboxes_are_fitted_only_for_a_large_gain():
     assert dboxes.fitted_dboxes(square_objects(150), {"voc": 0.96, "coco": 0.9}) is None
     small = square_objects(10)
     fitted = dboxes.fitted_dboxes(small, dboxes.dbox_coverages(small))
@@ -49,7 +49,7 @@ def test_dboxes_are_fitted_where_there_is_much_to_gain():
 
 
 @pytest.mark.parametrize("side, photo, told", [(29, 3000, True), (31, 3000, False), (20, 600, False)])
-def test_small_objects_in_large_photos_are_told_of_tiles(side, photo, told):
+def test_small_objects_in_large_photos_get_a_note_about_tiles(side, photo, told):
     """By their side at the network's 300 pixels; a quarter of the objects is enough."""
     sizes = np.array([[photo, photo], [photo, photo]], np.int32)
     sides = np.array([side, 100, 100, 100]) * photo / 300

@@ -119,7 +119,7 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
 
 
 @pytest.mark.parametrize("iterations", [31, 5000, 200_000, 3_000_000])
-def test_averages_of_runs_of_any_length(iterations):
+def test_the_ema_fits_runs_of_any_length(iterations):
     choices = train_settings(COCO, Length(iterations, 300, 10, 1e5, 32 * iterations), "cuda", 16_000, 5000)
     train = TrainConfig(**{name.removeprefix("train."): choice.value for name, choice in choices.items() if "train." in name})
     assert 0 < 1 - train.ema == pytest.approx(3 / iterations, rel=0.05)
@@ -129,7 +129,7 @@ def re_data(line: str) -> bool:
     return line.strip().startswith(("train:", "val:"))
 
 
-def test_the_run_is_as_long_as_the_time():
+def test_the_run_fills_the_available_time():
     """By hand: of 1620 s 9 + 3 + 5 are fixed, 10 evaluations of 4 + 3 × 1 s; 1533 s make 3066 steps of 0.5 s."""
     found = plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 30)
     assert (found.epochs, found.iterations, found.evaluations) == (49, 3063, 10)
@@ -140,14 +140,14 @@ def test_the_run_is_as_long_as_the_time():
     assert costly.seconds <= 1800
 
 
-def test_the_minutes_that_are_named_are_enough():
+def test_the_suggested_minutes_are_enough():
     slow = Timings(9, 10.0, 0, 2, 60, 5)
     minutes = minutes_for(COCO, slow, 200, 16, MIN_SAMPLES)
     assert plan_length(COCO, slow, 200, 16, minutes).samples >= MIN_SAMPLES
     assert plan_length(COCO, slow, 200, 16, 0.9 * minutes).samples < MIN_SAMPLES
 
 
-def test_what_more_time_or_a_faster_machine_would_bring_is_said(place):
+def test_the_plan_says_what_more_time_or_speed_would_gain(place):
     place("net", "slim")
     chosen, asked = start(Budget("cpu", 30), 200, SLOW)
     assert asked == ["coco", "slim"]
@@ -166,7 +166,7 @@ def test_what_more_time_or_a_faster_machine_would_bring_is_said(place):
     assert "warning: --minutes 1 is too short" in describe_plan(chosen, Budget("cpu", 1), 200)
 
 
-def test_nothing_is_downloaded_that_is_not_asked_for(place, monkeypatch):
+def test_nothing_is_downloaded_without_need(place, monkeypatch):
     place("net", "slim")
     monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("downloaded"))
     assert start(Budget("cpu", 30, download=False), 200, FAST)[0].recipe is SLIM
@@ -176,7 +176,7 @@ def test_nothing_is_downloaded_that_is_not_asked_for(place, monkeypatch):
     assert not any(note.startswith("warning") for note in chosen.notes)
 
 
-def test_without_any_weights_a_warning_says_what_to_expect(place):
+def test_a_warning_without_any_weights(place):
     place()
     (warning,) = start(Budget("cpu", 30, download=False), 200, FAST)[0].notes
     assert warning.startswith("warning: COCO weights are not in ")
@@ -209,7 +209,7 @@ def address(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["refused", "silent", "unknown host"])
-def test_a_network_that_is_not_there_costs_seconds(place, address, monkeypatch, kind):
+def test_a_missing_network_costs_only_seconds(place, address, monkeypatch, kind):
     place("slim")
     monkeypatch.setattr(sources, "ask", download.ask)
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -226,7 +226,7 @@ def test_a_network_that_is_not_there_costs_seconds(place, address, monkeypatch, 
     assert f"into {sources.hub_file('x').parent}" in note
 
 
-def test_weights_are_downloaded_where_there_is_a_network(place, address, tmp_path, monkeypatch):
+def test_weights_are_downloaded_if_there_is_a_network(place, address, tmp_path, monkeypatch):
     place("slim")
     monkeypatch.setattr(sources, "fetch", download.fetch)
     monkeypatch.setattr(sources, "ask", download.ask)

@@ -45,7 +45,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
-def test_a_run_takes_what_its_dry_run_foretells(clock, tmp_path, shapes_root, capsys, cache):
+def test_a_run_takes_as_long_as_its_dry_run_predicts(clock, tmp_path, shapes_root, capsys, cache):
     """20 steps of 4 of 24 photos, two evaluations of 8 photos, eight checkpoints, four of them numbered."""
     config = write_config(
         tmp_path, shapes_root, train={"iterations": 20}, checkpoint={"every": 5, "keep": 1}, eval={"every": 10},

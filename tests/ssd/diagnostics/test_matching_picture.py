@@ -9,7 +9,7 @@ from ssd.config.schema import SourceConfig
 from ssd.diagnostics.matching_picture import Seen, figure
 
 
-def test_names_of_photos_are_no_formulas(shapes_root):
+def test_photo_names_are_not_parsed_as_formulas(shapes_root):
     photos = load_annotations([SourceConfig(path="shapes", split="val")], shapes_root, CLASSES).photos
     batch = DetectionDataset(photos, 300, (0, 0, 0)).__getitems__([(0, 0)])
     boxes = np.array([[0.1, 0.1, 0.5, 0.5]])

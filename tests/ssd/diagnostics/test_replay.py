@@ -15,7 +15,7 @@ from tests.helpers.runs import write_config
 
 
 @pytest.mark.parametrize("freeze", [None, "conv3_3"])
-def test_losses_and_gradients_are_those_of_training(tmp_path, shapes_root, freeze):
+def test_losses_and_gradients_equal_those_of_training(tmp_path, shapes_root, freeze):
     config = load_config(write_config(tmp_path, shapes_root), [])
     config = config.model_copy(update={"model": config.model.model_copy(update={"freeze": freeze})})
     run = Run.alone(config)
