@@ -449,9 +449,9 @@ CONFIGS = {
     "broken": (b"data: [unclosed", "is not valid YAML"),
     "with a tab": (b"data:\n\tclasses: voc\n", "is not valid YAML"),
     "executing": (b"!!python/object/apply:os.mkdir ['executed']", "is not valid YAML"),
-    "with a key twice": (b"seed: 1\nseed: 2\n", "stands twice"),
+    "with a key twice": (b"seed: 1\nseed: 2\n", "duplicate key"),
     "without data": (b"seed: 1\n", "data: is missing"),
-    "recursive": (b"data: &x [*x]\n", "an alias stands for what it is part of"),
+    "recursive": (b"data: &x [*x]\n", "an alias refers to a node that contains it"),
 }
 
 

@@ -1,6 +1,6 @@
-"""What the schema says of single entries: their dotted names, and what each may be, in words.
+"""Look up configuration entries in the schema: their dotted names and a description of their allowed values.
 
-Everything is read from `Config`'s JSON schema, a public standard, so that no message depends on pydantic's own phrasing.
+All of it comes from the JSON schema of `Config`, a public standard, so no message depends on pydantic's phrasing.
 """
 
 import difflib
@@ -11,10 +11,10 @@ from typing import Any
 
 from ssd.config.schema import Config
 
-Entry = dict[str, Any]  # a part of the JSON schema: a section, a list, or a value
+Entry = dict[str, Any]  # JSON schema of a section, a list or a value
 BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
 TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "text", "null": "null"}
-# What other trainers call an entry, where its own name does not resemble it.
+# Other trainers' names for our entries, where they do not resemble ours.
 ALIASES = {
     alias: key
     for key, names in {
@@ -40,7 +40,7 @@ ALIASES = {
     for alias in names.split()
 }
 INPUT_SIZES = ("img", "img_size", "image_size", "imgsz", "input_size", "resolution")
-INPUT_SIZE = "the network sees 300 × 300 pixels; data.tiles cuts large photos, for small objects"
+INPUT_SIZE = "the network input is fixed at 300 × 300 pixels; for small objects, data.tiles cuts large photos into tiles"
 
 
 @cache
@@ -49,22 +49,22 @@ def _schema() -> Entry:
 
 
 def resolved(entry: Entry) -> Entry:
-    """The definition that an entry refers to, or the entry itself."""
+    """Return the definition that an entry refers to, or the entry itself."""
     return _schema()["$defs"][entry["$ref"].rsplit("/", 1)[-1]] if "$ref" in entry else entry
 
 
 def top_entry() -> Entry:
-    """The entry that all others lie below."""
+    """Return the root of the schema."""
     return _schema()
 
 
 def alternatives(entry: Entry) -> list[Entry]:
-    """What an entry may be, one at a time."""
+    """Return the alternatives of a union; for any other entry, the entry itself."""
     return [resolved(each) for each in entry.get("anyOf", [entry])]
 
 
 def child(entry: Entry | None, part: str | int) -> Entry | None:
-    """The entry of that name in a section, or at that place of a list; None where the schema has none."""
+    """Return the entry with this name in a section or this index in a list; None if the schema has none."""
     for each in alternatives(entry or {}):
         below = each.get("items") if isinstance(part, int) else each.get("properties", {}).get(part)
         if below:
@@ -77,12 +77,12 @@ def is_section(entry: Entry | None) -> bool:
 
 
 def section_in(entry: Entry | None) -> Entry | None:
-    """The section that an entry is, or may be."""
+    """Return the section if the entry is one, or a union with one."""
     return next((each for each in alternatives(entry or {}) if is_section(each)), None)
 
 
 def is_text(entry: Entry | None) -> bool:
-    """Whether an entry may be any text, such as a path or a name."""
+    """Return whether an entry accepts free text, such as a path or a name."""
     return any(each.get("type") == "string" and not {"const", "enum"} & set(each) for each in alternatives(entry or {}))
 
 
@@ -91,7 +91,7 @@ def is_path(entry: Entry | None) -> bool:
 
 
 def known_keys() -> list[str]:
-    """The dotted names of all entries; those of a list's entries go by the list's name (data.train.path)."""
+    """Return the dotted names of all entries. Names within list items have no index: data.train.path."""
     return list(_keys(top_entry(), ""))
 
 
@@ -105,8 +105,8 @@ def _keys(section: Entry, prefix: str) -> Iterator[str]:
 
 
 def nearest(name: str) -> str | None:
-    """The known key that was probably meant by an unknown one: the nearest in full, or else by its last part."""
-    plain = re.sub(r"\.\d+(?=\.)", "", name).replace("-", "_").lower()  # entries of a list go by the list's name
+    """Suggest a known key for an unknown one: the closest full name, or else the closest last part."""
+    plain = re.sub(r"\.\d+(?=\.)", "", name).replace("-", "_").lower()  # drop list indices
     if plain in ALIASES:
         return ALIASES[plain]
     close = difflib.get_close_matches(plain, known_keys(), n=1, cutoff=0.8)
@@ -119,12 +119,12 @@ def nearest(name: str) -> str | None:
 
 
 def is_input_size(name: str) -> bool:
-    """Whether an unknown key is what others call the size of the network's input, which is no entry here."""
+    """Return whether an unknown key is another trainer's name for the input size, which is fixed here."""
     return name.rsplit(".", 1)[-1].replace("-", "_").lower() in INPUT_SIZES
 
 
 def values_of(entry: Entry, quote: str = "'") -> str:
-    """What an entry may be, in words; literal values are quoted."""
+    """Describe the allowed values of an entry; literal values are quoted."""
     *first, last = [words for each in alternatives(entry) for words in _words(each, quote)]
     return f"{', '.join(first)} or {last}" if first else last
 

@@ -1,7 +1,6 @@
-"""Reading a configuration: YAML and `key=value` overrides in, a checked `Config` or one line for each fault out.
+"""Load a configuration from YAML and `key=value` overrides: return a validated `Config`, or report one line per error.
 
-Errors are in our own words, made from the schema and the place, whatever pydantic says of them. No torch here, so that
-a typo is answered at once.
+Messages are built from the schema and the key, not from pydantic's texts. No torch here, so that typos are reported at once.
 """
 
 import copy
@@ -28,25 +27,25 @@ from ssd.config.entries import (
 from ssd.config.schema import Config, ConfigError
 from ssd.config.yaml import ESCAPED, is_plain_text, parse_yaml
 
-LENGTHS = {"iterations": "epochs", "epochs": "iterations"}  # of a run: one or the other
+LENGTHS = {"iterations": "epochs", "epochs": "iterations"}  # two units for the length of a run
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file, applies `key=value` overrides by dotted name, and checks the result.
+    """Load a YAML file, apply `key=value` overrides by dotted name, and validate the result.
 
-    An override of train.iterations or train.epochs clears the other of the two.
+    Overriding train.iterations clears train.epochs, and vice versa.
 
     Raises:
-        ConfigError: the file cannot be read, or something in it or in an override cannot be used.
+        ConfigError: the file cannot be read, or the file or an override is invalid.
     """
     return parse_config(_read_file(Path(path)), str(path), overrides)
 
 
 def parse_config(values: dict[str, Any], origin: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """`load_config` of plain values, as they come from YAML or from a checkpoint.
+    """Like `load_config`, for plain values that come from YAML or a checkpoint.
 
     Raises:
-        ConfigError: with one line for each fault, each beginning with `origin`.
+        ConfigError: the values are invalid; one line per error, each beginning with `origin`.
     """
     values = copy.deepcopy(values)
     for override in overrides:
@@ -55,14 +54,14 @@ def parse_config(values: dict[str, Any], origin: str = "config", overrides: Sequ
         return Config.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False)
-    lines: dict[tuple[str, ...], str] = {}  # pydantic has a fault for each alternative of an entry
+    lines: dict[tuple[str, ...], str] = {}  # pydantic reports an error for each alternative of a union
     for fault in faults:
         names, entry = _place(fault["loc"])
         name = ".".join(names)
         if names not in lines or _own_words(fault):
             lines[names] = f"{origin}: {name}{': ' if name else ''}{_describe(fault, name, entry)}"
-    told_below = {names[:depth] for names in lines for depth in range(len(names))}
-    raise ConfigError("\n".join(line for names, line in lines.items() if names not in told_below))
+    parents = {names[:depth] for names in lines for depth in range(len(names))}
+    raise ConfigError("\n".join(line for names, line in lines.items() if names not in parents))
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def _one_line(error: yaml.YAMLError) -> str:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Puts the value of one `key=value` in its place."""
+    """Set the value of one `key=value` override, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected key=value, such as train.lr=5e-4")
@@ -122,7 +121,7 @@ def _position(items: list[Any], part: str, override: str) -> int:
 
 
 def _override_value(text: str, entry: Entry | None, override: str) -> Any:
-    """What stands behind the equals sign: YAML, but for a path or a name as it stands, whatever is in it."""
+    """Parse the value of an override as YAML. An unquoted path or name is taken literally."""
     if is_text(entry) and text.strip()[:1] not in ("", "'", '"') and is_plain_text(text.strip()):
         return text.strip()
     try:
@@ -132,9 +131,9 @@ def _override_value(text: str, entry: Entry | None, override: str) -> Any:
 
 
 def _place(loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Entry | None]:
-    """The names that lead to a fault's place, and the entry there.
+    """Return the keys that lead to the location of an error, and the schema entry there.
 
-    Of an entry with several alternatives, beside null, pydantic also names the one that it tried, which is no key.
+    For a union, apart from null, pydantic's location also names the alternative that it tried; this is not a key.
     """
     names: list[str] = []
     entry: Entry | None = top_entry()
@@ -150,7 +149,7 @@ def _place(loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Entry | None]:
 
 
 def _describe(fault: Any, name: str, entry: Entry | None) -> str:
-    """What is wrong in one place."""
+    """Return the message for one error."""
     given = _shown(fault["input"])
     if _own_words(fault):
         return _own_words(fault)
@@ -158,26 +157,26 @@ def _describe(fault: Any, name: str, entry: Entry | None) -> str:
         return "is missing and has no default"
     if entry is None:
         near = nearest(name)
-        if near == name:  # a dotted name, as overrides have it
+        if near == name:  # a dotted name, as in overrides
             section, _, key = name.rpartition(".")
-            return f"unknown key (value {given}); in a file, {key} stands below {section}:"
+            return f"unknown key (value {given}); in a file, put {key} under {section}:"
         if is_input_size(name):
             return f"unknown key (value {given}); {INPUT_SIZE}"
         return f"unknown key (value {given}){f'; did you mean {near}?' if near else ''}"
     hint = ""
     if is_text(entry) and isinstance(fault["input"], bool | None):
-        hint = "; where a word is meant, put it in quotes"
+        hint = "; to use it as text, put it in quotes"
     return f"expected {values_of(entry)}, got {given}{hint}"
 
 
 def _own_words(fault: Any) -> str:
-    """What a validator of the schema's says; nothing where it is none of them that found the fault."""
+    """Return the message of one of the schema's own validators; empty for any other error."""
     own = fault.get("ctx", {}).get("error")
     return str(own) if isinstance(own, ValueError) else ""
 
 
 def _shown(value: object) -> str:
-    """A value in an error message, in YAML's words, on one line."""
+    """Format a value for an error message, as in YAML and on one line."""
     value = list(value) if isinstance(value, tuple) else value
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

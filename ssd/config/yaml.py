@@ -1,7 +1,6 @@
-"""YAML read as the schema has it in each place, and written so that every reader understands it.
+"""Parse YAML according to the schema, and write YAML that every parser reads alike.
 
-What a scalar without quotes means depends on what the schema has in its place: a class that is called `no`, `1e3` or `007`
-is read as it is written.
+The type of an unquoted scalar depends on the schema: a class named `no`, `1e3` or `007` stays text.
 """
 
 import re
@@ -11,19 +10,19 @@ import yaml
 
 from ssd.config.entries import Entry, child, is_path, is_section, is_text, section_in
 
-MAX_DEPTH = 50  # lists and mappings within each other: far more than the schema has
-ESCAPED = "in double quotes a backslash begins an escape sequence; write a Windows path with / or in single quotes"
-MAX_VALUES = 100_000  # in one file: more than any run needs, less than aliases of aliases come to
+MAX_DEPTH = 50  # nesting of lists and mappings; far more than the schema has
+ESCAPED = "in double quotes a backslash starts an escape sequence; write Windows paths with / or in single quotes"
+MAX_VALUES = 100_000  # in one file; more than any run needs, but stops aliases that expand exponentially
 NULL, BOOL, INT, FLOAT, STR, MERGE, MAP, SEQ = (
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "merge", "map", "seq")
 )
 
 
 def parse_yaml(text: str, entry: Entry | None) -> Any:
-    """The plain values of a YAML text; None where it is empty.
+    """Parse YAML text into plain values; None if it is empty.
 
     Raises:
-        yaml.YAMLError: it is not valid.
+        yaml.YAMLError: the text is not valid YAML.
     """
     return _parse(_Loader(text), entry)
 
@@ -37,32 +36,31 @@ def _parse(loader: "_Loader", entry: Entry | None) -> Any:
 
 
 def parse_as_written(text: str) -> Any:
-    """The values of a YAML text that is no configuration of ours, within the same limits, with every scalar as it is written:
-    the class `no` is no truth value, 007 no number.
+    """Parse YAML text that is not a configuration, with every scalar as text: `no` is not a boolean, 007 not a number.
 
     Raises:
-        yaml.YAMLError: it is not valid.
+        yaml.YAMLError: the text is not valid YAML.
     """
     return _parse(_WrittenLoader(text), None)
 
 
 def is_plain_text(text: str) -> bool:
-    """Whether a scalar without quotes is text, or a number that can stand for text."""
+    """Return whether an unquoted scalar is text, or a number that can serve as text."""
     return _Loader("").resolve(yaml.ScalarNode, text, (True, False)) not in (NULL, BOOL)
 
 
 def dump_yaml(values: object, in_line: bool = False) -> str:
-    """Plain values as YAML that any reader understands as they are; in a line of their own, or as many as they need."""
+    """Write plain values as YAML that any parser reads back unchanged; with `in_line`, on one line."""
     text = yaml.dump(values, Dumper=_Dumper, default_flow_style=in_line, width=10**6, allow_unicode=True, sort_keys=False)
     return text.removesuffix("...\n").strip() if in_line else text
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, which also puts quotes around what only YAML 1.2 takes for a number, such as `1e3`."""
+    """PyYAML's safe dumper, which also quotes text that only YAML 1.2 reads as a number, such as `1e3`."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser; what scalars without quotes mean follows YAML 1.2, with `yes`, `no`, `on` and `off` from 1.1."""
+    """PyYAML's parser with the scalar types of YAML 1.2, plus `yes`, `no`, `on` and `off` from 1.1."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
@@ -81,33 +79,33 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def plain(self, node: yaml.Node, entry: Entry | None, above: tuple[yaml.Node, ...] = ()) -> Any:
-        """A node's value, and all values below it, as the schema's entry in their place has them.
+        """Convert a node and everything below it to the types of its schema entry.
 
         Raises:
-            yaml.YAMLError: something in it is not a plain value, or it is endless.
+            yaml.YAMLError: a node is not a plain value, the node contains itself, or it exceeds a limit.
         """
         self.values_left -= 1
         if self.values_left < 0:
-            raise _at(node, f"more than {MAX_VALUES:,} values; do aliases (*name) stand for each other?")
+            raise _at(node, f"more than {MAX_VALUES:,} values; check for aliases (*name) of aliases")
         if node in above:
-            raise _at(node, "an alias stands for what it is part of")
-        if len(above) > MAX_DEPTH:  # of aliases that stand for each other
+            raise _at(node, "an alias refers to a node that contains it")
+        if len(above) > MAX_DEPTH:  # through aliases
             raise _at(node, "nested too deep")
         above = (*above, node)
         if isinstance(node, yaml.MappingNode) and node.tag == MAP:
             return self.mapping(node, entry, above)
         if isinstance(node, yaml.SequenceNode) and node.tag == SEQ:
             of_items = child(entry, 0)
-            names = is_text(of_items)  # where every word is a name, also `null`
+            names = is_text(of_items)  # then every word is a name, even `null`
             return [each.value if names and _is_word(each) else self.plain(each, of_items, above) for each in node.value]
         if isinstance(node, yaml.ScalarNode):
-            may_be_section = section_in(entry) and not node.value  # null is no section
-            if node.tag == NULL and (is_section(entry) or may_be_section):  # all that stood below is commented out
+            may_be_section = section_in(entry) and not node.value  # an explicit null means null
+            if node.tag == NULL and (is_section(entry) or may_be_section):  # all entries are commented out
                 return {}
             if is_path(entry) and _has_escape(node):
                 raise _at(node, ESCAPED)
             return _scalar(node, is_text(entry))
-        raise _at(node, f"tags such as {node.tag} are not used here")
+        raise _at(node, f"the tag {node.tag} is not supported")
 
     def mapping(self, node: yaml.MappingNode, entry: Entry | None, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -115,28 +113,28 @@ class _Loader(yaml.SafeLoader):
         for key_node, value_node in node.value:
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
-                raise _at(key_node, "a key is a name, not a list or a mapping")
+                raise _at(key_node, "a key must be a name, not a list or a mapping")
             if key_node.tag == MERGE:
                 parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 for part in reversed(parts):
                     if not isinstance(part, yaml.MappingNode):
-                        raise _at(part, "<<: expects a mapping, or a list of them")
+                        raise _at(part, "<<: expected a mapping or a list of mappings")
                     merged |= self.plain(part, entry, above)
             elif key in values:
-                raise _at(key_node, f"key {key!r} stands twice, again")
+                raise _at(key_node, f"duplicate key {key!r}")
             else:
                 values[key] = self.plain(value_node, child(entry, key), above)
         return merged | values
 
 
 class _WrittenLoader(_Loader):
-    """The same parser, to which every scalar without quotes is text."""
+    """The same parser, with every unquoted scalar as text."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
 
 def _has_escape(node: yaml.ScalarNode) -> bool:
-    """Whether a backslash stands for more than itself, as in "C:\\new", where YAML reads a line break."""
+    """Return whether the scalar has an escape sequence, as in "C:\\new", where YAML reads a line break."""
     written = (node.start_mark.buffer or "")[node.start_mark.pointer : node.end_mark.pointer]
     return node.style == '"' and re.search(r"\\[^\\\"/xuU]", re.sub(r"\\\\", "", written)) is not None
 
@@ -163,7 +161,7 @@ def _is_word(node: yaml.Node) -> bool:
 
 
 def _scalar(node: yaml.ScalarNode, is_text: bool) -> Any:
-    """The value of one scalar; a number stays the text that it is where the schema has text."""
+    """Convert a scalar; a number stays text if the schema expects text."""
     text, tag = node.value, node.tag
     if tag == NULL:
         return None
@@ -172,9 +170,9 @@ def _scalar(node: yaml.ScalarNode, is_text: bool) -> Any:
     if tag in (STR, MERGE) or (tag in (INT, FLOAT) and is_text):
         return text
     if tag not in (INT, FLOAT):
-        raise _at(node, f"tags such as {tag} are not used here")
+        raise _at(node, f"the tag {tag} is not supported")
     try:
         digits = text.replace("_", "").lower()
         return int(digits) if tag == INT else float(digits.replace(".inf", "inf").replace(".nan", "nan"))
-    except ValueError:  # tagged as a number without being one, or of more digits than Python converts
+    except ValueError:  # tagged as a number but not one, or with too many digits for Python
         return text

@@ -103,7 +103,7 @@ def test_a_data_yaml_with_a_missing_path_is_refused(tmp_path, capsys):
         ("a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{f'*a{i}, ' * 9}]\n" for i in range(30)), "more than 100,000 values"),
         ("a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(3000)), "nested too deep"),
         (f"a: {'[' * 5000}{']' * 5000}\n", "nested too deep"),
-        ("a: &a [*a]\n", "an alias stands for what it is part of"),
+        ("a: &a [*a]\n", "an alias refers to a node that contains it"),
     ],
 )
 def test_data_yaml_has_the_limits_of_configurations(tmp_path, text, said, capsys):

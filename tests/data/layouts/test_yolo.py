@@ -200,7 +200,7 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
         ({"data.yaml": "names: [cat, dog]\nnc: 3"}, "data.yaml: nc says 3 classes, names has 2; fix the wrong one"),
         ({"data.yaml": "names: {0: cat, 1: dog, 01: cat}"}, "data.yaml: names: class 1 is 'dog' and 'cat'; remove one of them"),
         ({"data.yaml": "names: {0: cat, 1: dog}\nnc: two"}, "data.yaml: nc says two classes, names has 2"),
-        ({"data.yaml": "names: {0: cat, 0: dog}"}, "data.yaml: cannot be read (key '0' stands twice"),
+        ({"data.yaml": "names: {0: cat, 0: dog}"}, "data.yaml: cannot be read (duplicate key '0'"),
         (
             {"data.yaml": "names: [cat, dog]", "classes.txt": "cat\ndog\nfox"},
             "classes.txt: class 2 is 'fox', but data.yaml has no such class; fix or remove",
