@@ -1,17 +1,17 @@
-"""Lists labels that are likely to be wrong, by what a trained network finds: python scripts/check_labels.py CHECKPOINT
+"""Rank labels that contradict a trained network: python scripts/check_labels.py CHECKPOINT
 
     python scripts/check_labels.py runs/mine/checkpoints/best.pt
     python scripts/check_labels.py runs/mine/checkpoints/best.pt --split val --formats voc
 
-What the network finds surely and nobody has labelled; what is labelled and not found, though objects of that class and size
-are; other classes, other boxes. The first of the list are shown in labels.html; a tenth of it, at least 100, is written for a
+Suspects are confident detections without a label, labels that are not detected although similar objects are, and labels whose
+class or box differs from the detection. labels.html shows the likeliest; a tenth of the list, at least 100, is written for a
 labelling tool:
 
-    coco    coco.json: open it beside the photos; the score falls from 1, the first of the list, to 0
-    voc     Annotations/NAME.xml, a file a photo
+    coco    coco.json: open it with the photos; scores fall from 1, the likeliest, to 0
+    voc     Annotations/NAME.xml, one file per photo
 
-The name of a box says what may be wrong: "missing: cat", "wrong class: cat" (the class is what was found), "wrong box: cat",
-"nothing there: cat". A network that has trained for long on a wrong label may have learned it: an early checkpoint finds more.
+The name of a box says what may be wrong: "missing: cat", "wrong class: cat" (with the detected class), "wrong box: cat",
+"nothing there: cat". Long training can teach a network the wrong labels; an early checkpoint then finds more of them.
 """
 
 import sys
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="write into an --output folder that is not empty")
     parser.add_argument("--formats", type=names_of(FORMATS), default=["coco"], metavar="F,...", help=", ".join(FORMATS))
-    parser.add_argument("--pictures", type=whole_number(0), default=60, metavar="N", help="how many are shown (60)")
+    parser.add_argument("--pictures", type=whole_number(0), default=60, metavar="N", help="pictures in labels.html (60)")
     add_overrides(parser, "data.root=/data")
     options = parser.parse_intermixed_args(arguments)
 
@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
         options.overwrite,
         options.overrides,
     )
-    print(f"{count} labels to look at, the likeliest first: {folder}")
+    print(f"{count} labels to check, the likeliest first: {folder}")
     if options.pictures:
-        print(f"the first of them in pictures: {folder / 'labels.html'}")
+        print(f"pictures of the likeliest: {folder / 'labels.html'}")
     return 0
 
 

@@ -1,10 +1,10 @@
-"""Turns another project's SSD300 weights into a checkpoint of this application: python scripts/convert_weights.py FILE
+"""Convert another project's SSD300 weights to a checkpoint: python scripts/convert_weights.py FILE
 
     python scripts/convert_weights.py ssd300_mAP_77.43_v2.pth
     python scripts/detect.py ssd300_mAP_77.43_v2.converted.pt photos/
 
-Known are amdegroot/ssd.pytorch, lufficc/SSD, qfgaohao/pytorch-ssd (VGG16) and torchvision's ssd300_vgg16; which one it is, is
-found out. To train from such weights no conversion is needed: name the file in model.init_from.
+The formats of amdegroot/ssd.pytorch, lufficc/SSD, qfgaohao/pytorch-ssd (VGG16) and torchvision's ssd300_vgg16 are recognised.
+To train from such weights, no conversion is needed: name the file in model.init_from.
 """
 
 import sys
@@ -20,19 +20,19 @@ from ssd.system.errors import UsageError
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help="the other project's file")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside it, NAME.converted.pt")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.converted.pt beside FILE")
     parser.add_argument(
-        "--classes", metavar="A,B,...", help="names in the file's order, without background; by default VOC or COCO"
+        "--classes", metavar="A,B,...", help="names in the file's order, without background; default: VOC's or COCO's"
     )
     parser.add_argument(
         "--dboxes",
         choices=tuple(SSD300_VGG16.dbox_sizes),
-        help="sizes of its DBoxes; default: coco for COCO's classes, otherwise voc",
+        help="DBox sizes of the file; default: coco for COCO's classes, otherwise voc",
     )
     options = parser.parse_args(arguments)
     output = options.output or options.file.with_suffix(".converted.pt")
     if output.exists():
-        raise UsageError(f"{output}: exists already; remove it, or choose another --output")
+        raise UsageError(f"{output}: already exists; remove it, or choose another --output")
 
     from ssd.weights.checkpoint import CheckpointError, save_checkpoint
     from ssd.weights.formats import load_any
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
     state, project = load_any(options.file, classes, options.dboxes)
     if project == "here":
-        raise CheckpointError(f"{options.file}: is a checkpoint of this application already")
+        raise CheckpointError(f"{options.file}: is already a checkpoint of this application")
     save_checkpoint(output, state)
     model, mean = state.config["model"], ", ".join(f"{value:g}" for value in state.preprocessing["mean"])
     print(f"format: {project}; {len(state.weights)} tensors")

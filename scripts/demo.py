@@ -1,10 +1,9 @@
-"""Shows in a browser what a network finds: python scripts/demo.py CHECKPOINT [PHOTO]
+"""Show detections in a browser: python scripts/demo.py CHECKPOINT [PHOTO]
 
     python scripts/demo.py runs/mine/checkpoints/best.pt
 
-Open the address that it prints. The page takes a photo that is dropped onto it, pasted or chosen, or the camera, draws the
-boxes, and hides those below the score that its slider is set to. It is served to this machine alone: nothing leaves it. Ctrl-C
-ends it.
+Open the printed address, and drop, paste or choose a photo, or start the camera. The page draws the boxes; its slider sets the
+minimum score. The server accepts connections from this machine only, and no photo leaves it. Ctrl-C stops the server.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from ssd.system.errors import UsageError
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.photo and not options.photo.is_file():
-        raise UsageError(f"{options.photo}: {'is no file; name a photo' if options.photo.exists() else 'no such file'}")
+        raise UsageError(f"{options.photo}: {'is not a file; name a photo' if options.photo.exists() else 'no such file'}")
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     from ssd.deploy.demo import HOST, LEAST_SCORE, Demo
@@ -29,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.system.device import keep_freed_memory
 
     class Quiet(WSGIRequestHandler):
-        """Prints no line for each photo."""
+        """Log no requests."""
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             pass
@@ -39,12 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         listening = socket.create_server((HOST, options.port))
     except OSError as error:
-        raise UsageError(f"--port {options.port}: cannot be used ({error.strerror}); choose another one") from None
+        raise UsageError(f"--port {options.port}: cannot be used ({error.strerror}); choose another port") from None
     with listening:
         port = listening.getsockname()[1]
         demo = Demo(predictor, options.score, options.photo, port)
         server = make_server(HOST, port, demo, threaded=True, request_handler=Quiet, fd=listening.fileno())
-        print(f"open http://{HOST}:{port} in a browser; Ctrl-C ends it", flush=True)
+        print(f"open http://{HOST}:{port} in a browser; Ctrl-C stops the server", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -55,9 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights")
-    parser.add_argument("photo", type=Path, nargs="?", metavar="PHOTO", help="that the page shows at first")
-    parser.add_argument("--port", type=whole_number(0, 65535), default=8000, metavar="N", help="of the address; 0: any (8000)")
-    parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="where the slider stands at first (0.5)")
+    parser.add_argument("photo", type=Path, nargs="?", metavar="PHOTO", help="photo to show first")
+    parser.add_argument("--port", type=whole_number(0, 65535), default=8000, metavar="N", help="server port; 0: any (8000)")
+    parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="initial position of the slider (0.5)")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_args(arguments)
 

@@ -1,20 +1,20 @@
-"""Finds objects in photos and videos: python scripts/detect.py CHECKPOINT INPUT...
+"""Detect objects in photos and videos: python scripts/detect.py CHECKPOINT INPUT...
 
     python scripts/detect.py runs/mine/checkpoints/best.pt photos/ --score 0.4
     python scripts/detect.py runs/mine/checkpoints/best.pt "holiday/*.jpg" clip.mp4 --formats json,csv
     python scripts/detect.py runs/mine/checkpoints/best.pt camera:0 --frames 300
 
-An INPUT is a photo, a video, a folder (with all photos and videos below it), a pattern in quotes, or a camera. Pictures and
-videos with labelled boxes go to the output folder, and beside them what was found, as
+An INPUT is a photo, a video, a folder (searched recursively for photos and videos), a pattern in quotes, or a camera. The
+output folder receives pictures and videos with labelled boxes, and the detections as
 
-    json    detections.json: an entry a photo or frame, boxes x1, y1, x2, y2 in pixels counted from 0
-    csv     detections.csv: a line a detection
-    voc     Annotations/NAME.xml, as training takes it (photos only)
+    json    detections.json: one entry per photo or frame, boxes x1, y1, x2, y2 in pixels counted from 0
+    csv     detections.csv: one line per detection
+    voc     Annotations/NAME.xml, usable for training (photos only)
     coco    coco.json: images, categories and annotations with their scores
 
-Photos larger than the tiles that training used (data.tiles) are looked at as a whole and tile by tile; --tiles chooses others.
-Results are written as they are found. What cannot be read is named and left out; the exit code is 2 then. Inputs of one name
-get the names of their folders before it; in names that are not UTF-8 the bytes are written as \\xe9.
+Photos larger than the tiles of training (data.tiles) are processed as a whole and tile by tile; --tiles changes this. Results
+are written as they arrive. Unreadable inputs are reported and skipped, and the exit code is then 2. Inputs with the same name
+are told apart by their folders' names; bytes that are not UTF-8 are written as \\xe9.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{results.num_objects} objects in {results.num_inputs} {kind}; written to {printable(output)}")
     if job.is_ended:
         print("interrupted; results are partial", file=sys.stderr)
-        return 130  # another signal's code, where it was that one
+        return 130  # `command` replaces it for other signals
     return 2 if job.num_faults else 0
 
 
@@ -67,31 +67,31 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photo, folder, pattern in quotes, video, or camera:N")
-    parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="least score of a detection (0.5)")
-    parser.add_argument("--nms", type=fraction, default=0.45, metavar="O", help="most overlap of two boxes of a class (0.45)")
+    parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="minimum score of a detection (0.5)")
+    parser.add_argument(
+        "--nms", type=fraction, default=0.45, metavar="O", help="maximum overlap of two boxes of a class (0.45)"
+    )
     parser.add_argument(
         "--tiles", type=tiles, default="trained", metavar="SIZE",
-        help="cut photos with longer sides into tiles of so many pixels, or none (by default as in training)",
+        help="cut photos with longer sides into tiles of SIZE pixels, or none (by default as in training)",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default runs/detect, or runs/detect-2 and so on")
     parser.add_argument("--overwrite", action="store_true", help="write into an --output folder that is not empty")
     parser.add_argument("--formats", type=names_of(FORMATS), default=["json"], metavar="F,...", help=", ".join(FORMATS))
     parser.add_argument("--no-pictures", action="store_true", help="write no pictures and no videos")
-    parser.add_argument("--frames", type=whole_number(1), metavar="N", help="end a video or a camera after so many frames")
-    parser.add_argument("--batch-size", type=whole_number(1), default=16, metavar="N", help="photos or tiles at once (16)")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile: fuse the network's layers first, 10 to 20 seconds"
-    )
+    parser.add_argument("--frames", type=whole_number(1), metavar="N", help="stop a video or a camera after N frames")
+    parser.add_argument("--batch-size", type=whole_number(1), default=16, metavar="N", help="photos or tiles per batch (16)")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile; compiling takes 10 to 20 seconds")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_args(arguments)
 
 
 def tiles(text: str) -> str | int:
-    """What `Predictor` takes as its tiles."""
+    """Return the argument `tiles` of `Predictor.from_checkpoint`."""
     if text in ("trained", "none"):
         return text
     if not text.isdecimal() or int(text) < LEAST_TILE:
-        raise argparse.ArgumentTypeError(f"expected none, or a whole number from {LEAST_TILE} on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected none or a whole number of at least {LEAST_TILE}, got {text!r}")
     return int(text)
 
 

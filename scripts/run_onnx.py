@@ -1,4 +1,4 @@
-"""All it takes to use an exported network, with nothing of this project: python scripts/run_onnx.py FILE.onnx PHOTO..."""
+"""Run an exported network without this project: python scripts/run_onnx.py FILE.onnx PHOTO..."""
 
 import json
 import os
@@ -9,21 +9,21 @@ import numpy as np
 import onnxruntime
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # read when OpenCV is loaded
-for name in ("SIGINT", "SIGPIPE"):  # Ctrl-C, and a pipe that nobody reads on, end it without a traceback
+for name in ("SIGINT", "SIGPIPE"):  # exit without a traceback on Ctrl-C or a closed pipe
     if hasattr(signal, name):  # Windows has no SIGPIPE
         signal.signal(getattr(signal, name), signal.SIG_DFL)
 try:
     import cv2
 except ImportError as error:
-    sys.exit(f"error: OpenCV cannot be loaded ({error}); without a display it is pip install opencv-python-headless")
+    sys.exit(f"error: OpenCV cannot be loaded ({error}); without a display, run pip install opencv-python-headless")
 if len(sys.argv) < 3:
     sys.exit("usage: python scripts/run_onnx.py FILE.onnx PHOTO...")
-sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore (names may have letters that a terminal lacks)
+sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore (names may have characters that the terminal lacks)
 try:
     session = onnxruntime.InferenceSession(sys.argv[1])
     classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-except Exception as error:  # ONNX Runtime has errors of its own for each fault of a file
-    sys.exit(f"error: {sys.argv[1]}: is no exported network: {' '.join(str(error).split())}")
+except Exception as error:  # ONNX Runtime raises its own types of errors
+    sys.exit(f"error: {sys.argv[1]}: is not an exported network: {' '.join(str(error).split())}")
 for path in sys.argv[2:]:
     try:
         encoded = np.fromfile(path, np.uint8)
@@ -34,7 +34,7 @@ for path in sys.argv[2:]:
     except cv2.error as error:
         sys.exit(f"error: {path}: cannot be decoded, or has more than {2**27:,} pixels ({error.err})")
     if photo is None:
-        sys.exit(f"error: {path}: is no image that can be decoded")
+        sys.exit(f"error: {path}: is not a decodable image")
     outputs = session.run(["boxes", "labels", "scores"], {"images": photo[None]})  # [1, K, 4], [1, K], [1, K]
     for box, label, score in zip(*(np.asarray(output)[0] for output in outputs), strict=True):
         if label >= 0:

@@ -1,15 +1,15 @@
-"""Makes a narrower network: python scripts/slim.py SOURCE --width 0.5
+"""Make a network narrower: python scripts/slim.py SOURCE --width 0.5
 
     python scripts/slim.py runs/mine/checkpoints/best.pt --width 0.5
     python scripts/slim.py vgg16_features.pth --width 0.5 --photos photos/
 
 SOURCE is a checkpoint, or VGG16's 13 convolutions in torchvision's layout. The channels that the next layers need least are
-removed, and the weights of the others refitted by least squares on photos: those of the run's training set, or those of
---photos. --width counts from VGG16: 0.5 has half its channels and about a quarter of its arithmetic.
+removed, and the weights of the others are refitted by least squares on the run's training photos or those in --photos. --width
+is relative to VGG16: 0.5 has half its channels and about a quarter of its arithmetic.
 
-Prints how much of each layer's variance is left unexplained, parameters and GFLOP, and, where the run's validation photos are
-there, mAP before and after. The new file is a checkpoint of weights alone. Some epochs of training recover most of the loss:
-name it in model.init_from, with its model.width. data.root=FOLDER tells where the run's photos are now.
+Prints each layer's unexplained variance, parameters and GFLOP and, if the run's validation photos are available, mAP before and
+after. The new file is a checkpoint with weights only. Some epochs of training recover most of the lost mAP: name the file in
+model.init_from, with its model.width. If the run's photos have moved, add data.root=FOLDER.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
-    """The start that VGG16's convolutions give a narrower network."""
+    """Return the initial weights of a narrower network from VGG16's convolutions."""
     from ssd.backbones.vgg import CONV_NAMES
     from ssd.compress.features import start_from_features
     from ssd.config.schema import ModelConfig
@@ -64,19 +64,19 @@ def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
     from ssd.weights.pretrained import build_network
 
     if not options.photos:
-        raise UsageError(f"{options.source}: has no training photos of its own; name a folder with --photos")
+        raise UsageError(f"{options.source}: is not from a run and names no photos; name a folder with --photos")
     shape = ModelConfig(pretrained="none", width=options.width, batch_norm=options.batch_norm or "backbone")
     network = build_network(2, shape)
     pixels = resized(photos_of_folder(options.photos, options.number))
     preprocessing = start_from_features(network, features, pixels, str(options.source), report)
     layers = tuple(f"backbone.{name}." for name in CONV_NAMES)
     weights = {name: value for name, value in network.state_dict().items() if name.startswith(layers)}
-    print("fc6, fc7, the extra layers and the heads are not part of the file: they are drawn at random by model.init_from")
+    print("fc6, fc7, the extra layers and the heads are not in the file; training initialises them at random")
     return TrainState(weights, [], preprocessing.to_plain(), {"model": shape.model_dump(mode="json")})
 
 
 def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainState":
-    """A checkpoint's network with fewer channels, and what that costs."""
+    """Return a checkpoint with fewer channels, and print its size and mAP before and after."""
     import torch
 
     from ssd.compress.prune import prune
@@ -113,21 +113,21 @@ def report(layer: "LayerFit") -> None:
 
 
 def run_of(state: "TrainState", options: argparse.Namespace) -> "Run":
-    """The run that a checkpoint is of, on this machine's CPU.
+    """Return the run of a checkpoint, on this machine's CPU.
 
     Raises:
-        UsageError: it names no photos, being weights alone.
+        UsageError: the checkpoint has weights only and names no photos.
     """
     from ssd.config.file import parse_config
     from ssd.training.run import Run
 
     if "train" not in state.config.get("data", {}):
-        raise UsageError(f"{options.source}: names no photos, being weights alone; name a folder with --photos")
+        raise UsageError(f"{options.source}: contains only weights and names no photos; name a folder with --photos")
     return Run.alone(parse_config(state.config, str(options.source), options.overrides))
 
 
 def training_photos(run: "Run", number: int) -> "list[np.ndarray]":
-    """Some of a run's training photos, pixels `[H, W, 3]` uint8 RGB."""
+    """Return up to `number` of a run's training photos, `[H, W, 3]` uint8 RGB."""
     from ssd.evaluation.pictures import evenly_spaced
     from ssd.preprocessing import IMAGENET
     from ssd.training.datasets import eval_dataset, load_part
@@ -138,10 +138,10 @@ def training_photos(run: "Run", number: int) -> "list[np.ndarray]":
 
 
 def photos_of_folder(folder: Path, number: int) -> "list[np.ndarray]":
-    """Some of a folder's photos, pixels `[H, W, 3]` uint8 RGB.
+    """Return up to `number` of a folder's photos, `[H, W, 3]` uint8 RGB.
 
     Raises:
-        UsageError: there are none.
+        UsageError: the folder has no photos.
     """
     from ssd.evaluation.pictures import evenly_spaced
     from ssd.system.images import SUFFIXES, read_photo
@@ -153,7 +153,7 @@ def photos_of_folder(folder: Path, number: int) -> "list[np.ndarray]":
 
 
 def resized(photos: "Sequence[np.ndarray]"):
-    """Photos as the network takes them, `[N, 300, 300, 3]` uint8."""
+    """Resize photos to the network's input, `[N, 300, 300, 3]` uint8."""
     import numpy as np
     import torch
 
@@ -163,7 +163,7 @@ def resized(photos: "Sequence[np.ndarray]"):
 
 
 def gflop(network: "SSD300") -> float:
-    """Billions of floating-point operations for one photo; a multiplication and an addition count as two."""
+    """Return the GFLOP for one photo; a multiplication and an addition count as two."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -173,7 +173,7 @@ def gflop(network: "SSD300") -> float:
 
 
 def validation_samples(run: "Run", preprocessing: "Preprocessing") -> "DetectionDataset | None":
-    """The run's validation photos; None, with a note, where they are not there."""
+    """Return the run's validation photos, or print a note and return None if they cannot be read."""
     from data.dataset.errors import DataError
     from ssd.training.datasets import eval_dataset, load_part
 
@@ -187,18 +187,16 @@ def validation_samples(run: "Run", preprocessing: "Preprocessing") -> "Detection
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a checkpoint, or VGG16's convolutions")
+    parser.add_argument("--width", type=width, required=True, metavar="W", help="channels of the new network relative to VGG16")
     parser.add_argument(
-        "--width", type=width, required=True, metavar="W", help="channels of the new network, as a factor on VGG16's"
+        "--photos", type=Path, metavar="FOLDER", help="photos to refit the weights on (default: the run's training photos)"
     )
-    parser.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="photos to refit the weights on (the run's training photos)"
-    )
-    parser.add_argument("--number", type=whole_number(1), default=64, metavar="N", help="of those photos (64)")
+    parser.add_argument("--number", type=whole_number(1), default=64, metavar="N", help="number of photos to use (64)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside SOURCE, NAME.width0.5.pt and so on")
     parser.add_argument(
-        "--batch-norm", choices=("none", "backbone"), help="of the new network (the checkpoint's; backbone for VGG16)"
+        "--batch-norm", choices=("none", "backbone"), help="of the new network (the checkpoint's; for VGG16: backbone)"
     )
-    add_overrides(parser, "data.root=/data, where the run's photos are")
+    add_overrides(parser, "data.root=/data, the folder of the run's photos")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -213,13 +211,13 @@ def width(text: str) -> float:
 
 
 def check_usage(options: argparse.Namespace, output: Path) -> None:
-    """Looks at what can be wrong before the work.
+    """Check paths before the work starts.
 
     Raises:
-        UsageError: the output cannot be written, or there is no such folder of photos.
+        UsageError: the output exists or its folder does not, or the folder of photos does not.
     """
     if output.exists():
-        raise UsageError(f"{output}: exists already; remove it, or choose another --output")
+        raise UsageError(f"{output}: already exists; remove it, or choose another --output")
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: no such folder")
     if options.photos and not options.photos.is_dir():

@@ -30,7 +30,7 @@ def test_a_list_for_labelling_tools_and_a_page(trained, shapes_root, tmp_path, c
     folder = tmp_path / "run/labels_train"
     coco = COCO(str(folder / "coco.json"))
     annotations = coco.loadAnns(coco.getAnnIds())
-    assert f"{len(annotations)} labels to look at" in capsys.readouterr().out
+    assert f"{len(annotations)} labels to check" in capsys.readouterr().out
     names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
     for annotation in annotations:
         fault, _, name = names[annotation["category_id"]].partition(": ")

@@ -155,7 +155,7 @@ def test_a_browser_shows_what_was_found(predictor, photo, tmp_path):
     (expected,) = predictor(photo)
     count = (expected.scores.astype(float).round(4) >= 0.35).sum()
     assert 1 < count < len(expected.scores)
-    assert f"{count} objects from score 0.35 on" in done.stdout
+    assert f"{count} objects with scores from 0.35" in done.stdout
     with Image.open(photo) as image:
         assert f"{image.width} × {image.height} pixels" in done.stdout
 
@@ -168,4 +168,4 @@ def test_a_port_in_use_is_answered_in_one_line(checkpoint, capsys):
     assert script.main([str(checkpoint), "nowhere.jpg"]) == 2
     assert "nowhere.jpg: no such file" in capsys.readouterr().err
     assert script.main([str(checkpoint), str(checkpoint.parent)]) == 2
-    assert f"{checkpoint.parent}: is no file; name a photo" in capsys.readouterr().err
+    assert f"{checkpoint.parent}: is not a file; name a photo" in capsys.readouterr().err

@@ -216,4 +216,4 @@ def test_the_command(trained, shapes_root, tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             detect.main([trained["tiles"], photo, "--tiles", wrong])
         assert end.value.code == 2
-        assert f"argument --tiles: expected none, or a whole number from 32 on, got '{wrong}'" in capsys.readouterr().err
+        assert f"argument --tiles: expected none or a whole number of at least 32, got '{wrong}'" in capsys.readouterr().err

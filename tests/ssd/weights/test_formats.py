@@ -241,7 +241,7 @@ def test_the_command(tmp_path, capsys):
     assert "format: amdegroot/ssd.pytorch" in shown
     assert load_checkpoint(tmp_path / "a.converted.pt").classes == list(VOC_CLASSES)
     assert convert_weights.main([str(tmp_path / "a.pth")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     save_checkpoint(tmp_path / "own.pt", TrainState({}, [], {}, {}))
     assert convert_weights.main([str(tmp_path / "own.pt")]) == 2
-    assert "is a checkpoint of this application already" in capsys.readouterr().err
+    assert "is already a checkpoint of this application" in capsys.readouterr().err
