@@ -9,9 +9,8 @@ import yaml
 import train
 from scripts import config_reference
 from ssd.config.entries import known_keys
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import PAGES, ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PLACEHOLDERS = ("mine", "FILE", "CONFIG")  # stand for the user's own files
 
 

@@ -20,10 +20,9 @@ import torch
 from data.shapes import write_shapes
 from scripts import download_voc
 from ssd.system.download import Digest
-from tests.helpers.paths import RECIPES, ROOT
+from tests.helpers.paths import PAGES, RECIPES, ROOT
+from tests.helpers.ports import Amdegroot
 from tests.helpers.processes import completed
-from tests.ssd.weights.test_formats import Amdegroot
-from tests.test_docs import PAGES
 
 SOURCES = ("train.py", "ssd", "data", "scripts", "docs", "Makefile", "requirements.txt", "requirements-dev.txt")
 STARTS = ("python ", "torchrun ", "tensorboard ", "make ", "pytest ", "scripts/", "train.py ")

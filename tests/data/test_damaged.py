@@ -6,8 +6,8 @@ from data.dataset import parallel_reader
 from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
 from ssd.config.schema import SourceConfig
+from tests.helpers.photos import DAMAGED
 from tests.helpers.voc import item, make_folder, xml
-from tests.ssd.system.test_images import DAMAGED
 
 
 @pytest.fixture

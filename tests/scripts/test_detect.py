@@ -25,7 +25,7 @@ from ssd.inference.predictor import Predictor
 from ssd.system.device import keep_freed_memory
 from ssd.system.errors import Failure
 from ssd.system.images import ImageError, read_photo, write_picture
-from tests.ssd.system.test_images import DAMAGED
+from tests.helpers.photos import DAMAGED
 
 LABELS = {name: label for label, name in enumerate(CLASSES)}
 

@@ -6,7 +6,7 @@ import torch
 from ssd.batch import pad_targets
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from tests.ssd.test_loss import batch
+from tests.helpers.batches import random_targets
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ def test_network_and_loss_compile_without_a_graph_break():
     compiled_loss = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     images = torch.randn(2, 3, 300, 300)
     for counts in ([3, 0], [1, 9], [0, 0]):
-        targets = pad_targets(batch(counts))
+        targets = pad_targets(random_targets(counts))
         losses = compiled_loss(network(images), targets)
         torch.testing.assert_close(losses, criterion(model(images), targets))
         sum(losses).backward()

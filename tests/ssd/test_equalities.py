@@ -14,7 +14,7 @@ from ssd.loss import MultiBoxLoss
 from ssd.match import match
 from ssd.model import SSD300
 from tests.helpers import reference
-from tests.ssd.test_loss import batch
+from tests.helpers.batches import random_targets
 
 DBOXES = make_dbox_list()
 NUM_CLASSES = 4
@@ -146,7 +146,7 @@ def test_half_precision_agrees_with_float32(batch_norm, least):
     """
     torch.manual_seed(0)
     model, criterion = SSD300(21, batch_norm=batch_norm, width=0.1), MultiBoxLoss()
-    images, targets = torch.randn(4, 3, 300, 300), pad_targets(batch([3, 0, 12, 1]))
+    images, targets = torch.randn(4, 3, 300, 300), pad_targets(random_targets([3, 0, 12, 1]))
     losses, gradients = [], []
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

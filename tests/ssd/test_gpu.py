@@ -15,8 +15,8 @@ from ssd.training.build import build_model, build_step
 from ssd.training.datasets import load_data
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
+from tests.helpers.batches import random_targets
 from tests.helpers.paths import ROOT
-from tests.ssd.test_loss import batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
@@ -25,7 +25,7 @@ def test_the_loss_is_that_of_the_cpu_and_asks_the_device_nothing():
     torch.manual_seed(0)
     model = SSD300(21, width=0.25)
     images = torch.randn(4, 3, 300, 300)
-    targets = pad_targets(batch([3, 0, 12, 1]))
+    targets = pad_targets(random_targets([3, 0, 12, 1]))
     criterion = MultiBoxLoss()
     expected = criterion(model(images), targets)
     model.cuda()

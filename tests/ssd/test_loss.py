@@ -13,7 +13,7 @@ from ssd.dbox import make_dbox_list
 from ssd.loss import MultiBoxLoss, _kth_largest, hard_negative_mining
 from ssd.match import Matched, match_batch
 from tests.helpers import reference
-from tests.ssd.test_match import FOUR, objects
+from tests.helpers.batches import FOUR, random_targets
 
 DBOXES = make_dbox_list()
 
@@ -23,11 +23,6 @@ def predictions(num_images: int, num_columns: int = 21, seed: int = 0) -> tuple[
     loc = torch.randn(num_images, len(DBOXES), 4, generator=generator, requires_grad=True)
     conf = torch.randn(num_images, len(DBOXES), num_columns, generator=generator, requires_grad=True)
     return loc, conf
-
-
-def batch(counts: list[int], seed: int = 0) -> list[torch.Tensor]:
-    images = [objects(count, seed + i) for i, count in enumerate(counts)]
-    return [torch.cat([boxes, labels[:, None].float()], dim=1) for boxes, labels in images]
 
 
 def test_four_boxes_by_hand():
@@ -51,7 +46,7 @@ def test_four_boxes_by_hand():
 def test_equals_plain_numpy(counts, min_neg):
     """`min_neg` negatives count in a photo without objects too; the divisor stays the positives of the batch, at least 1."""
     loc, conf = predictions(len(counts))
-    targets = batch(counts)
+    targets = random_targets(counts)
     loss_l, loss_c = MultiBoxLoss(min_neg=min_neg)((loc, conf, DBOXES), targets)
     double = [tensor.detach().double().numpy() for tensor in (loc, conf, DBOXES)]
     expected = reference.loss(*double, [rows.double().numpy() for rows in targets], min_neg=min_neg)
@@ -113,13 +108,13 @@ def test_a_batch_without_objects_gives_zero_and_a_finite_gradient(num_images):
 
 def test_thousands_of_objects():
     loc, conf = predictions(1)
-    losses = MultiBoxLoss()((loc, conf, DBOXES), batch([2000]))
+    losses = MultiBoxLoss()((loc, conf, DBOXES), random_targets([2000]))
     assert all(loss.isfinite() for loss in losses)
 
 
 def test_permuting_images_changes_nothing():
     loc, conf = predictions(3)
-    targets = batch([4, 0, 7])
+    targets = random_targets([4, 0, 7])
     order = [2, 0, 1]
     one = MultiBoxLoss()((loc, conf, DBOXES), targets)
     other = MultiBoxLoss()((loc[order], conf[order], DBOXES), [targets[i] for i in order])
@@ -128,13 +123,13 @@ def test_permuting_images_changes_nothing():
 
 def test_list_and_padded_batch_are_the_same():
     loc, conf = predictions(2)
-    targets = batch([2, 9])
+    targets = random_targets([2, 9])
     assert MultiBoxLoss()((loc, conf, DBOXES), targets) == MultiBoxLoss()((loc, conf, DBOXES), pad_targets(targets))
 
 
 def test_half_precision_predictions_give_a_float32_loss():
     loc, conf = predictions(2)
-    targets = batch([2, 5])
+    targets = random_targets([2, 5])
     exact = MultiBoxLoss()((loc, conf, DBOXES), targets)
     for dtype in (torch.bfloat16, torch.float16):
         rounded = MultiBoxLoss()((loc.to(dtype), conf.to(dtype), DBOXES), targets)
@@ -192,10 +187,10 @@ def test_targets_are_taken_to_the_device_that_is_named():
     class Watched(MultiBoxLoss):
         def match(self, targets: Targets, dbox_list: torch.Tensor) -> Matched:
             places.append(targets.labels.device.type)
-            return match_batch(pad_targets(batch([2])), dbox_list)
+            return match_batch(pad_targets(random_targets([2])), dbox_list)
 
     for device in (None, "meta"):
-        Watched(device=device)((*predictions(1), DBOXES), batch([2]))
+        Watched(device=device)((*predictions(1), DBOXES), random_targets([2]))
     assert places == ["cpu", "meta"]
 
 
@@ -212,7 +207,7 @@ def test_picked_rows_and_all_rows_give_the_same(counts, monkeypatch):
     for compiling in (False, True):
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
         loc, conf = predictions(len(counts))
-        losses = MultiBoxLoss(min_neg=20)((loc, conf, DBOXES), batch(counts))
+        losses = MultiBoxLoss(min_neg=20)((loc, conf, DBOXES), random_targets(counts))
         (losses[0] + 2 * losses[1]).backward()
         results.append((*losses, loc.grad, conf.grad))
     for picked, dense in zip(*results, strict=True):
@@ -225,7 +220,7 @@ def test_what_does_not_count_need_not_be_finite(value, compiling, monkeypatch):
     """Offsets of a DBox at background, and logits of an image of which nothing counts: in the losses and their gradients."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     loc, conf = predictions(2)
-    targets = batch([3, 0])
+    targets = random_targets([3, 0])
     matched = MultiBoxLoss().match(pad_targets(targets), DBOXES)
     wild = (matched.conf[0] == 0).nonzero()[0, 0]
     expected, found = [], []

@@ -11,17 +11,7 @@ from ssd.boxes import decode, iou, to_corners
 from ssd.dbox import make_dbox_list
 from ssd.match import match, match_batch
 from tests.helpers import reference
-
-# Four DBoxes by hand: two side by side in the upper half, a tall one in the middle, the whole image.
-FOUR = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.25, 0.5, 0.5], [0.5, 0.5, 0.2, 1.0], [0.5, 0.5, 1.0, 1.0]])
-
-
-def objects(count: int, seed: int, smallest: float = 0.02) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    centers = torch.rand(count, 2, generator=generator)
-    sizes = torch.rand(count, 2, generator=generator) * 0.6 + smallest
-    boxes = torch.cat([centers - sizes / 2, centers + sizes / 2], dim=1).clamp(0, 1)
-    return boxes, torch.randint(0, 20, (count,), generator=generator)
+from tests.helpers.batches import FOUR, random_objects
 
 
 def assert_as_reference(boxes, labels, dbox_list, thresh=0.5):
@@ -70,7 +60,7 @@ def test_a_batch_without_objects_has_the_form_of_others():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("count", [1, 3, 12, 40])
 def test_equals_brute_force(count, seed):
-    boxes, labels = objects(count, seed)
+    boxes, labels = random_objects(count, seed)
     assert_as_reference(boxes, labels, make_dbox_list())
 
 
@@ -82,7 +72,7 @@ def test_a_crowd_that_wants_the_same_dboxes(spread):
 
 
 def test_objects_tinier_than_any_dbox_and_equal_objects():
-    boxes, labels = objects(5, 1)
+    boxes, labels = random_objects(5, 1)
     tiny = torch.tensor([[0.501, 0.502, 0.5015, 0.5025]])
     assert_as_reference(torch.cat([tiny, boxes, boxes, tiny]), torch.cat([labels, labels, labels[:2]]), make_dbox_list())
 
@@ -93,7 +83,7 @@ def test_more_objects_than_dboxes_in_a_region():
 
 
 def test_more_objects_than_dboxes():
-    boxes, labels = objects(9, 0)
+    boxes, labels = random_objects(9, 0)
     _, conf = match(boxes, labels, FOUR)
     assert (conf > 0).all()
 
@@ -121,7 +111,7 @@ def test_equals_torchvision_where_no_dbox_is_contested():
 
 def test_a_batch_equals_its_images_and_padding_changes_nothing():
     dbox_list = make_dbox_list()
-    images = [objects(count, seed) for seed, count in enumerate([3, 0, 17, 1])]
+    images = [random_objects(count, seed) for seed, count in enumerate([3, 0, 17, 1])]
     targets = pad_targets([torch.cat([boxes, labels[:, None].float()], dim=1) for boxes, labels in images])
     more = targets._replace(
         boxes=torch.nn.functional.pad(targets.boxes, (0, 0, 0, 5)),
@@ -137,7 +127,7 @@ def test_a_batch_equals_its_images_and_padding_changes_nothing():
 
 def test_the_order_of_objects_makes_no_difference():
     dbox_list = make_dbox_list()
-    boxes, labels = objects(12, 3)
+    boxes, labels = random_objects(12, 3)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     assert torch.equal(match(boxes, labels, dbox_list)[1], match(boxes[order], labels[order], dbox_list)[1])
 
@@ -172,7 +162,7 @@ def test_of_the_dboxes_around_a_small_object_the_nearest_is_its_own():
 def test_precision_and_the_order_of_dboxes_decide_nothing(seed):
     """The boxes in float64, and the DBoxes shuffled: each object has the same DBoxes as before."""
     dbox_list = make_dbox_list()
-    boxes = torch.cat([small_objects(24, seed), objects(10, seed)[0]])
+    boxes = torch.cat([small_objects(24, seed), random_objects(10, seed)[0]])
     labels = torch.arange(len(boxes))
     loc, conf = match(boxes, labels, dbox_list)
     double_loc, double_conf = match(boxes.double(), labels, dbox_list.double())

@@ -14,7 +14,7 @@ from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 from scripts import demo as script
 from ssd.deploy import demo
 from ssd.inference.predictor import Predictor
-from tests.ssd.system.test_images import DAMAGED
+from tests.helpers.photos import DAMAGED
 
 ADDRESS = "http://127.0.0.1:8000"
 

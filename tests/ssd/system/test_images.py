@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from ssd.system import images
 from ssd.system.images import SUFFIXES, ImageError, TooLarge, decode_stored, printable, read_bytes, read_photo, write_picture
 from ssd.system.stop import Stopped
+from tests.helpers.photos import DAMAGED, JPEG, MIDDLE, NOISE
 
 # Every pixel block of its own colour, wide enough for lossy formats.
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8))
@@ -81,12 +82,8 @@ def test_no_library_says_anything(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-NOISE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
-JPEG = cv2.imencode(".jpg", NOISE)[1].tobytes()
 PROGRESSIVE = cv2.imencode(".jpg", NOISE, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
 RESTARTS = cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].tobytes()
-MIDDLE = len(JPEG) // 2
-DAMAGED = JPEG[:MIDDLE] + b"\xff\xc4" * 150 + JPEG[MIDDLE + 300 :]
 
 
 @pytest.mark.parametrize(
