@@ -1,7 +1,7 @@
-"""Everything that users' files get wrong: each row is a real file on disk, put before the real commands.
+"""Faults in users' files: each row is a real file on disk that a real command reads.
 
-A row is answered as specified if the command names the fault in a line (or mends it and continues), raises nothing, and leaves
-every file as it was.
+A row is answered as specified if the command names the fault in one line (or fixes it and continues), raises nothing, and
+leaves every file unchanged.
 """
 
 import hashlib
@@ -41,13 +41,13 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
 
 
 class Row(NamedTuple):
-    """One thing to get wrong in a folder of three photos, and the answer to it."""
+    """A fault in a folder of three photos, and the expected answer."""
 
     name: str
     damage: Callable[[Path], object]
-    fault: str = ""  # what the line says; empty: the photo is good, or is mended
-    note: str = ""  # what is said of the mending
-    objects: int = 3  # after mending
+    fault: str = ""  # text of the error; empty: the photo is good, or is fixed
+    note: str = ""  # text of the note about the fix
+    objects: int = 3  # after the fix
     photos: int = 3
 
 
@@ -258,7 +258,7 @@ ROWS = [
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """The commands take over the signals, as they do for a user."""
+    """Restore the signal handlers, which the commands replace."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in previous.items():
@@ -267,7 +267,7 @@ def _signals() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three photos with an object each."""
+    """A folder of three photos with one object each."""
     folder = tmp_path / "mine"
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
@@ -293,13 +293,13 @@ def write_config(tmp_path: Path, **changes: Any) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """A fingerprint of every file below a folder."""
+    """Return a fingerprint of every file below a folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def answer(command: Callable[[list[str]], int], arguments: list[str], kept: Path) -> int:
-    """Runs a command; counts what it raised, and what it did to the files in `kept`."""
+    """Run a command. Count tracebacks, and changes to the files in `kept`."""
     before = contents(kept)
     TALLY["rows tried"] += 1
     for entry in ("rows answered as specified", "tracebacks", "data or checkpoints lost"):
@@ -331,7 +331,7 @@ def test_bad_input_data(row: Row, folder: Path, tmp_path: Path, capsys: pytest.C
         assert row.note or "boxes" not in output.out.split("data.train: 3 photos")[0]
         photos = load_annotations([SourceConfig(path="mine")], tmp_path, ["cat", "dog"]).photos
         assert (len(photos), len(photos.labels)) == (row.photos, row.objects)
-        # What the preflight lets in, training can use.
+        # Training can use whatever passes this check.
         for switches in (None, AugmentConfig()):
             batch = DetectionDataset(photos, 300, IMAGENET.fill, augment=switches).__getitems__(
                 [(0, i) for i in range(len(photos))]

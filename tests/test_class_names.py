@@ -1,5 +1,5 @@
-"""Class names as people write them, round all places that they pass: annotations, configuration, checkpoint, report, results,
-and what is read back of these. Of the exported file: tests/scripts/test_export.py."""
+"""Unusual class names in annotations, configuration, checkpoint, report and results. For exported files, see
+tests/scripts/test_export.py."""
 
 import csv
 import html
@@ -33,7 +33,7 @@ SMALL = ["train.epochs=null", "train.iterations=1", "train.batch_size=1", "model
 
 
 def annotate(folder: Path) -> None:
-    """Two photos, one a split, with an object of each class."""
+    """Write two photos, one per split, with an object of each class."""
     for split in ("train", "val"):
         (folder / split).mkdir(parents=True)
         pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
@@ -49,7 +49,7 @@ def annotate(folder: Path) -> None:
 
 
 def find_one_of_each(state: TrainState) -> None:
-    """Gives the network weights that find one object of each class, all in the same place, in any photo."""
+    """Set the weights so that the network finds one object of each class in any photo, all in the same place."""
     last = max(int(name.split(".")[1]) for name in state.weights if name.startswith("conf."))
     for name, weights in state.weights.items():
         if name.startswith(("conf.", "loc.")):
@@ -63,13 +63,13 @@ def find_one_of_each(state: TrainState) -> None:
 
 
 def names_of(folder: Path, path: str) -> list[str]:
-    """The classes of the objects in a data set, as the readers of layouts read them."""
+    """Return the classes of the objects in a data set, as its reader gives them."""
     photos = load_annotations([SourceConfig(path=path)], folder, NAMES).photos
     return [NAMES[label] for label in photos.labels]
 
 
 def test_class_names_survive_every_step(tmp_path, monkeypatch, capfd):
-    """And nothing reaches stderr: no warning of a library, above all."""
+    """Nothing is written to stderr, in particular no warnings of libraries."""
     monkeypatch.chdir(tmp_path)
     annotate(tmp_path / "mine")
     assert new_config.main(["mine", "--output", "mine.yaml"]) == 0
@@ -86,7 +86,7 @@ def test_class_names_survive_every_step(tmp_path, monkeypatch, capfd):
 
 
 def check_run(run: Path) -> None:
-    """What a run writes about its classes."""
+    """Check the class names in a run's files."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert set(next(record["ap"] for record in records if record["kind"] == "eval")) == set(NAMES)
     report = (run / "report.html").read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def check_run(run: Path) -> None:
 
 
 def check_results(folder: Path, classes: list[str]) -> None:
-    """What detect.py writes of one photo, the surest class first; and what the readers of data sets make of it."""
+    """Check the files of detect.py for one photo, highest score first, and read them as data sets."""
     words = ["found.pt", "mine/val/val.jpg", "--output", "out", "--score", "0.01", "--formats", "json,csv,voc,coco"]
     assert detect.main([*words, "--device", "cpu"]) == 0
     (entry,) = json.loads((folder / "out/detections.json").read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def check_results(folder: Path, classes: list[str]) -> None:
 
 
 def test_a_terminal_without_unicode_gets_escaped_names(tmp_path, monkeypatch):
-    """As where Windows writes what a command prints to a file."""
+    """On Windows, output redirected to a file has such an encoding."""
     annotate(tmp_path / "mine")
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", stream)

@@ -32,7 +32,7 @@ def run(capsys) -> Callable[..., str]:
 
 def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root, run):
     train = {"batch_size": 4, "iterations": 50, "lr": 1e-12, "optimizer": "sgd"}
-    model = {"batch_norm": "none"}  # whose statistics would move without any learning
+    model = {"batch_norm": "none"}  # its statistics would change without learning
     evaluation = {"every": 2, "patience": 2, "batch_size": 8}
     config = write_config(tmp_path, shapes_root, train=train, eval=evaluation, model=model)
     shown = run(config)
@@ -40,7 +40,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path, shapes_root, run):
     assert [record["iteration"] for record in records(tmp_path, "eval")] == [2, 4, 6]
     assert shown.splitlines()[-1].startswith("mAP@0.5")
     assert (tmp_path / "run/report.html").exists()
-    # A resumed run knows that it was over, and continues when it is given more patience.
+    # A resumed run knows that it has ended, and continues only with more patience.
     assert "training ends at iteration 6" in run(config, "--resume", "auto")
     run(config, "--resume", "auto", "eval.patience=3")
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration == 8
@@ -78,7 +78,7 @@ def test_a_time_limit_saves_and_ends(tmp_path, shapes_root, run, monkeypatch):
     monkeypatch.setattr(RunLog, "step", lambda self: steps.append(None) or (len(steps) == 3 and goes_off()))
     config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 10_000, "keep": 1})
     shown = run(config, "train.max_hours=0.5")
-    assert [(timer.seconds, timer.is_ended) for timer in timers] == [(1800, True)]  # it does not outlive the command
+    assert [(timer.seconds, timer.is_ended) for timer in timers] == [(1800, True)]  # ended with the command
     assert shown.splitlines()[-1] == "train.max_hours reached; resume with --resume auto"
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration == 3
     shown = run(config, "--resume", "auto", "train.iterations=4")
@@ -104,13 +104,13 @@ def test_a_fraction_of_the_photos(tmp_path, shapes_root, run, monkeypatch):
 
 def test_the_automatic_batch_size(tmp_path, shapes_root, monkeypatch, capsys, run):
     monkeypatch.setattr(build, "DEFAULT_BATCH_SIZE", 8)
-    monkeypatch.setattr(validate, "write_report", lambda *_: None)  # to draw it takes longer than to train
+    monkeypatch.setattr(validate, "write_report", lambda *_: None)  # takes longer than the training
     model, train = {"batch_norm": "none"}, {"iterations": 1, "batch_size": "auto"}
     alone = write_config(tmp_path / "alone", shapes_root, model=model, train={**train, "batch_size": 8})
     run(alone)
     config = write_config(tmp_path / "auto", shapes_root, model=model, train=train)
     assert "train.batch_size: auto: 8 photos in 1 step(s) of 8" in run(config)
-    assert_same_weights(tmp_path / "alone", tmp_path / "auto")  # the steps that tried it have left no trace
+    assert_same_weights(tmp_path / "alone", tmp_path / "auto")  # trial steps leave no trace
     small = write_config(tmp_path / "small", shapes_root, model=model, train=train)
     with monkeypatch.context() as patch:
         patch.setattr(memory, "free_memory", lambda: 2**26)
@@ -118,16 +118,16 @@ def test_the_automatic_batch_size(tmp_path, shapes_root, monkeypatch, capsys, ru
     assert steps > 1
     resolved = yaml.safe_load((tmp_path / "small/run/config.yaml").read_text())["train"]
     assert (resolved["batch_size"], resolved["accumulate"]) == (8, steps)
-    # A resumed run continues as it began, whatever the memory is now.
+    # A resumed run keeps its batch size, whatever the memory is now.
     assert "iteration 1" in run(small, "--resume", "auto", "train.iterations=2")
     assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").config["train"]["accumulate"] == steps
     assert run(small, "--eval-only").splitlines()[-1].startswith("mAP@0.5")
     state = load_checkpoint(tmp_path / "small/run/checkpoints/last.pt")
-    state.config = {"model": state.config["model"]}  # as converted weights have it
+    state.config = {"model": state.config["model"]}  # as in converted weights
     save_checkpoint(tmp_path / "converted.pt", state)
     assert "mAP@0.5" in run(small, "--eval-only", "--resume", str(tmp_path / "converted.pt"))
     monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
     assert main(["--config", str(small), "--overwrite"]) == 2
     assert "train.batch_size: auto: a step on a single photo takes more" in capsys.readouterr().err
-    # Nothing is overwritten before all is well.
+    # Nothing is overwritten before all checks pass.
     assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").iteration == 2

@@ -1,4 +1,4 @@
-"""Every command and every Python block in README.md and docs/ is run, on small data, in a copy of the project."""
+"""Run every command and every Python block of README.md and docs/ on small data in a copy of the project."""
 
 import hashlib
 import os
@@ -27,11 +27,11 @@ from tests.helpers.processes import completed
 SOURCES = ("train.py", "ssd", "data", "scripts", "docs", "Makefile", "requirements.txt", "requirements-dev.txt")
 STARTS = ("python ", "torchrun ", "tensorboard ", "make ", "pytest ", "scripts/", "train.py ")
 STAND_INS = {"FILE": "configs/mine.yaml", "CONFIG": "configs/mine.yaml", "RUN_FOLDER": "runs/faulty", "N": "2"}
-# What makes a command short: later options win, and of the entries those that the command names itself stay.
+# Options and entries that make a command short. Appended options win, but the command's own entries stay.
 SMALL = {
     "train.py": (
         "model.width=0.05", "model.pretrained=none", "train.iterations=2", "train.warmup=1", "train.batch_size=4",
-        # Statistics of two batches give scores of 1 everywhere, whose order is up to rounding: no export could be checked.
+        # Statistics of only two batches would make all scores 1 and their order random, so exports could not be checked.
         "model.batch_norm=none", "train.lr=1e-4", "train.precision=float32", "data.workers=0", "eval.batch_size=8",
     ),
     "scripts/new_config.py": ("--scratch",),  # of any width, and without a download
@@ -43,12 +43,12 @@ SMALL = {
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and text of a page's code blocks."""
+    """Return language and text of a page's code blocks."""
     return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
 def commands() -> list[str]:
-    """All that users are told to type, each once, with real names for placeholders; synopses aside."""
+    """Return all commands of the pages, each once, with real names for placeholders. Skip synopses."""
     found = []
     for page in PAGES:
         prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
@@ -67,7 +67,7 @@ def is_script(text: str) -> bool:
 
 
 def voc_folder(folder: Path, source: Path, names: tuple[str, ...], **splits: str) -> None:
-    """The shapes as a data set of other class names and other splits."""
+    """Write the shapes as a data set with other class names and splits."""
     shutil.copytree(source, folder)
     for path in folder.glob("Annotations/*.xml"):
         text = path.read_text()
@@ -84,7 +84,7 @@ def voc_folder(folder: Path, source: Path, names: tuple[str, ...], **splits: str
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, with data sets and photos of the names that the docs use."""
+    """A copy of the project, with data sets and photos named as in the docs."""
     folder = tmp_path_factory.mktemp("project")
     for name in (*SOURCES, *(str(recipe.relative_to(ROOT)) for recipe in RECIPES)):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def run(command: str, project: Path) -> str:
-    """Runs a command as adapted to the copy, with all that has to be there before; returns its output."""
+    """Provide a command's files, run it in the copy, and return its output."""
     words = shlex.split(command)
     if "--eval-only" in words:
         run(command.replace(" --eval-only", ""), project)
@@ -134,7 +134,7 @@ def run(command: str, project: Path) -> str:
 
 
 def provide(word: str, project: Path) -> None:
-    """Makes a file that a command is given, by the commands that the docs give for it."""
+    """Make a command's input file with the commands that the docs name for it."""
     path = word.rpartition("=")[2]
     if (project / path).exists():
         return
@@ -190,7 +190,7 @@ def test_every_command_runs(command, project, monkeypatch, capsys):
 
 
 def check_make(command: str, project: Path) -> None:
-    """What make would do, with the environment that there is."""
+    """Run the commands of a make target in the existing environment."""
     done = subprocess.run(["make", "-n", command.split()[1]], cwd=project, capture_output=True, text=True, check=True)
     lines = [line.replace(".venv/bin/", "") for line in done.stdout.splitlines()]
     if command in ("make test", "make test-fast"):
@@ -207,7 +207,7 @@ def check_make(command: str, project: Path) -> None:
 
 
 def check_download(command: str, project: Path, monkeypatch, capsys) -> None:
-    """With small archives, on this machine, in the place of the real ones."""
+    """Download small local archives instead of the real ones."""
     archives = []
     for each in download_voc.voc_archives():
         path = project / "mirror" / each.file
@@ -246,7 +246,7 @@ def test_the_job_for_slurm_runs(project, tmp_path):
         .replace("nproc-per-node 4", "nproc-per-node 1")
     )
     (tmp_path / "job.sh").write_text(text.replace("--resume auto", f"--resume auto {small}"))
-    # A cluster of two machines, both of them this one.
+    # A cluster of two machines; this machine stands for both.
     stubs = {"scontrol": "echo localhost; echo other", "srun": '"$@" & first=$!; "$@" || exit 1; wait $first'}
     for name, line in stubs.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")

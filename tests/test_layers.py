@@ -78,7 +78,7 @@ def test_config_needs_no_torch():
         assert not any("torch" in name for name in names), path
 
 
-# Runs every command without arguments that it can work with, all in one process; prints what was loaded before each answer.
+# Runs every command without valid arguments in one process, and prints the modules loaded before each answer.
 ANSWERS = """
 import runpy, sys
 for path, *arguments in (line.split() for line in sys.argv[1:]):

@@ -1,4 +1,4 @@
-"""Systems other than Linux: what they lack is taken away here, and the run works without it."""
+"""Systems other than Linux: runs without the features that they lack, which are removed here."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.processes import start
 from tests.helpers.runs import records, write_config
 
-# Windows has neither the modules nor the names, nor does it fork or open folders; macOS lacks some of the names.
+# Windows lacks these modules and names, cannot fork, and cannot open folders; macOS lacks some of the names.
 WITHOUT = """
 import multiprocessing, os, signal, sys
 
@@ -96,7 +96,7 @@ def test_apple_gpu(monkeypatch):
     assert device.choose_precision("auto", mps) == torch.float32
     with pytest.raises(ConfigError, match="bfloat16 is not supported on mps"):
         device.choose_precision("bfloat16", mps)
-    # PyTorch reads it while it is loaded.
+    # PyTorch reads it on import.
     assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
     assert "import torch" not in Path(ROOT / "ssd/__init__.py").read_text()
 

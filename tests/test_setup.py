@@ -41,7 +41,7 @@ def test_requirements_match_the_package():
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel and, beside it, the libraries of the running environment; where its programs are."""
+    """An environment with the wheel and the libraries of the running environment. Returns the folder of its programs."""
     folder = tmp_path_factory.mktemp("package")
     (folder / "checkout").mkdir()
     for name in SOURCES:

@@ -60,7 +60,7 @@ def the_line(errors: str) -> str:
 def test_killed_at_random_moments(capsys, monkeypatch):
     """The short form of `scripts/torture.py --kills 20`."""
     monkeypatch.setattr(subprocess, "Popen", Process)
-    monkeypatch.setattr(torture, "START_UP", 0)  # which these have done
+    monkeypatch.setattr(torture, "START_UP", 0)  # already imported here
     assert torture.main(["--kills", "2", "--iterations", "6"]) == 0
     assert "2/2 kills survived; weights and metrics equal" in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, s
 
 
 def test_a_lost_batch_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, shapes_root, monkeypatch, capfd):
-    """A worker packs its third batch, and then has no memory to send it."""
+    """A worker has no memory left to send its third batch."""
     packed = []
 
     def send(parcel: Parcel) -> tuple[Any, ...]:
@@ -102,12 +102,12 @@ def test_a_lost_batch_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, shap
     line = the_line(capfd.readouterr().err)
     assert re.search(r"DataLoader worker .*out of memory or of shared memory \(/dev/shm\)\? Try fewer data\.workers", line)
     assert line.endswith("--resume auto")
-    last = tmp_path / "run/checkpoints/last.pt"  # as far as it came; not at all where the worker was faster than the first step
+    last = tmp_path / "run/checkpoints/last.pt"  # missing if the worker failed before the first step ended
     assert not last.exists() or load_checkpoint(last).iteration in (1, 2)
 
 
 def test_a_run_needs_no_shared_memory(tmp_path, shapes_root):
-    """As in a container with a small /dev/shm; here the runs' own is so small that not one batch fits into it."""
+    """In a container, /dev/shm may be small. Here not even one batch fits into it."""
     config = write_config(tmp_path, shapes_root, model={"pretrained": "none", "width": 0.05}, train={"iterations": 3})
     inside = f"mount -t tmpfs -o size=256k tmpfs /dev/shm && exec {shlex.join(command(config, 'data.workers=1'))}"
     words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
@@ -132,7 +132,7 @@ def test_a_dead_process_ends_the_others(tmp_path, shapes_root):
 
 
 def limited(config: Path, num_bytes: int, *arguments: str) -> tuple[int, str]:
-    """Exit code and errors of a run for which no file can grow beyond a size: writing fails midway, as on a full disk."""
+    """Return exit code and errors of a run with limited file sizes: writing fails midway, as on a full disk."""
     with start(command(config, *arguments), cwd=ROOT) as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
         _, errors = process.communicate(timeout=120)
@@ -141,7 +141,7 @@ def limited(config: Path, num_bytes: int, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
 def test_a_signal_during_evaluation_stops_soon_and_the_run_resumes(tmp_path, shapes_root, number):
-    # A photo a batch, from 24 photos: an evaluation that takes longer than the signal's way.
+    # One photo per batch: the evaluation of 24 photos takes longer than the signal.
     val = [{"path": "shapes", "split": "train"}]
     config = write_config(tmp_path, shapes_root, train={**LONG["train"], "iterations": 2}, eval={"every": 2, "batch_size": 1})
     words = command(config, f"data.val={json.dumps(val)}")
@@ -162,7 +162,7 @@ def test_a_signal_during_evaluation_stops_soon_and_the_run_resumes(tmp_path, sha
 
 
 def test_a_signal_while_loading_data_ends_the_run(tmp_path, shapes_root, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where nothing is remembered yet
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # empty
     folder = tmp_path / "many"
     for part in ("JPEGImages", "Annotations"):
         (folder / part).mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_a_signal_while_loading_data_ends_the_run(tmp_path, shapes_root, monkeyp
         assert time.monotonic() - asked < 5
     assert process.returncode == 143, errors
     assert errors == ""
-    assert "data: " not in output  # it was stopped before it had read everything
+    assert "data: " not in output  # stopped before it had read everything
 
 
 def test_a_second_signal_exits_at_once(tmp_path, shapes_root):
@@ -187,7 +187,7 @@ def test_a_second_signal_exits_at_once(tmp_path, shapes_root):
         for line in process.stdout:
             if line.startswith("device:"):
                 break
-        time.sleep(2)  # into a step, whose photos are soon read and which takes much longer than that
+        time.sleep(2)  # until it is in a step, which takes much longer
         process.terminate()
         time.sleep(1.5)
         process.terminate()
@@ -195,13 +195,13 @@ def test_a_second_signal_exits_at_once(tmp_path, shapes_root):
         process.wait(timeout=30)
         assert time.monotonic() - asked < 1
         assert process.returncode == 143
-        output, _ = process.communicate(timeout=30)  # the workers, which held the pipes, have found it gone
+        output, _ = process.communicate(timeout=30)  # ends when the workers, which hold the pipes, notice its end
     assert "stopped by" not in output
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
 
 
 def test_a_request_that_arrives_twice_counts_once(tmp_path, shapes_root):
-    """As Ctrl-C under torchrun: from the terminal to the whole group, and once more from torchrun to its processes."""
+    """With Ctrl-C under torchrun, the terminal signals the whole group, and then torchrun signals its processes."""
     config = write_config(
         tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 5, "keep": 1}
     )
@@ -263,7 +263,7 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path, shapes_root):
         for arguments in (["--resume", "auto"], ["--overwrite"], []):
             line = the_line(run(config, *arguments, code=2).stderr)
             assert f"another run (process {process.pid} on" in line
-        # The lock does not outlive its run, however that ended; nor do the orphaned workers hold it.
+        # The lock ends with its run, however that ended, and orphaned workers do not hold it.
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         iteration = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
@@ -328,19 +328,19 @@ sys.exit(train.main(sys.argv[2:]))"""
             wait_until(lambda: process.poll() is not None or len(records(tmp_path, "eval")) >= epochs, 300)  # noqa: B023
             assert process.poll() is None
             peaks[epochs] = peaks_since_last([process.pid, *children(process.pid)])
-    lasting = peaks[5].keys() & peaks[30].keys()  # the workers of an evaluation end with it
+    lasting = peaks[5].keys() & peaks[30].keys()  # without the workers of evaluations, which end with them
     assert len(lasting) == 2
     early, late = (sum(peaks[epochs][number] for number in lasting) for epochs in (15, 30))
     assert late - early < 10, peaks
 
 
 def peaks_since_last(processes: list[int]) -> dict[int, float]:
-    """The most memory in megabytes that each of the processes had since this was last asked."""
+    """Return each process's peak memory in megabytes since the last call."""
     peaks = {}
     for number in processes:
         folder = Path(f"/proc/{number}")
         with suppress(OSError):  # it has ended
             for kilobytes in re.findall(r"^VmHWM:\s+(\d+)", (folder / "status").read_text(), re.M):
                 peaks[number] = int(kilobytes) / 1024
-            (folder / "clear_refs").write_text("5")  # proc(5): the peak is set to what it has now
+            (folder / "clear_refs").write_text("5")  # proc(5): resets the peak
     return peaks

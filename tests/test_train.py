@@ -94,7 +94,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, shapes_
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch "):
-            os.killpg(process.pid, number)  # as a terminal does it: the workers get it too
+            os.killpg(process.pid, number)  # like a terminal, which also signals the workers
             break
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + number, stderr
@@ -119,7 +119,7 @@ def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_p
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
     done = completed([*torchrun, *command(two)[1:]], timeout=300, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mAP@0.5") == 2  # after the evaluation and as the last line, by one process only
+    assert done.stdout.count("mAP@0.5") == 2  # after the evaluation and in the last line, by only one process
     expected = [record["loss"] for record in records(tmp_path / "one")]
     assert len(expected) == 20
     for name in ("two", "accumulated"):

@@ -1,4 +1,4 @@
-"""Restarts and results of runs, by train.py in this process."""
+"""Restarts and results of runs, with train.py in this process."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def _report(_no_report, monkeypatch):
 
 @pytest.fixture
 def scores(monkeypatch):
-    """Made-up mAPs of the next evaluations; once they are used up, the real ones count."""
+    """A list of fake mAPs for the next evaluations. Once it is empty, the real ones count."""
     given: list[float] = []
     real = evaluation.voc_eval
 
@@ -74,9 +74,9 @@ def test_the_summary_describes_the_best_checkpoint(tmp_path, shapes_root, scores
     best = tmp_path / "run/checkpoints/best.pt"
     assert at(tmp_path, "best") == 2
     assert shown.splitlines()[-2:] == [f"{best}, iteration 2:", "mAP@0.5 (VOC07 11-point) 0.3000"]
-    assert shown.count("photos in ") == 3  # the tables of three evaluations: the best one is not made again
+    assert shown.count("photos in ") == 3  # the tables of three evaluations; the best one is not repeated
     assert "best.pt, iteration 2" in (tmp_path / "run/report.html").read_text()
-    # A start that did not make the best evaluation makes it again.
+    # A restart that did not run the best evaluation repeats it.
     scores += [0.25, 0.3]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=4"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [f"{best}, iteration 2:", "mAP@0.5 (VOC07 11-point) 0.3000"]
@@ -86,12 +86,12 @@ def test_the_summary_describes_the_best_checkpoint(tmp_path, shapes_root, scores
 def test_without_an_evaluation_the_best_checkpoint_is_the_last_one(tmp_path, shapes_root, scores):
     config = small(tmp_path, shapes_root, checkpoint={"every": 1}, eval={"every": 100})
     scores += [np.nan]
-    assert train.main(["--config", str(config)]) == 0  # evaluated at its end only, to no figure
+    assert train.main(["--config", str(config)]) == 0  # one evaluation at the end, which gives no number
     assert (at(tmp_path, "best"), at(tmp_path, "last")) == (3, 3)
     scores += [np.nan]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=5"]) == 0
     assert (at(tmp_path, "best"), at(tmp_path, "last")) == (5, 5)
-    # From the first figure on NaN is no better than any.
+    # Once there is a number, NaN is never better.
     scores += [0.3, np.nan, 0.2]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=8", "eval.every=1"]) == 0
     assert (at(tmp_path, "best"), at(tmp_path, "last")) == (6, 8)
@@ -123,7 +123,7 @@ def test_the_first_record_after_a_restart_covers_the_steps_since_the_last_one(tm
     assert train.main(["--config", str(whole), "train.iterations=6", "log_every=1"]) == 0
     last, expected = records(tmp_path)[-1], records(tmp_path / "whole")[-1]
     assert (last["iteration"], expected["iteration"]) == (6, 6)
-    # Of one step: the learning rate's schedule sees another length of run, which the loss of step 6 does not.
+    # One step: the longer run changes the learning rates, but not yet the loss of step 6.
     assert last["loss"] == pytest.approx(expected["loss"], rel=0.2)
 
 
@@ -140,7 +140,7 @@ def test_two_runs_are_not_mixed(tmp_path, shapes_root, capsys):
     assert "belongs to a different run than" in line
     assert "--overwrite" in line
     assert (tmp_path / "two/run/checkpoints/best.pt").read_bytes() == before
-    # Its own run's folder, also through a copy; an empty one; or the other run is given up.
+    # Accepted: the run's own folder, also with a copied checkpoint; an empty folder; or --overwrite.
     copy = tmp_path / "copy.pt"
     copy.write_bytes(last.read_bytes())
     assert train.main(["--config", str(one), "--resume", str(copy), "train.iterations=2"]) == 0
@@ -262,13 +262,13 @@ def test_going_back_removes_everything_later(tmp_path, shapes_root, scores, caps
     scores += [0.3, 0.2, 0.6, 0.5]
     assert train.main(["--config", str(config)]) == 0
     assert at(tmp_path, "best") == 3
-    scores += [0.2, 0.4, 0.35, 0.3]  # of iteration 2 once more, since the best is chosen again from there
+    scores += [0.2, 0.4, 0.35, 0.3]  # iteration 2 once more, since the best is chosen anew from there
     assert (
         train.main(["--config", str(config), "--resume", str(folder / numbered_name(2)), "--overwrite", "train.iterations=5"])
         == 0
     )
     assert "going back from iteration 4: later checkpoints and records are removed" in capsys.readouterr().out
-    # Not of iteration 3 of the first time, which was better.
+    # Not the first iteration 3, which was better.
     assert at(tmp_path, "best") == 3
     assert load_checkpoint(folder / "best.pt").best_map == 0.4
     assert [record["map"] for record in records(tmp_path, "eval")[:4]] == [0.3, 0.2, 0.4, 0.35]
@@ -277,7 +277,7 @@ def test_going_back_removes_everything_later(tmp_path, shapes_root, scores, caps
         train.main(["--config", str(config), "--resume", str(folder / numbered_name(4)), "--overwrite", "train.iterations=5"])
         == 0
     )
-    assert "has no valid best.pt" not in capsys.readouterr().out  # that of iteration 3 is of this run still
+    assert "has no valid best.pt" not in capsys.readouterr().out  # iteration 3 still belongs to this run
     assert at(tmp_path, "best") == 3
 
 
@@ -317,14 +317,14 @@ def test_a_run_killed_right_after_going_back_resumes_from_there(tmp_path, shapes
         assert train.main(["--config", str(config), "--resume", str(folder / numbered_name(2)), "--overwrite"]) == 1
     assert [path.name for path in sorted(folder.glob("iteration_*"))] == [numbered_name(1), numbered_name(2)]
     assert at(tmp_path, "last") == 2
-    assert not (folder / "best.pt").exists()  # that of iteration 3 is no more of this run
+    assert not (folder / "best.pt").exists()  # iteration 3 no longer belongs to this run
     scores += [0.2, 0.25, 0.1]
     assert train.main(["--config", str(config), "--resume", "auto"]) == 0
     assert at(tmp_path, "best") == 3
 
 
 def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys):
-    """Photos and tiles both count as samples of an epoch, also when resuming."""
+    """Photos and tiles both count as samples of an epoch, even after resuming."""
     changes: dict[str, dict] = {
         "data": {"tiles": {"size": 250, "background": 0.5}, "cache": "ram"},
         "loss": {"min_neg": 3},

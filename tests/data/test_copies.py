@@ -1,4 +1,4 @@
-"""The same photo under several names: in both parts of the data, or in one of them."""
+"""Copies of a photo under other names, in both parts of the data or in one."""
 
 import os
 

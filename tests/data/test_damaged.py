@@ -1,4 +1,4 @@
-"""data.damaged: photos that cannot be decoded, and annotations that cannot be read."""
+"""data.damaged: undecodable photos and unreadable annotations."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.helpers.voc import item, make_folder, xml
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """40 photos, of which one is cut off, and one has an annotation that is."""
+    """40 photos, one truncated, and one with a truncated annotation."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_folder(tmp_path / "one", {f"{i:02d}": xml(item()) for i in range(40)})
     photo = tmp_path / "one/JPEGImages/03.jpg"

@@ -29,7 +29,7 @@ def test_contents_of_the_images():
 
 
 def test_boxes_enclose_the_shapes():
-    # A lone shape: within its box something differs strongly from the background around it, at all four sides.
+    # A lone shape contrasts with the background along all four sides of its box.
     index = next(i for i in range(300) if len(draw_image(4, i)[1]) == 1 and draw_image(4, i)[1][0].name == "circle")
     image, (shape,) = draw_image(4, index)
     assert not shape.difficult
@@ -53,7 +53,7 @@ def test_small_shapes_are_small_and_apart():
         assert 10 <= len(shapes) <= 40
         boxes = np.array([shape[1:5] for shape in shapes])
         sides = boxes[:, 2:] - boxes[:, :2] + 1
-        assert sides.max() <= 22  # a diameter of 20, turned, and the blurred outline
+        assert sides.max() <= 22  # a diameter of 20, rotated, and the blurred outline
         assert sides.max(axis=1).min() >= 6
         apart = (boxes[:, None, :2] > boxes[None, :, 2:]) | (boxes[:, None, 2:] < boxes[None, :, :2])
         assert (apart.any(axis=2) | np.eye(len(boxes), dtype=bool)).all()

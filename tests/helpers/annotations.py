@@ -8,7 +8,7 @@ from data.dataset.annotations import Annotations
 
 
 def square_objects(side: float, count: int = 40) -> Annotations:
-    """A photo of 300 × 300 pixels with square objects of one size."""
+    """Return a photo of 300 × 300 pixels with square objects of one size."""
     corners = np.random.default_rng(0).uniform(0, 300 - side, (count, 2)).astype(np.float32)
     return Annotations(
         ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),

@@ -1,4 +1,4 @@
-"""Small data sets as labelling tools and public sites hand them out, each with the quirks of its origin."""
+"""Small data sets as exported by labelling tools and public sites, with their quirks."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ NAMES = ("cat", "dog", "red kite")
 
 
 class Shot(NamedTuple):
-    """One photo, and what is in it."""
+    """One photo and its objects."""
 
     name: str
     width: int
@@ -28,7 +28,7 @@ class Shot(NamedTuple):
 
 
 def draw_shots(count: int = 10) -> list[Shot]:
-    """Photos with one to three objects each, but for the first, which has none."""
+    """Draw photos with one to three objects each. The first one has none."""
     rng = np.random.default_rng(0)
     shots = []
     for i in range(count):
@@ -100,7 +100,7 @@ def texts(folder: Path, shots: Sequence[Shot] = SHOTS, first: int = 0) -> None:
 
 
 def coco(shots: Sequence[Shot] = SHOTS, prefix: str = "", text: bool = False, first: int = 1, **extra: Any) -> dict[str, Any]:
-    """The content of a COCO file; with `text` all numbers are written in quotes."""
+    """Return the content of a COCO file; with `text`, all numbers are in quotes."""
     quoted = str if text else lambda value: value
     images, annotations = [], []
     for i, shot in enumerate(shots):
@@ -258,7 +258,7 @@ def cvat_ultralytics(folder: Path) -> None:
 
 
 def ultralytics(folder: Path) -> None:
-    """A data set of an Ultralytics tutorial, with numbers that begin at 1 and keys in quotes."""
+    """A data set from an Ultralytics tutorial, with numbers from 1 and quoted keys."""
     for part, shots in (("train", SHOTS[:6]), ("val", SHOTS[6:])):
         photos(folder / "images" / part, shots)
         texts(folder / "labels" / part, shots, first=9)
@@ -278,7 +278,7 @@ def coco2017(folder: Path) -> None:
 
 
 def macos(folder: Path) -> None:
-    """A folder that was packed on a Mac, one level down in its archive."""
+    """A folder packed on a Mac, one level down in its archive."""
     photos(folder / "mine/JPEGImages")
     xmls(folder / "mine/Annotations")
     for shot in SHOTS:
@@ -289,7 +289,7 @@ def macos(folder: Path) -> None:
 
 
 def links(folder: Path) -> None:
-    """Photos elsewhere, linked one by one; and a link that leads in a circle."""
+    """Photos elsewhere, each behind a link, and a circular link."""
     photos(folder.parent / "elsewhere")
     (folder / "images").mkdir(parents=True)
     for shot in SHOTS:
@@ -300,7 +300,7 @@ def links(folder: Path) -> None:
 
 
 def nested(folder: Path) -> None:
-    """Films, whose frames have the same names."""
+    """Videos whose frames have the same names."""
     for i, shot in enumerate(SHOTS):
         photo(folder / f"images/film {i}/cam_a/frame.jpg", shot)
         write(folder / f"labels/film {i}/cam_a/frame.txt", lines(shot))
@@ -340,13 +340,13 @@ def pose(folder: Path) -> None:
 
 
 def copied(folder: Path) -> None:
-    """A VOC folder beside which a backup of its annotations was left."""
+    """A VOC folder beside a backup of its annotations."""
     kangaroo(folder)
     shutil.copytree(folder / "annots", folder / "annots_old")
 
 
 class Export(NamedTuple):
-    """One of them."""
+    """An export, and the expected sizes of its splits."""
 
     write: Callable[[Path], None]
     layout: str
@@ -391,12 +391,12 @@ def load(folder: Path, split: str = "all", classes=NAMES, **options) -> LoadedAn
 
 
 def numbers_of(loaded: LoadedAnnotations) -> set[int]:
-    """Which of the drawn photos they are."""
+    """Return the numbers of the drawn photos."""
     return {int(Path(loaded.photos.path(i)).stem[-2:]) for i in range(len(loaded.photos))}
 
 
 def assert_true(found: Annotations) -> set[int]:
-    """Compares every photo's objects with what was drawn; returns which photos they are, by their sizes."""
+    """Compare every photo's objects with the drawn ones. Return the photos' numbers, found by their sizes."""
     by_size = {(shot.width, shot.height): i for i, shot in enumerate(SHOTS)}
     assert len(by_size) == len(SHOTS)
     numbers = [found.classes.index(name) for name in NAMES]

@@ -18,7 +18,7 @@ class L2Norm(nn.Module):
 
 
 def reduced_fc() -> list[nn.Module]:
-    """VGG16's layers in a list, as Caffe's ports have them."""
+    """Return VGG16's layers in a list, as in ports of the Caffe code."""
     layers: list[nn.Module] = []
     inputs = 3
     for value in (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512):
@@ -43,7 +43,7 @@ def heads(values: int) -> nn.ModuleList:
 
 
 class Port(nn.Module):
-    """The forward pass that all three ports have in common; where the modules stand is up to the format."""
+    """The forward pass of all three ports, which differ in the names of their modules."""
 
     def run(self, x: Tensor, base: nn.ModuleList, norm: nn.Module, extras: list[nn.Module], loc, conf) -> tuple[Tensor, Tensor]:
         sources = []

@@ -1,8 +1,8 @@
-"""Processes for tests: real ones that need not import PyTorch again.
+"""Real processes for tests that do not import PyTorch again.
 
-`python train.py` takes seconds until its first line runs. Here a server that has imported the libraries forks instead. What
-it starts is a process like any other (output, exit code, signals, session, children), which imports the project's own
-modules itself. The server computes nothing: threads would not survive a fork.
+`python train.py` takes seconds until its first line runs. Here a server forks instead, with the libraries already imported. The
+new process is like any other (output, exit code, signals, session, children), and imports the project's own modules itself.
+The server computes nothing, since threads would not survive a fork.
 """
 
 import array
@@ -33,7 +33,7 @@ PDEATHSIG, SUBREAPER = 1, 36  # of prctl(2): a signal when the parent ends; orph
 class Process(subprocess.Popen):
     """`subprocess.Popen` for `python FILE ...`, `python -m MODULE ...` and `python -c TEXT ...`.
 
-    Anything else, and what asks for more than a folder, an environment, pipes and a session, is started as usual.
+    Other commands, and options beyond a folder, an environment, pipes and a session, start a process as usual.
     """
 
     server: ClassVar[socket.socket | None] = None
@@ -59,12 +59,12 @@ class Process(subprocess.Popen):
 
 
 def start(words: list[str], **options: Any) -> Process:
-    """A `Process` with pipes for what it prints, as text."""
+    """Start a `Process` whose output and errors are pipes of text."""
     return Process(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def completed(words: list[str], timeout: float, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A `Process` that has ended; it is killed after `timeout` seconds."""
+    """Run a `Process` to its end, and kill it after `timeout` seconds."""
     with start(words, **options) as process:
         try:
             output, errors = process.communicate(timeout=timeout)
@@ -75,7 +75,7 @@ def completed(words: list[str], timeout: float, **options: Any) -> subprocess.Co
 
 
 def ask(request: dict[str, Any], files: list[int]) -> int:
-    """Has the server start a process, which becomes a child of this one; its id."""
+    """Let the server start a process, which becomes a child of this one. Return its id."""
     Process.server = Process.server or start_server()
     libc = ctypes.CDLL(None)
     answer, theirs = os.pipe()
@@ -91,7 +91,7 @@ def ask(request: dict[str, Any], files: list[int]) -> int:
 
 
 def start_server() -> socket.socket:
-    """A connection to a new server, which ends with this process."""
+    """Start a server that ends with this process, and return a connection to it."""
     ours, theirs = connections()
     command = [sys.executable, __file__, str(theirs.fileno())]
     subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -100,12 +100,12 @@ def start_server() -> socket.socket:
 
 
 def connections() -> tuple[socket.socket, socket.socket]:
-    """Both ends of one that keeps messages apart."""
+    """Return both ends of a connection that preserves message boundaries."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def serve(connection: socket.socket) -> dict[str, Any]:
-    """Forks at every request; returns it in the new process alone."""
+    """Fork at every request. Return it only in the new process."""
     ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     while True:
         content, files, *_ = socket.recv_fds(connection, MAX_REQUEST, 4)
@@ -135,7 +135,7 @@ def serve(connection: socket.socket) -> dict[str, Any]:
 
 
 def begin(words: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Does what `python *words` does."""
+    """Do the same as `python *words`."""
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.clear()
     os.environ.update(environment)
@@ -160,7 +160,7 @@ def begin(words: list[str], folder: str, environment: dict[str, str]) -> None:
 
 
 def leave() -> None:
-    """Leaves without taking down every module, which takes longer than all else."""
+    """Exit without tearing down every module, which takes longest."""
     if exit_codes:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,10 +1,10 @@
-"""Plain float64 numpy versions of the arithmetic, loop by loop as the rules are worded: what the tests compare with."""
+"""Reference versions of the arithmetic for tests, in plain float64 NumPy, with loops that follow the rules' wording."""
 
 import numpy as np
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Overlap of two corner boxes."""
+    """Return the overlap of two corner boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
@@ -14,7 +14,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def corners(dboxes: np.ndarray) -> np.ndarray:
-    """Centres to corners."""
+    """Convert centres to corners."""
     return np.concatenate([dboxes[:, :2] - dboxes[:, 2:] / 2, dboxes[:, :2] + dboxes[:, 2:] / 2], axis=1)
 
 
@@ -53,7 +53,7 @@ def match(boxes: np.ndarray, labels: np.ndarray, dboxes: np.ndarray, thresh: flo
 
 
 def encode(box: np.ndarray, dbox: np.ndarray) -> np.ndarray:
-    """Offsets from one DBox to one box."""
+    """Return the offsets from one DBox to one box."""
     center, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
     return np.concatenate([(center - dbox[:2]) / dbox[2:] / 0.1, np.log(size / dbox[2:]) / 0.2])
 
@@ -67,7 +67,7 @@ def loss(
     neg_pos: int = 3,
     min_neg: int = 0,
 ) -> tuple[float, float]:
-    """Both losses of a batch, image by image and DBox by DBox."""
+    """Return both losses of a batch, image by image and DBox by DBox."""
     loss_l = loss_c = 0.0
     num_positives = 0
     for i, rows in enumerate(targets):
@@ -86,7 +86,7 @@ def loss(
 
 
 def voc_ap(detections: list[dict], truths: list[dict], label: int, use_07_metric: bool, iou_thresh: float = 0.5) -> float:
-    """AP of one class, step by step as VOCevaldet.m goes."""
+    """Return the AP of one class in the steps of VOCevaldet.m."""
     claimed = [np.zeros(len(truth["labels"]), bool) for truth in truths]
     total = sum(int(((t["labels"] == label) & ~t["difficult"]).sum()) for t in truths)
     if not total:
@@ -128,7 +128,7 @@ def voc_ap(detections: list[dict], truths: list[dict], label: int, use_07_metric
 
 
 def pixel_iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Overlap of two boxes of inclusive pixels."""
+    """Return the overlap of two boxes in inclusive pixels."""
     return iou(np.add(a, (0, 0, 1, 1)), np.add(b, (0, 0, 1, 1)))
 
 

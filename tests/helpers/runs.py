@@ -25,7 +25,7 @@ LONG = {"train": {"batch_size": 4, "iterations": 5000, "lr": 1e-3, "optimizer": 
 
 
 def write_config(folder: Path, shapes_root: Path, **changes: dict[str, Any]) -> Path:
-    """A small run: 24 photos in batches of 4, a twentieth of the channels."""
+    """Write the configuration of a small run: 24 photos in batches of 4, a twentieth of the channels."""
     values: dict[str, Any] = {
         "output_dir": str(folder / "run"),
         "device": "cpu",
@@ -93,13 +93,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def run_of(**sections: Any) -> Run:
-    """A run of a tiny network; nothing of its data is read."""
+    """Return a run of a tiny network that reads no data."""
     source = [{"path": "shapes"}]
     data = {"train": source, "val": source, "classes": ["cat", "dog"]}
     return Run.alone(parse_config({"data": data, "model": {"pretrained": "none", "width": 0.05}, **sections}))
 
 
 def schedule_of(num_samples: int = 8, eval_every: int = 100, **train: Any) -> Schedule:
-    """A schedule of 100 iterations at a constant learning rate of 0.1, with changes."""
+    """Return a schedule of 100 iterations at a constant learning rate of 0.1, with changes."""
     given = {"batch_size": 4, "iterations": 100, "lr": 0.1, "warmup": 0, "milestones": [], **train}
     return Schedule(run_of(train=given).config.train, eval_every, num_samples)

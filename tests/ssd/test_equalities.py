@@ -1,4 +1,4 @@
-"""What has to be equal whatever the data: properties, on inputs that hypothesis looks for."""
+"""Properties that hold for any data, on inputs that Hypothesis generates."""
 
 import numpy as np
 import pytest
@@ -22,18 +22,18 @@ NUM_CLASSES = 4
 unit = st.floats(0, 1, width=32)
 boxes = st.tuples(unit, unit, unit, unit).map(
     lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))
-)  # among them points, lines and the whole image
+)  # includes points, lines and the whole image
 tiny = st.tuples(unit, unit, st.floats(1e-5, 1e-2)).map(lambda c: (c[0], c[1], min(1, c[0] + c[2]), min(1, c[1] + c[2])))
 on_a_dbox = st.integers(0, len(DBOXES) - 1).map(lambda p: tuple(to_corners(DBOXES[p]).clamp(0, 1).tolist()))
-crowd = st.tuples(on_a_dbox, st.integers(2, 12)).map(lambda c: [c[0]] * c[1])  # equal boxes that all want one DBox
+crowd = st.tuples(on_a_dbox, st.integers(2, 12)).map(lambda c: [c[0]] * c[1])  # equal boxes that compete for one DBox
 region = st.tuples(unit, unit, st.lists(st.tuples(*[st.floats(0.01, 0.03)] * 2), min_size=10, max_size=20)).map(
     lambda c: [(c[0] * 0.9, c[1] * 0.9, c[0] * 0.9 + w, c[1] * 0.9 + h) for w, h in c[2]]
-)  # more objects than the DBoxes there
+)  # more objects than DBoxes nearby
 objects = st.one_of(st.lists(st.one_of(boxes, tiny, on_a_dbox), max_size=12), crowd, region)
 
 
 def as_target(rows: list[tuple[float, ...]], seed: int = 0) -> torch.Tensor:
-    """Boxes with a class each, `[G, 5]`."""
+    """Return boxes with random classes, `[G, 5]`."""
     labels = torch.randint(0, NUM_CLASSES, (len(rows), 1), generator=torch.Generator().manual_seed(seed))
     return torch.cat([torch.tensor(rows, dtype=torch.float32).reshape(-1, 4), labels.float()], dim=1)
 
@@ -89,7 +89,7 @@ def test_the_loss_ignores_image_order_and_padding(images, random):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(boxes, max_size=6, unique=True), min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_the_loss_ignores_object_order(images, random):
-    """Of objects that overlap some DBox alike the lower one takes it, so those here are all different."""
+    """If objects overlap a DBox equally, the first one takes it, so all objects here differ."""
     generator = torch.Generator().manual_seed(0)
     loc = torch.randn(len(images), len(DBOXES), 4, generator=generator)
     conf = torch.randn(len(images), len(DBOXES), NUM_CLASSES + 1, generator=generator)

@@ -1,4 +1,4 @@
-"""Photos with boxes, as arrays: parts of them, joined ones, and what is the same in two of them."""
+"""Annotations as arrays: selecting, joining and comparing."""
 
 from dataclasses import fields, replace
 
@@ -14,7 +14,7 @@ CLASSES = ("cat", "dog", "owl")
 
 
 def photos_of(*labels: list[int], folder: str = "a", first: int = 0) -> Annotations:
-    """A photo for each list of labels; every object has a box of its own."""
+    """Return a photo for each list of labels. All boxes differ."""
     every = [label for each in labels for label in each]
     numbers = np.arange(first, first + len(every))
     return Annotations(

@@ -1,4 +1,4 @@
-"""Boxes in another convention than their format's, in all three formats, and those that merely look so."""
+"""Boxes in a convention other than their format's, and boxes that only look like it."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def fault_in(written: np.ndarray, sizes: np.ndarray, layout: str) -> str:
 
 
 def drawn(count: int = 300, largest: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of boxes anywhere in photos of any size, and these sizes."""
+    """Return the edges of random boxes, and the random sizes of their photos."""
     rng = np.random.default_rng(0)
     sizes = rng.integers(200, 2000, (count, 2)).astype(np.float32)
     sides = rng.uniform(0.02, largest, (count, 2)) * sizes
@@ -29,7 +29,7 @@ def drawn(count: int = 300, largest: float = 0.4) -> tuple[np.ndarray, np.ndarra
 
 
 def read(edges: np.ndarray, sizes: np.ndarray, layout: str, written_as: str) -> np.ndarray:
-    """What a format's reader makes of boxes that are written in another convention."""
+    """Return the edges that a format's reader gets from boxes written in another convention."""
     unit = np.tile(sizes, 2) if layout == "yolo" else 1
     numbers = edges / unit @ np.linalg.inv(CONVENTIONS[written_as]).T
     return numbers @ CONVENTIONS[FORMATS[layout].convention].T * unit
@@ -46,7 +46,7 @@ def test_the_message_names_the_convention_that_fits(layout, written_as, largest)
     else:
         head, _, named = fault.partition("; as ")
         assert head.endswith(f"boxes reach beyond their photo (here, ...), read as {FORMATS[layout].convention}")
-        either = f"{CORNERS} or {Y_FIRST}"  # relative to the photo they look alike
+        either = f"{CORNERS} or {Y_FIRST}"  # the same when relative to the photo
         assert named.startswith(
             f"{either if layout == 'yolo' and written_as != LEFT_TOP else written_as} they would fit: convert"
         )
@@ -59,11 +59,11 @@ def test_boxes_for_photos_of_another_size_are_reported():
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
 def test_boxes_may_extend_beyond_the_photo(layout):
-    """A tenth of the boxes reaches beyond the right edge, by half of its width."""
+    """A tenth of the boxes extend beyond the right edge by half their width."""
     edges, sizes = drawn()
     edges[::10, 2] = sizes[::10, 0] + (sizes[::10, 0] - edges[::10, 0])
     assert fault_in(edges, sizes, layout) == ""
-    assert fault_in(edges[:2] + 5000, sizes[:2], layout) == ""  # two slips of the hand
+    assert fault_in(edges[:2] + 5000, sizes[:2], layout) == ""  # two mistakes
 
 
 HONEST = {  # photo, edges of the objects

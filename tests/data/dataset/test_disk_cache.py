@@ -1,4 +1,4 @@
-"""Arrays kept between runs."""
+"""Arrays cached between runs."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from data.dataset.disk_cache import load_arrays, save_arrays
 
 
 def test_load_returns_what_save_wrote(tmp_path, monkeypatch):
-    """Nothing else beside it: `np.savez` keeps any keyword that a version of NumPy does not know as an array."""
+    """Nothing is added: `np.savez` stores a keyword that a NumPy version does not know as an array."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     written = {"a": np.arange(5), "b c": np.zeros((0, 4), np.float32)}
     save_arrays("some", written)

@@ -16,7 +16,7 @@ from data.shapes import CLASSES, write_shapes
 from ssd.config.schema import SourceConfig
 from tests.helpers.voc import item, xml
 
-# How to store an upright picture so that the EXIF orientation turns it back.
+# How to store an upright picture for each EXIF orientation.
 STORED = {
     1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
     5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a), 7: lambda a: np.rot90(a[::-1]), 8: lambda a: np.rot90(a, -1),
@@ -57,7 +57,7 @@ def yolo(folder, width: int, height: int) -> None:
 
 
 def loaded(folder, pixels: np.ndarray, orientation: int, write, suffix: str = ".jpg") -> tuple[np.ndarray, list[float]]:
-    """A photo as training gets it, and its box."""
+    """Return a photo as training loads it, and its box."""
     (folder / "JPEGImages").mkdir(parents=True)
     exif = Image.Exif()
     exif[0x0112] = orientation

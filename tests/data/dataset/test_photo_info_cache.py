@@ -13,7 +13,7 @@ from tests.helpers.voc import item, make_folder, xml
 
 @pytest.fixture
 def looked_at(tmp_path, monkeypatch):
-    """Loads a folder of two photos; returns the names of those that had to be looked at."""
+    """Return a function that loads a folder of two photos, and returns the names of those it had to check."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_folder(tmp_path / "one", {"a": xml(item()), "b": xml()})
 

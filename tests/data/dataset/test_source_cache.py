@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def read(folder, monkeypatch):
-    """Loads the folder; returns what came of it, and the names of the annotations that were read."""
+    """Return a function that loads the folder, and returns the result and the names of the annotations it read."""
 
     def load(split="all", classes=("cat",), **options):
         names = []
@@ -70,7 +70,7 @@ def touched_photo(folder):
 
 
 def corrected_annotation(folder):
-    """Of the same size at the same time, as in archives with one date, and where times are kept in copying."""
+    """Keep size and time, like archives with a single date and copies that keep their times."""
     path = folder / "Annotations/a.xml"
     times = path.stat()
     path.write_text(path.read_text().replace("<xmax>30<", "<xmax>29<"))
@@ -80,7 +80,7 @@ def corrected_annotation(folder):
 
 
 def replaced_photo(folder):
-    """The same for a photo, in a file that takes the other's place."""
+    """Do the same to a photo by replacing its file."""
     path = folder / "JPEGImages/a.jpg"
     times = path.stat()
     content = bytearray(path.read_bytes())
@@ -101,7 +101,7 @@ def renamed(folder):
 
 
 def linked(folder):
-    """A link that leads to another file than before, itself unchanged."""
+    """Replace the target of a link, but not the link."""
     os.rename(folder.parent / "elsewhere.xml", folder.parent / "before.xml")
     (folder.parent / "elsewhere.xml").write_text(xml(item(), item(), item()))
 
@@ -159,7 +159,7 @@ def test_faults_are_never_cached(folder, read):
 
 
 def test_photos_outside_the_folder_are_read_every_time(folder, read):
-    """A photo in a folder that is not looked at may change unseen."""
+    """The digest does not cover photos in other folders."""
     (folder.parent / "photos").mkdir()
     os.rename(folder / "JPEGImages", folder.parent / "photos/JPEGImages")
     (folder / "JPEGImages").symlink_to(folder.parent / "photos/JPEGImages")

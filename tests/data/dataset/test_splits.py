@@ -1,4 +1,4 @@
-"""Splits by their names alone, and the division of what has none."""
+"""Choosing splits by name, and dividing folders without splits."""
 
 import hashlib
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_a_photos_draw_decides_its_part():
 
 
 def test_each_part_has_at_least_the_photo_with_the_nearest_draw(monkeypatch):
-    """Its draw decides, not its name."""
+    """The draw decides, not the name."""
     drawn = {"a": 0.5, "b": 0.2, "c": 0.9, "d": 0.4}
     monkeypatch.setattr(splits, "draw", lambda _, name: drawn[name])
     assert parts(list(drawn), 0.1, 0) == ({"a", "c", "d"}, {"b"})

@@ -1,4 +1,4 @@
-"""Files that are named in place of a data set's folder: those that stand for one, and all others."""
+"""Files named instead of a data set's folder."""
 
 import re
 import time
@@ -18,7 +18,7 @@ LIST = f"[{', '.join(NAMES)}]"
 
 
 def refusal(path: Path, capsys) -> str:
-    """The one line that new_config.py refuses a path with."""
+    """Return the one line with which new_config.py refuses a path."""
     assert new_config.main([str(path), "--output", str(path.parent / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -71,7 +71,7 @@ def test_a_named_coco_file_takes_precedence_over_other_data(tmp_path):
     ],
 )
 def test_the_path_in_data_yaml_is_followed(tmp_path, file, entries, monkeypatch):
-    """Past another data set beside it, and another data.yaml there."""
+    """Another data set beside it, or another data.yaml at the path, is ignored."""
     monkeypatch.chdir(tmp_path)
     for part, shots in (("train", SHOTS[:7]), ("val", SHOTS[7:])):
         photos(tmp_path / f"mine/images/{part}", shots)

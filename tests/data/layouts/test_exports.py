@@ -1,4 +1,4 @@
-"""What labelling tools and public sites hand out: each is trained on from new_config.py alone, with the right boxes."""
+"""Exports of labelling tools and public sites: new_config.py alone prepares the training, with the right boxes."""
 
 import pytest
 

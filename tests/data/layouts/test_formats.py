@@ -1,4 +1,4 @@
-"""COCO and YOLO: the same photos in all three layouts are the same data set; and what their files get wrong."""
+"""COCO and YOLO: the same photos give the same data set in all three formats. Faults in their files are reported."""
 
 import json
 from contextlib import nullcontext
@@ -81,7 +81,7 @@ def test_crowds_are_dropped_and_counted(tmp_path, voc):
     ids=["all", "half", "by CVAT", "all masks"],
 )
 def test_masks_marked_as_crowds_are_objects(tmp_path, voc, share, extra):
-    """CVAT marks every mask so, whatever it shows."""
+    """CVAT marks every mask as a crowd."""
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
     marked = content["annotations"][::share]
@@ -100,7 +100,7 @@ def test_masks_marked_as_crowds_are_objects(tmp_path, voc, share, extra):
     "names", ["[cross, star, triangle, square, circle]", "{4: circle, 2: triangle, 0: cross, 3: square, 1: star}", None]
 )
 def test_common_yolo_layouts(tmp_path, voc, images, labels, names):
-    """Names are in another order than the classes of the run, so that a number alone says something else."""
+    """The names' order differs from the run's classes, so that numbers alone would give other classes."""
     write_yolo(voc, tmp_path / "mine" / images, tmp_path / "mine" / labels)
     if names:
         (tmp_path / "mine/data.yaml").write_text(f"names: {names}\n")

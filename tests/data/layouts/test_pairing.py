@@ -1,4 +1,4 @@
-"""Which photo a label is of where names are written in several ways, and what is told of those that are of none."""
+"""Pairing of photos and labels whose spellings differ, and notes about unpaired ones."""
 
 import json
 import unicodedata

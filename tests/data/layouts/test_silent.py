@@ -1,4 +1,4 @@
-"""What used to go wrong without a word in people's annotations: each is now read right, mended aloud, or refused."""
+"""Flaws in annotations that could go unnoticed: each is read correctly, fixed with a note, or refused."""
 
 import json
 import re
@@ -184,8 +184,8 @@ def test_a_single_photo_is_not_divided(tmp_path):
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
 def test_fixed_boxes_are_reported(tmp_path, layout):
-    far = 64 if layout == "yolo" else 500  # YOLO's numbers cannot lie so far beyond 1
-    width = 1 if layout == "voc" else 0  # corners that are equal are a slip of the hand
+    far = 64 if layout == "yolo" else 500  # YOLO's numbers cannot be much larger than 1
+    width = 1 if layout == "voc" else 0  # equal corners are a mistake
     objects = ((0, 2, 2, 2 + width, 9), (1, 5, 5, far, 9), (2, 5, 5, 9, 9))
     shot = Shot("photo-01", 62 if layout == "yolo" else 90, 90, objects)
     photos(tmp_path / "mine/images", [shot])
@@ -205,7 +205,7 @@ def test_fixed_boxes_are_reported(tmp_path, layout):
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
 def test_duplicate_objects_are_used_once(tmp_path, layout):
-    """As where annotations were merged; the same box of another class, and one beside it, are other objects."""
+    """Merged annotations repeat objects. An equal box of another class, or a box nearby, is another object."""
     objects = ((0, 5, 5, 20, 30), (1, 5, 5, 20, 30), (0, 5, 5, 20, 30), (0, 5, 5, 20, 31), (0, 5, 5, 20, 30))
     photos(tmp_path / "mine/images", [shot := Shot("photo-01", 62, 90, objects)])
     {"voc": xmls, "yolo": texts, "coco": lambda folder, shots: dump(folder / "a.json", coco(shots))}[layout](
@@ -238,7 +238,7 @@ def test_ids_may_be_text(tmp_path):
 
 
 def test_ids_may_be_decimal(tmp_path):
-    """As pandas writes a column of ids in which one was missing."""
+    """pandas writes a column of ids with a missing one as decimals."""
     photos(tmp_path / "mine/images")
     content = coco()
     for item in content["annotations"]:
@@ -289,7 +289,7 @@ def test_annotations_of_unlisted_images_are_refused(tmp_path):
 
 
 def without_objects(folder: Path, layout: str, part: str) -> None:
-    """Two splits, one of them without any object."""
+    """Write two splits, one of them without objects."""
     for name, shots in (("train", SHOTS[1:6]), ("val", SHOTS[6:])):
         bare = [shot._replace(objects=()) for shot in shots] if name == part else shots
         if layout == "coco":
@@ -353,7 +353,7 @@ def test_the_format_with_more_photos_is_used_with_a_note(tmp_path):
     "name", ["no", "007", "1.10", "1e3", "US$5_$x^", "a, b", "猫", "ключ & <замок>", "null", "[x]", "it's"]
 )
 def test_class_names_keep_their_spelling(tmp_path, name, capsys):
-    """From each layout through new_config.py and the configuration."""
+    """In each format, through new_config.py and the configuration."""
     names = [name, "dog", "red kite"]
     quoted = json.dumps(name, ensure_ascii=False) if set(name) & set(",[]'&") else name
     yolo(tmp_path / "yolo", f"names: {{1: {quoted}, 2: dog, 3: red kite}}\n")
@@ -410,7 +410,7 @@ def packed(folder: Path) -> None:
 
 
 def table(folder: Path) -> None:
-    """As TensorFlow's object detection tutorials have it."""
+    """Write a CSV table, as in TensorFlow's object detection tutorials."""
     photos(folder / "images")
     write(folder / "data/train_labels.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\n")
 
@@ -462,7 +462,7 @@ def test_only_the_first_of_many_faults_are_reported(tmp_path, capsys):
     photos(tmp_path / "mine/train", shots)
     xmls(tmp_path / "mine/train", shots)
     for path in (tmp_path / "mine/train").glob("*.xml"):
-        path.write_text(path.read_text().replace("bndbox", "robndbox"))  # as roLabelImg has turned boxes
+        path.write_text(path.read_text().replace("bndbox", "robndbox"))  # as roLabelImg writes rotated boxes
     photos(tmp_path / "mine/val")
     xmls(tmp_path / "mine/val")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
@@ -474,7 +474,7 @@ def test_only_the_first_of_many_faults_are_reported(tmp_path, capsys):
 
 @pytest.mark.parametrize("layout", ["voc", "coco"])
 def test_boxes_relative_to_the_photo_are_refused(tmp_path, layout):
-    """Where pixels are expected they are all smaller than one."""
+    """As pixels, all numbers are smaller than 1."""
     photos(tmp_path / "mine/images")
     if layout == "voc":
         xmls(tmp_path / "mine/annots", number=lambda value: value / 100)

@@ -111,7 +111,7 @@ def test_other_classes_can_be_ignored(tmp_path):
     ("text", "expected"), [(xml(item()), True), ("<html></html>", False), ("<annotation", False), ("", False)]
 )
 def test_an_annotation_is_recognised_by_its_root_element(tmp_path, text, expected):
-    """And its file is closed at once, not when the garbage collector comes by."""
+    """Its file is closed at once, without waiting for the garbage collector."""
     path = tmp_path / "a.xml"
     path.write_text(text, encoding="utf-8")
     gc.disable()

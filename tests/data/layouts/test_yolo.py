@@ -1,4 +1,4 @@
-"""YOLO's labels that may be read in two ways, splits that are named and not there, and files that are no labels quite."""
+"""YOLO: ambiguous labels, missing splits, and files that are not quite labels."""
 
 import re
 
@@ -29,13 +29,13 @@ def labelled(folder, text: str, names: str = "names: [cat]\n"):
     [
         ("0.3 1 0.3 0.5 0.1 0.4 0 0.5 0 1", (0, 40, 60, 100)),
         ("0.3 0 0.3 0.6 0 0.6 0 0 0.3 0", (0, 0, 60, 60)),
-        ("0 0 0.3 0 0.3 0.6 0 0.6 0 0", (0, 0, 60, 60)),  # closed rectangles, at a corner and along each edge
+        ("0 0 0.3 0 0.3 0.6 0 0.6 0 0", (0, 0, 60, 60)),  # closed rectangles at a corner and along each edge
         ("0.3 0.6 0 0.6 0 0 0.3 0 0.3 0.6", (0, 0, 60, 60)),
         ("1 1 0.5 1 0.5 0.2 1 0.2 1 1", (100, 20, 200, 100)),
         ("0 0 1 0 1 1 0 1 0 0", (0, 0, 200, 100)),
         ("0.2 0 0.6 0 0.6 0.4 0.2 0.4 0.2 0", (40, 0, 120, 40)),
         ("0.5 0.5 0.7 0.5 0.7 0.8 0.5 0.8 0.5 0.5", (100, 50, 140, 80)),
-        ("0.9 0.5 0.4 0.3 0.8 0.2 1 0.1 0.7 0", (80, 0, 200, 50)),  # as a pose its box would leave the photo
+        ("0.9 0.5 0.4 0.3 0.8 0.2 1 0.1 0.7 0", (80, 0, 200, 50)),  # as a pose, its box would extend beyond the photo
         ("0.2 0.3 0.4 0.3 0.8 0.2 1 0.1", (40, 10, 200, 30)),
         ("0 0.5 0.1 0.1 0.2 0 0.3 0 0.6 0 0.8 0.2 1 0.6 0.5 1", (0, 0, 200, 100)),
     ],
@@ -48,7 +48,7 @@ def test_outlines_at_the_edge_of_a_photo_are_not_poses(tmp_path, line, box):
 @pytest.mark.parametrize("num_keypoints", range(2, 18))
 @pytest.mark.parametrize("visible", [1, 2])
 def test_poses_with_any_number_of_keypoints_become_boxes(tmp_path, num_keypoints, visible):
-    """Beside an outline. Where a pose may be an outline by its numbers, data.yaml has to tell, and its box is never wrong."""
+    """An outline lies beside each pose. If a pose could also be an outline, data.yaml has to say which."""
     points = "".join(f" {0.4 + i / 100} 0.5 {visible if i else 0}" for i in range(num_keypoints))
     text = f"0 0.5 0.5 0.4 0.6{points}\n"
     outline = "0 0.3 1 0.3 0.5 0.1 0.4 0 0.5 0 1\n"
@@ -120,7 +120,7 @@ def test_without_names_an_outlying_number_is_refused(tmp_path, number, capsys):
 
 
 def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
-    """As those of a few of COCO's 80 classes do."""
+    """A few of COCO's 80 classes have gaps."""
     folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n79 0.5 0.5 0.1 0.1\n", names="")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 0
     assert "class 79 (3)" in capsys.readouterr().out
@@ -142,7 +142,7 @@ def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
     ],
 )
 def test_faulty_labels_are_reported(tmp_path, text, said):
-    """Beside the photos too, where no folder says that they are."""
+    """Also beside the photos, where no folder marks them as labels."""
     folder = tmp_path / "mine"
     photos(folder, WIDE)
     for shot in WIDE:
@@ -283,7 +283,7 @@ def test_absolute_paths_are_found_below_any_folder(tmp_path, train, val):
         "train: images\nval: images\ntest: test/images",
         "train: images\nval: images\ntest: null",
         "train: images\nval: null\ntest: ~",
-        "train: ../images\nval: ../valid/images\ntest: ../test/images",  # as Roboflow writes it, whatever there is
+        "train: ../images\nval: ../valid/images\ntest: ../test/images",  # Roboflow always writes all three
         "train: images\nval: val.txt",
     ],
 )
@@ -304,7 +304,7 @@ def test_photos_are_divided_if_the_named_splits_are_empty(tmp_path, entries, cap
     "line", ["Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59", "5,5,25,25,1,4,0,0", ","]
 )
 def test_other_text_files_do_not_outvote_readable_annotations(tmp_path, line):
-    """KITTI's and VisDrone's, beside VOC annotations of fewer photos."""
+    """Text files of KITTI and VisDrone beside VOC annotations of fewer photos."""
     photos(tmp_path / "mine/images")
     xmls(tmp_path / "mine/annotations", SHOTS[:6])
     for shot in SHOTS:

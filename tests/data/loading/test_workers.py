@@ -1,4 +1,4 @@
-"""Worker processes that fail, hang or have no room: what waits for them, and for how long."""
+"""Loader workers that fail, hang, or run out of memory or file descriptors."""
 
 import errno
 import gc
@@ -34,7 +34,7 @@ LARGE = 2 * workers.SMALL
 
 
 class Numbers(Dataset[dict[str, Tensor]]):
-    """A batch of four samples: a large tensor and a small one, both full of the first sample's number."""
+    """Batches of four samples: a large and a small tensor, both filled with the first sample's number."""
 
     def __len__(self) -> int:
         return 40
@@ -60,11 +60,11 @@ def arrived(batches: WatchedLoader) -> list[int]:
 
 @contextmanager
 def descriptors(spare: int) -> Iterator[None]:
-    """Within the block this process, and what it starts, can have so many files open beyond those of now."""
+    """Limit this process and its children to this many more open files within the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     taken = [os.open(os.devnull, os.O_RDONLY)]
-    while taken[-1] <= highest:  # the limit is on the number that a new one gets, so no lower one may be free
+    while taken[-1] <= highest:  # the limit applies to a new file's number, so no lower number may be free
         taken.append(os.open(os.devnull, os.O_RDONLY))
     resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + spare, hard))
     try:
@@ -76,7 +76,7 @@ def descriptors(spare: int) -> Iterator[None]:
 
 
 class Noted(Numbers):
-    """What its workers make is noted in a file."""
+    """Notes each batch that its workers make in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,7 +92,7 @@ def test_the_first_batches_are_prefetched(tmp_path):
     batches = iter(batches_made)
     wait_until(lambda: (tmp_path / "made").exists() and len((tmp_path / "made").read_text().split()) == 4)
     assert [batch["small"].item() for batch in batches] == list(range(0, 40, 4))
-    iter(batches_made)  # that nobody waits for, which ends with the last one who knows it
+    iter(batches_made)  # its workers end with its last reference
     wait_until(lambda: not multiprocessing.active_children())
 
 
@@ -102,7 +102,7 @@ def test_batches_arrive_unchanged(num_workers):
 
 
 def test_batches_arrive_without_shared_memory(monkeypatch):
-    """As in a container whose /dev/shm is full: the workers, forked from here, cannot make a file in it."""
+    """In a container with a full /dev/shm, the workers, forked from here, cannot create files in it."""
 
     def full(*_: object) -> None:
         raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
@@ -119,7 +119,7 @@ def test_few_file_descriptors_are_enough(spare):
 
 @pytest.mark.parametrize("spare", [10, 16, 22])
 def test_too_few_file_descriptors_end_in_one_line(spare):
-    """How many batches are under way at once, and so how many descriptors are needed, is a matter of time."""
+    """The number of batches under way, and so of descriptors, depends on timing."""
     with descriptors(spare):
         outcome: list[int] | str
         try:
@@ -130,7 +130,7 @@ def test_too_few_file_descriptors_end_in_one_line(spare):
 
 
 def test_batches_use_no_file_if_few_descriptors_are_left():
-    """The photos that come next need some."""
+    """The next photos need some."""
     content = {"large": torch.zeros(LARGE, dtype=torch.uint8)}
     with descriptors(workers.SPARE_FILES - 1):
         parcel = Parcel(content)
@@ -144,10 +144,10 @@ def test_the_error_names_too_few_file_descriptors():
 
 
 def test_the_error_names_a_removed_temporary_folder(tmp_path, monkeypatch):
-    """As by programs that clean up /tmp."""
+    """Some programs clean up /tmp."""
     folder = tmp_path / "pymp-mine"
     folder.mkdir()
-    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # which the workers use, too
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))  # also for the workers
     batches = iter(watched(Numbers()))
     next(batches)
     shutil.rmtree(folder)
@@ -189,7 +189,7 @@ def test_a_failed_transfer_is_reported(monkeypatch, capfd):
 
 
 class Stuck(Numbers):
-    """Its second batch never comes, as from a disk that does not answer."""
+    """Never returns its second batch, like a disk that does not respond."""
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         if indices[0]:
@@ -199,7 +199,7 @@ class Stuck(Numbers):
 
 @pytest.fixture
 def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopRequest]:
-    monkeypatch.setattr("ssd.system.stop.SAME_REQUEST", 0)  # or it would be waited for at the end
+    monkeypatch.setattr("ssd.system.stop.SAME_REQUEST", 0)  # or the test would wait for it at the end
     with StopRequest().listening() as stop:
         yield stop
 
@@ -214,7 +214,7 @@ def test_a_signal_ends_a_wait_for_data(num_workers, stop):
     with pytest.raises(Stopped, match="SIGTERM"):
         next(batches)
     assert time.monotonic() - start < 2
-    with pytest.raises(Stopped):  # whoever waits later does not wait at all
+    with pytest.raises(Stopped):  # a later wait raises at once
         next(iter(watched(Stuck(), 0, stop)))
 
 
@@ -227,7 +227,7 @@ def test_a_signal_before_or_after_the_wait_raises_nothing(stop):
 
 
 def test_a_dead_worker_ends_the_wait_at_once():
-    """PyTorch looks for lost workers every few seconds only."""
+    """PyTorch checks for lost workers only every few seconds."""
     previous = signal.getsignal(signal.SIGCHLD)
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
@@ -252,7 +252,7 @@ def test_a_lost_worker_is_reported_only_while_waiting():
     victim = multiprocessing.active_children()[0]
     os.kill(victim.pid, signal.SIGKILL)
     end = time.monotonic() + 0.5
-    while time.monotonic() < end:  # a step, which must not be torn in two
+    while time.monotonic() < end:  # a training step, which must not be interrupted
         time.sleep(0.01)
     with pytest.raises(WorkerError, match=r"DataLoader worker \(pid \d+\) is killed by signal: SIGKILL: out of memory"):
         list(batches)
@@ -271,7 +271,7 @@ def test_an_error_in_the_data_set_is_passed_on(num_workers):
 
 
 class Frozen(Dataset[dict[str, Tensor]]):
-    """How many objects of the parent a worker's search for garbage leaves alone."""
+    """Returns the number of the parent's objects that a worker's garbage collector ignores."""
 
     def __len__(self) -> int:
         return 1
@@ -281,7 +281,7 @@ class Frozen(Dataset[dict[str, Tensor]]):
 
 
 def offer_a_file(pipe) -> None:
-    """What a worker does that hands over a tensor in shared memory."""
+    """Send a tensor in shared memory as a worker does."""
     workers._init_worker(0)
     pipe.send(resource_sharer.DupFd(0)._id)
     pipe.recv()
@@ -292,7 +292,7 @@ def test_an_unfetched_batch_is_no_error(capfd):
     worker = multiprocessing.get_context("fork").Process(target=offer_a_file, args=(theirs,))
     worker.start()
     address, _ = pipe.recv()
-    # Asked to stop, the main process may leave in the middle of it.
+    # On a request to stop, the main process may exit during the transfer.
     Client(address, authkey=multiprocessing.current_process().authkey).close()
     time.sleep(0.2)
     pipe.send(None)
@@ -302,13 +302,13 @@ def test_an_unfetched_batch_is_no_error(capfd):
 
 
 def test_workers_do_not_collect_the_parents_objects():
-    """A search writes to each object, and what is written to is copied: gigabytes, where a data set is large."""
+    """The collector writes to each object and so copies its page: gigabytes for a large data set."""
     (batch,) = watched(Frozen())
     assert batch["frozen"] > 10_000
 
 
 def test_the_end_of_abandoned_workers_is_not_reported(monkeypatch):
-    """A request to stop may cut off the end of a wait, where losses cease to be reported."""
+    """A request to stop may skip the end of a wait, which turns these reports off."""
     monkeypatch.setattr(loader, "_abandoned", [])
     previous = signal.getsignal(signal.SIGCHLD)
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

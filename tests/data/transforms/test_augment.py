@@ -1,4 +1,4 @@
-"""Augmentation, by its behaviour over thousands of draws."""
+"""Statistics of augmentation over thousands of draws."""
 
 from collections import Counter
 
@@ -51,9 +51,8 @@ OVERLAP_BINS = (0, *PAPER_OVERLAPS, 1)
 
 
 def expected_overlaps() -> np.ndarray:
-    """Shares of the patches by overlap with an object that fills the photo, by a simulation: the seven modes alike,
-    one of them the whole photo, which is left out.
-    """
+    """Simulate the shares of patches per overlap with an object that fills the photo, over seven equally frequent modes. One of
+    them, the whole photo, is left out."""
     generator = np.random.default_rng(1)
     scale, part, left, top = generator.random((4, 400_000))
     scale = 0.3 + 0.7 * scale
@@ -70,7 +69,7 @@ def expected_overlaps() -> np.ndarray:
 
 
 def test_crop_modes_are_equally_frequent():
-    """What the modes leave: the overlaps of the patches with an object that fills the photo."""
+    """Measured by the overlaps of the patches with an object that fills the photo."""
     assert sorted(mode for mode in augment.CROP_MODES if mode) == list(PAPER_OVERLAPS)
     boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
     windows = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
@@ -82,7 +81,7 @@ def test_crop_modes_are_equally_frequent():
 
 
 def test_any_patch_is_among_the_modes():
-    """Around an object too small for every least overlap a patch is drawn as often as the whole photo."""
+    """If the object is too small for every least overlap, patches are as frequent as the whole photo."""
     boxes = np.array([[WIDTH / 2 - 4, HEIGHT / 2 - 4, WIDTH / 2 + 4, HEIGHT / 2 + 4]], np.float32)
     windows = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
     assert abs(windows.count(Crop(0, 0, WIDTH, HEIGHT)) - 500) < 5 * np.sqrt(250)
@@ -102,7 +101,7 @@ def test_every_patch_reaches_its_overlap(monkeypatch, least):
             assert overlaps(patch, boxes).max() >= least
             centers = (boxes[:, :2] + boxes[:, 2:]) / 2
             assert ((centers >= patch[0, :2]) & (centers < patch[0, 2:])).all(axis=1).any()
-    # The mode is tried first in half of the draws; 0.9 is the hardest to find a patch for.
+    # Half of the draws try the mode first. Patches with an overlap of 0.9 are the hardest to find.
     assert cropped > 60
 
 
@@ -119,7 +118,7 @@ def test_patches_have_the_papers_scales_and_aspects():
     assert (aspect >= scale**2 - 0.02).all()
     assert (aspect <= 1 / scale**2 + 0.02).all()
     assert 0.62 < scale.mean() < 0.68
-    # Size, aspect and place are drawn independently.
+    # Size, aspect and position are independent.
     free = (width < 0.9) & (height < 0.9)
     patches, width, height, scale, aspect = (values[free] for values in (patches, width, height, scale, aspect))
     lowest, highest = np.maximum(0.5, scale**2), np.minimum(2, 1 / scale**2)

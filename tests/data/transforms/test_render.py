@@ -1,4 +1,4 @@
-"""Rendering, against the steps done one by one, and by where objects are found again."""
+"""Rendering, compared with single steps and with the objects' places."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ FILL = (124, 116, 104)
 
 @pytest.mark.parametrize("seed", range(120))
 def test_boxes_match_the_pixels(seed):
-    """A coloured rectangle, augmented, is found again where its box says."""
+    """A coloured rectangle is inside its box after augmentation."""
     generator = np.random.default_rng(seed)
     width, height = generator.integers(150, 500, 2).tolist()
     x1, y1 = (int(generator.integers(0, side // 2)) for side in (width, height))
@@ -34,7 +34,7 @@ def test_boxes_match_the_pixels(seed):
 
 
 def step_by_step(image: np.ndarray, plan: Augmentation, size: int) -> np.ndarray:
-    """The augmentation as it is usually written: distort, paint a canvas, crop, resize, mirror."""
+    """Augment in the usual steps: distort, paint a canvas, crop, resize, mirror."""
     x1, y1, x2, y2 = plan.crop
     height, width = image.shape[:2]
     left, top = max(0, -x1), max(0, -y1)
@@ -56,7 +56,7 @@ def test_one_resampling_equals_step_by_step():
         render(image, plan, FILL, out)
         difference = np.abs(out.astype(int) - step_by_step(image, plan, 300))
         means.append(difference.mean())
-        # Half a pixel of shift, at the border of the photo and on slopes, is all there may be.
+        # Only half a pixel of shift is allowed, at the border of the photo and on slopes.
         assert (difference.max(axis=2) > 40).mean() < 0.03
         assert difference.mean() < 6
     assert np.mean(means) < 1.5
@@ -64,7 +64,7 @@ def test_one_resampling_equals_step_by_step():
 
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (120, 90), (700, 500)])
 def test_the_drawn_interpolation_is_used(size):
-    """On noise, where no two of them agree."""
+    """On noise, all interpolations differ."""
     width, height = size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = np.zeros((len(INTERPOLATIONS), 300, 300, 3), np.uint8)
@@ -73,7 +73,7 @@ def test_the_drawn_interpolation_is_used(size):
         render(image, plan._replace(interpolation=interpolation), FILL, rendered)
         difference = rendered.astype(int) - cv2.resize(image, (300, 300), interpolation=interpolation)
         assert np.abs(difference).max() <= 1
-    assert len({rendered.tobytes() for rendered in out}) >= 4  # area is linear where pixels are added
+    assert len({rendered.tobytes() for rendered in out}) >= 4  # area equals linear when enlarging
 
 
 def test_distortion_equals_plain_arithmetic_in_8_bits():
@@ -120,7 +120,7 @@ def test_extreme_photos(size):
 
 @pytest.mark.parametrize(("left", "column"), [(0, 0), (1502, 150), (2999, 299)])
 def test_a_photo_thinner_than_an_output_pixel_becomes_one_pixel_wide(left, column):
-    """A photo of one column, that far from the left edge of a window of 3000."""
+    """The photo has one column, at this distance from the left edge of a window of 3000."""
     image, out = np.full((300, 1, 3), 77, np.uint8), np.zeros((300, 300, 3), np.uint8)
     plan = no_augmentation(1, 300, np.zeros((0, 4)))._replace(crop=Crop(-left, 0, 3000 - left, 300))
     render(image, plan, FILL, out)

@@ -1,4 +1,4 @@
-"""Tiles as samples: which objects they show, against a loop over every pair; what is read, kept in memory and shared out."""
+"""Tiles as samples: their objects, compared with a loop over all pairs; reading, caching and distribution."""
 
 from dataclasses import fields, replace
 
@@ -21,7 +21,7 @@ SIZES = [(700, 300), (90, 80), (250, 1), (100, 100), (101, 100), (333, 512)]
 
 
 def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Annotations:
-    """Photos of these sizes, with objects anywhere; there are no files."""
+    """Return photos of these sizes with random objects, without files."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, most, len(sizes))
     parts = []
@@ -100,7 +100,7 @@ def test_photos_smaller_than_a_tile_stay_whole():
 
 @pytest.fixture
 def large(tmp_path) -> Annotations:
-    """Three photos of noise, of which two are large."""
+    """Three photos of noise, two of them large."""
     photos = made_up(4, [(400, 260), (80, 90), (90, 300)], 9)
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.png" for i in range(len(photos))]
@@ -131,7 +131,7 @@ def test_a_tiles_sample_has_its_pixels(large):
 
 
 def test_a_photo_is_decoded_once_for_all_its_tiles(large, monkeypatch):
-    """From the cache in any order, without one in the order of evaluation."""
+    """In any order with a cache, and in the order of evaluation without one."""
     expected = tiled(large, augment=AugmentConfig()).__getitems__([(0, index) for index in range(len(tiled(large)))]).images
     read, decoded = DetectionDataset.image, []
     monkeypatch.setattr(DetectionDataset, "image", lambda self, photo: decoded.append(photo) or read(self, photo))

@@ -12,7 +12,7 @@ ODD = Sizes((9, 20, 31, 77, 150, 330, 390), ((5,), (1.2, 7), (3, 4), (2, 6), (4,
 
 
 def boxes_of(width: float, height: float, count: int, seed: int = 0) -> np.ndarray:
-    """Corners `[n, 4]` of objects of about that size in the network's 300 pixels, relative to the photo."""
+    """Return corners `[n, 4]`, relative to the photo, of objects of about this size in the network's 300 pixels."""
     rng = np.random.default_rng(seed)
     size = np.array([width, height]) * rng.uniform(0.8, 1.25, (count, 2))
     corner = rng.uniform(0, 300 - size)
@@ -53,7 +53,7 @@ def test_fitted_dboxes_cover_more_objects(width, height):
     assert spec.boxes_per_cell == SSD300_VOC.boxes_per_cell
     assert make_dbox_list(spec).shape == (8732, 4)
     assert fit(objects) == found
-    # Another sample of the same objects is covered alike.
+    # Another sample of similar objects is covered equally well.
     others = objects_of(boxes_of(width, height, 300, seed=5), np.zeros(300, int))
     assert coverage(found, others) > usual + 0.3
 
@@ -76,7 +76,7 @@ def test_a_single_object():
 
 
 def test_fitted_sizes_are_a_valid_configuration():
-    """Sizes still rise in the digits that they are written with, where all objects are nearly the same size."""
+    """For objects of nearly equal size, the rounded sizes still rise."""
     rng = np.random.default_rng(20)
     count = int(rng.integers(1, 5))
     size = rng.uniform(4, 60, (1, 2)) * rng.uniform(0.98, 1.02, (count, 2))

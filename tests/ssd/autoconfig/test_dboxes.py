@@ -1,4 +1,4 @@
-"""DBoxes are chosen by the objects that they cover."""
+"""Choosing DBoxes by their coverage of the objects."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def test_the_choice_depends_on_object_sizes():
     assert dboxes.choose_dboxes(large, None).value == "voc"
     assert dboxes.choose_dboxes({"voc": 0.981, "coco": 0.984}, None).value == "voc"  # no difference
     assert f"coco {small['coco']:.1%}" in dboxes.choose_dboxes(small, None).reason
-    assert dboxes.choose_dboxes({"voc": 0.99, "coco": 0.95}, "coco").value == "coco"  # which its weights have learned
+    assert dboxes.choose_dboxes({"voc": 0.99, "coco": 0.95}, "coco").value == "coco"  # the weights were trained for them
     assert dboxes.choose_dboxes({"voc": 0.54, "coco": 0.98}, "voc").value == "coco"
     assert dboxes.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.64}, None).value == "coco"
     assert dboxes.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.66}, "coco").value == "fitted"
@@ -50,7 +50,7 @@ def test_dboxes_are_fitted_only_for_a_large_gain():
 
 @pytest.mark.parametrize("side, photo, told", [(29, 3000, True), (31, 3000, False), (20, 600, False)])
 def test_small_objects_in_large_photos_get_a_note_about_tiles(side, photo, told):
-    """By their side at the network's 300 pixels; a quarter of the objects is enough."""
+    """The side counts in the network's 300 pixels. A quarter of the objects is enough."""
     sizes = np.array([[photo, photo], [photo, photo]], np.int32)
     sides = np.array([side, 100, 100, 100]) * photo / 300
     boxes = np.stack([np.zeros(4), np.zeros(4), sides, sides], axis=1).astype(np.float32)

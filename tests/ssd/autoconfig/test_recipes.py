@@ -1,4 +1,4 @@
-"""What a first run starts from and how long it is: by photos, speed, time, and the weights that can be had."""
+"""Start and length of a first run, given its photos, speed, time and available weights."""
 
 import http.server
 import socket
@@ -40,7 +40,7 @@ SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos a second: the full netw
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A machine where some weights are at hand: `there` names them; a network only where `net` is put there."""
+    """Return a function that makes only the named weights available; `net` stands for a network."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
 
@@ -79,10 +79,10 @@ def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
         ("cpu", 60, SLOW, ["net", "slim"], "slim", None, 16, 150),
         ("cpu", 200, SLOW, ["net", "slim"], "slim", None, 16, 150),
         ("cpu", 200, FAST, ["net", "slim"], "coco", "conv3_3", 16, 62),
-        ("cpu", 200, FAST, ["coco", "slim"], "coco", "conv3_3", 16, 62),  # no network: from the hub folder
+        ("cpu", 200, FAST, ["coco", "slim"], "coco", "conv3_3", 16, 62),  # no network, but in the hub folder
         ("cpu", 200, FAST, ["imagenet", "slim"], "imagenet", "conv3_3", 16, 62),
         ("cpu", 200, FAST, ["slim"], "slim", None, 16, 150),
-        ("cpu", 200, SLOW, ["net"], "coco", "conv3_3", 16, 14),  # too slow, and nothing in its place
+        ("cpu", 200, SLOW, ["net"], "coco", "conv3_3", 16, 14),  # too slow, but without an alternative
         ("cpu", 200, SLOW, [], "scratch", None, 16, 156),
         ("cpu", 5000, SLOW, ["net", "slim"], "slim", None, 16, 6),
         ("cpu", 50_000, SLOW, ["net", "slim"], "slim", None, 16, 0),
@@ -98,7 +98,7 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
     chosen, _ = start(Budget(device, 30), num_photos, speeds)
     assert chosen.recipe.name == name
     text = render({**DATA, **run_settings(chosen, device, num_photos, 50, COVERAGES)})
-    config = parse_config(parse_yaml(text, top_entry()))  # which refuses what does not go together
+    config = parse_config(parse_yaml(text, top_entry()))  # refuses settings that conflict
     assert config.model.pretrained == ("none" if name == "scratch" else name)
     assert config.model.freeze == freeze
     assert config.train.batch_size == size
@@ -130,11 +130,11 @@ def re_data(line: str) -> bool:
 
 
 def test_the_run_fills_the_available_time():
-    """By hand: of 1620 s 9 + 3 + 5 are fixed, 10 evaluations of 4 + 3 × 1 s; 1533 s make 3066 steps of 0.5 s."""
+    """By hand: 1620 s minus 9 + 3 + 5 s and 10 evaluations of 4 + 3 × 1 s leaves 1533 s, or 3066 steps of 0.5 s."""
     found = plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 30)
     assert (found.epochs, found.iterations, found.evaluations) == (49, 3063, 10)
     assert found.seconds == 9 + 3 + 5 + 3063 * 0.5 + 10 * 7
-    assert plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 120).epochs == 150  # beyond which more bring nothing
+    assert plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 120).epochs == 150  # more would gain nothing
     costly = plan_length(SLIM, Timings(9, 0.5, 3, 1, 100, 5), 1000, 16, 30)
     assert costly.evaluations * 103 <= EVALUATION_SHARE * 1620 < (costly.evaluations + 1) * 103 or costly.evaluations == 2
     assert costly.seconds <= 1800
@@ -156,7 +156,9 @@ def test_the_plan_says_what_more_time_or_speed_would_gain(place):
     assert "note: the full network needs --minutes 48, or a machine 1.7 times as fast" in shown
     assert shown.endswith("in all; with --minutes 48: the full network")
     chosen, _ = start(Budget("cpu", 10), 200, SLOW)
-    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # 40 would bring no more
+    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith(
+        "; with --minutes 29: 150 epochs"
+    )  # 40 would gain nothing more
     assert start(Budget("cpu", 29), 200, SLOW)[0].length.epochs == 150
     chosen, _ = start(Budget("cpu", 60), 200, FAST)
     assert describe_plan(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
@@ -170,7 +172,7 @@ def test_nothing_is_downloaded_without_need(place, monkeypatch):
     place("net", "slim")
     monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("downloaded"))
     assert start(Budget("cpu", 30, download=False), 200, FAST)[0].recipe is SLIM
-    assert start(Budget("cpu", 30), 200, SLOW)[0].recipe is SLIM  # which is known before
+    assert start(Budget("cpu", 30), 200, SLOW)[0].recipe is SLIM  # known without a download
     chosen, asked = start(Budget("cpu", 30, scratch=True), 200, FAST)
     assert (chosen.recipe, asked) == (SCRATCH, ["scratch"])
     assert not any(note.startswith("warning") for note in chosen.notes)
@@ -197,7 +199,7 @@ def test_a_network_too_large_for_the_memory(place):
 
 @pytest.fixture
 def address(monkeypatch):
-    """Lets COCO's weights be looked for at another address; returns the port of a server that accepts and says nothing."""
+    """Return a function that sets another address for COCO's weights, and the port of a server that never answers."""
     monkeypatch.setattr(download, "PAUSE", 0.01)
     monkeypatch.setattr(sources, "STALL", 0.3)
 
@@ -220,7 +222,7 @@ def test_a_missing_network_costs_only_seconds(place, address, monkeypatch, kind)
     chosen, timed = start(Budget("cpu", 30), 200, FAST)
     assert time.monotonic() - began < 10
     assert chosen.recipe is SLIM
-    assert timed == ["slim"]  # to time the full network may take minutes
+    assert timed == ["slim"]  # timing the full network may take minutes
     (note,) = chosen.notes
     assert note.startswith("note: coco-12345678.pth cannot be downloaded (http://")
     assert f"into {sources.hub_file('x').parent}" in note

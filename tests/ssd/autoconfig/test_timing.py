@@ -1,4 +1,4 @@
-"""What a dry run foretells, against runs whose parts take known times by a clock that nothing else moves."""
+"""The dry run's prediction, compared with runs on a fake clock that only known parts advance."""
 
 import re
 import time
@@ -17,7 +17,7 @@ from tests.helpers.runs import write_config
 
 pytestmark = pytest.mark.slow
 
-# Seconds: of a step, of a batch of photos that is evaluated, of a checkpoint, of a photo that is decoded, of the start.
+# Seconds for a step, the prediction of a batch, a checkpoint, decoding a photo, and the start.
 STEP, PREDICTION, CHECKPOINT, PHOTO, START = 2, 3, 5, 0.5, 20
 
 
@@ -46,7 +46,7 @@ def clock(monkeypatch):
 
 @pytest.mark.parametrize("cache", ["ram", "none"])
 def test_a_run_takes_as_long_as_its_dry_run_predicts(clock, tmp_path, shapes_root, capsys, cache):
-    """20 steps of 4 of 24 photos, two evaluations of 8 photos, eight checkpoints, four of them numbered."""
+    """20 steps of 4 from 24 photos, two evaluations of 8 photos, eight checkpoints, four of them numbered."""
     config = write_config(
         tmp_path, shapes_root, train={"iterations": 20}, checkpoint={"every": 5, "keep": 1}, eval={"every": 10},
         data={"cache": cache, "workers": 0},

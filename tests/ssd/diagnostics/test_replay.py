@@ -1,4 +1,4 @@
-"""A step that is run again: the same network as in training."""
+"""Replaying a step with the network of its training."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_losses_and_gradients_equal_those_of_training(tmp_path, shapes_root, fre
     config = config.model_copy(update={"model": config.model.model_copy(update={"freeze": freeze})})
     run = Run.alone(config)
     model, preprocessing = build_model(run, None)
-    for value in model.buffers():  # statistics that a batch does not have
+    for value in model.buffers():  # statistics that differ from any batch's
         if value.is_floating_point() and value.dim() == 1:
             value.add_(0.3)
     samples = DetectionDataset(load_data(run).train, preprocessing.size, preprocessing.fill)
