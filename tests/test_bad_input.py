@@ -350,7 +350,7 @@ def test_all_bad_input_is_listed_before_the_first_step(
     assert train.main(["--config", str(write_config(tmp_path, data={**DATA, "root": str(tmp_path)}))]) == 2
     lines = capsys.readouterr().err.splitlines()
     for expected in ("unknown class 'zebra'", "b.jpg: is empty", "c.xml: is not valid XML"):
-        assert sum(expected in line for line in lines) == 1  # though it is in data.train and in data.val
+        assert sum(expected in line for line in lines) == 1  # although data.train and data.val both name it
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
 
 

@@ -55,7 +55,7 @@ def find_one_of_each(state: TrainState) -> None:
         if name.startswith(("conf.", "loc.")):
             weights.zero_()
         if name.startswith("conf.") and name.endswith("bias"):
-            logits = weights.view(-1, len(NAMES) + 1)  # DBoxes of a cell
+            logits = weights.view(-1, len(NAMES) + 1)  # a row per DBox of a cell
             logits[:, 0] = 20
             if int(name.split(".")[1]) == last:
                 logits[0] = torch.linspace(0, -1, len(NAMES) + 1)

@@ -34,7 +34,7 @@ SMALL = {
         # Statistics of only two batches would make all scores 1 and their order random, so exports could not be checked.
         "model.batch_norm=none", "train.lr=1e-4", "train.precision=float32", "data.workers=0", "eval.batch_size=8",
     ),
-    "scripts/new_config.py": ("--scratch",),  # of any width, and without a download
+    "scripts/new_config.py": ("--scratch",),  # allows any width, and needs no download
     "scripts/make_shapes.py": ("--train=12", "--val=4"),
     "scripts/benchmark.py": ("--only=loss", "--rounds=1", "--batch-size=2"),
     "scripts/export.py": ("--photos=photos",),
@@ -122,7 +122,7 @@ def run(command: str, project: Path) -> str:
     script = next((word for word in words if word in SMALL), "")
     keys = {word.partition("=")[0] for word in words}
     if "model.init_from=ssd300_mAP_77.43_v2.pth" in words:
-        keys |= {"model.width", "train.iterations", "train.batch_size"}  # the file's weights are of the whole, slow network
+        keys |= {"model.width", "train.iterations", "train.batch_size"}  # the weights need the full, slow network
         words += ["train.iterations=1", "train.batch_size=1"]
     words += [word for word in SMALL.get(script, ()) if word.startswith("--") or word.partition("=")[0] not in keys]
     if script == "train.py" and not {"--resume", "--eval-only", "--dry-run"} & keys:
@@ -178,7 +178,7 @@ def test_every_command_runs(command, project, monkeypatch, capsys):
     if command.startswith("make "):
         check_make(command, project)
     elif command.startswith("pytest ") or "torture.py" in command:
-        assert (ROOT / command.split()[1]).is_file()  # this suite runs both, torture.py in test_survival.py
+        assert (ROOT / command.split()[1]).is_file()  # tested elsewhere; torture.py in test_survival.py
     elif "--device cuda" in command and not torch.cuda.is_available():
         pytest.skip("no GPU here")
     elif "download_voc.py" in command:

@@ -42,7 +42,7 @@ if __name__ == "__main__":
     import psutil
     del psutil.Process.cpu_affinity
     import torch.utils.data
-    torch.utils.data._utils.signal_handling._set_SIGCHLD_handler = lambda: None  # as PyTorch has it on Windows
+    torch.utils.data._utils.signal_handling._set_SIGCHLD_handler = lambda: None  # as on Windows
     import train
     sys.exit(train.main(sys.argv[1:]))
 """

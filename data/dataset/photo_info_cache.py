@@ -31,7 +31,7 @@ class PhotoInfoCache:
         self.new: dict[bytes, tuple[FileSignature, PhotoInfo | str]] = {}
 
     def __contains__(self, path: Path) -> bool:
-        """Return whether the photo was ever checked, in whatever version."""
+        """Return whether the photo was ever checked, in any version."""
         return os.fsencode(path.name) in self.rows
 
     def get(self, path: Path) -> PhotoInfo | str | None:

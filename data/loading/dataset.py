@@ -59,7 +59,7 @@ class DetectionDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch:
-        """Return a whole batch, which PyTorch's loader takes as it is."""
+        """Return a whole batch, which PyTorch's loader does not collate."""
         # Draw all augmentations before decoding: in between, drawing takes more than twice as long, since decoding and
         # resizing evict it from the processor's caches.
         drawn = [self._draw(epoch, index) for epoch, index in keys]

@@ -199,6 +199,6 @@ def _end_workers() -> None:
     """Kill the workers of a failed run: they ignore SIGTERM, and multiprocessing would wait for them forever."""
     children = multiprocessing.active_children()
     if children:
-        _on_child_exit(signal.SIG_DFL)  # PyTorch would take their end for a failure
+        _on_child_exit(signal.SIG_DFL)  # PyTorch would report their end as a failure
     for child in children:
         child.kill()

@@ -54,7 +54,7 @@ def check_labels(
     """
     state = load_checkpoint(checkpoint)
     if not state.config.get("data", {}).get(part):
-        raise CheckpointError(f"{checkpoint}: names no photos, being weights alone; take checkpoints/best.pt of their run")
+        raise CheckpointError(f"{checkpoint}: holds only weights, and so names no photos; use checkpoints/best.pt of a run")
     config = parse_config(state.config, str(checkpoint), [*ANYWHERE, *overrides])
     model, preprocessing = network_of(state), Preprocessing(**state.preprocessing)
     with StopRequest().listening() as stop, open_run(config, stop) as run:
@@ -69,7 +69,7 @@ def check_labels(
     title = f"Labels of data.{part} that may be wrong"
     note = (
         f"{len(photos):,} photos, {len(photos.labels):,} labels; {evaluation.summary}. The likeliest of each kind in turn. "
-        "Labels in white, what was found in colour."
+        "Labels in white, detections in colour."
     )
     pictures = faults_pictures(evaluation.errors, faults, evaluation.classes, names, samples.image, num_pictured)
     text = page(title, [f"<h1>{title}</h1><p class=note>{note}</p>", pictures])

@@ -33,7 +33,7 @@ class Seen(NamedTuple):
     """The matching and the mining of one photo."""
 
     objects: np.ndarray  # [G, 4] corners, relative to the photo
-    dboxes: np.ndarray  # [P, 4] likewise
+    dboxes: np.ndarray  # [P, 4] corners, relative to the photo
     object_of: np.ndarray  # [P] index of the matched object, -1: background
     own: np.ndarray  # [G] index of each object's best DBox
     negatives: np.ndarray  # [P] bool, mined

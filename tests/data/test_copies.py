@@ -23,8 +23,8 @@ def test_a_photo_in_both_parts_is_found_under_any_name(tmp_path, put):
     for _ in range(2):  # the second time from the cache
         train, val = (load_annotations([SourceConfig(path=path)], tmp_path, ["cat"]).photos for path in ("one", "two"))
         one, two = tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg"
-        said = f"warning: 1 photos are in both data.train and data.val ({one} is {two}): mAP will be too high"
-        assert shared_warning(train, val) == [said]
+        message = f"warning: 1 photos are in both data.train and data.val ({one} is {two}): mAP will be too high"
+        assert shared_warning(train, val) == [message]
     assert shared_warning(train.select([0, 2]), val) == []
 
 

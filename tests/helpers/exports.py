@@ -350,7 +350,7 @@ class Export(NamedTuple):
 
     write: Callable[[Path], None]
     layout: str
-    num_train: int | None = None  # photos; None where the folder has no splits
+    num_train: int | None = None  # photos; None if the folder has no splits
     num_val: int | None = None
 
 

@@ -27,7 +27,7 @@ LIBRARIES = (
     "torch.distributed.launcher.api", "torch.utils.tensorboard", "torchvision.ops", "tqdm", "yaml",
 )  # fmt: skip
 MAX_REQUEST = 2**17  # bytes
-PDEATHSIG, SUBREAPER = 1, 36  # of prctl(2): a signal when the parent ends; orphans become this process's children
+PDEATHSIG, SUBREAPER = 1, 36  # prctl(2): signal when the parent ends; adopt orphans
 
 
 class Process(subprocess.Popen):
@@ -109,14 +109,14 @@ def serve(connection: socket.socket) -> dict[str, Any]:
     ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     while True:
         content, files, *_ = socket.recv_fds(connection, MAX_REQUEST, 4)
-        if not content:  # those who could ask have ended
+        if not content:  # all possible clients have ended
             os._exit(0)
         child = os.fork()
         if child == 0:
             between = os.getpid()
             if os.fork():
                 os._exit(0)
-            while os.getppid() == between:  # until the process that asked has taken the place of the parent
+            while os.getppid() == between:  # until the client has adopted this process
                 time.sleep(0.001)
             connection.close()
             request = json.loads(content)
@@ -169,14 +169,14 @@ def leave() -> None:
 
 if __name__ == "__main__":
     exit_codes: list[int] = []
-    atexit.register(leave)  # before all others are, so that it runs after them
+    atexit.register(leave)  # registered first, so it runs last
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # else a collection in a child would write to every page, and thereby copy it
+    gc.freeze()  # otherwise, a collection in a child would write to every page and so copy it
     wanted = serve(socket.socket(fileno=int(sys.argv[1])))
     if wanted["words"][:2] == ["-m", "torch.distributed.run"]:
-        # What torchrun starts need not import PyTorch again either: a server of its own, below it, starts that.
+        # Processes of torchrun do not import PyTorch again either: torchrun's own server starts them.
         from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
         Process.server, own = connections()

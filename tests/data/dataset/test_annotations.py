@@ -107,19 +107,19 @@ def test_photos_without_usable_objects_are_refused():
 def test_equal_content_is_found_under_other_names():
     one = replace(photos_of([0], [1], [2]), contents=np.array([5, 6, 5]))
     other = replace(photos_of([0], [1], [2], folder="b"), contents=np.array([7, 5, 6]))
-    assert one.shared_with(other) == [("a/0.jpg", "b/1.jpg"), ("a/1.jpg", "b/2.jpg")]  # the first of those that are alike
+    assert one.shared_with(other) == [("a/0.jpg", "b/1.jpg"), ("a/1.jpg", "b/2.jpg")]  # the first of equal photos
     assert one.repeats() == [("a/0.jpg", "a/2.jpg")]
     assert other.repeats() == []
     assert one.shared_with(replace(other, contents=np.array([1, 2, 3]))) == []
 
 
 def test_progress_covers_all_folders(shapes_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where nothing is remembered yet
-    told: list[tuple[int, int]] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # empty
+    reported: list[tuple[int, int]] = []
     sources = [SourceConfig.model_validate({"path": "shapes", "split": split}) for split in ("val", "train")]
     classes = ("circle", "square", "triangle", "star", "cross")
-    photos = load_annotations(sources, shapes_root, classes, progress=lambda *counts: told.append(counts)).photos
+    photos = load_annotations(sources, shapes_root, classes, progress=lambda *counts: reported.append(counts)).photos
     assert len(photos) == 8 + 24
-    assert told == sorted(told)
-    assert {(8, 8), (32, 32)} <= set(told)
-    assert all(count <= total for count, total in told)
+    assert reported == sorted(reported)
+    assert {(8, 8), (32, 32)} <= set(reported)
+    assert all(count <= total for count, total in reported)

@@ -139,6 +139,6 @@ def test_tiny_boxes_are_dropped_with_a_note(tmp_path):
 
 
 def test_a_voc_box_with_width_and_height_gets_a_hint(tmp_path):
-    said = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are width and height"
-    with pytest.raises(DataError, match=said):
+    message = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are width and height"
+    with pytest.raises(DataError, match=message):
         parse_annotation(write(tmp_path / "a.xml", voc.xml(voc.item(box=(50, 40, 20, 30)))), {"cat": 0, "dog": 1})

@@ -101,8 +101,8 @@ def test_boxes_on_stored_pixels_fit_if_the_annotation_gives_the_stored_size(tmp_
 @pytest.mark.parametrize("write", [voc, coco])
 @pytest.mark.parametrize("orientation", [6, 8])
 def test_a_size_that_matches_neither_orientation_is_refused(tmp_path, orientation, write):
-    said = r"says 96 × 90 pixels, but the photo has 96 × 80 \(80 × 96 after its EXIF orientation\); use the photo"
-    with pytest.raises(DataError, match=said):
+    message = r"says 96 × 90 pixels, but the photo has 96 × 80 \(80 × 96 after its EXIF orientation\); use the photo"
+    with pytest.raises(DataError, match=message):
         loaded(tmp_path / "mine", np.zeros((80, 96, 3), np.uint8), orientation, lambda folder: write(folder, 96, 90))
 
 

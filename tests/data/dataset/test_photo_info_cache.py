@@ -45,19 +45,19 @@ def test_a_changed_photo_is_checked_again(looked_at, tmp_path):
     photo = tmp_path / "one/JPEGImages/a.jpg"
     times = photo.stat()
     photo.write_bytes(photo.read_bytes() + b"x")
-    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))  # of another size at the same time
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))  # other size, same time
     assert looked_at() == ["a.jpg"]
-    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # of the same size at another time
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # same size, other time
     assert looked_at() == ["a.jpg"]
     content = bytearray(photo.read_bytes())
     content[-1] ^= 1
     photo.write_bytes(content)
-    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # of the same size at the same time
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns + 1))  # same size and time
     assert looked_at() == ["a.jpg"]
     photo.write_bytes(b"")
     with pytest.raises(DataError, match="is empty"):
         looked_at()
-    with pytest.raises(DataError, match="is empty"):  # a fault is never remembered as seen
+    with pytest.raises(DataError, match="is empty"):  # faults are checked again
         looked_at()
 
 

@@ -56,12 +56,12 @@ def changed_annotation(folder):
     path = folder / "Annotations/a.xml"
     times = path.stat()
     path.write_text(path.read_text().replace("cat", "cat "))
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # of another size at the same time
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # other size, same time
 
 
 def touched_annotation(folder):
     path = folder / "Annotations/a.xml"
-    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))  # of the same size at another time
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))  # same size, other time
 
 
 def touched_photo(folder):

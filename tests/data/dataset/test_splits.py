@@ -22,7 +22,7 @@ def source(split: str, val_fraction: float | None = None) -> SourceConfig:
     "names, train, val",
     [
         (["train2014", "train2017", "val2014", "val2017"], "train2017", "val2017"),
-        (["train2012", "train2017", "val2012"], "train2012", "val2012"),  # of one year, rather than of the latest
+        (["train2012", "train2017", "val2012"], "train2012", "val2012"),  # equal years before the latest year
         (["test", "train", "trainval", "val"], "train", "val"),
         (["test", "train", "trainval"], "trainval", "test"),
         (["test", "Training"], "Training", "test"),
@@ -52,7 +52,7 @@ def test_only_the_largest_split_is_divided():
 @pytest.mark.parametrize(
     "names, split, found",
     [
-        (["train", "Train", "training"], "Train", "Train"),  # the very name, then its case, then its role
+        (["train", "Train", "training"], "Train", "Train"),  # exact name, then ignoring case, then by role
         (["TRAIN", "training"], "train", "TRAIN"),
         (["training", "val"], "train", "training"),
         (["train", "val"], "all", None),
@@ -64,15 +64,15 @@ def test_find_split_prefers_the_name_to_the_role(names, split, found):
 
 
 @pytest.mark.parametrize(
-    "names, split, said",
+    "names, split, message",
     [
         (["Train", "TRAIN"], "train", "split train is ambiguous: Train, TRAIN; name one of them"),
         (["train", "val"], "extra", "no such split: extra; available: train, val"),
         ([], "extra", "no such split: extra; set split: all, or val_fraction to split the folder"),
     ],
 )
-def test_a_missing_split_error_lists_the_available_ones(names, split, said):
-    with pytest.raises(DataError, match=f"mine: {said}$"):
+def test_a_missing_split_error_lists_the_available_ones(names, split, message):
+    with pytest.raises(DataError, match=f"mine: {message}$"):
         find_split(FOLDER, source(split), names)
 
 
@@ -107,7 +107,7 @@ def test_each_part_has_at_least_the_photo_with_the_nearest_draw(monkeypatch):
     monkeypatch.setattr(splits, "draw", lambda _, name: drawn[name])
     assert parts(list(drawn), 0.1, 0) == ({"a", "c", "d"}, {"b"})
     assert parts(list(drawn), 0.95, 0) == ({"c"}, {"a", "b", "d"})
-    assert parts(list(drawn), 0.4, 0) == ({"a", "c", "d"}, {"b"})  # a draw of the very fraction is trained on
+    assert parts(list(drawn), 0.4, 0) == ({"a", "c", "d"}, {"b"})  # a draw equal to the fraction goes to train
     assert parts(["a", "b"], 0.1, 0) == ({"a"}, {"b"})
     with pytest.raises(DataError, match="one photo cannot be divided into train and val"):
         divide(["a"], FOLDER, source("train", 0.5), 0)
@@ -117,5 +117,5 @@ def test_draws_are_uniform_and_reproducible():
     draws = [draw(0, str(number)) for number in range(1000)]
     assert 0 <= min(draws) < 0.01
     assert 0.99 < max(draws) < 1
-    assert draw(7, "photo") == int(hashlib.sha256(b"7:photo").hexdigest()[:16], 16) / 2**64  # in every version
-    assert 0 <= draw(0, "\udcff") < 1  # a name that is no UTF-8
+    assert draw(7, "photo") == int(hashlib.sha256(b"7:photo").hexdigest()[:16], 16) / 2**64  # must never change
+    assert 0 <= draw(0, "\udcff") < 1  # a name that is not UTF-8

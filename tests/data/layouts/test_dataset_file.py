@@ -25,7 +25,7 @@ def refusal(path: Path, capsys) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("mine.zip", "is an archive; unpack it, and name the folder with its files"),
         ("mine.tar.gz", "is an archive; unpack it"),
@@ -38,14 +38,14 @@ def refusal(path: Path, capsys) -> str:
         ("notes.json", "is not valid JSON"),
     ],
 )
-def test_any_other_file_is_refused(tmp_path, name, said, capsys):
+def test_any_other_file_is_refused(tmp_path, name, message, capsys):
     kangaroo(tmp_path / "mine")
     photos(tmp_path / "mine")
     path = tmp_path / "mine" / name
     if not path.exists():
         write(path, "a: 1\n")
-    assert f"{path}: {said}" in refusal(path, capsys)
-    with pytest.raises(DataError, match=re.escape(said)):
+    assert f"{path}: {message}" in refusal(path, capsys)
+    with pytest.raises(DataError, match=re.escape(message)):
         load_annotations([SourceConfig(path=f"mine/{name}")], tmp_path, NAMES)
 
 
@@ -84,7 +84,7 @@ def test_the_path_in_data_yaml_is_followed(tmp_path, file, entries, monkeypatch)
         loaded = load_annotations([SourceConfig(path=file, split=split)], tmp_path, NAMES)
         assert numbers_of(loaded) == numbers
         assert len(loaded.photos.labels) == sum(len(SHOTS[number].objects) for number in numbers)
-    (tmp_path / f"mine/labels/val/{SHOTS[9].name}.txt").unlink()  # what was read is not remembered past a change there
+    (tmp_path / f"mine/labels/val/{SHOTS[9].name}.txt").unlink()  # invalidates the cache
     changed = load_annotations([SourceConfig(path=file, split="val")], tmp_path, NAMES).photos
     assert len(changed.labels) == len(loaded.photos.labels) - len(SHOTS[9].objects)
 
@@ -98,7 +98,7 @@ def test_a_data_yaml_with_a_missing_path_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{f'*a{i}, ' * 9}]\n" for i in range(30)), "more than 100,000 values"),
         ("a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(3000)), "nested too deep"),
@@ -106,10 +106,10 @@ def test_a_data_yaml_with_a_missing_path_is_refused(tmp_path, capsys):
         ("a: &a [*a]\n", "an alias refers to a node that contains it"),
     ],
 )
-def test_data_yaml_has_the_limits_of_configurations(tmp_path, text, said, capsys):
+def test_data_yaml_has_the_limits_of_configurations(tmp_path, text, message, capsys):
     labelimg_yolo(tmp_path / "mine")
     path = write(tmp_path / "mine/data.yaml", f"names: {LIST}\n{text}")
     began = time.monotonic()
     for named in (path, path.parent):
-        assert re.search(f"data.yaml: cannot be read .*{said}", refusal(named, capsys))
+        assert re.search(f"data.yaml: cannot be read .*{message}", refusal(named, capsys))
     assert time.monotonic() - began < 20

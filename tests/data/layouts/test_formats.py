@@ -128,7 +128,7 @@ def test_yolo_outlines_and_photos_without_labels(tmp_path, voc):
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, message",
     [
         ("0 0.5 0.5 0.1", "line 1: expected a class and four numbers"),
         ("0 0.5 0.5 0.1 x", "line 1: expected numbers, got"),
@@ -138,11 +138,11 @@ def test_yolo_outlines_and_photos_without_labels(tmp_path, voc):
         ("-1 0.5 0.5 0.1 0.1", "line 1: expected a class"),
     ],
 )
-def test_yolo_faults_name_file_and_line(tmp_path, voc, line, said):
+def test_yolo_faults_name_file_and_line(tmp_path, voc, line, message):
     write_yolo(voc, tmp_path / "mine/images", tmp_path / "mine/labels")
     path = sorted((tmp_path / "mine/labels").iterdir())[0]
     path.write_text(line + "\n")
-    with pytest.raises(DataError, match=f"{path.name}: {said}"):
+    with pytest.raises(DataError, match=f"{path.name}: {message}"):
         load(tmp_path, "mine")
 
 
@@ -157,7 +157,7 @@ def change(*place: object, to: object):
 
 
 @pytest.mark.parametrize(
-    "damage, said",
+    "damage, message",
     [
         (change("categories", to=None), "expected lists of images, annotations, categories"),
         (change("images", 0, to={"id": 1}), r"images\[0\]: file_name is missing"),
@@ -179,20 +179,20 @@ def change(*place: object, to: object):
         (change("categories", 0, "name", to="circel"), "unknown class 'circel'; did you mean 'circle'"),
     ],
 )
-def test_coco_faults_name_file_and_annotation(tmp_path, voc, damage, said):
+def test_coco_faults_name_file_and_annotation(tmp_path, voc, damage, message):
     copy_photos(voc, tmp_path / "images")
     content = as_coco(voc)
     content["categories"].sort(key=lambda category: category["id"] != 7 * int(voc.labels[0]) + 3)
-    if "circel" in said:
+    if "circel" in message:
         content["categories"] = as_coco(voc)["categories"]
     damage(content)
     (tmp_path / "all.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(tmp_path, "all.json")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is not valid JSON"),
         ("{", "is not valid JSON"),
@@ -202,9 +202,9 @@ def test_coco_faults_name_file_and_annotation(tmp_path, voc, damage, said):
         ('{"images": [{"id": %s}]}' % ("9" * 5000), "has a number with thousands of digits"),
     ],
 )
-def test_invalid_coco_files(tmp_path, text, said):
+def test_invalid_coco_files(tmp_path, text, message):
     (tmp_path / "all.json").write_text(text)
-    with pytest.raises(DataError, match=rf"all\.json: {said}"):
+    with pytest.raises(DataError, match=rf"all\.json: {message}"):
         load(tmp_path, "all.json")
 
 
@@ -215,8 +215,8 @@ def test_deep_nesting_stays_in_the_reader(tmp_path, voc, deep, key):
     content = as_coco(voc)
     content["annotations"][0][key] = deep
     (tmp_path / "all.json").write_text(json.dumps(content), encoding="utf-16")
-    said = "is not left, top, width and height"
-    with pytest.raises(DataError, match=said) if key == "bbox" else nullcontext():
+    message = "is not left, top, width and height"
+    with pytest.raises(DataError, match=message) if key == "bbox" else nullcontext():
         assert_equal(load(tmp_path, "all.json"), voc)
 
 
@@ -253,8 +253,10 @@ def test_a_folder_of_unknown_format(tmp_path):
     (tmp_path / "mine/boxes").mkdir()
     (tmp_path / "mine/boxes/a.csv").write_text("a.jpg,1,2,3,4\n")
     (tmp_path / "mine/a.json").write_text("{}")
-    said = r"mine: unknown dataset format\. Found: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
-    with pytest.raises(DataError, match=said):
+    message = (
+        r"mine: unknown dataset format\. Found: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
+    )
+    with pytest.raises(DataError, match=message):
         load(tmp_path, "mine")
 
 

@@ -20,7 +20,7 @@ from tests.helpers.exports import write
 from tests.helpers.voc import item, pixels_of, xml
 
 ONE = "café n°1"  # é as one letter
-OTHER = unicodedata.normalize("NFD", ONE)  # and as two, as macOS has it
+OTHER = unicodedata.normalize("NFD", ONE)  # and as two, as on macOS
 
 
 def photo(path: Path) -> None:
@@ -127,7 +127,7 @@ def test_labels_named_after_the_photo_with_its_suffix(tmp_path):
     folder = yolo(tmp_path / "a", ["a", "b", "c.jpg"], ["a.jpg", "b.JPG", "c.jpg", "d.png"])
     photo(folder / "images/a.png")
     write(folder / "labels/a.png.txt", "0 0.5 0.5 0.2 0.3\n0 0.5 0.5 0.1 0.3\n")
-    photo(folder / "images/d.jpg")  # converted since
+    photo(folder / "images/d.jpg")  # converted later
     photos = load(folder).photos
     counts = {Path(photos.path(i)).name: int(n) for i, n in enumerate(np.diff(photos.starts))}
     assert counts == {"a.jpg": 1, "a.png": 2, "b.jpg": 1, "c.jpg.jpg": 1, "d.jpg": 1}
@@ -136,7 +136,7 @@ def test_labels_named_after_the_photo_with_its_suffix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make, labelled, said",
+    "make, labelled, message",
     [
         (yolo, "abcd", "2 of 6 photos have no label file and count as photos without objects"),
         (yolo, "ab", "4 of 6 photos have no label file and count as photos without objects"),
@@ -144,9 +144,9 @@ def test_labels_named_after_the_photo_with_its_suffix(tmp_path):
         (voc, "ab", "has no annotation file; 4 of 6 photos were left out for this"),
     ],
 )
-def test_photos_without_a_label_are_counted(tmp_path, make, labelled, said):
+def test_photos_without_a_label_are_counted(tmp_path, make, labelled, message):
     (note,) = load(make(tmp_path / "a", "abcdef", labelled)).notes
-    assert said in note
+    assert message in note
     assert note.startswith("warning: ") == (labelled == "ab")
 
 
@@ -173,7 +173,7 @@ def test_labels_without_a_photo_are_counted(tmp_path):
 
 def test_unknown_names_in_voc_lists_are_counted(tmp_path):
     folder = voc(tmp_path / "a", "abcdef", "abvwxyz", ids="a\nb\n")
-    photo(folder / "SegmentationClass/a.jpg")  # a mask, which no list means
+    photo(folder / "SegmentationClass/a.jpg")  # a mask, which no list names
     bare, lonely = load(folder, "train").notes
     assert bare == f"warning: {folder}/JPEGImages/c.jpg: has no annotation file; 4 of 6 photos were left out for this"
     assert lonely == f"warning: {folder}/Annotations/v.xml: has no photo; 5 such annotation files were left out"

@@ -114,13 +114,13 @@ def test_files_that_number_the_classes_differently_are_refused(tmp_path):
         load(tmp_path / "mine", "train")
 
 
-@pytest.mark.parametrize("told", ["kpt_shape: [2, 2]", "kpt_shape: [2, 3]", ""])
-def test_poses_are_read_as_their_boxes(tmp_path, told):
+@pytest.mark.parametrize("kpt_shape", ["kpt_shape: [2, 2]", "kpt_shape: [2, 3]", ""])
+def test_poses_are_read_as_their_boxes(tmp_path, kpt_shape):
     photos(tmp_path / "mine/images")
-    points = " 0.99 0.98 0.01 0.02" if told.endswith("2]") else " 0.99 0.98 2 0.01 0.02 1"
+    points = " 0.99 0.98 0.01 0.02" if kpt_shape.endswith("2]") else " 0.99 0.98 2 0.01 0.02 1"
     for shot in SHOTS:
         write(tmp_path / f"mine/labels/{shot.name}.txt", lines(shot).replace("\n", f"{points}\n"))
-    write(tmp_path / "mine/data.yaml", f"names: [{', '.join(NAMES)}]\n{told}\n")
+    write(tmp_path / "mine/data.yaml", f"names: [{', '.join(NAMES)}]\n{kpt_shape}\n")
     assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
 
 
@@ -150,8 +150,8 @@ def test_a_photo_of_another_split_is_not_used_instead(tmp_path):
 
 
 def test_classes_that_differ_only_in_spelling_are_reported(tmp_path, capsys):
-    told = similar_classes({"WBC": 350, "wbc": 22, "RBC": 4000, "Platelets": 900, "Platelest": 2, "van1": 500, "van2": 3})
-    assert [line.partition(" differ")[0].partition(" are spelled")[0] for line in told] == [
+    warnings = similar_classes({"WBC": 350, "wbc": 22, "RBC": 4000, "Platelets": 900, "Platelest": 2, "van1": 500, "van2": 3})
+    assert [line.partition(" differ")[0].partition(" are spelled")[0] for line in warnings] == [
         "classes 'WBC' (350 objects) and 'wbc' (22)",
         "classes 'Platelets' (900 objects) and 'Platelest' (2)",
     ]
@@ -248,24 +248,24 @@ def test_ids_may_be_decimal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "said"), [("images", "images: id 7 is used 2 times"), ("categories", "categories: id 1 is used 2")]
+    ("key", "message"), [("images", "images: id 7 is used 2 times"), ("categories", "categories: id 1 is used 2")]
 )
-def test_duplicate_ids_are_refused(tmp_path, key, said):
+def test_duplicate_ids_are_refused(tmp_path, key, message):
     photos(tmp_path / "mine/images")
     content = coco()
     content[key][1]["id"] = str(content[key][0]["id"])
     dump(tmp_path / "mine/a.json", content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(tmp_path / "mine")
 
 
-@pytest.mark.parametrize(("name", "said"), [(None, "null"), (True, "true")])
-def test_a_category_without_a_name_is_refused(tmp_path, name, said):
+@pytest.mark.parametrize(("name", "message"), [(None, "null"), (True, "true")])
+def test_a_category_without_a_name_is_refused(tmp_path, name, message):
     photos(tmp_path / "mine/images")
     content = coco()
     content["categories"][1]["name"] = name
     dump(tmp_path / "mine/a.json", content)
-    with pytest.raises(DataError, match=rf"a.json: categories\[1\]: name: expected text, got {said}; write its name"):
+    with pytest.raises(DataError, match=rf"a.json: categories\[1\]: name: expected text, got {message}; write its name"):
         load(tmp_path / "mine")
 
 
@@ -386,7 +386,7 @@ def test_outlines_without_boxes_become_their_bounding_boxes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("segmentation", "said"),
+    ("segmentation", "message"),
     [
         ({"size": [60, 60], "counts": "ab"}, r"annotation 1 of photo-01\.jpg: has a mask \(RLE\) but no bbox; export boxes"),
         ([[1, 2, 3]], "annotation 1 of .* has no bbox, and its segmentation is not a list of outlines"),
@@ -394,13 +394,13 @@ def test_outlines_without_boxes_become_their_bounding_boxes(tmp_path):
         ([], "annotation 1 of .* bbox None is not left, top, width and height"),
     ],
 )
-def test_objects_without_a_box_are_refused(tmp_path, segmentation, said):
+def test_objects_without_a_box_are_refused(tmp_path, segmentation, message):
     photos(tmp_path / "mine/images")
     content = coco()
     del content["annotations"][0]["bbox"]
     content["annotations"][0]["segmentation"] = segmentation
     dump(tmp_path / "mine/a.json", content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(tmp_path / "mine")
 
 
@@ -439,7 +439,7 @@ def annotations_alone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (packed, r"Found: 10 photos, 1 \.zip; folders: images\. .*Unpack the \.zip first"),
         (table, r"Found: 10 photos, 1 \.csv; .*Export or convert .* CSV tables \(TensorFlow tutorials\)"),
@@ -450,11 +450,11 @@ def annotations_alone(folder: Path) -> None:
         (annotations_alone, r"no object was found in it, read as VOC\. Found: 10 \.xml; .*no supported photos"),
     ],
 )
-def test_unusable_folders_are_refused_with_advice(tmp_path, make, said, capsys):
+def test_unusable_folders_are_refused_with_advice(tmp_path, make, message, capsys):
     make(tmp_path / "mine")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(said, line)
+    assert re.search(message, line)
 
 
 def test_only_the_first_of_many_faults_are_reported(tmp_path, capsys):
@@ -466,10 +466,10 @@ def test_only_the_first_of_many_faults_are_reported(tmp_path, capsys):
     photos(tmp_path / "mine/val")
     xmls(tmp_path / "mine/val")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
-    lines_told = capsys.readouterr().err.splitlines()
-    assert len(lines_told) == 51
-    assert "object 1 (cat): has a rotated box (angle missing), but SSD needs upright ones" in lines_told[0]
-    assert lines_told[-1] == "error: ... and 40 more faults"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 51
+    assert "object 1 (cat): has a rotated box (angle missing), but SSD needs upright ones" in lines[0]
+    assert lines[-1] == "error: ... and 40 more faults"
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco"])
@@ -505,24 +505,24 @@ def no_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (no_category, r"a\.json: annotation \d+ of photo-0\d\.jpg: category_id 44 is in no category"),
         (no_xml, r"photo-0\d\.xml: is not valid XML"),
         (no_name, r"photo-0\d\.txt: line 1: class \d has no name; known: 0 cat"),
     ],
 )
-def test_if_no_file_is_readable_the_first_faults_are_reported(tmp_path, make, said, capsys):
+def test_if_no_file_is_readable_the_first_faults_are_reported(tmp_path, make, message, capsys):
     photos(tmp_path / "mine/images")
     make(tmp_path / "mine")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
     errors = capsys.readouterr().err
-    assert re.search(said, errors)
+    assert re.search(message, errors)
     assert "no object was found" not in errors
 
 
-@pytest.mark.parametrize(("name", "said"), [("background", "'background' is added automatically"), ("", "expected text")])
-def test_an_invalid_class_name_is_refused_before_timing(tmp_path, name, said, capsys, monkeypatch):
+@pytest.mark.parametrize(("name", "message"), [("background", "'background' is added automatically"), ("", "expected text")])
+def test_an_invalid_class_name_is_refused_before_timing(tmp_path, name, message, capsys, monkeypatch):
     monkeypatch.setattr(proposal, "try_out", lambda *_: pytest.fail("timed"))
     photos(tmp_path / "mine/images")
     content = coco()
@@ -531,7 +531,7 @@ def test_an_invalid_class_name_is_refused_before_timing(tmp_path, name, said, ca
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     count = sum(label == 1 for shot in SHOTS for label, *_ in shot.objects)
-    assert line.startswith(f"error: {tmp_path / 'mine'}: class {name!r}, of {count} object(s): {said}")
+    assert line.startswith(f"error: {tmp_path / 'mine'}: class {name!r}, of {count} object(s): {message}")
     assert line.endswith("; rename it in the annotations")
 
 

@@ -86,7 +86,7 @@ def test_the_annotation_decides_about_exif_rotation(tmp_path):
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, 20:] = 255
     encoded = cv2.imencode(".jpg", image)[1].tobytes()
-    # An EXIF block that says: turn by 90 degrees (orientation 6).
+    # An EXIF block with orientation 6: rotate by 90 degrees.
     tiff = b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
     block = b"Exif\x00\x00" + tiff
     (tmp_path / "a.jpg").write_bytes(encoded[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + encoded[2:])
@@ -95,7 +95,7 @@ def test_the_annotation_decides_about_exif_rotation(tmp_path):
     assert upright.shape == (40, 20, 3)
     assert stored[10, 35].mean() > 200
     assert upright[35, 10].mean() > 200
-    assert read_image(tmp_path / "a.jpg").shape == (40, 20, 3)  # an annotation without a size is upright, as tools show photos
+    assert read_image(tmp_path / "a.jpg").shape == (40, 20, 3)  # an annotation without a size refers to the upright photo
 
 
 def test_images_that_cannot_be_read(tmp_path):

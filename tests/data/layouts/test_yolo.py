@@ -57,8 +57,8 @@ def test_poses_with_any_number_of_keypoints_become_boxes(tmp_path, num_keypoints
         np.testing.assert_allclose(found.boxes, [(60, 20, 140, 80), (0, 40, 60, 100)] * 3, atol=1e-3)
         return
     folder = labelled(tmp_path / "mine", text)
-    said = rf"photo-00\.txt: line 1: may be a pose or an outline, .*kpt_shape: \[{num_keypoints}, 3\]"
-    with pytest.raises(DataError, match=said):
+    message = rf"photo-00\.txt: line 1: may be a pose or an outline, .*kpt_shape: \[{num_keypoints}, 3\]"
+    with pytest.raises(DataError, match=message):
         load(folder, classes=["cat"])
     write(folder / "data.yaml", f"names: [cat]\nkpt_shape: [{num_keypoints}, 3]\n")
     np.testing.assert_allclose(load(folder, classes=["cat"]).photos.boxes, [(60, 20, 140, 80)] * 3, atol=1e-3)
@@ -127,7 +127,7 @@ def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("0 0.25 0.5 0.3 0.4 0.9", "expected a class and four numbers .*; if the last number is a confidence, export without"),
         ("0 0.25 0.5 0.3 0.4 0.9", "expected a class and four numbers .*; if an angle, export upright boxes"),
@@ -141,14 +141,14 @@ def test_without_names_numbers_may_leave_gaps(tmp_path, capsys):
         ("1 0.25 0.5 0.3 0.4", "class 1 has no name; known: 0 cat. Add its name, or fix the number"),
     ],
 )
-def test_faulty_labels_are_reported(tmp_path, text, said):
+def test_faulty_labels_are_reported(tmp_path, text, message):
     """Also beside the photos, where no folder marks them as labels."""
     folder = tmp_path / "mine"
     photos(folder, WIDE)
     for shot in WIDE:
         write(folder / f"{shot.name}.txt", f"{text}\n")
     write(folder / "classes.txt", "cat")
-    with pytest.raises(DataError, match=f"photo-00.txt: line 1: {said}"):
+    with pytest.raises(DataError, match=f"photo-00.txt: line 1: {message}"):
         load(folder, classes=["cat"])
 
 
@@ -163,8 +163,8 @@ def test_labels_in_other_encodings_are_reported_with_file_and_line(tmp_path, enc
         path.write_bytes("0 0.25 0.5 0.3 0.4\n0 0.25 0.5 0.3 0.5 \xa0\n".encode(encoding))
     write(tmp_path / "mine/classes.txt", "cat")
     assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
-    said = "line 2: is not UTF-8 text" if encoding == "latin-1" else "line 1: is UTF-16 or not text"
-    assert re.search(rf"/photo-0\d\.txt: {said}", capsys.readouterr().err)
+    message = "line 2: is not UTF-8 text" if encoding == "latin-1" else "line 1: is UTF-16 or not text"
+    assert re.search(rf"/photo-0\d\.txt: {message}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("text", ["car 10 20 110 220\n", "<object>", "[[1, 2, 3, 4]]"])
@@ -187,7 +187,7 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (
             {"data.yaml": "names: [cat, dog]", "classes.txt": "dog\ncat"},
@@ -222,13 +222,13 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
         ),
     ],
 )
-def test_contradictory_names_are_refused(tmp_path, files, said, capsys):
+def test_contradictory_names_are_refused(tmp_path, files, message, capsys):
     folder = labelled(tmp_path / "mine", "0 0.5 0.5 0.2 0.2\n", names="")
     for name, text in files.items():
         write(folder / name, text)
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize(

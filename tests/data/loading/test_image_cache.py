@@ -76,7 +76,7 @@ def test_a_reduced_photo_changes_samples_only_by_interpolation(large):
     assert all(torch.equal(a, b) for a, b in zip(one.targets, other.targets, strict=True))
     difference = (one.images.float() - other.images.float()).abs().flatten(1)
     assert difference.mean(dim=1).max() < 3
-    assert cached.image(0).shape == (3001, 4000, 3)  # pictures show it as it is
+    assert cached.image(0).shape == (3001, 4000, 3)  # pictures show the full photo
 
 
 def test_the_caches_of_all_processes_must_fit_into_free_memory(monkeypatch):

@@ -151,8 +151,8 @@ def test_the_error_names_a_removed_temporary_folder(tmp_path, monkeypatch):
     batches = iter(watched(Numbers()))
     next(batches)
     shutil.rmtree(folder)
-    said = r"\(No such file or directory\): the temporary folder of Python's processes .*/pymp-.* was removed .*Set TMPDIR"
-    with pytest.raises(WorkerError, match=said) as caught:
+    message = r"\(No such file or directory\): the temporary folder of Python's processes .*/pymp-.* was removed .*Set TMPDIR"
+    with pytest.raises(WorkerError, match=message) as caught:
         list(batches)
     assert "memory" not in str(caught.value)
 

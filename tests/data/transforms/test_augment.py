@@ -136,7 +136,7 @@ def test_half_of_the_draws_expand_up_to_four_times():
     assert ratios.max() <= 4
     assert 2.3 < ratios[ratios > 1.004].mean() < 2.7
     for window in expanded:
-        # One ratio for both sides, to the whole pixel.
+        # One ratio for both sides, rounded to pixels.
         assert (window.x2 - window.x1) / WIDTH == pytest.approx((window.y2 - window.y1) / HEIGHT, abs=1.01 / HEIGHT)
         assert window.x1 <= 0 <= WIDTH <= window.x2
         assert window.y1 <= 0 <= HEIGHT <= window.y2

@@ -48,8 +48,8 @@ def test_dboxes_are_fitted_only_for_a_large_gain():
     assert spec_of(ModelConfig.model_validate(yaml.safe_load(text)["model"]).dboxes) == spec_of(fitted)
 
 
-@pytest.mark.parametrize("side, photo, told", [(29, 3000, True), (31, 3000, False), (20, 600, False)])
-def test_small_objects_in_large_photos_get_a_note_about_tiles(side, photo, told):
+@pytest.mark.parametrize("side, photo, noted", [(29, 3000, True), (31, 3000, False), (20, 600, False)])
+def test_small_objects_in_large_photos_get_a_note_about_tiles(side, photo, noted):
     """The side counts in the network's 300 pixels. A quarter of the objects is enough."""
     sizes = np.array([[photo, photo], [photo, photo]], np.int32)
     sides = np.array([side, 100, 100, 100]) * photo / 300
@@ -57,6 +57,6 @@ def test_small_objects_in_large_photos_get_a_note_about_tiles(side, photo, told)
     rest = np.zeros(4, bool), np.zeros(4, np.int8), np.arange(2)
     photos = Annotations(("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest)
     notes = dboxes.tiles_note(photos, SSD300_VOC)
-    assert [note.split(";")[0] for note in notes] == told * [
+    assert [note.split(";")[0] for note in notes] == noted * [
         "25% of the objects are smaller than the smallest DBox (30 of 300 pixels), in photos larger than 600"
     ]

@@ -35,7 +35,7 @@ from tests.helpers.network import refuse
 
 DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
 COVERAGES = {"voc": 0.95, "coco": 0.96}
-SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos a second: the full network, the slim one
+SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos per second: full network, slim network
 
 
 @pytest.fixture
@@ -156,9 +156,7 @@ def test_the_plan_says_what_more_time_or_speed_would_gain(place):
     assert "note: the full network needs --minutes 48, or a machine 1.7 times as fast" in shown
     assert shown.endswith("in all; with --minutes 48: the full network")
     chosen, _ = start(Budget("cpu", 10), 200, SLOW)
-    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith(
-        "; with --minutes 29: 150 epochs"
-    )  # 40 would gain nothing more
+    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # no more with 40
     assert start(Budget("cpu", 29), 200, SLOW)[0].length.epochs == 150
     chosen, _ = start(Budget("cpu", 60), 200, FAST)
     assert describe_plan(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")

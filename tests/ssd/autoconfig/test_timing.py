@@ -54,14 +54,14 @@ def test_a_run_takes_as_long_as_its_dry_run_predicts(clock, tmp_path, shapes_roo
     assert train.main(["--config", str(config), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     hours, minutes, seconds = map(int, re.search(r"the run will take about (\d+):(\d+):(\d+): 20 steps and 2", shown).groups())
-    foretold = 3600 * hours + 60 * minutes + seconds
+    predicted = 3600 * hours + 60 * minutes + seconds
     decoded = 24 if cache == "ram" else 80
     by_hand = START + 20 * STEP + 2 * (2 * PREDICTION + 8 * PHOTO) + 8 * CHECKPOINT + decoded * PHOTO
     began = clock.now
     assert train.main(["--config", str(config)]) == 0
     taken = clock.now - began
     assert by_hand <= taken < 1.4 * by_hand  # pictures and report read some photos again
-    assert foretold == pytest.approx(taken, rel=0.1)
+    assert predicted == pytest.approx(taken, rel=0.1)
     assert re.search(r"start 20 s, an evaluation \d+\.\d s, a checkpoint 5\.0 s, report \d+\.\d s", shown)
 
 
