@@ -53,19 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--config",
-        default="configs/voc07s.yaml",
-        metavar="FILE",
-        help="configuration that names the photos, and that `train` runs",
-    )
+    parser.add_argument("--config", default="configs/voc07s.yaml", metavar="FILE", help="for the photos, and for `train`")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N")
     parser.add_argument(
-        "--only",
-        type=names_of(BATCH_SIZES),
-        default=list(BATCH_SIZES),
-        metavar="CASE,...",
-        help=f"any of {', '.join(BATCH_SIZES)}",
+        "--only", type=names_of(BATCH_SIZES), default=list(BATCH_SIZES), metavar="CASE,...", help=", ".join(BATCH_SIZES)
     )
     parser.add_argument("--batch-size", type=several(whole_number(1)), metavar="N,...", help="default: by case")
     parser.add_argument("--rounds", type=whole_number(1), default=7, help="measured rounds; more give steadier results")

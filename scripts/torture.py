@@ -108,15 +108,8 @@ def finish(arguments: list[str]) -> None:
 def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, pace: float, moments: random.Random) -> int:
     """Start a run and kill it, `kills` times, then let it finish. Return how many kills it survived.
 
-    A run that ends before its kill starts again from the beginning.
-
-    Args:
-        arguments: the command.
-        output: its output folder.
-        kills: how many.
-        iterations: length of the run.
-        pace: seconds per iteration of the uninterrupted run, start-up included.
-        moments: random numbers.
+    A run that ends before its kill starts again from the beginning. `pace` is the seconds per iteration of the uninterrupted
+    run, including its start-up.
     """
     survived = 0
     while survived < kills:

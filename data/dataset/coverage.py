@@ -68,12 +68,8 @@ def print_sizes(photos: Annotations | LabelledCrops, overlaps: np.ndarray, thres
 def print_change(classes: Sequence[str], crops: LabelledCrops, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
     """Print how many objects of each class and size two sets of DBoxes cover.
 
-    Args:
-        classes: names.
-        crops: with the objects.
-        before: largest overlap of each object with the current DBoxes `[N]`.
-        after: the same with the fitted DBoxes `[N]`.
-        thresh: overlap from which an object is covered.
+    `before` and `after` `[N]` are each object's largest overlap with the current and the fitted DBoxes. An object is covered
+    from an overlap of `thresh`.
     """
     boxes = all_boxes(crops) * IMAGENET.size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))

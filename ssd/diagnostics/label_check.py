@@ -37,7 +37,6 @@ def check_labels(
 
     Args:
         checkpoint: a run's checkpoint.
-        part: train or val.
         output: output folder; by default labels_train or labels_val in the run's folder.
         formats: formats of the files for labelling tools.
         num_pictured: number of faults on the page.

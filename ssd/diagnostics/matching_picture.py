@@ -41,13 +41,8 @@ class Seen(NamedTuple):
 
 
 def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: Sequence[str] = ()) -> Figure:
-    """Draw the matching of `count` photos, one row each.
-
-    Args:
-        checkpoint: a run's checkpoint.
-        augmented: draw training samples instead of the photos for evaluation.
-        count: number of photos.
-        overrides: `key=value`, changes to the run's configuration.
+    """Draw the matching of `count` photos for evaluation, or training samples if `augmented`, one row each. `overrides` change
+    the run's configuration.
 
     Raises:
         CheckpointError, ConfigError, DataError: the checkpoint, its configuration or its data cannot be used.

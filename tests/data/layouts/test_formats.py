@@ -253,10 +253,8 @@ def test_a_folder_of_unknown_format(tmp_path):
     (tmp_path / "mine/boxes").mkdir()
     (tmp_path / "mine/boxes/a.csv").write_text("a.jpg,1,2,3,4\n")
     (tmp_path / "mine/a.json").write_text("{}")
-    message = (
-        r"mine: unknown dataset format\. Found: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
-    )
-    with pytest.raises(DataError, match=message):
+    text = r"mine: unknown dataset format\. Found: 1 photos, 1 \.json, 1 \.csv; folders: none\. VOC needs .*COCO needs .*YOLO"
+    with pytest.raises(DataError, match=text):
         load(tmp_path, "mine")
 
 
