@@ -1,4 +1,4 @@
-"""What many tests need: the shapes data set, drawn once, and the real data sets where they exist."""
+"""Fixtures of many tests: the shapes data set, drawn once, and the real data sets if they exist."""
 
 import os
 import sys
@@ -20,21 +20,21 @@ from tests.helpers.network import refuse
 from tests.helpers.paths import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
-OF_WORKERS: Counter[str] = Counter()  # what the workers of pytest-xdist have counted
+OF_WORKERS: Counter[str] = Counter()  # counts from the workers of pytest-xdist
 
-# Threads that share a core with other work wait for each other at every operation of a tiny network: there, one is faster.
+# For tiny networks, one thread is faster: threads that share a core with other work wait for each other at every operation.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What is remembered of photos between runs is kept apart from the user's."""
+    """Keep the cache of tests apart from the user's."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds `shapes`: 24 images to train on, 8 to evaluate on."""
+    """The folder of `shapes`, with 24 images to train on and 8 to evaluate on."""
     root = tmp_path_factory.mktemp("datasets")
     write_shapes(root / "shapes", num_train=24, num_val=8, seed=3)
     return root
@@ -50,7 +50,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For scripts/new_config.py: a fast machine, whose speed need not be measured, without weights and without a network."""
+    """For scripts/new_config.py: a fast machine, without measurements, weights or a network."""
     from ssd.autoconfig import proposal, timing
     from ssd.autoconfig.timing import Timings
     from ssd.weights import sources
@@ -65,12 +65,12 @@ def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 def bad_input() -> Counter[str]:
-    """The figures of the table of bad inputs, as far as this process has run it."""
+    """Return this process's counts for the table of bad inputs."""
     return getattr(sys.modules.get("tests.test_bad_input"), "TALLY", Counter())
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist hands its figures to the process that prints them."""
+    """Send the counts of a pytest-xdist worker to the process that prints them."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["bad input"] = dict(bad_input())
 
@@ -88,12 +88,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> Path:
-    """A checkpoint of a small network with made-up weights that find a good number of objects."""
+    """A checkpoint of a small network with random weights that detect many objects."""
     torch.manual_seed(0)
     model = SSD300(len(CLASSES) + 1, batch_norm="backbone", width=0.1).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1  # takes a batch's statistics as they are
+            module.momentum = 1  # use a batch's statistics unchanged
     with torch.no_grad():
         paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:16]
         images = torch.from_numpy(np.stack([resize(read_photo(path), 300) for path in paths]))

@@ -8,7 +8,7 @@ from ssd.weights.checkpoint import TrainState
 
 
 def state(iteration: int = 5) -> TrainState:
-    """A state that differs between iterations."""
+    """Return a state that differs between iterations."""
     generator = torch.Generator().manual_seed(iteration)
     return TrainState(
         model={"a.weight": torch.randn(3, 4, generator=generator), "a.count": torch.tensor(iteration)},

@@ -66,7 +66,7 @@ def photos(folder: Path, shots: Sequence[Shot] = SHOTS, suffix: str = ".jpg") ->
 def xml(
     shot: Shot, filename: str, extra: str = "<difficult>0</difficult>", number: Callable[[int], object] = int, path: str = ""
 ) -> str:
-    """A VOC annotation: inclusive pixels, counted from 1."""
+    """Return a VOC annotation: inclusive pixels, counted from 1."""
     objects = "".join(
         f"<object><name>{NAMES[label]}</name><pose>Unspecified</pose><truncated>0</truncated>{extra}<bndbox>"
         f"<xmin>{number(x1 + 1)}</xmin><ymin>{number(y1 + 1)}</ymin><xmax>{number(x2)}</xmax><ymax>{number(y2)}</ymax>"
@@ -86,7 +86,7 @@ def xmls(folder: Path, shots: Sequence[Shot] = SHOTS, suffix: str = ".jpg", **op
 
 
 def lines(shot: Shot, first: int = 0) -> str:
-    """YOLO's labels: centre and size, relative to the photo."""
+    """Return YOLO's labels: centre and size, relative to the photo."""
     rows = []
     for label, x1, y1, x2, y2 in shot.objects:
         values = ((x1 + x2) / 2 / shot.width, (y1 + y2) / 2 / shot.height, (x2 - x1) / shot.width, (y2 - y1) / shot.height)

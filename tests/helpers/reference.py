@@ -19,10 +19,10 @@ def corners(dboxes: np.ndarray) -> np.ndarray:
 
 
 def match(boxes: np.ndarray, labels: np.ndarray, dboxes: np.ndarray, thresh: float) -> tuple[np.ndarray, np.ndarray]:
-    """The object of each DBox (-1 = none) and its class column, by the rules of matching.
+    """Return the object of each DBox (-1 = none) and its class column, by the rules of matching.
 
-    Overlaps count in steps of 2^-16; of equal ones the nearer centre comes first (the squared distance in steps of 2^-20), then
-    the lower DBox, then the lower object.
+    Overlaps count in steps of 2^-16. Ties go to the nearer centre (squared distance in steps of 2^-20), then to the lower DBox,
+    then to the lower object.
     """
     boxes, dboxes = boxes.astype(np.float64), dboxes.astype(np.float64)
     num_objects, num_dboxes = len(boxes), len(dboxes)
@@ -135,8 +135,8 @@ def pixel_iou(a: np.ndarray, b: np.ndarray) -> float:
 def error_kinds(
     detections: list[dict], truths: list[dict], num_classes: int, use_07_metric: bool
 ) -> tuple[list[str], dict[str, float]]:
-    """The kind of each error, one detection after the other; and what each costs, by mending the detections and objects
-    themselves and evaluating again."""
+    """Return the kind of each error, one detection at a time, and the cost of each kind in AP, by fixing the detections and
+    objects and evaluating again."""
     rows = sorted((-float(d["scores"][k]), i, k) for i, d in enumerate(detections) for k in range(len(d["scores"])))
     kind_of, about, claimed, targets = {}, {}, set(), set()
     for _, i, k in rows:

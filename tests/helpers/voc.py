@@ -26,7 +26,7 @@ def xml(*items: str, size: tuple[int, int] | None = (100, 80)) -> str:
 
 
 def pixels_of(name: str) -> np.ndarray:
-    """80 × 100 grey squares, others for each name."""
+    """Return 80 × 100 grey squares that differ for each name."""
     bits = np.unpackbits(np.frombuffer(zlib.crc32(name.encode()).to_bytes(4, "big"), np.uint8))[:20]
     return np.kron(96 + 64 * bits.reshape(4, 5, 1), np.ones((20, 20, 3), np.uint8)).astype(np.uint8)
 

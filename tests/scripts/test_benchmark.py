@@ -18,9 +18,9 @@ EVERY = ["data", "step", "loss", "predict", "detect"]
 
 @pytest.fixture
 def command(monkeypatch, shapes_root, tmp_path):
-    """Runs the benchmark on the shapes, with small networks and few classes; returns what it wrote."""
+    """Return a function that runs the benchmark on the shapes with small networks and few classes, and returns its rows."""
     monkeypatch.setattr(networks, "SSD300", partial(SSD300, width=0.05))
-    monkeypatch.setattr(networks, "ssd300_vgg16", ssdlite320_mobilenet_v3_large)  # of the same class as torchvision's SSD300
+    monkeypatch.setattr(networks, "ssd300_vgg16", ssdlite320_mobilenet_v3_large)  # same class as torchvision's SSD300
     monkeypatch.setattr(networks, "NUM_CLASSES", 5)
     monkeypatch.setattr(subprocess, "Popen", Process)
 
@@ -34,9 +34,9 @@ def command(monkeypatch, shapes_root, tmp_path):
     return run
 
 
-# The other cases calculate in float32 always.
+# The other cases always use float32.
 @pytest.mark.parametrize("precision, ways, only", [(torch.float32, 2, EVERY), (torch.bfloat16, 4, ["step", "predict"])])
-def test_every_case_measures_ours_against_the_others(command, precision, ways, only, monkeypatch, capsys):
+def test_every_case_compares_ours_with_the_others(command, precision, ways, only, monkeypatch, capsys):
     monkeypatch.setattr(cases, "choose_precision", lambda *_: precision)
     measured = command("--only", ",".join(only), "--batch-size", "2")
     variants: dict[str, list[str]] = {}
@@ -44,7 +44,7 @@ def test_every_case_measures_ours_against_the_others(command, precision, ways, o
         variants.setdefault(row["case"].split(",")[0], []).append(row["variant"])
         assert row["rate"] * row["seconds"] == pytest.approx(16 if row["case"] == "data" else 2)
         assert row["ratio"] == pytest.approx(row["seconds"] / ours(measured, row["case"]))
-    variants["predict"] = [name for name in variants["predict"] if "OpenVINO" not in name]  # which may be installed
+    variants["predict"] = [name for name in variants["predict"] if "OpenVINO" not in name]  # optional
     counts = {"data": 3, "step": 2 + ways, "loss": 3, "predict": 3 + ways + (precision != torch.float32), "detect": 4}
     assert {case: len(names) for case, names in variants.items()} == {case: counts[case] for case in only}
     for case in ("step", "predict"):
@@ -61,14 +61,14 @@ def ours(measured: list[dict], case: str) -> float:
     return next(row["seconds"] for row in measured if row["case"] == case and row["variant"] == "ours")
 
 
-def test_the_real_loop_and_the_start(command, monkeypatch):
+def test_training_and_start_up(command, monkeypatch):
     measured = command("--only", "train,start", "--batch-size", "2", "model.width=0.05", "data.workers=1")
     assert [row["variant"] for row in measured] == ["ours", "floor: its step alone", "ours"]
     assert all(row["seconds"] > 0 for row in measured)
 
 
-def test_the_plain_loop_agrees_with_ours(monkeypatch):
-    """The peer of the metric's figure has to do the same work."""
+def test_the_loop_over_detections_gives_our_ap(monkeypatch):
+    """The peer of case `eval` does the same work."""
     monkeypatch.setattr(metric, "EVAL_IMAGES", 60)
     monkeypatch.setattr(metric, "EVAL_DETECTIONS", 2000)
     results = {}
@@ -89,7 +89,7 @@ def test_the_plain_loop_agrees_with_ours(monkeypatch):
         (["--rounds", "0"], "expected an integer ≥ 1"),
     ],
 )
-def test_impossible_requests(arguments, expected, capsys):
+def test_invalid_options(arguments, expected, capsys):
     with pytest.raises(SystemExit):
         benchmark.main(arguments)
     assert expected in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that breaks off, stalls and lies."""
+"""Downloads from a local server that disconnects, stalls and sends wrong data."""
 
 import hashlib
 import io
@@ -43,7 +43,7 @@ CONTENT = voc()
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server whose n-th answer goes as the n-th of its `behaviours` says, the last of them for ever."""
+    """A server with one entry of `behaviours` per request; the last one repeats."""
 
     class Handler(BaseHTTPRequestHandler):
         behaviours = ("good",)
@@ -106,7 +106,7 @@ def archive(server, content: bytes = CONTENT, num_photos: int = NUM_PHOTOS) -> A
         (("too long", "good"), 2),
     ],
 )
-def test_the_archive_arrives_whatever_the_server_does(server, tmp_path, behaviours, num_requests):
+def test_the_archive_arrives_despite_server_faults(server, tmp_path, behaviours, num_requests):
     server.handler.behaviours = behaviours
     path = download(archive(server), tmp_path)
     assert path.read_bytes() == CONTENT
@@ -114,14 +114,14 @@ def test_the_archive_arrives_whatever_the_server_does(server, tmp_path, behaviou
     assert [each.name for each in tmp_path.iterdir()] == ["voc.tar"]
 
 
-def test_it_goes_on_where_it_stopped(server, tmp_path):
+def test_an_interrupted_download_resumes(server, tmp_path):
     (tmp_path / "voc.tar.part").write_bytes(CONTENT[:9000])
     download(archive(server), tmp_path)
     assert server.handler.requests == ["bytes=9000-"]
 
 
 @pytest.mark.parametrize("how", ["missing", "other file"])
-def test_it_gives_up_in_a_line(server, tmp_path, capsys, how):
+def test_a_failed_download_ends_in_one_line(server, tmp_path, capsys, how):
     server.handler.behaviours = (how,)
     assert download_voc.main(["--root", str(tmp_path), "--years", "2007"], [archive(server)]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
@@ -129,7 +129,7 @@ def test_it_gives_up_in_a_line(server, tmp_path, capsys, how):
     assert "use --from FILE" in last
 
 
-def test_from_the_net_to_counted_photos(server, tmp_path, capsys):
+def test_download_unpack_and_count(server, tmp_path, capsys):
     for expected in ("VOC2007 trainval: 3 photos in", "VOC2007 trainval: already complete, 3 photos"):
         assert download_voc.main(["--root", str(tmp_path), "--years", "2007"], [archive(server)]) == 0
         assert expected in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_from_the_net_to_counted_photos(server, tmp_path, capsys):
     assert len(server.handler.requests) == 1
 
 
-def test_a_local_archive_is_taken_instead(server, tmp_path, capsys):
+def test_a_local_archive_is_used_instead(server, tmp_path, capsys):
     (tmp_path / "mine.tar").write_bytes(CONTENT)
     words = ["--root", str(tmp_path / "root"), "--years", "2007"]
     assert download_voc.main([*words, "--from", str(tmp_path / "mine.tar")], [archive(server)]) == 0
@@ -149,7 +149,7 @@ def test_a_local_archive_is_taken_instead(server, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_a_wrong_number_of_photos_is_told(server, tmp_path, capsys):
+def test_a_wrong_number_of_photos_is_reported(server, tmp_path, capsys):
     assert download_voc.main(["--root", str(tmp_path), "--years", "2007"], [archive(server, num_photos=4)]) == 1
     assert "3 photos after unpacking, expected 4" in capsys.readouterr().err
 
@@ -158,7 +158,7 @@ def test_a_wrong_number_of_photos_is_told(server, tmp_path, capsys):
 def test_nothing_is_unpacked_outside(tmp_path, name):
     (tmp_path / "bad.tar").write_bytes(tar({name: b"x"}))
     (tmp_path / "root").mkdir()
-    with suppress(download_voc.DownloadError):  # an absolute path is taken as one below the root instead
+    with suppress(download_voc.DownloadError):  # an absolute path is extracted below the root instead
         unpack(tmp_path / "bad.tar", tmp_path / "root")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "root"]
     assert not list(tmp_path.parent.glob("outside*"))
