@@ -11,7 +11,7 @@ from ssd.config.schema import SourceConfig
 from tests.helpers.paths import ROOT
 
 
-def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsys, monkeypatch):
+def test_any_number_of_processes_draws_the_same_files(tmp_path, capsys, monkeypatch):
     assert main([str(tmp_path / "one"), "--train", "3", "--val", "2", "--seed", "5"]) == 0
     assert "3 + 2 images" in capsys.readouterr().out
     watched = []
@@ -23,8 +23,8 @@ def test_draws_the_same_files_again_with_any_number_of_processes(tmp_path, capsy
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_processes_are_not_held_by_what_the_parent_did(tmp_path):
-    """As within a program that has used OpenCV's threads, and handles SIGTERM."""
+def test_processes_do_not_depend_on_the_parents_state(tmp_path):
+    """The parent has used OpenCV's threads, and handles SIGTERM."""
     code = (
         "import signal, sys; from pathlib import Path; import cv2, numpy; from data.shapes import write_shapes\n"
         "signal.signal(signal.SIGTERM, lambda *_: None)\n"
@@ -56,7 +56,7 @@ def test_small_shapes(tmp_path):
     assert 20 <= len(photos.boxes) <= 80
 
 
-def test_a_strangers_photos_are_safe(tmp_path, capsys):
+def test_existing_files_are_kept(tmp_path, capsys):
     photo = tmp_path / "JPEGImages/000000.jpg"
     photo.parent.mkdir()
     photo.write_bytes(b"a photo")
@@ -68,7 +68,7 @@ def test_a_strangers_photos_are_safe(tmp_path, capsys):
     assert photo.read_bytes() != b"a photo"
 
 
-def test_an_interrupted_run_leaves_nothing_in_the_way(tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_does_not_block_the_next(tmp_path, monkeypatch, capsys):
     def interrupted(folder, *_):
         folder.mkdir()
         (folder / "half.jpg").write_bytes(b"half")
@@ -83,7 +83,7 @@ def test_an_interrupted_run_leaves_nothing_in_the_way(tmp_path, monkeypatch, cap
     assert not (tmp_path / "shapes/half.jpg").exists()
 
 
-def test_impossible_requests(tmp_path, capsys):
+def test_invalid_options(tmp_path, capsys):
     for option in ("--train=0", "--val=x", "--seed=-1", "--train=99999999"):
         with pytest.raises(SystemExit) as end:
             main([str(tmp_path), option])

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("bare_machine")
 
 @pytest.fixture
 def folders(shapes_root, tmp_path):
-    """The same photos as VOC, COCO and YOLO, none with splits."""
+    """The same photos as VOC, COCO and YOLO, without splits."""
     voc = load(shapes_root, "shapes", "trainval")
     shutil.copytree(shapes_root / "shapes", tmp_path / "voc")
     shutil.rmtree(tmp_path / "voc/ImageSets")
@@ -44,7 +44,7 @@ def folders(shapes_root, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
-def test_a_folder_of_any_layout_trains(folders, kind, capsys, monkeypatch):
+def test_a_folder_of_any_format_trains(folders, kind, capsys, monkeypatch):
     monkeypatch.chdir(folders)
     output = folders / f"{kind}.yaml"
     assert new_config.main([kind, "--output", str(output)]) == 0
@@ -58,14 +58,14 @@ def test_a_folder_of_any_layout_trains(folders, kind, capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-1].startswith("mAP@0.5 (VOC10 area)")
 
 
-def test_splits_are_taken_as_they_are(shapes_root, tmp_path):
+def test_existing_splits_are_used(shapes_root, tmp_path):
     assert new_config.main([str(shapes_root / "shapes"), "--output", str(tmp_path / "a.yaml")]) == 0
     config = load_config(tmp_path / "a.yaml")
     assert (config.data.train[0].split, config.data.val[0].split) == ("train", "val")
     assert config.data.train[0].val_fraction is None
 
 
-def test_what_cannot_be_used_is_told(folders, capsys):
+def test_unusable_data_is_reported(folders, capsys):
     (folders / "empty").mkdir()
     for name, said in (("none", "no such folder"), ("empty", "is of no known layout")):
         assert new_config.main([str(folders / name), "--output", str(folders / "a.yaml")]) == 2
@@ -89,7 +89,7 @@ def test_a_test_split_is_never_divided(shapes_root, tmp_path, capsys):
     assert "has the splits Test, but no pair to train and to evaluate on" in capsys.readouterr().err
 
 
-def test_a_train_split_alone_is_divided(shapes_root, tmp_path):
+def test_a_lone_train_split_is_divided(shapes_root, tmp_path):
     shutil.copytree(shapes_root / "shapes", tmp_path / "shapes")
     for name in ("val", "trainval"):
         (tmp_path / f"shapes/ImageSets/Main/{name}.txt").unlink()
@@ -104,8 +104,8 @@ def test_a_train_split_alone_is_divided(shapes_root, tmp_path):
     assert not names[0] & names[1]
 
 
-def test_a_few_damaged_photos_are_left_out_and_told(shapes_root, tmp_path, capsys):
-    """By name, and once where both splits hold the photo."""
+def test_a_few_damaged_photos_are_left_out_and_reported(shapes_root, tmp_path, capsys):
+    """By name, and only once if both splits have the photo."""
     folder = tmp_path / "mine"
     shutil.copytree(shapes_root / "shapes", folder)
     train_list, val_list = (folder / f"ImageSets/Main/{split}.txt" for split in ("train", "val"))
@@ -124,7 +124,7 @@ def test_a_few_damaged_photos_are_left_out_and_told(shapes_root, tmp_path, capsy
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_file_states_what_differs_and_why(folders, monkeypatch, device):
+def test_the_file_gives_the_reasons_for_its_settings(folders, monkeypatch, device):
     monkeypatch.setattr("torch.cuda.is_available", lambda: device == "cuda")
     output = folders / "a.yaml"
     assert new_config.main([str(folders / "voc"), "--output", str(output)]) == 0
@@ -139,8 +139,8 @@ def test_the_file_states_what_differs_and_why(folders, monkeypatch, device):
     assert not any(key in output.read_text() for key in ("null", "seed", "jaccard", "mirror"))
 
 
-def test_no_recipe_is_needed(shapes_root, tmp_path, monkeypatch):
-    """Recipes are for users to edit: a file is made without them, and in a folder of one's own."""
+def test_no_recipe_files_are_needed(shapes_root, tmp_path, monkeypatch):
+    """Users may edit or remove the recipes. The command works without them, in any folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/bccd.yaml").write_text("mine: [\n\n")
@@ -154,8 +154,8 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_class_names_survive(folders, monkeypatch):
-    """What an annotation calls an object is what the configuration, read again, has as a class."""
+def test_class_names_are_unchanged(folders, monkeypatch):
+    """The configuration has the class names of the annotations."""
     paths = sorted((folders / "voc/Annotations").glob("*.xml"))
     for number, path in enumerate(paths):
         path.write_text(re.sub("<name>.*?</name>", f"<name>{NAMES[number % len(NAMES)]}</name>", path.read_text()))
@@ -163,17 +163,17 @@ def test_class_names_survive(folders, monkeypatch):
         assert new_config.main([str(folders / "voc"), "--output", str(folders / name)]) == 0
         assert set(load_config(folders / name).data.class_names) == set(NAMES)
         assert set(yaml.safe_load((folders / name).read_text())["data"]["classes"]) == set(NAMES)
-        monkeypatch.setattr(proposal, "WIDTH", 20)  # the second time a name a line
+        monkeypatch.setattr(proposal, "WIDTH", 20)  # now with one name per line
 
 
-def test_photos_are_kept_in_memory_only_where_they_fit(monkeypatch):
+def test_photos_are_cached_in_memory_only_if_they_fit(monkeypatch):
     photos = square_objects(150)
     for free, cached in ((4 * 270_000 + 4, True), (4 * 270_000 - 4, False)):
         monkeypatch.setattr(proposal, "free_memory", lambda free=free: free)
         assert ("data.cache" in proposal.cache_setting(photos, "cpu")) == cached
 
 
-def test_photos_are_read_in_parallel_with_a_bar(folders, monkeypatch):
+def test_photos_are_read_in_parallel_with_a_progress_bar(folders, monkeypatch):
     seen = {}
 
     def load(*arguments, workers, watch, **options):
@@ -232,7 +232,7 @@ def test_ctrl_c_while_processes_count(folders, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("place", ["find_format", "load_annotations", "dbox_coverages", "try_out"])
-def test_ctrl_c_ends_it_with_a_line(folders, monkeypatch, capsys, place):
+def test_ctrl_c_ends_the_command_with_one_line(folders, monkeypatch, capsys, place):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -242,7 +242,7 @@ def test_ctrl_c_ends_it_with_a_line(folders, monkeypatch, capsys, place):
     assert not (folders / "a.yaml").exists()
 
 
-def test_the_time_is_the_users(folders, capsys):
+def test_the_user_sets_the_time(folders, capsys):
     lengths = {}
     for words in ([], ["--minutes", "1"]):
         assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml"), "--overwrite", *words]) == 0
@@ -256,8 +256,8 @@ def test_the_time_is_the_users(folders, capsys):
         assert "argument --minutes: expected an integer ≥ 1" in capsys.readouterr().err
 
 
-def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypatch, capsys):
-    """With torchvision's own network and random weights in the place of theirs; the speed is measured."""
+def test_a_run_starts_from_coco_weights_in_the_hub_folder(folders, monkeypatch, capsys):
+    """With torchvision's network and random weights; the speed is measured."""
     monkeypatch.undo()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folders / "hub"))
     monkeypatch.setattr(sources, "fetch", refuse)
@@ -286,7 +286,7 @@ def test_coco_weights_in_the_hub_folder_are_the_start_of_a_run(folders, monkeypa
     assert shown.splitlines()[-1].startswith("mAP@0.5 (VOC10 area)")
 
 
-def test_weights_are_the_users_choice(folders, monkeypatch, capsys):
+def test_the_user_chooses_the_weights(folders, monkeypatch, capsys):
     monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("downloaded"))
     words = [str(folders / "voc"), "--output", str(folders / "a.yaml"), "--overwrite"]
     assert new_config.main([*words, "--no-download"]) == 0
