@@ -1,4 +1,4 @@
-"""VGG16's features as a start for a narrower network, or for one with batch normalisation."""
+"""Initialise a narrower network, or one with batch normalisation, from the convolutions of VGG16."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +18,18 @@ from ssd.weights.pretrained import build_network, is_features, load_backbone
 
 LAST = "backbone.conv5_3"
 NUM_CONVS = 13
-SCALE = 1 / 58  # of pixels, where the network is normalised: about the standard deviation of photos
+SCALE = 1 / 58  # for pixels, with batch normalisation; 58 is about the standard deviation of photos
 
 
 def features_in(content: Any) -> dict[str, Tensor] | None:
-    """The state dict in what was read from a file, if it holds VGG16's features and no classifier."""
+    """Return the state dict in the content of a file if it holds VGG16's convolutions and no classifier; else None."""
     weights = weights_in(content)
     return weights if not is_own(content) and not format_of(weights) and is_features(weights) else None
 
 
 def prunable_features(options: ModelConfig) -> dict[str, Tensor] | None:
-    """The state dict of `model.pretrained` where it holds VGG16's features and the network is narrower or normalised.
+    """Return the state dict in `model.pretrained` if it holds VGG16's convolutions and the network needs them pruned or
+    normalised; else None.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -46,17 +47,17 @@ def start_from_features(
     source: str,
     watch: Callable[[LayerFit], object] = lambda fit: None,
 ) -> Preprocessing:
-    """Prunes VGG16's 13 convolutions into the backbone of a network; fc6, fc7 and all that follows stay as they are.
+    """Prune VGG16's 13 convolutions into the backbone of a network. All layers from fc6 on are unchanged.
 
     Args:
-        model: of width 1 or less, on the CPU; changed in place.
+        model: network of width 1 or less, on the CPU; changed in place.
         features: state dict of the convolutions.
-        pixels: `[N, 300, 300, 3]` uint8 RGB of photos like those to be trained on, any number.
-        source: how messages call the weights.
-        watch: receives each layer's fit.
+        pixels: photos similar to the training photos, `[N, 300, 300, 3]` uint8 RGB.
+        source: name of the weights in messages.
+        watch: receives the fit of each layer.
 
     Returns:
-        What the network expects of images. With batch normalisation they are scaled to about unit variance.
+        The preprocessing that the network expects. With batch normalisation it scales pixels to about unit variance.
 
     Raises:
         CheckpointError: the weights do not fit, or the network is wider than VGG16.
@@ -79,10 +80,9 @@ def start_from_features(
 
 @torch.no_grad()
 def to_unit_scale(model: SSD300) -> None:
-    """Scales the outputs of the 13 convolutions to unit variance, as batch normalisation starts; the next layer's weights
-    take the factors in, so that nothing else changes.
+    """Scale the outputs of the 13 convolutions to unit variance, and the weights of each next layer to compensate.
 
-    VGG16's activations reach hundreds, where steps of an optimiser that are made for normalised networks change nothing.
+    VGG16's activations reach hundreds; learning rates for normalised networks would hardly change its weights.
     """
     names = [f"backbone.{name}" for name in CONV_NAMES]
     for name, reader in zip(names, [*names[1:], None], strict=True):

@@ -1,12 +1,12 @@
-"""A narrower network out of a wider one: channels chosen by what they give the next layers, weights refitted by least squares.
+"""Prune a network to a smaller width: select channels by their effect on the next layers, refit weights by least squares.
 
 Layer by layer, from the image to the heads:
 
-- Which output channels a layer keeps is decided by the layers that read it (ThiNet, Luo et al., ICCV 2017): channels go one by
-  one, each time the one that the others can replace best in the readers' outputs.
-- The layer's weights are then refitted, so that its outputs from the inputs of the narrow network come as close as possible
-  to those of the wide one (He et al., *Channel Pruning for Accelerating Very Deep Neural Networks*, ICCV 2017, section 3.1).
-- Batch normalisation is calibrated on the same photos.
+- Select the output channels to keep by the layers that read them (ThiNet, Luo et al., ICCV 2017): repeatedly remove the
+  channel that the remaining ones can best replace in the outputs of the readers.
+- Refit the weights, so that the narrow network's outputs approximate those of the wide one (He et al., *Channel Pruning for
+  Accelerating Very Deep Neural Networks*, ICCV 2017, section 3.1).
+- Calibrate batch normalisation on the same photos.
 
 A layer that keeps all its channels and reads unchanged inputs keeps its weights bit for bit.
 """
@@ -23,35 +23,35 @@ from torch.nn import functional as F
 from ssd.backbones.vgg import STAGES, ConvBlock
 from ssd.model import SSD300
 
-PHOTOS = 64  # that a network is pruned by, where the caller has more
-PLACES = 200  # of a feature map, in each photo, that the least squares see
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean variance of an input
-CHUNK = 8  # photos that go through a layer at once
-HELD_OUT = 4  # every fourth photo measures the error and is not fitted; of fewer than 8 photos, every fourth place
+PHOTOS = 64  # enough to prune a network
+PLACES = 200  # positions sampled per feature map and photo for the least squares
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # ridge parameters to try, relative to the mean variance of an input
+CHUNK = 8  # photos per forward pass of a layer
+HELD_OUT = 4  # every fourth photo is held out to measure the error; with fewer than 8 photos, every fourth position
 
 
 class Layer(NamedTuple):
-    """A convolution and what it reads."""
+    """A convolution and its input."""
 
-    name: str  # in the network
-    source: str | None  # the layer whose output it reads; None: the image
-    between: Callable[[SSD300, Tensor], Tensor]  # from that layer's output, without its activation, to this one's input
+    name: str  # name of the module
+    source: str | None  # layer whose output it reads; None: the image
+    between: Callable[[SSD300, Tensor], Tensor]  # maps that output, before its activation, to the input
 
 
 class LayerFit(NamedTuple):
-    """How well a layer of the narrow network does what it did in the wide one."""
+    """How well a layer of the narrow network reproduces its outputs in the wide one."""
 
     name: str
     kept: int  # channels
-    of: int
-    unexplained: float  # share of the variance of the kept outputs, on photos that were not fitted
+    of: int  # channels in the wide network
+    unexplained: float  # share of the variance of the kept outputs, on held-out photos
 
 
 class Reader(NamedTuple):
-    """How a layer reads the channels of another one."""
+    """Statistics and weights of a layer that reads the channels of another."""
 
-    taps: Tensor  # the rows of the others that belong to each channel [C, k · k]
-    gram: Tensor  # inner products of its centred inputs [C · k · k, C · k · k]
+    taps: Tensor  # rows of `gram` and `weight` for each channel [C, k · k]
+    gram: Tensor  # Gram matrix of its centred inputs [C · k · k, C · k · k]
     weight: Tensor  # [C · k · k, O]
 
 
@@ -63,7 +63,7 @@ class Weights(NamedTuple):
 
 
 def layers_of(model: SSD300) -> list[Layer]:
-    """The convolutions of a network in the order of its arithmetic, the heads last."""
+    """Return the convolutions of a network in forward order, the heads last."""
     layers = [Layer("backbone.conv1_1", None, lambda _, x: x)]
     for stage, row in enumerate(STAGES):
         for place, layer in enumerate(row):
@@ -91,11 +91,11 @@ def _pooled(name: str) -> Callable[[SSD300, Tensor], Tensor]:
     return lambda model, x: model.backbone.get_submodule(name)(F.relu(x))
 
 
-_POOLS = tuple(_pooled(name) for name in ("pool", "pool", "pool3", "pool", "pool5"))  # behind each stage
+_POOLS = tuple(_pooled(name) for name in ("pool", "pool", "pool3", "pool", "pool5"))  # after each stage
 
 
 def folded(model: nn.Module, name: str) -> Weights:
-    """A layer's weights, with the batch normalisation behind it."""
+    """Return the weights of a layer with its batch normalisation folded in."""
     conv, norm = parts_of(model, name)
     bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
     if norm is None:
@@ -107,7 +107,7 @@ def folded(model: nn.Module, name: str) -> Weights:
 
 
 def parts_of(model: nn.Module, name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
-    """The convolution of a layer, and its norm if it has one."""
+    """Return the convolution of a layer, and its norm or None."""
     block = model.get_submodule(name)
     if isinstance(block, nn.Conv2d):
         return block, None
@@ -117,16 +117,17 @@ def parts_of(model: nn.Module, name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d | N
 
 @torch.no_grad()
 def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None) -> Iterator[LayerFit]:
-    """Fills a narrow network with what a wide one knows.
+    """Initialise a narrow network from a trained wide one.
 
     Args:
-        wide: the network to prune, on the CPU; not changed.
-        narrow: of the same classes and DBoxes and of any smaller width, with or without batch normalisation; changed in place.
-        images: network input `[N, 3, 300, 300]`. The maps of all of them are in memory at once, 0.1 GB a photo.
-        last: the last layer that is filled, `backbone.conv5_3` say; by default all.
+        wide: network to prune, on the CPU; not changed, but set to evaluation mode.
+        narrow: network with the same classes and DBoxes and at most the same width, with or without batch normalisation;
+            changed in place.
+        images: network input `[N, 3, 300, 300]`. Needs 0.1 GB of memory per photo.
+        last: last layer to initialise, such as `backbone.conv5_3`; by default all layers.
 
     Yields:
-        How well each layer could be refitted.
+        The fit of each layer.
     """
     layers = layers_of(wide)
     if last is not None:
@@ -134,9 +135,9 @@ def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None)
     readers = {layer.name: [reader for reader in layers if reader.source == layer.name] for layer in layers}
     wide.eval()
     narrow.eval()
-    outputs: dict[str, tuple[Tensor, Tensor]] = {}  # of layers with readers to come: of the wide and the narrow network
-    kept: dict[str, Tensor] = {}  # channels of each layer, rising
-    changed: set[str] = set()  # layers that do not give the narrow network exactly what they gave the wide one
+    outputs: dict[str, tuple[Tensor, Tensor]] = {}  # wide and narrow outputs, until the last reader
+    kept: dict[str, Tensor] = {}  # channels of each layer, ascending
+    changed: set[str] = set()  # layers whose outputs differ from those in the wide network
     generator = torch.Generator().manual_seed(0)
     for layer in layers:
         conv, _ = parts_of(wide, layer.name)
@@ -180,23 +181,23 @@ def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None)
 
 
 def _alike(wide: SSD300, narrow: SSD300, name: str) -> bool:
-    """Whether a layer has a norm in both networks or in neither."""
+    """Return whether a layer has a norm in both networks or in neither."""
     return (parts_of(wide, name)[1] is None) == (parts_of(narrow, name)[1] is None)
 
 
 def most_useful(readers: Sequence[Reader], keep: int) -> Tensor:
-    """The channels that are left when the others go one by one, each time the one that the readers miss least.
+    """Select channels by backward elimination: repeatedly remove the one whose loss costs the readers least.
 
-    What they miss is what is left of their outputs' variance once their weights on the other channels are refitted: with H
-    the inverse of the Gram matrix and B the weights, channel c costs tr(B_cᵀ H_cc⁻¹ B_c), as in Optimal Brain Surgeon (Hassibi
-    and Stork, NIPS 1992). A channel that others can replace therefore goes before one that is weak and on its own.
+    The cost is the variance of the readers' outputs that remains unexplained after refitting their weights on the other
+    channels: with H the inverse of the Gram matrix and B the weights, channel c costs tr(B_cᵀ H_cc⁻¹ B_c), as in Optimal Brain
+    Surgeon (Hassibi and Stork, NIPS 1992). A channel that others can replace is thus removed before a weak but unique one.
 
     Args:
-        readers: the layers that read the channels.
-        keep: how many are left.
+        readers: layers that read the channels.
+        keep: number of channels to keep.
 
     Returns:
-        Their numbers `[keep]`, rising.
+        Indices of the kept channels `[keep]`, ascending.
     """
     states = [_inverted(reader) for reader in readers]
 
@@ -211,7 +212,7 @@ def most_useful(readers: Sequence[Reader], keep: int) -> Tensor:
     left = [(cost(channel), channel) for channel in range(len(readers[0].taps))]
     heapq.heapify(left)
     while len(left) > keep:
-        # The costs of the others only grow as channels go: one that was not asked again since cannot have become the least.
+        # Costs only grow as channels are removed, so an outdated cost is a lower bound.
         _, channel = heapq.heappop(left)
         if left and (now := cost(channel)) > left[0][0]:
             heapq.heappush(left, (now, channel))
@@ -225,7 +226,7 @@ def most_useful(readers: Sequence[Reader], keep: int) -> Tensor:
 
 
 def _inverted(reader: Reader) -> Reader:
-    """A reader with the inverse of its Gram matrix in that one's place, its outputs scaled to a total variance of 1."""
+    """Return a reader with its Gram matrix inverted and its outputs scaled to a total variance of 1."""
     gram, weight = reader.gram, reader.weight
     ridge = RIDGES[0] * gram.diagonal().mean() + 1e-12
     variance = ((gram @ weight) * weight).sum().clamp(min=1e-12)
@@ -233,7 +234,7 @@ def _inverted(reader: Reader) -> Reader:
 
 
 def _reading(wide: SSD300, layers: Sequence[Layer], outputs: Tensor, generator: torch.Generator) -> list[Reader]:
-    """How the layers read a layer's outputs `[N, C, H, W]`; where none does, all of its channels count alike."""
+    """Return the readers of a layer's outputs `[N, C, H, W]`. Without any, an identity weights all channels equally."""
     if not layers:
         conv = nn.Conv2d(outputs.shape[1], outputs.shape[1], 1)
         conv.weight.copy_(torch.eye(outputs.shape[1])[:, :, None, None])
@@ -255,9 +256,9 @@ def _reading(wide: SSD300, layers: Sequence[Layer], outputs: Tensor, generator: 
 def _refitted(
     inputs: Tensor, targets: Tensor, start: Weights, conv: nn.Conv2d, generator: torch.Generator
 ) -> tuple[Weights, float]:
-    """The weights whose outputs are nearest to those of the wide network, and the share of variance that they leave.
+    """Fit weights to the outputs of the wide network; return them and the unexplained share of the variance.
 
-    The ridge pulls towards the wide network's own weights; its strength is what serves the photos best that are not fitted.
+    Ridge regression towards the weights of the wide network; the ridge parameter is selected on held-out photos.
     """
     places = _places(inputs, conv, generator)
     patches, photo = _patches(inputs, conv, places)
@@ -284,7 +285,7 @@ def _refitted(
 
 
 def _places(inputs: Tensor, conv: nn.Conv2d, generator: torch.Generator) -> Tensor:
-    """Random places of a convolution's output, the same number in each photo: photo, row, column `[S, 3]`."""
+    """Sample positions of a convolution's output, equally many per photo: photo, row, column `[S, 3]`."""
     rows, columns = (_output_size(inputs.shape[2 + axis], conv, axis) for axis in (0, 1))
     count = min(PLACES, rows * columns)
     chosen = torch.stack([torch.randperm(rows * columns, generator=generator)[:count] for _ in inputs])  # [N, count]
@@ -298,7 +299,7 @@ def _output_size(size: int, conv: nn.Conv2d, axis: int) -> int:
 
 
 def _patches(inputs: Tensor, conv: nn.Conv2d, places: Tensor) -> tuple[Tensor, Tensor]:
-    """What a convolution sees at places of its output `[S, I · k · k]`, and the photo of each `[S]`."""
+    """Return the input patches at positions of a convolution's output `[S, I · k · k]`, and their photos `[S]`."""
     pad_rows, pad_columns = int(conv.padding[0]), int(conv.padding[1])
     padded = F.pad(inputs, (pad_columns, pad_columns, pad_rows, pad_rows)).permute(0, 2, 3, 1)
     photo, row, column = places.T
@@ -311,7 +312,7 @@ def _patches(inputs: Tensor, conv: nn.Conv2d, places: Tensor) -> tuple[Tensor, T
 
 
 def _mapped(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """A function of maps `[N, C, H, W]`, some at a time; kept in half precision, since those of many photos are large."""
+    """Apply a function to maps `[N, C, H, W]` in chunks; return half precision, to save memory."""
     return torch.cat([function(chunk.float()).half() for chunk in inputs.split(CHUNK)])
 
 
@@ -323,7 +324,7 @@ def _convolved(inputs: Tensor, weights: Weights, conv: nn.Conv2d) -> Tensor:
 
 
 def _moments(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of `[N, C, H, W]`."""
+    """Return the mean and standard deviation of each channel of `[N, C, H, W]`."""
     values = torch.stack([chunk.float().mean(dim=(0, 2, 3)) for chunk in outputs.split(1)])
     squares = torch.stack([chunk.float().square().mean(dim=(0, 2, 3)) for chunk in outputs.split(1)])
     mean = values.mean(dim=0)
@@ -331,7 +332,7 @@ def _moments(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _write(model: SSD300, name: str, fit: Weights, outputs: Tensor) -> None:
-    """Puts weights into a layer; where a norm follows, it is calibrated to give the same outputs `[N, O, H, W]`."""
+    """Store weights in a layer. A norm, if any, is calibrated to give the same outputs `[N, O, H, W]`."""
     conv, norm = parts_of(model, name)
     if norm is None:
         conv.weight.copy_(fit.weight)
@@ -340,16 +341,16 @@ def _write(model: SSD300, name: str, fit: Weights, outputs: Tensor) -> None:
         return
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    mean, evenly_spaced = _moments(outputs)
-    evenly_spaced = evenly_spaced.clamp(min=float(evenly_spaced.median()) * 1e-2 + 1e-12)  # a channel that hardly moves
-    conv.weight.copy_(fit.weight / evenly_spaced[:, None, None, None])
-    norm.running_mean.copy_((mean - fit.bias) / evenly_spaced)
+    mean, std = _moments(outputs)
+    std = std.clamp(min=float(std.median()) * 1e-2 + 1e-12)  # for nearly constant channels
+    conv.weight.copy_(fit.weight / std[:, None, None, None])
+    norm.running_mean.copy_((mean - fit.bias) / std)
     norm.running_var.fill_(1.0)
-    norm.weight.copy_(evenly_spaced * (1 + norm.eps) ** 0.5)
+    norm.weight.copy_(std * (1 + norm.eps) ** 0.5)
     norm.bias.copy_(mean)
 
 
 def _select_norm(wide: nn.Module, narrow: nn.Module, channels: Tensor) -> None:
-    """Takes the channels of conv4_3's norm that are kept."""
+    """Copy the kept channels of conv4_3's norm."""
     state = {name: value[channels] if value.ndim else value for name, value in wide.state_dict().items()}
     narrow.load_state_dict(state)

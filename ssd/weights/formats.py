@@ -1,8 +1,8 @@
-"""The formats in which other projects save SSD300 with VGG16: recognised by their names, read into a `TrainState`.
+"""Load SSD300 weights of other projects: recognise the format by its keys and convert it to a `TrainState`.
 
-All four take RGB minus the mean of Caffe's VGG16, encode with variances 0.1 and 0.2, and order DBoxes as `ssd.dbox` does; what
-differs is said here. All clamp their DBoxes; torchvision clamps width and height alone, so that 114 of its 8,732, in the last
-row and column of conv6_2, have a centre 4 of 300 pixels further to the right or below than here.
+All four projects use RGB input minus the mean of Caffe's VGG16, variances 0.1 and 0.2, and the DBox order of `ssd.dbox`. One
+difference remains: torchvision clamps only the width and height of DBoxes. So 114 of its 8,732 DBoxes, in the last row and
+column of conv6_2, have a centre that is 4 of 300 pixels further right or down than here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,22 +22,22 @@ from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_ten
 
 NUM_MAPS = len(SSD300_VGG16.maps)
 EXTRAS = tuple(f"extras.{layer.name}.conv" for layer in SSD300_VGG16.extras)
-# Positions of the 13 convolutions, fc6 and fc7 in the list of layers that ports of Caffe's reduced-fc VGG16 keep.
+# Positions of the 13 convolutions, fc6 and fc7 in the layer list of ports of Caffe's reduced-fc VGG16.
 REDUCED_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28, 31, 33)
 BACKBONE = tuple(f"backbone.{name}.conv" for name in LAYER_NAMES)
 BATCH_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-# SSD300_VGG16_Weights' image_mean, in 8-bit steps.
+# The image_mean of SSD300_VGG16_Weights, times 255.
 TORCHVISION = Preprocessing(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), scale=(1.0, 1.0, 1.0))
 
 
 class WeightFormat(NamedTuple):
-    """The names under which one project saves each layer."""
+    """The state dict keys of one project."""
 
     project: str
-    backbone: tuple[str, ...]  # of the 13 convolutions, fc6 and fc7
-    extras: tuple[str, ...]  # of conv6_1 to conv9_2
-    l2_norm: str  # the scales of conv4_3's norm
-    batch_norm: str | None  # or the batch normalisation in its place, if the project has such weights
+    backbone: tuple[str, ...]  # the 13 convolutions, fc6 and fc7
+    extras: tuple[str, ...]  # conv6_1 to conv9_2
+    l2_norm: str  # scales of conv4_3's L2 norm
+    batch_norm: str | None  # the batch normalisation that some weights of the project have instead
     loc: str
     conf: str
     preprocessing: Preprocessing = CAFFE
@@ -88,16 +88,16 @@ FORMATS = (
 
 
 def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | None = None) -> tuple[TrainState, str]:
-    """A checkpoint of this application or of one of the projects above, and whose it is (`here` for our own).
+    """Load a checkpoint of this application or of a project above; return it and its project (`here` for our own).
 
     Args:
         path: the file. Nothing in it is executed.
-        classes: names of the classes of another project's file, in its order and without background; by default found out
-            by their number: the 20 of VOC, the 80 of COCO, or torchvision's 90.
-        dboxes: `voc` or `coco`: the sizes of another project's DBoxes; by default coco where the classes are COCO's.
+        classes: class names for a file of another project, in its order and without background; by default inferred from
+            the number of classes: 20 for VOC, 80 for COCO, 90 for torchvision's COCO.
+        dboxes: DBox sizes of another project's file, `voc` or `coco`; by default coco for COCO's classes, else voc.
 
     Raises:
-        CheckpointError: the file cannot be read, or is of no known format.
+        CheckpointError: the file cannot be read, or has an unknown format.
     """
     return state_of(read_tensors(path), path, classes, dboxes)
 
@@ -105,31 +105,35 @@ def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | Non
 def state_of(
     content: Any, path: Path, classes: Sequence[str] | None = None, dboxes: str | None = None
 ) -> tuple[TrainState, str]:
-    """`load_any` of what was read from a file already."""
+    """Like `load_any`, for content that was already read from the file."""
     if is_own(content):
         return state_in(content, path), "here"
     state = weights_in(content)
     weight_format = format_of(state)
     if weight_format is None:
         known = ", ".join(weight_format.project for weight_format in FORMATS)
-        raise CheckpointError(f"{path}: is neither a checkpoint of this application nor SSD300 with VGG16 of {known}")
+        raise CheckpointError(
+            f"{path}: unknown format; expected a checkpoint of this application or an SSD300 with VGG16 of {known}"
+        )
     try:
         return _convert(state, weight_format, classes, dboxes), weight_format.project
     except KeyError as error:
-        raise CheckpointError(f"{path}: is like {weight_format.project}, but {error} is missing: another network?") from None
+        raise CheckpointError(
+            f"{path}: looks like {weight_format.project}, but {error} is missing; only SSD300 with VGG16 is supported"
+        ) from None
     except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: is like {weight_format.project}, but does not fit: {' '.join(str(error).split())}"
+            f"{path}: looks like {weight_format.project}, but does not fit: {' '.join(str(error).split())}"
         ) from None
 
 
 def format_of(state: Mapping[str, Any]) -> WeightFormat | None:
-    """The format of a state dict; None where it is of none of these."""
+    """Return the format of a state dict; None if it is unknown."""
     return next((each for each in FORMATS if f"{each.conf.format(0)}.weight" in state), None)
 
 
 def weights_in(content: Any) -> dict[str, Tensor]:
-    """The state dict in what was read, alone or beside other things, with or without DataParallel's prefix; empty: none is."""
+    """Return the state dict in the content of a file, bare or nested, without DataParallel's prefix; empty if there is none."""
     for name in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -160,18 +164,18 @@ def _convert(
     sizes = dboxes or ("coco" if names in (coco_names(), torchvision_names()) else "voc")
     options = ModelConfig.model_validate({"pretrained": "none", "dboxes": sizes, "conv4_3_norm": norm})
     weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
-    SSD300(num_classes + 1, conv4_3_norm=norm).load_state_dict(weights)  # raises where a shape or a name does not fit
+    SSD300(num_classes + 1, conv4_3_norm=norm).load_state_dict(weights)  # raises if a shape or a name does not fit
     return TrainState(weights, names, weight_format.preprocessing.to_plain(), {"model": options.model_dump(mode="json")})
 
 
 def torchvision_names() -> list[str]:
-    """The 90 columns of torchvision's COCO weights; the unused ones, all called N/A there, get their number."""
+    """Return the 90 classes of torchvision's COCO weights; unused ones, all named N/A there, get a number."""
     names = SSD300_VGG16_Weights.COCO_V1.meta["categories"][1:]
     return [f"N/A {i}" if name == "N/A" else name for i, name in enumerate(names, start=1)]
 
 
 def coco_names() -> list[str]:
-    """The 80 classes of COCO."""
+    """Return the 80 classes of COCO."""
     return [name for name in torchvision_names() if not name.startswith("N/A")]
 
 

@@ -1,4 +1,4 @@
-"""Weights to start from: torchvision's, those of the known SSD ports, and checkpoints of this application."""
+"""Load initial weights: from torchvision, the supported SSD ports, or a checkpoint of this application."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +20,8 @@ from ssd.weights.sources import weights_file
 # Positions of the 13 convolutions in torchvision's `features`.
 CONV_POSITIONS = REDUCED_POSITIONS[:13]
 BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
-TORCHVISION_BIASES = (0.4034, 0.3778, 0.4644)  # the first ones of VGG16_Weights.IMAGENET1K_V1
-MOST_NAMED = 6  # tensors that are left, in one message
+TORCHVISION_BIASES = (0.4034, 0.3778, 0.4644)  # first biases of VGG16_Weights.IMAGENET1K_V1
+MOST_NAMED = 6  # tensors named in one message
 
 
 def build_network(num_classes: int, options: ModelConfig) -> SSD300:
@@ -47,21 +47,21 @@ def network_of(state: TrainState) -> SSD300:
 
 
 def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
-    """Loads pretrained weights into a model: of width 0.25 with batch normalisation for `slim`, of width 1 otherwise.
+    """Load pretrained weights into a model. `slim` fits width 0.25 with batch normalisation, all others width 1.
 
     Args:
-        model: the network, changed in place. Where its backbone is normalised, only torchvision's VGG16 with batch
-            normalisation fits, of what has a backbone alone.
-        source: `coco` (torchvision's SSD300: backbone, extra layers and heads, class scores by the classes' names), `imagenet`
-            (torchvision's VGG16: the backbone), both downloaded once; `slim` (a slim SSD300 that comes with the project, taken
-            as `coco` is); `none`; or a file: of one of these, or of the reduced-fc VGG16 that the known ports start from.
+        model: the network, changed in place. With batch normalisation in its backbone, the only backbone weights that fit
+            are those of torchvision's VGG16 with batch normalisation.
+        source: `coco` (torchvision's SSD300, with the class scores of classes of the same name) or `imagenet` (torchvision's
+            VGG16, backbone only), both downloaded once; `slim` (a slim SSD300 included in the project, used like `coco`);
+            `none`; or a file with any of these, or with the reduced-fc VGG16 from which the supported ports start.
         classes: names of the model's classes.
 
     Returns:
-        How the weights want their images prepared, and a line for each thing to tell the user.
+        The preprocessing of the weights, and messages for the user.
 
     Raises:
-        CheckpointError: the weights cannot be downloaded or read, or are of another format.
+        CheckpointError: the weights cannot be downloaded or read, or have another format.
     """
     if source == "none":
         return IMAGENET, []
@@ -104,7 +104,7 @@ def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Pr
 
 
 def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
-    """Load the weights that fit from a checkpoint, also one of other classes or another width.
+    """Load the weights that fit from a checkpoint, whose classes and width may differ.
 
     Args:
         model: the network, changed in place.
@@ -112,7 +112,7 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepro
         classes: names of the model's classes.
 
     Returns:
-        How the weights want their images prepared, and a line for each thing to tell the user.
+        The preprocessing of the weights, and messages for the user.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or nothing in it fits.
@@ -123,22 +123,21 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepro
 def take_fitting(
     model: SSD300, state: TrainState, project: str, path: Path, classes: Sequence[str], entry: str
 ) -> tuple[Preprocessing, list[str]]:
-    """Takes what fits of a state's weights; class scores go by the classes' names: background and every class that both have
-    keep what they learned.
+    """Load the weights of a state that fit. Class scores are matched by name: background and shared classes keep theirs.
 
     Args:
         model: the network, changed in place.
-        state: that the weights are of.
-        project: whose format the file has, as `load_any` says it.
-        path: of the file.
+        state: the state with the weights.
+        project: project of the file's format, from `load_any`.
+        path: path of the file, for messages.
         classes: names of the model's classes.
-        entry: of the configuration, as messages name it.
+        entry: configuration entry, for messages.
 
     Returns:
-        As `init_from`.
+        The preprocessing of the weights, and messages for the user.
 
     Raises:
-        CheckpointError: nothing in it fits.
+        CheckpointError: no tensor fits.
     """
     own, taken, left = model.state_dict(), {}, []
     for name, value in state.weights.items():
@@ -159,10 +158,10 @@ def take_fitting(
     if theirs is not None:
         known = ModelConfig.model_validate({"dboxes": theirs}).dboxes
         if has_heads and not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
-            which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "DBoxes of their own"
+            which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "other DBoxes"
             notes.append(
-                f"{entry}: the heads were trained with {which} and adapt to this model's in training; model.dboxes: "
-                f"{dump_yaml(theirs, in_line=True)} uses them unchanged"
+                f"{entry}: the heads were trained with {which} and adapt to this model's in training; to use them "
+                f"unchanged, set model.dboxes: {dump_yaml(theirs, in_line=True)}"
             )
     if (theirs := batch_norm_of(state.weights)) != (ours := batch_norm_of(own)):
         notes.append(
@@ -196,13 +195,13 @@ def conv4_3_norm_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_classes: Sequence[str]) -> Tensor | None:
-    """A tensor of a class head, by channels, with their values at the classes that both have; None where the DBoxes differ."""
-    if not theirs.ndim:  # the number of batches that a norm has seen
+    """Return our tensor of a class head with their channels for the shared classes; None if the DBoxes differ."""
+    if not theirs.ndim:  # num_batches_tracked of a norm
         return theirs
     num_theirs, num_ours = len(their_classes) + 1, len(our_classes) + 1
     if len(theirs) // num_theirs != len(ours) // num_ours or theirs.shape[1:] != ours.shape[1:]:
         return None
-    theirs = theirs.unflatten(0, (-1, num_theirs))  # [DBoxes a cell, classes, ...]
+    theirs = theirs.unflatten(0, (-1, num_theirs))  # [DBoxes per cell, classes, ...]
     fitted = ours.clone().unflatten(0, (-1, num_ours))
     fitted[:, 0] = theirs[:, 0]  # background
     for column, name in enumerate(our_classes, start=1):
@@ -213,8 +212,8 @@ def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_cl
 
 
 def is_features(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict holds VGG16's 13 convolutions in torchvision's layout, and no classifier or one of NaN, as
-    `VGG16_Weights.IMAGENET1K_FEATURES` has it."""
+    """Return whether a state dict has VGG16's 13 convolutions in torchvision's layout, and no classifier or one of NaN, like
+    `VGG16_Weights.IMAGENET1K_FEATURES`."""
     if f"features.{CONV_POSITIONS[-1]}.weight" not in state:
         return False
     classifier = [value for name, value in state.items() if name.startswith("classifier.")]
@@ -222,15 +221,15 @@ def is_features(state: Mapping[str, Tensor]) -> bool:
 
 
 def preprocessing_of_features(state: Mapping[str, Tensor]) -> Preprocessing:
-    """What VGG16's convolutions expect of images: Oxford's pixels without a scale, unless they are torchvision's own, cut from
-    its classifier, which the first biases tell."""
+    """Return the preprocessing for VGG16's convolutions: torchvision's if the first biases are those of its own training,
+    else Oxford's, without a scale."""
     first = state["features.0.bias"][:3].float()
     is_torchvision = torch.allclose(first, torch.tensor(TORCHVISION_BIASES), atol=1e-3)
     return IMAGENET if is_torchvision else OXFORD
 
 
 def from_features(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The weights of the backbone's 13 convolutions from torchvision's layout, in float32."""
+    """Convert the 13 convolutions from torchvision's layout to weights of the backbone, in float32."""
     converted = {}
     for name, position in zip(CONV_NAMES, CONV_POSITIONS, strict=True):
         for entry in ("weight", "bias"):
@@ -241,7 +240,7 @@ def from_features(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]
 
 
 def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str) -> dict[str, Tensor]:
-    """The backbone's weights from torchvision's VGG16, fc6 and fc7 decimated from its classifier (DeepLab, ParseNet).
+    """Convert torchvision's VGG16 to weights of the backbone; decimate its classifier to fc6 and fc7 (DeepLab, ParseNet).
 
     fc6 keeps every fourth output and every third row and column of its 7 × 7 window, fc7 every fourth input and output.
     """
@@ -255,7 +254,7 @@ def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str)
                 norm = f"features.{position + 1}"
                 for entry in ("weight", "bias", "running_var"):
                     converted[f"{name}.norm.{entry}"] = state[f"{norm}.{entry}"]
-                # Our convolutions have no bias under a norm; the mean that the norm subtracts takes it in.
+                # Our convolutions have no bias before a norm; subtract it from the running mean instead.
                 converted[f"{name}.norm.running_mean"] = state[f"{norm}.running_mean"] - bias
             else:
                 converted[f"{name}.conv.bias"] = bias
@@ -267,12 +266,12 @@ def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str)
             converted["fc6.conv.bias"] = state["classifier.0.bias"][::4]
             converted["fc7.conv.bias"] = state["classifier.3.bias"][::4]
     except (KeyError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"model.pretrained: {source}: is not a whole VGG16 of torchvision ({error})") from None
+        raise CheckpointError(f"model.pretrained: {source}: is not a complete VGG16 of torchvision ({error})") from None
     return converted
 
 
 def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The backbone's weights from a reduced-fc VGG16, as amdegroot, lufficc and qfgaohao start from (`0.weight`, ...)."""
+    """Convert a reduced-fc VGG16 (`0.weight`, ...), as used by amdegroot, lufficc and qfgaohao, to weights of the backbone."""
     converted = {}
     for name, position in zip(LAYER_NAMES, REDUCED_POSITIONS, strict=True):
         for entry in ("weight", "bias"):

@@ -50,6 +50,6 @@ def test_they_travel_with_a_checkpoint(tmp_path):
     usual = build_network(2, ModelConfig.model_validate({"pretrained": "none", "width": 0.05}))
     _, notes = init_from(usual, tmp_path / "a.pt", ["cat"])
     (told,) = (note for note in notes if "DBoxes" in note)
-    assert "trained with DBoxes of their own" in told
+    assert "trained with other DBoxes" in told
     assert "model.dboxes: {sizes: [10.0, 20.0," in told
     assert not any("DBoxes" in note for note in init_from(again, tmp_path / "a.pt", ["cat"])[1])

@@ -1,4 +1,4 @@
-"""VGG16's features as a start: a state dict with random weights in their place, in torchvision's layout."""
+"""Initialisation from VGG16's convolutions, with random weights in torchvision's layout."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ PIXELS = PIXELS.byte().permute(0, 2, 3, 1).contiguous()
 
 @pytest.fixture(scope="module")
 def features():
-    """The 13 convolutions as a file holds them: matrices in half precision."""
+    """The 13 convolutions as stored in a file, with weights in half precision."""
     torch.manual_seed(0)
     backbone = SSD300(2).backbone
     state = {}
@@ -36,7 +36,7 @@ CLASSIFIER = {f"classifier.{i}.{entry}": torch.full((2,), torch.nan) for i in (0
 
 
 @pytest.mark.parametrize("classifier", [{}, CLASSIFIER])
-def test_features_alone_are_a_start(features, tmp_path, classifier):
+def test_features_without_a_classifier_initialise_a_network(features, tmp_path, classifier):
     torch.save({**features, **classifier}, tmp_path / "features.pth")
     torch.manual_seed(1)
     model = SSD300(3)
@@ -46,14 +46,14 @@ def test_features_alone_are_a_start(features, tmp_path, classifier):
     assert torch.equal(model.backbone.fc6.conv.weight, drawn)
 
 
-def test_torchvisions_own_features_have_its_preprocessing(features, tmp_path):
-    """Cut from its classifier they have the same keys, and expect other pixels."""
+def test_torchvision_features_get_torchvision_preprocessing(features, tmp_path):
+    """They have the same keys as Oxford's, but need other pixel values."""
     biases = torch.cat([torch.tensor(TORCHVISION_BIASES), torch.zeros(61)])
     torch.save({**features, "features.0.bias": biases}, tmp_path / "features.pth")
     assert load_pretrained(SSD300(3), str(tmp_path / "features.pth"), ["a", "b"]) == (IMAGENET, [])
 
 
-def test_what_is_not_features_alone(features):
+def test_other_files_are_not_features(features):
     whole = {f"classifier.{i}.weight": torch.zeros(2) for i in (0, 3, 6)}
     assert features_in({**features, **whole}) is None  # torchvision's own VGG16
     assert features_in({"0.weight": torch.zeros(2)}) is None
@@ -61,7 +61,7 @@ def test_what_is_not_features_alone(features):
     assert features_in({"state_dict": features}) is not None
 
 
-def test_a_missing_layer_is_named(features, tmp_path):
+def test_missing_layer_is_reported(features, tmp_path):
     torch.save({name: value for name, value in features.items() if name != "features.5.bias"}, tmp_path / "features.pth")
     with pytest.raises(CheckpointError, match=r"features\.5\.bias \(conv2_1\) is missing"):
         load_pretrained(SSD300(3), str(tmp_path / "features.pth"), ["a", "b"])
@@ -69,7 +69,7 @@ def test_a_missing_layer_is_named(features, tmp_path):
 
 @pytest.mark.slow
 def test_normalised_features_give_the_same_maps(features):
-    """Up to a factor a channel, which brings each to unit variance."""
+    """Up to a factor per channel that gives unit variance."""
     plain, normalised = SSD300(2).eval(), SSD300(2, "backbone").eval()
     preprocessing = start_from_features(normalised, features, PIXELS, "features.pth")
     assert preprocessing == Preprocessing(OXFORD.mean, (1 / 58,) * 3)
@@ -90,6 +90,6 @@ def test_normalised_features_give_the_same_maps(features):
 
 
 @pytest.mark.slow
-def test_a_wider_network_is_refused(features):
+def test_wider_network_is_rejected(features):
     with pytest.raises(CheckpointError, match=r"has no channels for model\.width 2; set 1\.0 or less"):
         start_from_features(SSD300(2, "backbone", 2.0), features, PIXELS, "features.pth")

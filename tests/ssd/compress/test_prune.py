@@ -1,4 +1,4 @@
-"""Pruning: by hand on small layers, and of networks whose every second channel says nothing new."""
+"""Pruning, compared with NumPy on small layers, and on networks in which every second channel is a duplicate."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ IMAGES = nn.functional.interpolate(
 
 
 def drawn(width: float, batch_norm: str) -> SSD300:
-    """A network whose weights and statistics are all drawn at random."""
+    """Return a network with random weights and statistics."""
     torch.manual_seed(0)
     network = SSD300(3, batch_norm, width)
     for name, value in network.state_dict().items():
@@ -40,7 +40,7 @@ def drawn(width: float, batch_norm: str) -> SSD300:
 
 
 def doubled(network: SSD300, width: float, batch_norm: str) -> SSD300:
-    """The same function with every channel twice."""
+    """Return an equivalent network with every channel duplicated."""
     wide = SSD300(3, batch_norm, width).eval()
     heads = ("loc.", "conf.")
     state = wide.state_dict()
@@ -51,14 +51,14 @@ def doubled(network: SSD300, width: float, batch_norm: str) -> SSD300:
         if value.ndim == 4 and name != "backbone.conv1_1.conv.weight":
             twice = twice.repeat_interleave(2, dim=1) / 2
         state[name] = twice
-    # A vector of twice as many channels is longer by the root of 2, and the heads read it in halves.
+    # Duplication multiplies the L2 norm by √2, and the heads halve their weights.
     state["conv4_3_norm.weight"] = state["conv4_3_norm.weight"] * 2**0.5
     wide.load_state_dict(state)
     return wide
 
 
 @pytest.mark.parametrize("batch_norm", ["none", "backbone"])
-def test_channels_that_stand_twice_are_pruned_without_loss(batch_norm):
+def test_duplicate_channels_are_pruned_without_loss(batch_norm):
     narrow = drawn(0.125, batch_norm)
     wide = doubled(narrow, 0.25, batch_norm)
     torch.manual_seed(1)
@@ -73,7 +73,7 @@ def test_channels_that_stand_twice_are_pruned_without_loss(batch_norm):
 
 
 @pytest.mark.parametrize("batch_norm", ["none", "backbone", "all"])
-def test_the_same_width_changes_nothing(batch_norm):
+def test_same_width_changes_nothing(batch_norm):
     wide = drawn(0.125, batch_norm)
     torch.manual_seed(1)
     pruned = SSD300(3, batch_norm, 0.125)
@@ -82,11 +82,11 @@ def test_the_same_width_changes_nothing(batch_norm):
         assert torch.equal(pruned.state_dict()[name], value), name
 
 
-def test_the_channel_that_is_missed_least_goes_first():
-    """Against NumPy's least squares on every set of channels that could be left."""
+def test_the_cheapest_channel_is_removed_first():
+    """Compared with NumPy's least squares on every possible set of remaining channels."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(400, 7, 4))  # places, channels, taps
-    inputs[:, 2] = inputs[:, 0] + inputs[:, 5] + 0.1 * inputs[:, 2]  # which others can replace
+    inputs[:, 2] = inputs[:, 0] + inputs[:, 5] + 0.1 * inputs[:, 2]  # replaceable by others
     inputs[:, 3] *= 0.1
     inputs -= inputs.mean(axis=0)
     weights = [rng.normal(size=(28, 5)), rng.normal(size=(28, 2))]
@@ -112,7 +112,7 @@ def test_the_channel_that_is_missed_least_goes_first():
     "options",
     [{}, {"stride": 2, "padding": 1}, {"dilation": 6, "padding": 6}, {"stride": (2, 3), "padding": (0, 2), "dilation": (2, 1)}],
 )
-def test_patches_are_what_a_convolution_sees(options):
+def test_patches_match_the_convolution(options):
     conv = nn.Conv2d(4, 5, 3, **options)
     inputs = torch.randn(2, 4, 19, 23)
     places = _places(inputs, conv, torch.Generator().manual_seed(0))
@@ -123,7 +123,7 @@ def test_patches_are_what_a_convolution_sees(options):
 
 
 def test_refitting_against_numpy():
-    """A layer that lost an input: its weights are those of NumPy's least squares on all other photos, up to the ridge."""
+    """A layer that lost an input gets the weights of NumPy's least squares on the fitted photos, up to the ridge."""
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 2, 3, padding=1)
     whole = torch.randn(16, 4, 12, 12)
@@ -158,8 +158,8 @@ def test_folding_a_norm():
     torch.testing.assert_close(nn.functional.conv2d(images, *weights, padding=1), block(images))
 
 
-def test_weights_in_front_of_a_norm_are_calibrated():
-    """Each channel has a variance of 1 before the norm, and behind it the outputs of the weights; also one that never moves."""
+def test_norm_is_calibrated():
+    """Each channel has variance 1 before the norm and its original output after it, even if it is constant."""
     torch.manual_seed(0)
     block = ConvBlock(3, Conv("layer", 4), batch_norm=True).eval()
     network = nn.ModuleDict({"block": block})

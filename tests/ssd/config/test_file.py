@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML as people write it, overrides, and what is said of faults."""
+"""Loading a configuration: YAML notations, overrides and error messages."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from ssd.config.schema import Config, ConfigError, TilesConfig
 from ssd.config.yaml import ESCAPED, dump_yaml
 
 LEAST = "data: {train: [{path: a}], val: [{path: b}]}\n"
-# Class names that YAML, of one version or the other, takes for something else unless they are quoted.
+# Class names that YAML 1.1 or 1.2 does not read as text unless they are quoted.
 ODD_NAMES = [
     "no", "Yes", "on", "true", "null", "~", "1e3", "1E-3", "007", "0o17", "0x1F", "1.10", "1_000", "1:30", ".5", "5.", "-1",
     "+2", ".inf", ".nan", "2020-01-01", "=", "<<", "1e400", "9" * 5000,
@@ -39,7 +39,7 @@ def refusal(path: Path, overrides: list[str]) -> list[str]:
     return str(error.value).splitlines()
 
 
-def test_numbers_as_people_write_them(tmp_path):
+def test_number_notations(tmp_path):
     config = load_config(write(tmp_path, LEAST + "train: {lr: 1e-3, weight_decay: 5E-04, warmup: 010}\n"), ["loss.neg_pos=2"])
     assert config.train.lr == 1e-3
     assert config.train.weight_decay == 5e-4
@@ -52,7 +52,7 @@ def test_numbers_as_people_write_them(tmp_path):
     assert "got '1:30'" in refusal(path, ["train.max_hours=1:30"])[0]  # not 90
 
 
-def test_dboxes_of_ones_own(tmp_path):
+def test_custom_dboxes(tmp_path):
     sizes, ratios = "sizes: [10, 20, 40, 80, 160, 240, 300]", "ratios: [[4], [2, 5], [2, 3], [2, 3], [2], [1.5]]"
     path = write(tmp_path, LEAST + f"model:\n  dboxes:\n    {sizes}\n    {ratios}\n")
     dboxes = load_config(path).model.dboxes
@@ -73,7 +73,7 @@ def test_dboxes_of_ones_own(tmp_path):
         assert line.startswith(f"{path}: {said}")
 
 
-def test_switches_as_people_write_them(tmp_path):
+def test_boolean_notations(tmp_path):
     config = load_config(write(tmp_path, LEAST + "augment: {crop: no, expand: Off, mirror: on, photometric: True}\n"))
     assert (config.augment.crop, config.augment.expand, config.augment.mirror, config.augment.photometric) == (
         False,
@@ -83,7 +83,7 @@ def test_switches_as_people_write_them(tmp_path):
     )
 
 
-def test_class_names_are_read_as_they_are_written(tmp_path):
+def test_unquoted_class_names_stay_text(tmp_path):
     in_line = write(tmp_path, f"data: {{classes: [{', '.join(ODD_NAMES)}], train: [{{path: a}}], val: [{{path: b}}]}}\n")
     assert load_config(in_line).data.class_names == tuple(ODD_NAMES)
     lines = "".join(f"  - {name}\n" for name in ODD_NAMES)
@@ -94,7 +94,7 @@ def test_class_names_are_read_as_they_are_written(tmp_path):
     assert config.data.class_names == tuple(ODD_NAMES)
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_dump_round_trip(tmp_path):
     names = [*ODD_NAMES, *NEED_QUOTES]
     values = {
         "output_dir": "1e3",
@@ -103,12 +103,12 @@ def test_what_is_written_is_read_again(tmp_path):
     config = parse_config(values)
     assert load_config(write(tmp_path, dump_yaml(config.model_dump(mode="json")))) == config
     assert load_config(write(tmp_path, dump_yaml(values, in_line=True))) == config
-    # Any other reader of YAML has to understand it as well: these are all quoted.
+    # Quoted, so that any YAML parser reads text.
     for name in ODD_NAMES:
         assert dump_yaml([name], in_line=True) == f"['{name}']"
 
 
-def test_paths_and_names_that_look_like_numbers(tmp_path):
+def test_numeric_paths_and_names_stay_text(tmp_path):
     path = write(
         tmp_path, "output_dir: 2024-05-01\ndata: {root: 1e3, train: [{path: 2007, split: 007}], val: [{path: 1.10}]}\n"
     )
@@ -119,14 +119,14 @@ def test_paths_and_names_that_look_like_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/data/set #2", "[a] {b", "a: b", "*x", "@x", "C:\\x", "- x", "%TEMP%", "a, b"])
-def test_an_override_of_a_path_is_taken_as_it_stands(tmp_path, name):
+def test_path_overrides_are_literal(tmp_path, name):
     path = write(tmp_path, LEAST)
     assert load_config(path, [f"data.root={name}"]).data.root == name
     assert load_config(path, [f"data.root='{name}'"]).data.root == name
     assert load_config(path, [f"model.init_from={name}"]).model.init_from == name
 
 
-def test_paths_as_a_shell_has_them(tmp_path, monkeypatch):
+def test_paths_expand_home_and_variables(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DISK", "/mnt/disk")
     text = "output_dir: ~/runs/a\nmodel: {init_from: ~/b}\n"
@@ -137,7 +137,7 @@ def test_paths_as_a_shell_has_them(tmp_path, monkeypatch):
     assert load_config(write(tmp_path, text), ["data.root=~/c"]).data.root == "/home/me/c"
 
 
-def test_windows_paths_that_are_what_they_say(tmp_path):
+def test_windows_paths(tmp_path):
     for text in (r"'C:\new'", r"C:\new", r'"C:\\new"'):
         assert load_config(write(tmp_path, f"{LEAST}output_dir: {text}\n")).output_dir == r"C:\new"
     assert load_config(write(tmp_path, LEAST + r'output_dir: "caf\u00e9/\x41"')).output_dir == "café/A"
@@ -155,11 +155,11 @@ def test_overrides(tmp_path):
     assert load_config(path, ["data.train=[{path: 7, split: 08}]"]).data.train[0].split == "08"
 
 
-def test_a_section_whose_entries_are_commented_out_has_its_defaults(tmp_path):
+def test_a_section_with_all_entries_commented_out_has_defaults(tmp_path):
     assert load_config(write(tmp_path, LEAST + "train:\n  # lr: 1\nmodel: ~\n")) == load_config(write(tmp_path, LEAST))
 
 
-def test_a_section_that_may_be_null(tmp_path):
+def test_nullable_section(tmp_path):
     data = LEAST.strip()[:-1]
     for text in ("{}", "{size: 600}", "{overlap: 0.2, keep: 0.5, background: 0.1}"):
         assert load_config(write(tmp_path, f"{data}, tiles: {text}}}")).data.tiles == TilesConfig()
@@ -170,7 +170,7 @@ def test_a_section_that_may_be_null(tmp_path):
     assert load_config(write(tmp_path, commented.replace("tiles:", "tiles: null"))).data.tiles is None
 
 
-def test_files_as_editors_write_them(tmp_path):
+def test_bom_crlf_and_document_markers(tmp_path):
     expected = load_config(write(tmp_path, LEAST + "seed: 3\n"))
     assert load_config(write(tmp_path, "\ufeff" + LEAST + "seed: 3")) == expected
     assert load_config(write(tmp_path, LEAST.replace("\n", "\r\n") + "seed: 3\r\n")) == expected
@@ -187,14 +187,14 @@ def test_anchors_and_merges(tmp_path):
     assert (config.eval.every, config.eval.top_k) == (7, 3)
     two = LEAST + "checkpoint: &a {every: 7}\nloss: &b {neg_pos: 2}\neval: {<<: [*a, {every: 8, top_k: 4}], top_k: 3}\n"
     assert load_config(write(tmp_path, two)).eval.model_dump().items() >= {"every": 7, "top_k": 3}.items()
-    one = write(tmp_path, "seed: &a 7\noutput_dir: *a\n" + LEAST)  # the same scalar, a number here and a name there
+    one = write(tmp_path, "seed: &a 7\noutput_dir: *a\n" + LEAST)  # one scalar, as a number and as a name
     assert (load_config(one).seed, load_config(one).output_dir) == (7, "7")
 
 
 @pytest.mark.parametrize(
     "link", ["[*{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}]", "{{<<: [*{0}, *{0}, *{0}, *{0}, *{0}, *{0}]}}"]
 )
-def test_aliases_of_aliases_are_refused_at_once(tmp_path, link):
+def test_exponential_aliases_are_rejected_quickly(tmp_path, link):
     lines = ["a0: &a0 {x: 1}", *(f"a{i + 1}: &a{i + 1} {link.format(f'a{i}')}" for i in range(30))]
     start = time.monotonic()
     (line,) = refusal(write(tmp_path, LEAST + "\n".join(lines)), [])
@@ -299,7 +299,7 @@ def test_aliases_of_aliases_are_refused_at_once(tmp_path, link):
         ("x: !!python/object/apply:os.system [true]", [], "is not valid YAML"),
     ],
 )  # fmt: skip
-def test_faults_get_one_clear_line(tmp_path, text, overrides, expected):
+def test_one_line_per_error(tmp_path, text, overrides, expected):
     (line,) = refusal(write(tmp_path, text), overrides)
     assert expected in line
 
@@ -312,8 +312,8 @@ WRONG: list[Any] = [
 SAID = ("expected ", "unknown key (value ", "is missing and has no default", "class 'a' is listed", "'background' is added")
 
 
-def test_no_fault_is_told_in_the_words_of_the_library():
-    """Any value in any place: the line names the place and speaks our words."""
+def test_no_message_of_pydantic_is_shown():
+    """Any wrong value for any key gives a line that names the key, in our own words."""
     places = [tuple(key.split(".")) for key in known_keys()]
     places += [(*place, "nonsense") for place in places] + [
         ("nonsense",),
@@ -355,7 +355,7 @@ def test_no_fault_is_told_in_the_words_of_the_library():
     }
 
 
-def test_the_words_cover_every_entry():
+def test_every_key_has_a_schema_entry():
     for key in known_keys():
         entry: Any = top_entry()
         for part in key.split("."):
@@ -363,7 +363,7 @@ def test_the_words_cover_every_entry():
         assert entry, key
 
 
-def test_values_of_a_checkpoint_are_checked_as_well(tmp_path):
+def test_plain_values_are_validated(tmp_path):
     with pytest.raises(ConfigError) as error:
         parse_config(None, "run")
     assert str(error.value) == "run: expected a mapping of keys to values, got null"
@@ -372,18 +372,18 @@ def test_values_of_a_checkpoint_are_checked_as_well(tmp_path):
     assert Config.model_validate(yaml.safe_load(dump_yaml(config.model_dump(mode="json")))) == config
 
 
-def test_every_fault_is_named_at_once(tmp_path):
+def test_all_errors_are_reported_together(tmp_path):
     assert len(refusal(write(tmp_path, LEAST), ["train.lr=x", "loss.neg_pos=y", "eval.metrc=voc07"])) == 3
 
 
-def test_many_classes_are_checked_at_once():
+def test_many_classes_are_validated_quickly():
     names = [f"class {i}" for i in range(20_000)]
     start = time.monotonic()
     parse_config({"data": {"classes": names, "train": [{"path": "a"}], "val": [{"path": "b"}]}})
     assert time.monotonic() - start < 3
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     assert "No such file" in refusal(tmp_path / "none.yaml", [])[0]
     assert "cannot be read" in refusal(tmp_path, [])[0]
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")

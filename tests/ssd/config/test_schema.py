@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_published_recipe():
+def test_published_recipe():
     config = load_config(ROOT / "configs/ssd300_voc0712.yaml")
     train = config.train
     assert config.data.class_names == VOC_CLASSES
@@ -31,8 +31,8 @@ def test_the_published_recipe():
     assert config.data.keep_difficult
 
 
-def test_the_recipe_from_scratch():
-    """Zhu et al., ScratchDet, section 4, and the solver of its published code."""
+def test_recipe_from_scratch():
+    """As in Zhu et al., ScratchDet, section 4, and the solver of its published code."""
     config = load_config(ROOT / "configs/ssd300_voc0712_scratch.yaml")
     train, model = config.train, config.model
     assert (train.batch_size, train.iterations, train.optimizer, train.lr) == (128, 100_000, "sgd", 0.05)
@@ -42,14 +42,14 @@ def test_the_recipe_from_scratch():
     assert config.data == load_config(ROOT / "configs/ssd300_voc0712.yaml").data
 
 
-def test_defaults_make_all_but_data_optional(tmp_path):
+def test_only_data_is_required(tmp_path):
     config = load_config(write(tmp_path, LEAST))
     assert config.train.iterations == 120_000
     assert config == Config.model_validate(config.model_dump())
 
 
-def test_the_schema_has_the_words_of_the_network():
-    """It is read without PyTorch, which the network needs."""
+def test_schema_values_match_the_network():
+    """The schema repeats these values because it is loaded without PyTorch."""
     fields = ModelConfig.model_fields
     assert get_args(fields["batch_norm"].annotation) == BATCH_NORMS
     assert get_args(fields["conv4_3_norm"].annotation) == tuple(CONV4_3_NORMS)
@@ -59,7 +59,7 @@ def test_the_schema_has_the_words_of_the_network():
     "text, word",
     [("true", "backbone"), ("false", "none"), ("yes", "backbone"), ("no", "none"), ("none", "none"), ("'all'", "all")],
 )
-def test_batch_norm_keeps_what_it_meant_when_it_was_true_or_false(text, word, tmp_path):
+def test_boolean_batch_norm_of_old_files(text, word, tmp_path):
     path = write(tmp_path, f"{LEAST}model: {{pretrained: none, batch_norm: {text}}}\n")
     assert load_config(path).model.batch_norm == word
     other = write(tmp_path, LEAST)
@@ -83,7 +83,7 @@ def test_a_recipe_states_what_differs_and_why(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_survives_a_change_that_means_nothing(path, tmp_path):
-    """Users edit them: blank lines and comments are theirs to add."""
+def test_recipes_ignore_blank_lines_and_comments(path, tmp_path):
+    """Users may add blank lines and comments."""
     (tmp_path / "c.yaml").write_text(path.read_text().replace("\n", "\n\n# mine\n"))
     assert load_config(tmp_path / "c.yaml") == load_config(path)

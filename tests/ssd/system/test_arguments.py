@@ -10,7 +10,7 @@ COMMANDS = ["train", *(f"scripts.{name}" for name in sorted(SCRIPTS))]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_wrong_call_is_answered_in_one_line(command, capsys):
+def test_wrong_arguments_are_reported_on_one_line(command, capsys):
     with pytest.raises(SystemExit) as end:
         importlib.import_module(command).main(["--no-such-option"])
     assert end.value.code == 2
@@ -29,7 +29,7 @@ def test_a_wrong_call_is_answered_in_one_line(command, capsys):
         ("--train.lr 3 --amp", "write train.lr=3 train.precision=..."),
     ],
 )
-def test_options_that_are_entries_of_the_configuration_are_told_how_to_write(arguments, advice, capsys):
+def test_options_that_are_configuration_entries_get_advice(arguments, advice, capsys):
     with pytest.raises(SystemExit) as end:
         train.main(["--config", "c.yaml", *arguments.split()])
     assert end.value.code == 2

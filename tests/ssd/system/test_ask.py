@@ -1,4 +1,4 @@
-"""Whether a file could be downloaded, asked of servers on this machine."""
+"""Checks whether a file can be downloaded, with local servers."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ from ssd.system.download import DownloadError, ask
 
 @pytest.fixture
 def server():
-    """Answers with the code that the path names; 302 leads to 200. Its `asked` has the ranges that were asked for."""
+    """A server that answers with the status code in the path; 302 redirects to 200. `asked` lists the requested ranges."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -21,7 +21,7 @@ def server():
             self.send_response(code)
             if code == 302:
                 self.send_header("Location", "/200")
-            self.send_header("Content-Length", "0" if code == 302 else str(10**9))  # of which nothing is sent
+            self.send_header("Content-Length", "0" if code == 302 else str(10**9))  # no body is sent
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -35,19 +35,19 @@ def server():
 
 
 @pytest.mark.parametrize("code", [200, 206, 302])
-def test_a_file_that_is_there(server, code):
+def test_available_file(server, code):
     ask(f"http://127.0.0.1:{server.server_port}/{code}", 5)
     assert set(server.asked) == {"bytes=0-0"}
 
 
 @pytest.mark.parametrize("code", [403, 404, 407, 503])
-def test_a_server_or_a_proxy_that_refuses(server, code):
+def test_http_error(server, code):
     url = f"http://127.0.0.1:{server.server_port}/{code}"
     with pytest.raises(DownloadError, match=f"^{url}: "):
         ask(url, 5)
 
 
-def test_a_server_that_says_nothing():
+def test_silent_server():
     began = time.monotonic()
     reasons = r"no answer within 0\.3 seconds|timed out"
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DownloadError, match=reasons):

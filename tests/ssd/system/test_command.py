@@ -1,4 +1,4 @@
-"""What a command says of an error, and the code that it ends with."""
+"""Error messages and exit codes of commands."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from scripts import detect
 from ssd.system.command import command, explain
 
 
-def test_the_advice_where_memory_is_short_is_the_commands_own(capsys):
+def test_out_of_memory_advice_of_the_command(capsys):
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     @command(less_memory="try a smaller --batch-size")
@@ -23,7 +23,7 @@ def test_the_advice_where_memory_is_short_is_the_commands_own(capsys):
 @pytest.mark.parametrize(
     "main, words, advice", [(train.main, ["--config", "x"], "eval.batch_size"), (detect.main, ["x", "y"], "--batch-size")]
 )
-def test_what_has_no_memory_is_told_how_to_take_less(monkeypatch, capsys, main, words, advice):
+def test_out_of_memory_advice(monkeypatch, capsys, main, words, advice):
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -40,7 +40,7 @@ def test_what_has_no_memory_is_told_how_to_take_less(monkeypatch, capsys, main, 
         ModuleNotFoundError("No module named 'cv2'", name="cv2"),
     ],
 )
-def test_an_opencv_that_cannot_be_loaded_is_told_in_a_line(error):
+def test_opencv_load_error_is_one_line(error):
     (line,), code = explain(error) or ([""], 0)
     assert code == 2
     assert line.startswith(f"error: OpenCV cannot be loaded ({error}); ")
@@ -48,7 +48,7 @@ def test_an_opencv_that_cannot_be_loaded_is_told_in_a_line(error):
     assert explain(ImportError("another", name="ssd")) is None
 
 
-def test_a_missing_library_for_exports_is_named():
+def test_missing_export_library_is_named():
     error = ModuleNotFoundError("No module named 'onnx'", name="onnx")
     expected = "error: onnx is not installed, which this needs; pip install onnx onnxscript onnxruntime"
     assert explain(error) == ([expected], 2)

@@ -7,7 +7,7 @@ from ssd.system.device import choose_device, choose_precision, choose_training_f
 CPU = torch.device("cpu")
 
 
-def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+def test_one_gpu_for_several_processes_is_rejected(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     current: list[int] = []
@@ -18,7 +18,7 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     assert not torch.backends.cudnn.benchmark
     assert choose_device("cuda:1", local_rank=0, local_size=1) == torch.device("cuda:1")
     assert [choose_device("cuda", rank, 2).index for rank in (0, 1)] == [0, 1]
-    assert current == [1, 0, 1]  # what PyTorch does without naming a device, it does on the process's own
+    assert current == [1, 0, 1]  # each process's GPU becomes PyTorch's default
     with pytest.raises(ConfigError, match="cuda:2: PyTorch finds 2 GPUs"):
         choose_device("auto", 2, 3)
     assert torch.backends.cudnn.benchmark
@@ -37,7 +37,7 @@ def test_device_and_precision():
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT", "SVE256"])
-def test_training_is_in_channels_last_but_where_contiguous_memory_is_faster(capability, monkeypatch):
+def test_memory_format_for_training(capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     cases = [
         (torch.device(name), dtype, width)
@@ -47,22 +47,22 @@ def test_training_is_in_channels_last_but_where_contiguous_memory_is_faster(capa
     ]
     contiguous = [case for case in cases if choose_training_format(*case) == torch.contiguous_format]
     others = [case for case in cases if choose_training_format(*case) == torch.channels_last]
-    # On Apple's GPUs batch normalisation is reported wrong in channels_last.
+    # On Apple GPUs, batch normalisation in channels_last is reported to be wrong.
     apple = [case for case in cases if case[0].type == "mps"]
     assert contiguous == [*([(CPU, torch.float32, 0.5), (CPU, torch.float32, 1.0)] if capability == "AVX2" else []), *apple]
     assert len(contiguous) + len(others) == len(cases)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu\n"])
-def test_a_device_that_there_is_not_is_refused_in_one_line(name, monkeypatch):
-    """Also where there is a GPU; PyTorch itself would raise what is no error of a user's."""
+def test_unknown_device_is_rejected_with_one_line(name, monkeypatch):
+    """Even with a GPU; PyTorch itself would raise an error that looks like a fault of the program."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got"):
         choose_device(name)
 
 
-def test_a_device_has_its_own_name_whatever_else_there_is(monkeypatch):
+def test_device_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU number {device.index}")
     assert device_name(torch.device("cuda", 1)) == "GPU number 1"

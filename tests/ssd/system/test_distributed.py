@@ -1,4 +1,4 @@
-"""Processes that train together: what they agree on, and what each says of an error."""
+"""Processes that train together: what they share, and how they report errors."""
 
 import json
 import os
@@ -55,7 +55,7 @@ config = load_config(sys.argv[1])
 found = {}
 with open_run(config, StopRequest()) as run:
     second = run.world.rank == 1
-    # One that looks at its photos for longer than others wait otherwise.
+    # A process that takes longer than the usual timeout.
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
     time.sleep(2 * second)
     _settle(run, [], None)
@@ -124,7 +124,7 @@ def test_two_processes_agree(tmp_path, shapes_root):
             "train.batch_size: process 0 has 4, process 1 has 8; give all processes the same configuration",
         ]
         assert re.match(r"data.val: process 1 has different photos or annotations \(\w+\) than process 0", each["other photos"])
-        assert each["statistics"] == [0.0]  # the main one's, whose checkpoint it is
+        assert each["statistics"] == [0.0]  # from the main process, which saves the checkpoint
         assert each["no data"].startswith("process 1: /nowhere/shapes: no such folder")
         assert each["stopped"] == 143
         assert each["detections"] == [len(detections["scores"]) for detections in alone.detections]
@@ -148,7 +148,7 @@ def test_all_reduce_leaves_its_argument_unchanged(monkeypatch):
         assert value == 3
 
 
-def test_a_port_in_use_is_named(monkeypatch):
+def test_port_in_use_is_reported(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -158,12 +158,12 @@ def test_a_port_in_use_is_named(monkeypatch):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_an_unknown_host_is_named(monkeypatch):
+def test_unknown_host_is_reported(monkeypatch):
     with pytest.raises(UsageError, match=r"cannot connect to the others at nobody\.invalid:29511"):
         connected(monkeypatch, "nobody.invalid", 29511)
 
 
-def test_a_lost_peer_is_one_whose_connection_is_gone():
+def test_lost_connection_means_lost_peer():
     two = World(0, 2)
     gone = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:42"
     assert is_lost_peer(RuntimeError(gone), two)
@@ -173,18 +173,18 @@ def test_a_lost_peer_is_one_whose_connection_is_gone():
 
 
 @pytest.mark.parametrize(("before", "accumulate"), [(1, 2), (8, 4)], ids=["as before", "of other processes"])
-def test_automatic_accumulation_is_kept_for_the_same_number_of_processes_only(monkeypatch, before, accumulate):
+def test_automatic_accumulation_depends_on_the_number_of_processes(monkeypatch, before, accumulate):
     monkeypatch.setattr(build, "fewest_steps", lambda *_: 4)
     source = [{"path": "shapes"}]
     run = Run.alone(parse_config({"data": {"train": source, "val": source}, "train": {"batch_size": "auto"}}))
     state = TrainState({}, [], {}, {"train": {"batch_size": 64, "accumulate": 2}}, num_processes=before)
     model = SSD300(2, width=0.05)
     build.settle_batch_size(run, model, IMAGENET, cast("DetectionDataset", SimpleNamespace(cache=None)), state)
-    assert run.batch_size == 64  # what the run learns from stays
+    assert run.batch_size == 64  # the effective batch is unchanged
     assert run.config.train.accumulate == accumulate
 
 
-def test_batch_normalisation_is_synchronised_on_gpus_alone(monkeypatch):
+def test_batch_normalisation_is_synchronised_only_on_gpus(monkeypatch):
     def norms(device: str, size: int) -> set[type]:
         run = cast("Run", SimpleNamespace(world=World(0, size), device=torch.device(device), say=lambda _: None))
         model = SSD300(2, batch_norm="backbone", width=0.05)
@@ -197,7 +197,7 @@ def test_batch_normalisation_is_synchronised_on_gpus_alone(monkeypatch):
 
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands in for a process group: how it was made, and whether it was destroyed."""
+    """A fake process group that records its options and how often it was destroyed."""
     made: dict[str, Any] = {"destroyed": 0}
     monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: made.update(backend=backend, **options))
@@ -206,14 +206,14 @@ def group(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return made
 
 
-def test_a_peer_is_waited_for_as_long_as_it_says(group, monkeypatch):
+def test_process_group_timeouts(group, monkeypatch):
     connected(monkeypatch, "localhost", 1)
     assert group["timeout"] == distributed.TIMEOUT <= timedelta(hours=1)
     assert group["patient"] == {"backend": "gloo", "timeout": distributed.PATIENT_TIMEOUT}
     assert group["destroyed"] == 1
 
 
-def test_an_error_leaves_without_waiting_for_the_others(group, monkeypatch):
+def test_process_group_is_not_destroyed_after_an_error(group, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     for error, destroyed in ((RuntimeError(), 0), (UsageError(), 0), (Stopped(15), 1)):
         with pytest.raises(type(error)), process_group(World(0, 2), CPU):
@@ -247,7 +247,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("kind, code, text", [("user", 2, "error: that is wrong"), ("program", 1, "KeyError: 'a fault'")])
-def test_a_process_that_fails_says_so_and_is_gone(tmp_path, kind, code, text):
+def test_a_failing_process_reports_and_exits(tmp_path, kind, code, text):
     (tmp_path / "failing.py").write_text(FAILING)
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -1,4 +1,4 @@
-"""Where files can be written, before any work is done."""
+"""Checks before any work whether files can be written."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from ssd.system.errors import UsageError
 from ssd.system.files import require_writable
 
 
-def test_a_folder_that_is_there_or_can_be_made_will_do(tmp_path):
+def test_existing_and_new_folders_are_writable(tmp_path):
     for folder in (tmp_path, tmp_path / "a/b", Path("a")):
         require_writable(folder, "output_dir")
     assert not any(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_is_told_by_its_entry_with_exit_code_2(tmp_path, capsys):
+def test_unwritable_folder_is_reported_with_its_entry(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     (tmp_path / "config.yaml").write_text("data: {train: [{path: a}], val: [{path: b}]}")
     for folder in (tmp_path / "file", tmp_path / "file/below", Path("/proc/none/below")):
@@ -31,7 +31,7 @@ def test_what_cannot_be_written_is_told_by_its_entry_with_exit_code_2(tmp_path, 
     assert capsys.readouterr().err.startswith(f"error: --output: {tmp_path / 'file'}: is not writable")
 
 
-def test_a_tilde_is_the_home_folder(monkeypatch):
+def test_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     sources = [{"path": "~/photos"}]
     config = parse_config(
@@ -42,8 +42,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert (config.data.val[0].path, config.model.init_from) == ("/home/someone/photos", "/home/someone/b.pt")
 
 
-def test_a_second_process_need_not_write(tmp_path, monkeypatch, capsys):
-    """Its machine may have the folder to read from alone."""
+def test_only_the_main_process_needs_a_writable_folder(tmp_path, monkeypatch, capsys):
+    """On its machine the folder may be read-only."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "config.yaml").write_text("data: {root: /none, train: [{path: a}], val: [{path: b}]}")
     monkeypatch.setenv("RANK", "1")

@@ -16,12 +16,12 @@ from ssd.system.images import SUFFIXES, ImageError, TooLarge, decode_stored, pri
 from ssd.system.stop import Stopped
 from tests.helpers.photos import DAMAGED, JPEG, MIDDLE, NOISE
 
-# Every pixel block of its own colour, wide enough for lossy formats.
+# Blocks of different colours, large enough for lossy formats.
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((32, 32, 1), np.uint8))
 
 
 def save(path, orientation: int) -> Image.Image:
-    """Saves the pixels; returns them as another library turns them upright."""
+    """Save the pixels; return them as Pillow turns them upright."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if path.suffix == ".webp" else {"subsampling": 0} if path.suffix == ".jpg" else {}
@@ -42,7 +42,7 @@ def test_photos_are_turned_upright(tmp_path, suffix, orientation):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
-def test_names_that_are_not_utf_8(tmp_path):
+def test_names_not_in_utf_8(tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"\xff.png")
     write_picture(path, PIXELS)
     np.testing.assert_array_equal(read_photo(path), PIXELS)
@@ -53,7 +53,7 @@ def test_names_that_are_not_utf_8(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "I;16"])
-def test_tiff_of_every_kind(tmp_path, mode):
+def test_tiff_modes(tmp_path, mode):
     grey = PIXELS[..., 1]
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     image.save(tmp_path / "a.tiff")
@@ -64,7 +64,7 @@ def test_tiff_of_every_kind(tmp_path, mode):
         np.testing.assert_allclose(found, np.repeat(expected[..., None], 3, axis=2), atol=1)
 
 
-def test_no_library_says_anything(tmp_path, capfd):
+def test_libraries_print_nothing(tmp_path, capfd):
     content = io.BytesIO()
     Image.fromarray(PIXELS).save(content, "PNG", icc_profile=b"no profile" * 20)
     (tmp_path / "a.png").write_bytes(content.getvalue())
@@ -96,7 +96,7 @@ RESTARTS = cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].t
     ],
     ids=["premature end", "half of it", "bad Huffman code", "found marker"],
 )
-def test_a_damaged_jpeg_is_refused_by_name(tmp_path, capfd, content):
+def test_damaged_jpeg_is_rejected_by_name(tmp_path, capfd, content):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=r"a\.jpg: is damaged or truncated"):
         read_photo(tmp_path / "a.jpg")
@@ -108,7 +108,7 @@ def test_a_damaged_jpeg_is_refused_by_name(tmp_path, capfd, content):
     [JPEG[:-2] + bytes(40) + JPEG[-2:], JPEG + b"more", JPEG.replace(b"JFIF\0\1", b"JFIF\0\0")],
     ids=["padded", "followed", "revision"],
 )
-def test_messages_that_tell_of_no_loss_are_not_shown(tmp_path, capfd, content):
+def test_harmless_jpeg_warnings_are_hidden(tmp_path, capfd, content):
     (tmp_path / "a.jpg").write_bytes(content)
     np.testing.assert_array_equal(
         read_photo(tmp_path / "a.jpg"), cv2.imdecode(np.frombuffer(JPEG, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -116,8 +116,8 @@ def test_messages_that_tell_of_no_loss_are_not_shown(tmp_path, capfd, content):
     assert capfd.readouterr() == ("", "")
 
 
-def test_of_photos_decoded_at_once_only_the_damaged_are_refused(capfd):
-    """... and standard error is nobody's but the program's."""
+def test_concurrent_decoding_rejects_only_damaged_photos(capfd):
+    """Standard error is not redirected meanwhile."""
     contents = [DAMAGED if number % 7 == 3 else JPEG for number in range(70)]
     before = os.fstat(2)
 
@@ -147,15 +147,15 @@ def bomb(width: int, height: int, kind: str = "PNG") -> bytes:
     [(bomb(16_384, 8_200), "has 16384 × 8200 pixels"), (bomb(24_000, 24_000), "has 576,000,000 pixels")],
     ids=["Pillow lets it pass", "Pillow refuses it"],
 )
-def test_a_photo_that_would_fill_the_memory_is_refused_by_its_header(tmp_path, content, said, monkeypatch):
+def test_oversized_photo_is_rejected_by_its_header(tmp_path, content, said, monkeypatch):
     monkeypatch.setattr(images, "to_rgb", None)
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(TooLarge, match=f"a.jpg: {said}, more than 134,217,728; scale it down"):
         read_photo(tmp_path / "a.jpg")
-    assert Image.MAX_IMAGE_PIXELS == 89_478_485  # Pillow's own, for the rest of the program
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485  # Pillow's own limit is unchanged
 
 
-def test_a_photo_of_no_known_range_is_told_as_such(tmp_path):
+def test_pixels_without_a_known_range_are_rejected(tmp_path):
     Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match=r"a\.tif: pixels are floating-point numbers without a known range; save it with 8 or"):
         read_photo(tmp_path / "a.tif")
@@ -169,7 +169,7 @@ def test_a_photo_of_no_known_range_is_told_as_such(tmp_path):
         (np.int16, "3 channel(s) of 16-bit signed integers"),
     ],
 )
-def test_a_tiff_of_pixels_that_cannot_be_read_is_told_as_such(dtype, said):
+def test_unsupported_tiff_pixels_are_named(dtype, said):
     encoded = cv2.imencode(".tif", PIXELS.astype(dtype))[1]
     with pytest.raises(ImageError, match=re.escape(f"a.tif: {said} are not supported; save it")):
         decode_stored(encoded, "a.tif")
@@ -177,20 +177,20 @@ def test_a_tiff_of_pixels_that_cannot_be_read_is_told_as_such(dtype, said):
         decode_stored(encoded[:12], "a.tif")
 
 
-def test_a_tiff_of_16_bits_in_which_0_is_white(tmp_path):
+def test_16_bit_tiff_with_white_zero(tmp_path):
     grey = PIXELS[..., 0]
     Image.fromarray(grey.astype(np.uint16) << 8).save(tmp_path / "a.tif", tiffinfo={262: 0})
     assert np.array_equal(read_photo(tmp_path / "a.tif")[..., 0], 255 - grey)
 
 
-def test_suffixes_are_all_those_of_the_formats():
+def test_suffixes_cover_the_formats():
     Image.init()
     kinds = Image.registered_extensions()
-    assert {suffix for suffix, kind in kinds.items() if kind in images.FORMATS} - {*SUFFIXES} == {".pfm"}  # of no known range
+    assert {suffix for suffix, kind in kinds.items() if kind in images.FORMATS} - {*SUFFIXES} == {".pfm"}  # no known range
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_photos_of_every_suffix_are_read(tmp_path, suffix):
+def test_every_suffix_is_read(tmp_path, suffix):
     kind = Image.registered_extensions().get(suffix, "PPM")
     path = tmp_path / f"a{suffix}"
     if suffix == ".ras":  # which Pillow cannot write
@@ -201,32 +201,32 @@ def test_photos_of_every_suffix_are_read(tmp_path, suffix):
     found = read_photo(path)
     assert found.shape == PIXELS.shape
     assert np.abs(found.astype(float) - expected).mean() < (130 if suffix == ".pbm" else 25)
-    write_picture(path, PIXELS)  # and pictures of detections in them have the same names
+    write_picture(path, PIXELS)  # pictures of detections keep the suffix
     assert np.abs(read_photo(path).astype(int) - PIXELS).mean() < 25
 
 
-def test_16_bits_of_a_portable_grey_map(tmp_path):
+def test_16_bit_pgm(tmp_path):
     grey = PIXELS[..., 0].astype(np.uint16) * 257
     (tmp_path / "a.pgm").write_bytes(b"P5 96 64 65535 " + grey.astype(">u2").tobytes())
     np.testing.assert_array_equal(read_photo(tmp_path / "a.pgm")[..., 1], PIXELS[..., 0])
 
 
-def test_of_several_frames_the_first_is_taken(tmp_path):
+def test_first_of_several_frames(tmp_path):
     frames = [Image.fromarray(np.full((8, 9, 3), shade, np.uint8)) for shade in (200, 10)]
     for kind in ("gif", "webp", "png"):
         frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:])
         np.testing.assert_allclose(read_photo(tmp_path / f"a.{kind}"), 200, atol=3)
 
 
-def test_formats_that_are_programs_are_never_opened(tmp_path):
+def test_eps_is_never_opened(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match=r"a\.jpg: is not a supported image"):
         read_photo(tmp_path / "a.jpg")
 
 
-def test_a_request_to_stop_is_no_damage(tmp_path, monkeypatch):
-    """Where a run has no workers, a signal may come while a photo is decoded."""
+def test_stop_request_during_decoding_is_not_damage(tmp_path, monkeypatch):
+    """Without loader processes, a signal may arrive while a photo is decoded."""
     Image.new("RGB", (20, 20)).save(tmp_path / "a.jpg")
     monkeypatch.setattr(images, "_decode_jpeg", Mock(side_effect=Stopped(15)))
     with pytest.raises(Stopped):

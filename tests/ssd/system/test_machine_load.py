@@ -1,4 +1,4 @@
-"""The load of other programs, by processes that keep a core busy."""
+"""The load of other programs, with processes that keep a core busy."""
 
 import subprocess
 import sys
@@ -16,8 +16,8 @@ def spin(seconds: float) -> None:
         pass
 
 
-def test_only_others_count(monkeypatch):
-    """By made-up times of 4 cores: 10 s pass, 25 s of cores are busy, 12 of them by this process."""
+def test_only_other_programs_count(monkeypatch):
+    """With fake times of 4 cores: 10 s pass, the cores are busy for 25 s, 12 s of them for this process."""
     times = iter([(1000.0, 100.0, 7.0), (1040.0, 125.0, 19.0)])
     monkeypatch.setattr(machine, "_processor_times", lambda: next(times))
     monkeypatch.setattr("os.cpu_count", lambda: 4)
@@ -25,14 +25,14 @@ def test_only_others_count(monkeypatch):
 
 
 @pytest.mark.parametrize("cores, words", [(0.1, ""), (1.52, "other programs used 1.5 of ")])
-def test_a_plan_made_under_load_says_so(monkeypatch, cores, words):
+def test_plan_warns_about_load(monkeypatch, cores, words):
     monkeypatch.setattr(OtherLoad, "cores", lambda self: cores)
     assert OtherLoad().warning().startswith(f"warning: {words}" if words else "")
     assert bool(OtherLoad().warning()) == bool(words)
 
 
-def test_own_work_and_that_of_children_is_no_load():
-    """The machine may be busy with other things: what this process and its child use is taken off all of it."""
+def test_own_and_child_processes_are_not_load():
+    """The machine may be busy; the time of this process and its child is subtracted."""
     before = machine._processor_times()
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:

@@ -6,18 +6,18 @@ from ssd.system import memory
 from ssd.system.memory import fewest_steps, free_memory
 
 CPU = torch.device("cpu")
-A_PHOTO = 1000  # bytes that `step` saves for its backward pass, for each photo
+A_PHOTO = 1000  # bytes per photo that `step` saves for its backward pass
 
 
 def step(count: int) -> None:
-    """Saves a table of photos, twice, and a constant of another size."""
+    """Save a table of photos, twice, and a constant of another size."""
     constant = torch.ones(70, requires_grad=True)
     photos = torch.ones(count, A_PHOTO // 4, requires_grad=True)
     ((photos * photos).sum() + (constant**2).sum()).backward()
 
 
 @pytest.mark.parametrize("photos, expected", [(1000, 1), (32, 1), (31.9, 2), (16, 2), (10, 4), (8, 4), (1, 32), (0.9, None)])
-def test_as_few_steps_as_the_memory_allows(monkeypatch, photos, expected):
+def test_fewest_steps_that_fit_into_memory(monkeypatch, photos, expected):
     budget = photos * A_PHOTO * memory.CPU_OVERHEAD / memory.USED + 1
     monkeypatch.setattr(memory, "free_memory", lambda: budget)
     assert fewest_steps(step, 32, CPU) == expected
@@ -25,7 +25,7 @@ def test_as_few_steps_as_the_memory_allows(monkeypatch, photos, expected):
     assert fewest_steps(step, 32, CPU, processes=2) == expected
 
 
-def test_memory_that_is_spoken_for_is_not_free(monkeypatch):
+def test_reserved_memory_is_not_free(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 32 * A_PHOTO * memory.CPU_OVERHEAD / memory.USED + 1)
     assert fewest_steps(step, 32, CPU) == 1
     assert fewest_steps(step, 32, CPU, reserved=int(16 * A_PHOTO * memory.CPU_OVERHEAD)) == 2
@@ -38,18 +38,18 @@ def test_steps_divide_the_share(monkeypatch):
     assert fewest_steps(step, 11, CPU) == 11
 
 
-def test_a_container_has_less_than_the_machine(tmp_path):
+def test_container_limit(tmp_path):
     assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
     (tmp_path / "memory.current").write_text("600\n")
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.stat").write_text("anon 250\nactive_file 50\ninactive_file 300\n")
-    assert free_memory(tmp_path) == 700  # what was read from files gives way
+    assert free_memory(tmp_path) == 700  # the page cache is reclaimable
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.1)
 
 
-def test_what_is_saved_follows_the_networks_size():
-    """Of a known network: the input of a linear layer, and the output of the sigmoid behind it."""
+def test_saved_bytes_of_a_known_network():
+    """The input of a linear layer, and the output of the sigmoid after it."""
     layer = torch.nn.Linear(100, 50)
 
     def real_step(count: int) -> None:
@@ -73,8 +73,8 @@ def test_what_is_saved_follows_the_networks_size():
     ],
     ids=str,
 )
-def test_a_gpu_library_that_cannot_allocate_does_not_fit(monkeypatch, error):
-    """On a GPU a step is tried; more than 8 photos fail in the way of one of its libraries."""
+def test_failed_gpu_allocation_does_not_fit(monkeypatch, error):
+    """On a GPU a step is tried; with more than 8 photos it fails like one of the libraries."""
     for name in ("empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
@@ -89,7 +89,7 @@ def test_a_gpu_library_that_cannot_allocate_does_not_fit(monkeypatch, error):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     assert fewest_steps(failing, 32, torch.device("cuda")) == 4
-    # What a step takes may be 80 % of what is free, and of what PyTorch holds already.
+    # A step may use 80 % of the free memory and of what PyTorch has reserved.
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 500)
     for taken, expected in ((1200, 1), (1201, None)):
         monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device, taken=taken: taken)
@@ -101,10 +101,10 @@ def test_a_gpu_library_that_cannot_allocate_does_not_fit(monkeypatch, error):
 
 
 @pytest.mark.parametrize("share, expected", [(32, 4), (8, 1), (1, 1)])
-def test_each_size_is_tried_afresh_on_the_processs_own_gpu(monkeypatch, share, expected):
-    """What PyTorch holds from before, or held for a larger size, does not count; in the end the GPU is as empty as it was."""
+def test_each_size_starts_with_an_empty_gpu(monkeypatch, share, expected):
+    """Memory reserved earlier or for a larger size does not count; at the end the GPU cache is empty."""
     own = torch.device("cuda:1")
-    held, peak = 900, 2000  # of 1000; 80 % of them are 8 photos
+    held, peak = 900, 2000  # of 1000, 80 % of which hold 8 photos
 
     def empty() -> None:
         nonlocal held

@@ -1,4 +1,4 @@
-"""What cannot be printed is lost, and nothing else is."""
+"""Output that cannot be printed is dropped, and nothing else is lost."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ main()
 
 
 def run(tmp_path: Path, where: str, kind: str = "watched") -> tuple[int, str]:
-    """Exit code and errors of a command whose output goes to some place, in the shell's words."""
+    """Return the exit code and errors of a command; `where` is its redirection in shell syntax."""
     words = f'"$0" -c "$1" "$2" "$3" {kind} {where}'
     done = subprocess.run(
         ["bash", "-c", words, sys.executable, PRINTING, str(ROOT), str(tmp_path / "done")],
@@ -69,24 +69,24 @@ def run(tmp_path: Path, where: str, kind: str = "watched") -> tuple[int, str]:
         ">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&- <&-", "2>/dev/full", "> >(true); code=$?; wait; exit $code",
     ],
 )  # fmt: skip
-def test_a_command_does_its_work_whoever_watches(tmp_path, where):
+def test_lost_output_does_not_stop_a_command(tmp_path, where):
     code, errors = run(tmp_path, where)
     assert code == 0
     assert "Error" not in errors
     assert "error" not in errors
 
 
-def test_a_result_that_cannot_be_printed_is_no_success(tmp_path):
+def test_lost_result_is_a_failure(tmp_path):
     code, errors = run(tmp_path, ">/dev/full", "result")
     assert code == 1
     assert errors.splitlines()[-1] == "error: standard output: No space left on device; make room"
-    code, errors = run(tmp_path, "> >(true); code=$?; wait; exit $code", "result")  # like head: it had enough
+    code, errors = run(tmp_path, "> >(true); code=$?; wait; exit $code", "result")  # like head
     assert code == 0
     assert "error" not in errors
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_streams_that_are_not_there_are_put_back(monkeypatch, is_closed):
+def test_missing_streams_are_restored(monkeypatch, is_closed):
     def stream():
         if not is_closed:
             return None
@@ -112,8 +112,8 @@ def test_streams_that_are_not_there_are_put_back(monkeypatch, is_closed):
     assert after == before
 
 
-def test_one_of_several_leaves_before_anything_is_freed(tmp_path):
-    """To free a loader takes seconds, in which the launcher's signal would be a second error; what was printed is kept."""
+def test_distributed_process_exits_without_cleanup(tmp_path):
+    """Cleaning up a loader takes seconds, in which the launcher's signal would cause a second error. Output is kept."""
     script = tmp_path / "connected.py"
     script.write_text(CONNECTED, encoding="utf-8")
     done = subprocess.run(

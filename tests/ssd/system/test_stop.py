@@ -1,4 +1,4 @@
-"""Requests to stop: which signals are heard, what is put back, and when several processes ask each other."""
+"""Requests to stop: handled signals, restored handlers, and the agreement of several processes."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def wait_for(request: StopRequest) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_a_request_is_heard_and_then_all_is_as_before(monkeypatch, number):
+def test_request_then_handlers_are_restored(monkeypatch, number):
     monkeypatch.setattr(stop, "SAME_REQUEST", 0.2)
     before = state_of_signals()
     with StopRequest().listening() as request:
@@ -44,10 +44,10 @@ def test_a_request_is_heard_and_then_all_is_as_before(monkeypatch, number):
         wait_for(request)
         assert request.signal == number
     assert state_of_signals() == before
-    assert time.monotonic() - request.asked_at >= 0.2  # the same request, a second time, would still have been heard
+    assert time.monotonic() - request.asked_at >= 0.2  # long enough for a duplicate of the request
 
 
-def test_a_terminal_may_be_closed_under_nohup():
+def test_nohup_ignores_sighup():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest().listening() as request:
@@ -61,11 +61,11 @@ def test_a_terminal_may_be_closed_under_nohup():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("goes_on", [False, True])
-def test_every_command_ends_with_the_code_of_its_signal(capsys, number, goes_on):
+def test_exit_code_of_each_signal(capsys, number, goes_on):
     @command()
     def main() -> int:
         try:
-            os.kill(os.getpid(), number)  # twice: as from a terminal, to the shell's job and to its group
+            os.kill(os.getpid(), number)  # twice, as from a terminal: to the job and to its group
             os.kill(os.getpid(), number)
             time.sleep(5)
         except KeyboardInterrupt:
@@ -79,14 +79,14 @@ def test_every_command_ends_with_the_code_of_its_signal(capsys, number, goes_on)
     assert capsys.readouterr().err == ("" if goes_on else f"stopped by {signal.Signals(number).name}\n")
 
 
-def test_a_signal_counts_for_more_than_the_time_limit():
+def test_signal_takes_precedence_over_the_time_limit():
     assert strongest([0, 0]) == 0
     assert strongest([0, TIME_LIMIT, 0]) == TIME_LIMIT
     assert all(strongest([TIME_LIMIT, number, 0]) == number for number in SIGNALS)
 
 
 class Peers(World):
-    """Two processes, the other of which takes twice the time, and is asked to stop at some time."""
+    """Two processes; the other takes twice as long, and is asked to stop at some point."""
 
     asked_from = 1e9
 
@@ -95,7 +95,7 @@ class Peers(World):
         return [value, theirs]
 
 
-def test_processes_ask_each_other_by_time_and_not_in_each_step(monkeypatch):
+def test_processes_agree_by_time_not_every_step(monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     world, asked_at = Peers(size=2), []
@@ -110,6 +110,6 @@ def test_processes_ask_each_other_by_time_and_not_in_each_step(monkeypatch):
             asked_at.append((step, now))
     gaps = [later - earlier for (_, earlier), (_, later) in pairwise(asked_at)]
     assert len(asked_at) < 60
-    assert max(gaps[:20]) == pytest.approx(stop.AGREE_EVERY / 2, rel=0.1)  # the other one's time counts
-    assert now - 100 < 30  # which torchrun waits, and the steps have become 50 times as slow
+    assert max(gaps[:20]) == pytest.approx(stop.AGREE_EVERY / 2, rel=0.1)  # the slower process counts
+    assert now - 100 < 30  # torchrun's limit, although the steps are now 50 times slower
     assert question.stop.signal == signal.SIGTERM

@@ -25,7 +25,7 @@ from tests.helpers.checkpoints import damage_empty, damage_one_byte, damage_trun
 from tests.helpers.paths import ROOT
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_save_and_load_round_trip(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint(path, state())
     loaded = load_checkpoint(path)
@@ -34,36 +34,36 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_the_digest_is_of_names_types_shapes_and_content():
+def test_digest_covers_names_types_shapes_and_content():
     zeros, large, other = torch.zeros(2, 3), torch.zeros(3000), torch.zeros(3000)
-    other[1500] = 1  # where what is printed of a tensor has dots
+    other[1500] = 1  # where printing a tensor shows dots
     different: list[object] = [
         {"a": 1}, {"a": 2}, {"a": 1.0}, {"a": "1"}, {"a": None}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": 1, "b": 1},
         {"a": zeros}, {"a": zeros.T}, {"a": zeros.int()}, {"a": zeros + 1}, {"a": {"b": zeros}}, {"a": [zeros, zeros]},
         {"a": large}, {"a": other}, {"a": [large]}, {"a": [other]},
     ]  # fmt: skip
     assert len({digest(values) for values in different}) == len(different)
-    # However the same content lies in memory.
+    # Independent of the memory layout.
     numbers = torch.arange(24.0)
     image = numbers.view(1, 2, 3, 4)
     assert digest({"a": numbers[::2]}) == digest({"a": numbers[::2].clone()})
     assert digest({"a": image.to(memory_format=torch.channels_last)}) == digest({"a": image})
 
 
-def test_the_weights_to_use_are_the_average_where_there_is_one():
+def test_inference_weights_prefer_the_average():
     plain = state()
     assert plain.weights is plain.model
     average = {"a.weight": torch.zeros(3, 4)}
     assert replace(plain, average=average).weights is average
 
 
-def test_a_checkpoint_of_a_gpu_is_read_where_there_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:7")  # of every tensor that is saved
+def test_gpu_checkpoint_loads_without_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:7")  # for every saved tensor
     save_checkpoint(tmp_path / "last.pt", state())
     assert load_checkpoint(tmp_path / "last.pt").model["a.weight"].device.type == "cpu"
 
 
-def test_a_name_is_safe_on_disk_as_its_content_is(tmp_path, monkeypatch):
+def test_content_and_rename_are_synced_to_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(os.readlink(f"/proc/self/fd/{file}"))))
     save_checkpoint(tmp_path / "last.pt", state())
@@ -73,7 +73,7 @@ def test_a_name_is_safe_on_disk_as_its_content_is(tmp_path, monkeypatch):
     assert synced[2:] == [tmp_path / "other"]
 
 
-def test_a_failed_write_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_checkpoint(path, state(5))
 
@@ -134,7 +134,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "expected"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_damaged_one_is_refused_with_one_line(tmp_path, monkeypatch, damage, expected):
+def test_a_damaged_checkpoint_is_rejected_with_one_line(tmp_path, monkeypatch, damage, expected):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "last.pt"
     save_checkpoint(path, state())
@@ -148,7 +148,7 @@ def test_a_damaged_one_is_refused_with_one_line(tmp_path, monkeypatch, damage, e
 
 
 def wrong_files(whole: bytes) -> Iterator[bytes]:
-    """What may lie where a checkpoint is expected: other files, noise, and a whole one cut off or with a bit flipped."""
+    """Yield wrong contents of a checkpoint: other files, noise, and a checkpoint truncated or with a flipped bit."""
     rng = np.random.default_rng(0)
     yield (ROOT / "configs/quickstart.yaml").read_bytes()
     yield yaml.safe_dump(asdict(state())["config"]).encode()
@@ -170,7 +170,7 @@ def wrong_files(whole: bytes) -> Iterator[bytes]:
             yield content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
 
 
-def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, recwarn):
+def test_any_wrong_file_is_rejected_with_one_line(tmp_path, recwarn):
     path = tmp_path / "last.pt"
     save_checkpoint(path, state())
     whole = digest(asdict(state()))
@@ -183,7 +183,7 @@ def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, rec
                 found = read(path)
                 assert read is load_checkpoint or read is load_any
                 loaded = found if read is load_checkpoint else found[0]
-                assert digest(asdict(loaded)) == whole  # the flipped bit was one of those that nobody reads
+                assert digest(asdict(loaded)) == whole  # the flipped bit is never read
             except CheckpointError as error:
                 refused += 1
                 assert str(path) in str(error)  # noqa: PT017
@@ -192,13 +192,13 @@ def test_whatever_is_given_as_a_checkpoint_is_answered_in_one_line(tmp_path, rec
     assert not recwarn.list
 
 
-def test_a_folder_is_not_called_damaged(tmp_path):
+def test_a_folder_is_not_reported_as_damaged(tmp_path):
     with pytest.raises(CheckpointError, match=r"is a folder; name a checkpoint in it"):
         load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["best.onnx", "best.pt2"])
-def test_an_exported_file_is_not_called_damaged(tmp_path, name):
+def test_an_exported_file_is_not_reported_as_damaged(tmp_path, name):
     (tmp_path / name).write_bytes(b"a program")
     for read in (load_checkpoint, load_any):
         with pytest.raises(CheckpointError, match="is an exported program, not a checkpoint; name the checkpoint"):

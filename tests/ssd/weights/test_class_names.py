@@ -5,7 +5,7 @@ from ssd.weights.class_names import SYNONYMS, same_class
 from ssd.weights.formats import coco_names
 
 
-def test_every_class_of_voc_is_one_of_coco():
+def test_every_voc_class_is_in_coco():
     coco = coco_names()
     found = {name: coco[same_class(name, coco)] for name in VOC_CLASSES}
     assert len(set(found.values())) == 20
@@ -27,11 +27,11 @@ def test_every_class_of_voc_is_one_of_coco():
         ("кот", ["Кот"], 0),
     ],
 )
-def test_names(name, others, place):
+def test_same_class(name, others, place):
     assert same_class(name, others) == place
 
 
-def test_a_name_means_one_thing():
+def test_no_name_has_two_meanings():
     names = [name for group in SYNONYMS for name in group]
     assert len(names) == len(set(names))
     assert all(name.isalnum() and name == name.casefold() for name in names)

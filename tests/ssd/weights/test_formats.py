@@ -29,7 +29,7 @@ def photos() -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", PORTS)
-def test_ports_give_the_same_as_here(tmp_path, photos, name):
+def test_outputs_match_the_ports(tmp_path, photos, name):
     torch.manual_seed(1)
     theirs = PORTS[name](21).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
@@ -48,11 +48,11 @@ def test_ports_give_the_same_as_here(tmp_path, photos, name):
 
 
 @torch.no_grad()
-def test_torchvision_finds_the_same_from_pixels_on(tmp_path, photos):
+def test_detections_match_torchvision(tmp_path, photos):
     torch.manual_seed(2)
     theirs = ssd300_vgg16(weights=None, weights_backbone=None).eval()
     theirs.score_thresh, theirs.nms_thresh, theirs.topk_candidates, theirs.detections_per_img = 0.02, 0.45, 400, 200
-    for head in theirs.head.classification_head.module_list:  # so that a few boxes stand out
+    for head in theirs.head.classification_head.module_list:  # larger scores for a few boxes
         nn.init.normal_(head.weight, std=0.02)
     torch.save({"model": theirs.state_dict(), "epoch": 3}, tmp_path / "theirs.pth")
     state, project = load_any(tmp_path / "theirs.pth")
@@ -81,11 +81,11 @@ def test_torchvision_finds_the_same_from_pixels_on(tmp_path, photos):
         scores = (found["scores"][:, None] - their["scores"]).abs()
         other_class = found["labels"][:, None] + 1 != their["labels"]
         alike = (torch.maximum(boxes, scores) + other_class < TOLERANCE).any(0)
-        # Of two boxes of the same score to the last digits, either may suppress the other.
+        # Of two boxes with almost equal scores, either may suppress the other.
         assert alike.float().mean() > 0.98
 
 
-def test_classes_and_dboxes_by_number_and_by_hand(tmp_path):
+def test_classes_and_dboxes_are_inferred_or_given(tmp_path):
     torch.save(Lufficc(81).state_dict(), tmp_path / "coco.pth")
     state, _ = load_any(tmp_path / "coco.pth")
     assert state.classes == coco_names()
@@ -94,24 +94,24 @@ def test_classes_and_dboxes_by_number_and_by_hand(tmp_path):
     torch.save({f"module.{name}": value for name, value in Amdegroot(3).state_dict().items()}, tmp_path / "own.pth")
     assert load_any(tmp_path / "own.pth")[0].classes == ["class 1", "class 2"]
     assert load_any(tmp_path / "own.pth", ["cat", "dog"], "coco")[0].classes == ["cat", "dog"]
-    with pytest.raises(CheckpointError, match=r"own\.pth: is like amdegroot.*2 classes in the file, 1 names given"):
+    with pytest.raises(CheckpointError, match=r"own\.pth: looks like amdegroot.*2 classes in the file, 1 names given"):
         load_any(tmp_path / "own.pth", ["cat"])
 
 
-def test_what_is_of_no_known_format_is_refused(tmp_path):
+def test_unknown_formats_are_rejected(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="is neither a checkpoint of this application nor SSD300"):
+    with pytest.raises(CheckpointError, match="unknown format; expected a checkpoint of this application or an SSD300"):
         load_any(tmp_path / "a.pth")
     state = Amdegroot(21).state_dict()
     del state["extras.7.bias"]
     torch.save(state, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"is like amdegroot/ssd\.pytorch, but 'extras\.7\.bias' is missing"):
+    with pytest.raises(CheckpointError, match=r"looks like amdegroot/ssd\.pytorch, but 'extras\.7\.bias' is missing"):
         load_any(tmp_path / "b.pth")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_any(tmp_path / "c.pth")
 
 
-def test_training_starts_from_another_projects_file(tmp_path):
+def test_training_starts_from_a_file_of_another_project(tmp_path):
     theirs = Amdegroot(21)
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
     model = SSD300(3)
@@ -123,7 +123,7 @@ def test_training_starts_from_another_projects_file(tmp_path):
     assert torch.equal(model.conf[0].bias.view(4, 3)[:, 1], theirs.conf[0].bias.view(4, 21)[:, dog])
 
 
-def test_the_command(tmp_path, capsys):
+def test_convert_weights_command(tmp_path, capsys):
     torch.save(Amdegroot(21).state_dict(), tmp_path / "a.pth")
     assert convert_weights.main([str(tmp_path / "a.pth")]) == 0
     shown = capsys.readouterr().out

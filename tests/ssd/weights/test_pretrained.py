@@ -35,7 +35,7 @@ def test_torchvision_file(tmp_path, batch_norm):
     images = torch.randn(1, 3, 300, 300)
     last = 32 if batch_norm == "backbone" else 22  # conv4_3 and its activation
     with torch.no_grad():
-        # Their third pool floors where SSD's rounds up: compare on an image whose maps divide evenly.
+        # torchvision's third pool rounds down, SSD's rounds up: use an image size that divides evenly.
         images = images[..., :256, :256]
         expected = theirs.features[: last + 1](images)
         torch.testing.assert_close(ours.backbone(images)[0], expected, atol=1e-4, rtol=1e-4)
@@ -59,7 +59,7 @@ def test_reduced_fc_file(tmp_path):
     assert torch.equal(model.backbone.fc7.conv.bias, state["33.bias"])
     assert torch.equal(model.backbone.conv4_3.conv.weight, state["21.weight"])
     wrapped = {"model": {f"module.{name}": value for name, value in state.items()}, "optimizer": {}, "iteration": 3}
-    torch.save(wrapped, tmp_path / "wrapped.pth")  # as a training of theirs leaves it
+    torch.save(wrapped, tmp_path / "wrapped.pth")  # as their training saves it
     again = SSD300(3)
     load_pretrained(again, str(tmp_path / "wrapped.pth"), ["a", "b"])
     assert torch.equal(again.backbone.fc6.conv.weight, model.backbone.fc6.conv.weight)
@@ -69,7 +69,7 @@ def test_reduced_fc_file(tmp_path):
         load_pretrained(model, str(tmp_path / "reduced.pth"), ["a", "b"])
 
 
-def test_the_file_of_the_slim_weights_is_what_slim_is():
+def test_slim_equals_its_file():
     networks = []
     for source in ("slim", str(SLIM)):
         options = ModelConfig.model_validate({"pretrained": source, "width": 0.25, "batch_norm": "backbone"})
@@ -80,14 +80,14 @@ def test_the_file_of_the_slim_weights_is_what_slim_is():
         assert torch.equal(value, networks[1].state_dict()[name]), name
 
 
-def test_files_that_do_not_fit(tmp_path):
+def test_unsuitable_files_are_rejected(tmp_path):
     model = SSD300(3, width=1.0)
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "text.pth").write_text("x")
     for name, expected in [
-        ("part.pth", "not a whole VGG16"),
+        ("part.pth", "not a complete VGG16"),
         ("other.pth", "or a reduced-fc VGG16"),
         ("list.pth", "is not a state dict"),
         ("text.pth", "not loaded: contains more than tensors"),
@@ -110,7 +110,7 @@ def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch, sou
         load_pretrained(SSD300(3, width=0.1), source, ["a", "b"])
 
 
-def test_what_is_downloaded_is_checked(tmp_path, monkeypatch):
+def test_downloads_are_verified(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     served = tmp_path / "served"
     served.mkdir()
@@ -128,7 +128,7 @@ def test_what_is_downloaded_is_checked(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def torchvision_ssd() -> torch.nn.Module:
-    """torchvision's SSD300 with random weights, as trained on COCO's 90 numbers."""
+    """torchvision's SSD300 for the 90 class numbers of COCO, with random weights."""
     torch.manual_seed(0)
     model = ssd300_vgg16(weights=None, weights_backbone=None).eval()
     with torch.no_grad():
@@ -136,7 +136,7 @@ def torchvision_ssd() -> torch.nn.Module:
     return model
 
 
-def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monkeypatch, torchvision_ssd):
+def test_coco_matches_torchvision_on_shared_classes(tmp_path, monkeypatch, torchvision_ssd):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(torchvision_ssd.state_dict(), tmp_path / "checkpoints/ssd300_vgg16_coco-b556d3b4.pth")
@@ -159,7 +159,7 @@ def test_coco_gives_what_torchvision_gives_on_the_shared_classes(tmp_path, monke
     assert (conf[..., [0, 1, 2, 4]] - expected_conf).abs().max() < 1e-4 * expected_conf.abs().max()
 
 
-def test_the_file_of_a_detector_may_be_named(tmp_path, torchvision_ssd):
+def test_pretrained_accepts_a_detector_file(tmp_path, torchvision_ssd):
     torch.save(torchvision_ssd.state_dict(), tmp_path / "mine.pth")
     ours = SSD300(3)  # with VOC's DBoxes
     _, notes = load_pretrained(ours, str(tmp_path / "mine.pth"), ["dog", "cat"])
@@ -178,7 +178,7 @@ def checkpoint(path, classes, dboxes="voc", **options):
     return model
 
 
-def test_init_from_takes_everything_where_all_fits(tmp_path):
+def test_init_from_loads_all_tensors_that_fit(tmp_path):
     theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog"], width=0.1)
     model = SSD300(3, width=0.1)
     preprocessing, notes = init_from(model, tmp_path / "a.pt", ["cat", "dog"])
@@ -190,7 +190,7 @@ def test_init_from_takes_everything_where_all_fits(tmp_path):
 
 
 @pytest.mark.parametrize("batch_norm", ["none", "all"])
-def test_init_from_takes_class_scores_by_name(tmp_path, batch_norm):
+def test_init_from_matches_class_scores_by_name(tmp_path, batch_norm):
     theirs = checkpoint(tmp_path / "a.pt", ["cat", "dog", "cow"], width=0.1, batch_norm=batch_norm).eval()
     model = SSD300(4, width=0.1, batch_norm=batch_norm).eval()
     images = torch.randn(1, 3, 300, 300)
@@ -201,16 +201,16 @@ def test_init_from_takes_class_scores_by_name(tmp_path, batch_norm):
     their_loc, their_conf, _ = theirs(images)
     assert torch.equal(loc, their_loc)
     torch.testing.assert_close(conf[..., [0, 2, 3]], their_conf[..., [0, 3, 1]])
-    assert not torch.allclose(conf[..., 1], before[..., 1])  # the features below it are theirs
+    assert not torch.allclose(conf[..., 1], before[..., 1])  # its input features are theirs
     assert not torch.allclose(conf[..., 1], their_conf[..., 1])
 
 
-def test_init_from_says_what_it_left(tmp_path):
+def test_init_from_reports_tensors_not_loaded(tmp_path):
     checkpoint(tmp_path / "a.pt", ["cat"], width=0.1)
     model = SSD300(2, width=0.1, batch_norm="backbone")
     _, notes = init_from(model, tmp_path / "a.pt", ["cat"])
-    (left,) = [note for note in notes if "left: backbone.conv1_1.conv.bias [8] (not in this model), " in note]
-    assert left.endswith(", and 16 more")  # biases of 15 convolutions of VGG16, and of 7 extra ones
+    (left,) = [note for note in notes if "not loaded: backbone.conv1_1.conv.bias [8] (not in this model), " in note]
+    assert left.endswith(", and 16 more")  # biases of 15 convolutions of VGG16 and of 7 extra layers
     assert len(left) < 500
     with pytest.raises(CheckpointError, match="no tensor fits"):
         init_from(SSD300(2, width=0.37), tmp_path / "a.pt", ["cat"])
@@ -223,20 +223,20 @@ def test_init_from_says_what_it_left(tmp_path):
         ("conv4_3_norm", "l2", "none"), ("conv4_3_norm", "none", "l2"), ("conv4_3_norm", "batch", "none"),
     ],
 )  # fmt: skip
-def test_init_from_says_that_the_weights_were_normalised_otherwise(tmp_path, entry, theirs, ours):
+def test_init_from_warns_about_different_normalisation(tmp_path, entry, theirs, ours):
     checkpoint(tmp_path / "a.pt", ["cat"], width=0.1, **{entry: theirs})
     _, notes = init_from(SSD300(2, width=0.1, **{entry: ours}), tmp_path / "a.pt", ["cat"])
     (warning,) = [note for note in notes if note.startswith("warning: ")]
     assert f"were trained with {entry}: {theirs}, this model has {ours}; set model.{entry}: {theirs} to use" in warning
     _, notes = init_from(SSD300(2, width=0.1, **{entry: theirs}), tmp_path / "a.pt", ["cat"])
-    assert len(notes) == 1  # all of it fits
+    assert len(notes) == 1  # everything fits
 
 
-def test_init_from_says_that_the_heads_were_learned_for_other_dboxes(tmp_path):
+def test_init_from_reports_different_dboxes(tmp_path):
     checkpoint(tmp_path / "a.pt", ["cat"], dboxes="coco", width=0.1)
     _, notes = init_from(SSD300(2, width=0.1), tmp_path / "a.pt", ["cat"])
     (told,) = [note for note in notes if "DBoxes" in note]
     assert "the heads were trained with the coco DBoxes and adapt" in told
-    assert "model.dboxes: coco uses them unchanged" in told
+    assert "to use them unchanged, set model.dboxes: coco" in told
     _, notes = init_from(SSD300(2, width=0.1, spec=DBOX_SPECS["coco"]), tmp_path / "a.pt", ["cat"])
     assert not any("DBoxes" in note for note in notes)

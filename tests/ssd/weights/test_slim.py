@@ -1,4 +1,4 @@
-"""The slim network that comes with the project, by a stand-in with random weights; and the file of weights alone."""
+"""The slim network included in the project, with random weights as a stand-in, and exported weights."""
 
 import subprocess
 
@@ -21,7 +21,7 @@ SHAPE = {"pretrained": "none", "batch_norm": "backbone", "width": 0.25, "dboxes"
 
 
 def trained_state(classes=CLASSES) -> TrainState:
-    """A network as a run leaves it: with statistics, an average and an optimiser's state."""
+    """Return the state after a run: statistics, averaged weights and optimiser state."""
     torch.manual_seed(0)
     network = SSD300(len(classes) + 1, "backbone", 0.25)
     for module in network.modules():
@@ -32,7 +32,7 @@ def trained_state(classes=CLASSES) -> TrainState:
     weights = network.state_dict()
     optimizer = {"state": {0: {"exp_avg": torch.randn(300, 300)}}, "param_groups": []}
     average = {name: value.clone() for name, value in weights.items()}
-    weights = {name: torch.zeros_like(value) for name, value in weights.items()}  # the average is what counts
+    weights = {name: torch.zeros_like(value) for name, value in weights.items()}  # only the average is used
     return TrainState(weights, classes, IMAGENET.to_plain(), {"model": SHAPE}, 7, optimizer=optimizer, average=average)
 
 
@@ -44,7 +44,7 @@ def slim(tmp_path, monkeypatch):
     return state
 
 
-def test_slim_is_taken_with_class_scores_by_name(slim):
+def test_slim_matches_class_scores_by_name(slim):
     ours = SSD300(4, "backbone", 0.25)
     preprocessing, notes = load_pretrained(ours, "slim", ["tv", "widget", "Person"])
     assert preprocessing == IMAGENET
@@ -60,15 +60,15 @@ def test_slim_is_taken_with_class_scores_by_name(slim):
     assert all(value.dtype == torch.float32 for value in ours.state_dict().values() if value.is_floating_point())
 
 
-def test_slim_says_where_it_would_be(tmp_path, monkeypatch):
+def test_missing_slim_file_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
     with pytest.raises(CheckpointError, match=r"slim\.pt is missing, .* set model\.pretrained: none"):
         load_pretrained(SSD300(2, "backbone", 0.25), "slim", ["a"])
 
 
 @pytest.mark.parametrize("before, now", [(True, "backbone"), (False, "none")])
-def test_checkpoints_of_before_batch_norm_had_words(tmp_path, before, now):
-    """As they are and as weights alone they give what the same weights in the network of the word give."""
+def test_checkpoints_with_boolean_batch_norm(tmp_path, before, now):
+    """As checkpoints and as exported weights they give the same outputs as with the word."""
     torch.manual_seed(0)
     network = SSD300(3, now, 0.05).eval()
     shape = {"pretrained": "imagenet", "dboxes": "voc", "batch_norm": before, "width": 0.05}
@@ -81,7 +81,7 @@ def test_checkpoints_of_before_batch_norm_had_words(tmp_path, before, now):
                 torch.testing.assert_close(ours, expected, rtol=0, atol=precision * float(expected.abs().max()))
 
 
-def test_weights_alone_are_small_and_give_the_same(tmp_path, capsys):
+def test_exported_weights_are_small_and_give_the_same_outputs(tmp_path, capsys):
     state = trained_state()
     whole, alone = tmp_path / "best.pt", tmp_path / "best.weights.pt"
     save_checkpoint(whole, state)
@@ -92,17 +92,17 @@ def test_weights_alone_are_small_and_give_the_same(tmp_path, capsys):
     read = load_checkpoint(alone)
     assert (read.classes, read.preprocessing) == (state.classes, state.preprocessing)
     assert (read.optimizer, read.average, read.iteration) == ({}, None, 0)
-    shape = {**SHAPE, "init_from": None, "freeze": None}  # no path of the machine it was made on
+    shape = {**SHAPE, "init_from": None, "freeze": None}  # no local paths
     assert read.config == {"model": shape, "data": {"tiles": None}}
     for name, value in state.weights.items():
         assert read.weights[name].dtype == value.dtype
         torch.testing.assert_close(read.weights[name], value, rtol=2**-11, atol=1e-7)
     assert read.weights["backbone.conv1_1.norm.running_var"][0] == 1e6
     _, notes = init_from(SSD300(4, "backbone", 0.25), alone, CLASSES)
-    assert len(notes) == 1  # all of it fits
+    assert len(notes) == 1  # everything fits
 
 
-def test_weights_alone_never_replace_the_checkpoint(tmp_path, capsys):
+def test_exported_weights_never_overwrite_the_checkpoint(tmp_path, capsys):
     save_checkpoint(tmp_path / "best.pt", trained_state())
     before = (tmp_path / "best.pt").read_bytes()
     assert export.main([str(tmp_path / "best.pt"), "--format", "weights", "--output", str(tmp_path / "best.pt")]) == 2
@@ -110,19 +110,19 @@ def test_weights_alone_never_replace_the_checkpoint(tmp_path, capsys):
     assert (tmp_path / "best.pt").read_bytes() == before
 
 
-def test_the_file_travels_with_the_project():
+def test_the_slim_file_is_not_ignored_by_git():
     done = subprocess.run(["git", "check-ignore", "-q", str(sources.SLIM)], cwd=ROOT, check=False)
     if done.returncode == 128:
         pytest.skip("no git repository here")
     assert done.returncode == 1  # not ignored
 
 
-def test_the_file_that_comes_with_the_project():
+def test_shipped_slim_file():
     if not sources.SLIM.exists():
         pytest.skip(f"{sources.SLIM.relative_to(ROOT)} is not there yet")
     assert sources.SLIM.stat().st_size < 8e6
     state = load_checkpoint(sources.SLIM)
-    assert set(state.classes) == set(VOC_CLASSES) - {"cat", "dog"}  # which are kept for trials on what it has never seen
+    assert set(state.classes) == set(VOC_CLASSES) - {"cat", "dog"}  # held out to test unseen classes
     assert state.config["model"]["dboxes"] == SLIM.dboxes
     spec = DBOX_SPECS[state.config["model"]["dboxes"]]
     whole = SSD300(len(state.classes) + 1, "backbone", 0.25, spec).eval()
