@@ -121,8 +121,7 @@ def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None)
 
     Args:
         wide: network to prune, on the CPU; not changed, but set to evaluation mode.
-        narrow: network with the same classes and DBoxes and at most the same width, with or without batch normalisation;
-            changed in place.
+        narrow: network with the same classes and DBoxes and at most the same width; changed in place.
         images: network input `[N, 3, 300, 300]`. Needs 0.1 GB of memory per photo.
         last: last layer to initialise, such as `backbone.conv5_3`; by default all layers.
 

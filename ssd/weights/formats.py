@@ -2,7 +2,7 @@
 
 All four projects use RGB input minus the mean of Caffe's VGG16, variances 0.1 and 0.2, and the DBox order of `ssd.dbox`. One
 difference remains: torchvision clamps only the width and height of DBoxes. So 114 of its 8,732 DBoxes, in the last row and
-column of conv6_2, have a centre that is 4 of 300 pixels further right or down than here.
+column of conv6_2, have a centre 4 of 300 pixels further right or down than here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -112,15 +112,11 @@ def state_of(
     weight_format = format_of(state)
     if weight_format is None:
         known = ", ".join(weight_format.project for weight_format in FORMATS)
-        raise CheckpointError(
-            f"{path}: unknown format; expected a checkpoint of this application or an SSD300 with VGG16 of {known}"
-        )
+        raise CheckpointError(f"{path}: is not a checkpoint of this application, nor SSD300 with VGG16 of {known}")
     try:
         return _convert(state, weight_format, classes, dboxes), weight_format.project
     except KeyError as error:
-        raise CheckpointError(
-            f"{path}: looks like {weight_format.project}, but {error} is missing; only SSD300 with VGG16 is supported"
-        ) from None
+        raise CheckpointError(f"{path}: looks like {weight_format.project}, but lacks {error}; another network?") from None
     except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: looks like {weight_format.project}, but does not fit: {' '.join(str(error).split())}"

@@ -33,7 +33,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def refusal(path: Path, overrides: list[str]) -> list[str]:
+def error_lines(path: Path, overrides: list[str]) -> list[str]:
     with pytest.raises(ConfigError) as error:
         load_config(path, overrides)
     return str(error.value).splitlines()
@@ -49,7 +49,7 @@ def test_number_notations(tmp_path):
     assert load_config(path, ["train.clip_grad_norm=10."]).train.clip_grad_norm == 10
     assert load_config(path).train.iterations == 120_000
     assert load_config(path).eval.score_thresh == 0.5
-    assert "got '1:30'" in refusal(path, ["train.max_hours=1:30"])[0]  # not 90
+    assert "got '1:30'" in error_lines(path, ["train.max_hours=1:30"])[0]  # not 90
 
 
 def test_custom_dboxes(tmp_path):
@@ -69,7 +69,7 @@ def test_custom_dboxes(tmp_path):
         ("model.dboxes=small", "model.dboxes: expected 'voc', 'coco' or a mapping of keys to values, got 'small'"),
         ("model.dboxes={sizes: [1]}", "model.dboxes.ratios: is missing and has no default"),
     ):
-        (line,) = refusal(path, [override])
+        (line,) = error_lines(path, [override])
         assert line.startswith(f"{path}: {said}")
 
 
@@ -197,7 +197,7 @@ def test_anchors_and_merges(tmp_path):
 def test_exponential_aliases_are_rejected_quickly(tmp_path, link):
     lines = ["a0: &a0 {x: 1}", *(f"a{i + 1}: &a{i + 1} {link.format(f'a{i}')}" for i in range(30))]
     start = time.monotonic()
-    (line,) = refusal(write(tmp_path, LEAST + "\n".join(lines)), [])
+    (line,) = error_lines(write(tmp_path, LEAST + "\n".join(lines)), [])
     assert "more than 100,000 values" in line
     assert time.monotonic() - start < 10
 
@@ -300,7 +300,7 @@ def test_exponential_aliases_are_rejected_quickly(tmp_path, link):
     ],
 )  # fmt: skip
 def test_one_line_per_error(tmp_path, text, overrides, expected):
-    (line,) = refusal(write(tmp_path, text), overrides)
+    (line,) = error_lines(write(tmp_path, text), overrides)
     assert expected in line
 
 
@@ -373,7 +373,7 @@ def test_plain_values_are_validated(tmp_path):
 
 
 def test_all_errors_are_reported_together(tmp_path):
-    assert len(refusal(write(tmp_path, LEAST), ["train.lr=x", "loss.neg_pos=y", "eval.metrc=voc07"])) == 3
+    assert len(error_lines(write(tmp_path, LEAST), ["train.lr=x", "loss.neg_pos=y", "eval.metrc=voc07"])) == 3
 
 
 def test_many_classes_are_validated_quickly():
@@ -384,7 +384,7 @@ def test_many_classes_are_validated_quickly():
 
 
 def test_unreadable_files(tmp_path):
-    assert "No such file" in refusal(tmp_path / "none.yaml", [])[0]
-    assert "cannot be read" in refusal(tmp_path, [])[0]
+    assert "No such file" in error_lines(tmp_path / "none.yaml", [])[0]
+    assert "cannot be read" in error_lines(tmp_path, [])[0]
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "UTF-8" in refusal(tmp_path / "b.yaml", [])[0]
+    assert "UTF-8" in error_lines(tmp_path / "b.yaml", [])[0]

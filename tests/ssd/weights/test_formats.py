@@ -100,12 +100,12 @@ def test_classes_and_dboxes_are_inferred_or_given(tmp_path):
 
 def test_unknown_formats_are_rejected(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="unknown format; expected a checkpoint of this application or an SSD300"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this application, nor SSD300"):
         load_any(tmp_path / "a.pth")
     state = Amdegroot(21).state_dict()
     del state["extras.7.bias"]
     torch.save(state, tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"looks like amdegroot/ssd\.pytorch, but 'extras\.7\.bias' is missing"):
+    with pytest.raises(CheckpointError, match=r"looks like amdegroot/ssd\.pytorch, but lacks 'extras\.7\.bias'"):
         load_any(tmp_path / "b.pth")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_any(tmp_path / "c.pth")
