@@ -8,7 +8,7 @@ from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.report import pair
 from ssd.evaluation.voc_eval import area_ap, eleven_point_ap, voc_eval
 from tests.helpers import reference
-from tests.ssd.evaluation.test_voc_eval import found, random_set, truth
+from tests.helpers.detections import found, random_set, truth
 
 # 40 × 40 pixels, and what overlaps it by 0.82, 0.33 and 0.05.
 BOX, NEAR, HALF, TOUCHING, FAR = (11, 11, 50, 50), (15, 11, 54, 50), (31, 11, 70, 50), (47, 11, 86, 50), (101, 101, 140, 140)

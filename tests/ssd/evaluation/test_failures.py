@@ -8,11 +8,9 @@ from ssd.evaluation.failures import fault_picture, fault_text, groups_tables, ki
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.pictures import TRUTH, class_colour
 from ssd.evaluation.voc_eval import area_ap
-from tests.ssd.evaluation.test_label_faults import labelled
-from tests.ssd.evaluation.test_voc_eval import found, truth
+from tests.helpers.detections import BOX, FAR, found, truth, with_faults
 
 CLASSES = ("cat", "<dog>")
-BOX, FAR = (11, 11, 50, 50), (101, 101, 140, 140)
 
 
 def test_kinds_are_sorted_by_impact():
@@ -39,7 +37,7 @@ def test_groups():
 
 
 def test_texts_and_pictures_of_faults():
-    detections, truths = labelled()
+    detections, truths = with_faults()
     errors = error_kinds(detections, truths, 2)
     faults = label_faults(errors, 2)
     texts = sorted(fault_text(errors, faults, CLASSES, rank) for rank in range(4))

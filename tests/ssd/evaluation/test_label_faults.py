@@ -3,22 +3,11 @@ import pytest
 
 from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.label_faults import ALIKE, FAULTS, found_share, label_faults, share_right
-from tests.ssd.evaluation.test_voc_eval import found, random_set, truth
-
-BOX, NEAR, HALF, FAR = (11, 11, 50, 50), (13, 11, 52, 50), (27, 11, 66, 50), (101, 101, 140, 140)
-
-
-def labelled(num_good: int = 60):
-    """Photos whose two objects are found, one less surely; and one photo for each fault."""
-    detections = [found((*BOX, 0, 0.96), (*NEAR, 0, 0.5), (*FAR, 1, 0.6 + 0.3 * i / num_good)) for i in range(num_good)]
-    truths = [truth((*BOX, 0, False), (*FAR, 1, False)) for _ in range(num_good)]
-    detections += [found((*BOX, 0, 0.96)), found((*NEAR, 0, 0.96)), found((*HALF, 0, 0.96)), found()]
-    truths += [truth(), truth((*BOX, 1, False)), truth((*BOX, 0, False)), truth((*BOX, 0, False))]
-    return detections, truths
+from tests.helpers.detections import BOX, FAR, NEAR, found, random_set, truth, with_faults
 
 
 def test_each_kind_once():
-    detections, truths = labelled()
+    detections, truths = with_faults()
     errors = error_kinds(detections, truths, 2)
     faults = label_faults(errors, 2)
     first = {FAULTS[faults.kind[i]]: int(faults.image[i]) for i in range(4)}
@@ -35,7 +24,7 @@ def test_each_kind_once():
 
 
 def test_difficult_objects_are_left_out_and_explain_what_is_found():
-    detections, truths = labelled()
+    detections, truths = with_faults()
     detections.append(found((*BOX, 0, 0.96)))
     truths.append(truth((*BOX, 0, True)))
     faults = label_faults(error_kinds(detections, truths, 2), 2)
@@ -43,14 +32,14 @@ def test_difficult_objects_are_left_out_and_explain_what_is_found():
 
 
 def test_several_detections_of_one_missing_label_are_one_fault():
-    detections, truths = labelled()
+    detections, truths = with_faults()
     detections[60] = found((*BOX, 0, 0.96), (*NEAR, 1, 0.95), (*FAR, 0, 0.94))
     faults = label_faults(error_kinds(detections, truths, 2), 2)
     assert [FAULTS[kind] for kind in faults.kind[faults.image == 60]] == ["missing", "missing"]
 
 
 def test_the_list_has_each_kind_in_turn():
-    detections, truths = labelled()
+    detections, truths = with_faults()
     detections += detections[60:62] * 2
     truths += truths[60:62] * 2
     faults = label_faults(error_kinds(detections, truths, 2), 2)

@@ -6,7 +6,7 @@ import pytest
 from ssd.evaluation.error_kinds import error_kinds
 from ssd.evaluation.object_groups import by_crowding, by_size, by_truncation, neighbours, normalised_ap
 from ssd.evaluation.voc_eval import area_ap, eleven_point_ap, voc_eval
-from tests.ssd.evaluation.test_voc_eval import found, random_set, truth
+from tests.helpers.detections import found, random_set, truth
 
 EDGES = (0, 16, 32, 64, 301)
 # In a photo of 600 × 300, of which the network sees 300 × 300: 10 and 60 pixels.

@@ -19,37 +19,20 @@ from ssd.evaluation.plots import PLOT_STYLE, ap_plot, confusion_plot, pr_plot, s
 from ssd.evaluation.report import ReportInput, match_summary, pair, render, write_report
 from ssd.evaluation.voc_eval import area_ap, voc_eval
 from ssd.inference.predict import Detections
+from tests.helpers.detections import found, truth
 
 CLASSES = ("cat", "dog")
 EDGES = (0, 16, 32, 64, 301)
-
-
-def boxes(*rows: tuple) -> np.ndarray:
-    return np.array(rows, float).reshape(-1, 4)
-
-
-def found(rows: np.ndarray, labels: list[int], scores: list[float]) -> dict[str, np.ndarray]:
-    return {"boxes": rows, "labels": np.array(labels, int), "scores": np.array(scores, float)}
-
-
-def truth(rows: np.ndarray, labels: list[int], difficult: list[bool] | None = None) -> dict[str, np.ndarray]:
-    return {"boxes": rows, "labels": np.array(labels, int), "difficult": np.array(difficult or [False] * len(labels), bool)}
-
-
 A, B, FAR = (1, 1, 10, 10), (21, 21, 30, 30), (51, 51, 60, 60)
 
 
 def test_confusion_by_hand():
     detections = [
-        found(boxes(A, B, FAR), [0, 0, 1], [0.9, 0.8, 0.7]),  # a hit, a dog taken for a cat, and a dog where nothing is
-        found(boxes(A, A), [1, 1], [0.9, 0.4]),  # meets a difficult object; too unsure
-        found(boxes(), [], []),
+        found((*A, 0, 0.9), (*B, 0, 0.8), (*FAR, 1, 0.7)),  # a hit, a dog taken for a cat, and a dog where nothing is
+        found((*A, 1, 0.9), (*A, 1, 0.4)),  # meets a difficult object; too unsure
+        found(),
     ]
-    objects = [
-        truth(boxes(A, B), [0, 1]),
-        truth(boxes(A, B), [1, 0], [True, False]),
-        truth(boxes(FAR), [1]),
-    ]
+    objects = [truth((*A, 0, False), (*B, 1, False)), truth((*A, 1, True), (*B, 0, False)), truth((*FAR, 1, False))]
     matches = match_summary(detections, objects, 2, 0.5)
     assert matches.confusion.tolist() == [[1, 0, 1], [1, 0, 1], [0, 1, 0]]
     assert matches.missed.tolist() == [1, 1, 1]
@@ -71,8 +54,8 @@ def evaluation_of(classes: tuple[str, ...], detections: list[dict], objects: lis
 
 @pytest.fixture
 def report_input():
-    detections = [found(boxes(A, FAR), [0, 0], [0.9, 0.6]), found(boxes(B), [1], [0.8])]
-    objects = [truth(boxes(A), [0]), truth(boxes(B, FAR), [1, 1])]
+    detections = [found((*A, 0, 0.9), (*FAR, 0, 0.6)), found((*B, 1, 0.8))]
+    objects = [truth((*A, 0, False)), truth((*B, 1, False), (*FAR, 1, False))]
     records = [
         {"kind": "train", "epoch": 1, "iteration": 10, "loss": 3.0, "loss_l": 1.0, "loss_c": 2.0, "images_per_s": 5.0},
         {"kind": "eval", "epoch": 1, "iteration": 10, "map": 0.5, "ap": {}},
@@ -134,7 +117,7 @@ def test_overfitting_is_reported_below_the_curves(report_input):
 
 
 def test_nothing_found_and_nothing_recorded(report_input):
-    empty = [found(boxes(), [], [])] * 2
+    empty = [found()] * 2
     evaluation = evaluation_of(CLASSES, empty, report_input.ground_truth)
     bare = replace(report_input, evaluation=evaluation, faults=label_faults(evaluation.errors, 2), records=[])
     text = render(bare)
@@ -145,8 +128,8 @@ def test_nothing_found_and_nothing_recorded(report_input):
 def test_any_name_of_a_class_and_any_shape_of_a_photo(report_input, recwarn):
     names = ("US$5_$x^", "_猫", "a & <b>", "हिन्दी")
     photos = [np.full(shape, 90, np.uint8) for shape in ((3, 3000, 3), (3000, 3, 3))]
-    detections = [found(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2], [0.9, 0.6]) for i in range(2)]
-    objects = [truth(boxes((1, 1, 3, 3), (1, 1, 2, 3)), [i, i + 2]) for i in range(2)]
+    detections = [found((1, 1, 3, 3, i, 0.9), (1, 1, 2, 3, i + 2, 0.6)) for i in range(2)]
+    objects = [truth((1, 1, 3, 3, i, False), (1, 1, 2, 3, i + 2, False)) for i in range(2)]
     evaluation = evaluation_of(names, detections, objects)
     text = render(
         replace(report_input, evaluation=evaluation, ground_truth=objects, names=["a", "b"], image=photos.__getitem__)
@@ -160,7 +143,7 @@ def test_any_name_of_a_class_and_any_shape_of_a_photo(report_input, recwarn):
     "names", [CLASSES, ("of twenty-eight letters each", "i"), tuple(f"a kind of number {i}" for i in range(30))]
 )
 def test_nothing_that_is_written_lies_outside_of_a_figure(report_input, names):
-    detections = [found(boxes(A, FAR), [0, 0], [0.9, 0.6]), found(boxes(B), [1], [0.8])]
+    detections = [found((*A, 0, 0.9), (*FAR, 0, 0.6)), found((*B, 1, 0.8))]
     evaluation = evaluation_of(names, detections, list(report_input.ground_truth))
     confusion = match_summary(detections, report_input.ground_truth, len(names), 0.5).confusion
     records = [{**record, "lr": 0.001, "grad_norm": 0.00015 * record["iteration"]} for record in report_input.records]

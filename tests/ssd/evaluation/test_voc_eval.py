@@ -6,17 +6,7 @@ import torch
 
 from ssd.evaluation.voc_eval import voc_eval
 from tests.helpers import reference
-
-
-def truth(*rows: tuple[float, float, float, float, int, bool]) -> dict:
-    table = np.array(rows, float).reshape(-1, 6)
-    return {"boxes": table[:, :4], "labels": table[:, 4].astype(int), "difficult": table[:, 5].astype(bool)}
-
-
-def found(*rows: tuple[float, float, float, float, int, float]) -> dict:
-    table = np.array(rows, float).reshape(-1, 6)
-    return {"boxes": table[:, :4], "labels": table[:, 4].astype(int), "scores": table[:, 5]}
-
+from tests.helpers.detections import found, random_set, truth
 
 BOX, NEAR, FAR = (10, 10, 50, 50), (12, 10, 52, 50), (100, 100, 140, 140)
 
@@ -66,23 +56,6 @@ def test_nothing_found_nothing_there():
     assert math.isnan(voc_eval([], [], 1).mean_ap)
     with pytest.raises(ValueError, match="1 images"):
         voc_eval([found()], [], 1)
-
-
-def random_set(seed: int, images: int = 40, classes: int = 4) -> tuple[list[dict], list[dict]]:
-    rng = np.random.default_rng(seed)
-    truths, detections = [], []
-    for _ in range(images):
-        num = rng.integers(0, 6)
-        corner = rng.uniform(1, 200, (num, 2))
-        boxes = np.concatenate([corner, corner + rng.uniform(5, 120, (num, 2))], axis=1)
-        labels = rng.integers(0, classes, num)
-        truths.append({"boxes": boxes, "labels": labels, "difficult": rng.random(num) < 0.2})
-        again = rng.integers(0, num, 12) if num else np.zeros(0, int)
-        moved = boxes[again] + rng.normal(0, 8, (len(again), 4))
-        wrong = rng.random(len(again)) < 0.2
-        found_labels = np.where(wrong, rng.integers(0, classes, len(again)), labels[again])
-        detections.append({"boxes": moved, "labels": found_labels, "scores": rng.random(len(again))})
-    return detections, truths
 
 
 @pytest.mark.parametrize("use_07_metric", [True, False])

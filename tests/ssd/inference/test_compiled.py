@@ -12,7 +12,7 @@ from ssd.inference.predictor import Predictor, for_inference
 from ssd.model import SSD300
 from ssd.system.command import explain
 from ssd.system.machine import has_cpp_compiler
-from tests.ssd.inference.test_predictor import assert_alike
+from tests.helpers.detections import assert_alike
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,13 @@ from PIL import Image
 from data.dataset.annotation_loader import load_annotations
 from data.loading.dataset import DetectionDataset
 from ssd.config.schema import PostprocessConfig, SourceConfig, TilesConfig
-from ssd.inference.predict import Detections, predict
+from ssd.inference.predict import predict
 from ssd.inference.predictor import Predictor, for_inference, to_pixels
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
+from tests.helpers.detections import assert_alike
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import completed
 
@@ -239,13 +240,6 @@ def test_large_photos_go_through_the_network_before_they_fill_the_memory(predict
     assert predictor.fills([large, large], 16)
     assert not predictor.fills([large[:300, :300]] * 15, 16)
     assert predictor.fills([large[:300, :300]] * 16, 16)
-
-
-def assert_alike(found: list[Detections], expected: list[Detections]) -> None:
-    for entry, wanted in zip(found, expected, strict=True):
-        np.testing.assert_allclose(entry.boxes, wanted.boxes, atol=0.01)
-        np.testing.assert_allclose(entry.scores, wanted.scores, atol=1e-5)
-        assert entry.names == wanted.names
 
 
 def test_the_network_that_is_given_stays_as_it_is(checkpoint):
