@@ -52,7 +52,7 @@ def label_faults(errors: Errors, num_classes: int) -> Faults:
     - missing: p of a detection that is not a duplicate, reduced by its overlap with an object,
     - wrong class: p of a detection of another class that overlaps the object by 0.5 or more, times 1 - b,
     - wrong box: p of a detection of its class, times how far their overlap is below the usual one,
-    - nothing there: the share of objects of its class and of similar size that are found more surely, times 1 - b.
+    - nothing there: the share of objects of its class and of similar size found with a higher b, times 1 - b.
 
     An object gets the first of the last three that reaches 0.2, otherwise the last. Nobody knows how often people make each
     mistake, so suspicions of different kinds are not comparable: the list takes the likeliest of each kind in turn.
@@ -105,11 +105,11 @@ def share_right(errors: Errors, num_classes: int) -> np.ndarray:
 
 
 def found_share(errors: Errors, support: np.ndarray) -> np.ndarray:
-    """Return, for each object, the share of objects of its class and similar size that are found more surely `[m]`.
+    """Return, for each object, the share of objects of its class and similar size found with more support `[m]`.
 
     Args:
         errors: of a data set.
-        support: `[m]` how surely each object is found, 0..1.
+        support: `[m]` precision of the detection that finds each object; 0: none.
     """
     objects = errors.objects
     area = np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2] + 1, axis=1)

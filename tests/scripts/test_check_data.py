@@ -19,7 +19,7 @@ def test_other_dboxes_cover_other_objects(capsys, shared_data):
     assert ["16", "to", "32", "277", "52.7%"] in rows
 
 
-def test_shared_photos_are_told(capsys, shapes_root):
+def test_shared_photos_are_reported(capsys, shapes_root):
     val = "data.val=[{path: shapes, split: trainval}]"
     train = "data.train=[{path: shapes, split: train}]"
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", train, val]) == 0

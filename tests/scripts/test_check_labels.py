@@ -15,7 +15,7 @@ from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 
 @pytest.fixture
 def trained(checkpoint, shapes_root, tmp_path):
-    """The checkpoint as one of a run on the shapes."""
+    """The checkpoint, with the configuration of a run on the shapes."""
     state = load_checkpoint(checkpoint)
     sources = {part: [{"path": "shapes", "split": part}] for part in ("train", "val")}
     state.config.update(
@@ -25,7 +25,7 @@ def trained(checkpoint, shapes_root, tmp_path):
     return tmp_path / "best.pt"
 
 
-def test_a_list_for_labelling_tools_and_a_page(trained, shapes_root, tmp_path, capsys):
+def test_files_for_labelling_tools_and_a_page(trained, shapes_root, tmp_path, capsys):
     assert main([str(trained), "--formats", "coco,voc", "--pictures", "3"]) == 0
     folder = tmp_path / "run/labels_train"
     coco = COCO(str(folder / "coco.json"))
@@ -66,7 +66,7 @@ def test_other_photos_and_a_checkpoint_without_a_run(trained, checkpoint, tmp_pa
     assert capsys.readouterr().err == f"error: {checkpoint}: {said}\n"
 
 
-def test_another_machine_than_that_of_the_training(trained, shapes_root, tmp_path, capsys):
+def test_another_machine_than_in_training(trained, shapes_root, tmp_path, capsys):
     state = load_checkpoint(trained)
     state.config["device"] = "cuda:3"
     state.config["train"] = {"iterations": 1, "precision": "float16", "compile": True}
@@ -78,7 +78,7 @@ def test_another_machine_than_that_of_the_training(trained, shapes_root, tmp_pat
     assert main([*words, f"data.root={shapes_root}"]) == 0
 
 
-def test_photos_of_one_name_are_told_apart_by_their_folders(trained, shapes_root, tmp_path):
+def test_photos_with_equal_names_keep_their_folders(trained, shapes_root, tmp_path):
     first = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:2]
     for folder in ("a", "b"):
         for path in first:
@@ -95,7 +95,7 @@ def test_photos_of_one_name_are_told_apart_by_their_folders(trained, shapes_root
     assert all((folder / "Annotations" / name).with_suffix(".xml").is_file() for name in names)
 
 
-def test_nothing_that_is_there_is_overwritten_by_surprise(trained, tmp_path, capsys, monkeypatch):
+def test_existing_files_are_not_overwritten(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ssd.diagnostics.label_check.evaluate_photos", None)  # it is told before that
     (tmp_path / "file").touch()
     assert main([str(trained), "--output", str(tmp_path / "file")]) == 2

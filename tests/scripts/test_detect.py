@@ -32,7 +32,7 @@ LABELS = {name: label for label, name in enumerate(CLASSES)}
 
 @pytest.fixture
 def photos(shapes_root, tmp_path):
-    """A folder with three photos, one of them further below."""
+    """A folder with three photos, one in a subfolder."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())
@@ -100,7 +100,7 @@ def test_a_video(checkpoint, photos, tmp_path):
     assert written.get(cv2.CAP_PROP_FRAME_COUNT) == 5
 
 
-def test_broken_photos_are_told_and_do_not_stop_the_others(checkpoint, photos, tmp_path, capsys):
+def test_broken_photos_are_reported_and_skipped(checkpoint, photos, tmp_path, capsys):
     (photos / "b.jpg").write_bytes(b"no photo")
     assert run(checkpoint, photos, "--output", tmp_path / "out", "--no-pictures") == 2
     shown = capsys.readouterr()
@@ -109,14 +109,14 @@ def test_broken_photos_are_told_and_do_not_stop_the_others(checkpoint, photos, t
     assert not (tmp_path / "out/pictures").exists()
 
 
-def test_patterns_and_names_that_meet(checkpoint, photos, tmp_path):
+def test_patterns_and_equal_names(checkpoint, photos, tmp_path):
     assert run(checkpoint, f"{photos}/**/*.jpg", "--output", tmp_path / "out", "--no-pictures") == 0
     found = json.loads((tmp_path / "out/detections.json").read_text())
     assert sorted(entry["name"] for entry in found) == ["a.jpg", "b.jpg", "below/a.jpg"]
 
 
-def test_links_to_folders_are_followed_and_each_photo_is_taken_once(photos, tmp_path):
-    """Also where they lead in a circle, lead nowhere, or lead to what is named besides."""
+def test_links_to_folders_are_followed_and_each_photo_is_listed_once(photos, tmp_path):
+    """Including links in a circle, dead links, and links to another argument."""
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "deep").mkdir(parents=True)
     for name in ("c.jpg", "deep/d.jpg"):
@@ -134,7 +134,7 @@ def test_links_to_folders_are_followed_and_each_photo_is_taken_once(photos, tmp_
     assert [photo.name for photo in find_inputs([str(photos / "only")]).photos] == ["link/c.jpg", "link/deep/d.jpg"]
 
 
-def test_nothing_is_written_over(checkpoint, photos, tmp_path, capsys, monkeypatch):
+def test_nothing_is_overwritten(checkpoint, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert run(checkpoint, photos / "a.jpg", "--no-pictures") == 0
@@ -159,7 +159,7 @@ def test_nothing_is_written_over(checkpoint, photos, tmp_path, capsys, monkeypat
         (["{photo}", "--formats", "yolo"], "argument --formats: unknown: 'yolo'; expected some of json"),
     ],
 )
-def test_what_cannot_be_detected_is_refused_in_a_line(checkpoint, tmp_path, capsys, inputs, said):
+def test_invalid_inputs_are_refused_in_one_line(checkpoint, tmp_path, capsys, inputs, said):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("x")
     (tmp_path / "clip.mp4").write_text("x")
@@ -200,7 +200,7 @@ def found_in(output) -> list[str]:
     return [entry["name"] for entry in json.loads((output / "detections.json").read_text())]
 
 
-def test_a_broken_video_costs_nothing_else(checkpoint, photos, tmp_path, capfd):
+def test_a_broken_video_is_skipped(checkpoint, photos, tmp_path, capfd):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     clip(tmp_path / "good.avi", photos / "a.jpg")
     words = (photos / "a.jpg", tmp_path / "broken.mp4", tmp_path / "good.avi")
@@ -214,7 +214,7 @@ def test_a_broken_video_costs_nothing_else(checkpoint, photos, tmp_path, capfd):
 @pytest.mark.parametrize(
     "rate, written", [(119.881, 119.88), (1000, 1000), (29.97003, 29.97), (655.357, 655.4), (90_000, 25), (2e-4, 25)]
 )
-def test_a_video_keeps_its_speed_at_any_rate(photos, tmp_path, monkeypatch, capsys, rate, written):
+def test_videos_keep_their_frame_rate(photos, tmp_path, monkeypatch, capsys, rate, written):
     clip(tmp_path / "a.avi", photos / "a.jpg")
     video = Video(str(tmp_path / "a.avi"))
     monkeypatch.setattr(video, "rate", rate)
@@ -227,7 +227,7 @@ def test_a_video_keeps_its_speed_at_any_rate(photos, tmp_path, monkeypatch, caps
     assert ("written at 25" in capsys.readouterr().err) == (written == 25)
 
 
-def test_a_video_that_cannot_be_written_costs_nothing_else(checkpoint, photos, tmp_path, monkeypatch, capsys):
+def test_detection_continues_if_a_video_cannot_be_written(checkpoint, photos, tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         clip(tmp_path / f"{name}.avi", photos / "a.jpg")
     monkeypatch.setattr(detection, "writable_rate", lambda _: 70_000)  # which MPEG-4 has no clock for
@@ -238,7 +238,7 @@ def test_a_video_that_cannot_be_written_costs_nothing_else(checkpoint, photos, t
     assert not list((tmp_path / "out/videos").iterdir())
 
 
-def test_a_frame_that_cannot_be_decoded_costs_itself_alone(checkpoint, photos, tmp_path, capsys):
+def test_an_undecodable_frame_is_skipped(checkpoint, photos, tmp_path, capsys):
     clip(tmp_path / "a.mp4", photos / "a.jpg", frames=12)
     content = bytearray((tmp_path / "a.mp4").read_bytes())
     starts = [match.start() for match in re.finditer(b"\0\0\1\xb6", content)]  # of MPEG-4's frames
@@ -271,14 +271,14 @@ def test_a_full_disk_leaves_no_broken_video_and_no_broken_picture(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_commands_at_once_get_folders_of_their_own(tmp_path):
+def test_concurrent_commands_get_different_folders(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: detection.output_folder(None, False, tmp_path / "runs/detect"), range(40)))
     assert len(set(folders)) == 40
     assert {folder.name for folder in folders} == {"detect", *(f"detect-{number}" for number in range(2, 41))}
 
 
-def test_a_damaged_photo_is_named_and_left_out(checkpoint, photos, tmp_path, capfd):
+def test_a_damaged_photo_is_reported_and_skipped(checkpoint, photos, tmp_path, capfd):
     (photos / "damaged.jpg").write_bytes(DAMAGED)
     assert run(checkpoint, photos, "--output", tmp_path / "out") == 2
     assert found_in(tmp_path / "out") == ["a.jpg", "b.jpg", "below/a.jpg"]
@@ -286,8 +286,8 @@ def test_a_damaged_photo_is_named_and_left_out(checkpoint, photos, tmp_path, cap
     assert line.startswith(f"error: {photos}/damaged.jpg: is damaged or truncated (")
 
 
-def test_names_never_meet(checkpoint, photos, tmp_path):
-    """Inputs of one name from two folders, of one stem with two suffixes, and of names that differ in case alone."""
+def test_result_names_are_unique(checkpoint, photos, tmp_path):
+    """Equal names in two folders, equal stems with two suffixes, and names that differ only in case."""
     other = tmp_path / "other"
     other.mkdir()
     for name in ("a.png", "A.jpg"):
@@ -310,7 +310,7 @@ def test_names_never_meet(checkpoint, photos, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
 def test_names_that_are_not_utf_8(checkpoint, photos, tmp_path):
-    """cv2.imread, cv2.imwrite and cv2.VideoCapture end the process on these."""
+    """cv2.imread, cv2.imwrite and cv2.VideoCapture crash on them."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     clip(tmp_path / "clip.avi", photos / "b.jpg")
     photos.rename(folder)
@@ -327,7 +327,7 @@ def test_names_that_are_not_utf_8(checkpoint, photos, tmp_path):
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, "SIGTERM"])
-def test_what_was_found_before_the_end_is_kept(checkpoint, photos, tmp_path, monkeypatch, capsys, end):
+def test_results_before_an_interruption_are_kept(checkpoint, photos, tmp_path, monkeypatch, capsys, end):
     detect_batch, batches = Predictor.detect, []
     handler = signal.getsignal(signal.SIGTERM)  # an earlier test's, perhaps
 
@@ -349,12 +349,12 @@ def test_what_was_found_before_the_end_is_kept(checkpoint, photos, tmp_path, mon
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_a_checkpoint_of_something_else(tmp_path, photos, capsys):
+def test_a_foreign_checkpoint_is_refused(tmp_path, photos, capsys):
     assert run(photos / "a.jpg", photos) == 2
     assert "not loaded: contains more than tensors" in capsys.readouterr().err
 
 
-def test_few_photos_are_read_in_advance_and_all_in_order(photos, monkeypatch):
+def test_photos_are_read_in_order_and_few_in_advance(photos, monkeypatch):
     begun = []
 
     def read(path):
@@ -378,7 +378,7 @@ def test_few_photos_are_read_in_advance_and_all_in_order(photos, monkeypatch):
     assert [photo() for photo in detection.read_ahead([])] == []
 
 
-def test_pictures_that_cannot_be_written_are_told(checkpoint, photos, tmp_path, monkeypatch, capsys):
+def test_unwritable_pictures_are_reported(checkpoint, photos, tmp_path, monkeypatch, capsys):
     real = detection.write_picture
 
     def write(path, image):
@@ -398,15 +398,15 @@ def test_the_command_knows_every_format():
 
 
 def has_huge_pages() -> bool:
-    """Whether large buffers are made of pages of 2 MiB, of which few are touched."""
+    """Return whether large buffers use pages of 2 MiB, of which few are touched."""
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     return setting.exists() and "[always]" in setting.read_text()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
 @pytest.mark.skipif(has_huge_pages(), reason="page faults are few with huge pages")
-def test_large_tensors_are_not_cleared_by_the_kernel_again_and_again(checkpoint, photos, tmp_path):
-    """Which took a quarter of the time of a batch on a CPU."""
+def test_freed_memory_is_reused_for_large_tensors(checkpoint, photos, tmp_path):
+    """Clearing new pages took a quarter of a batch's time on a CPU."""
     keep_freed_memory(False)
     assert run(checkpoint, photos, "--output", tmp_path / "out", "--device", "cpu") == 0
     size = 2**26  # bytes, two times what glibc maps by itself

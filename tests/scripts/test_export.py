@@ -31,7 +31,7 @@ from tests.helpers.paths import ROOT
 
 @pytest.fixture(scope="module")
 def network(checkpoint):
-    """The checkpoint's network as a graph, which takes longer than all that is done with it; so every test shares one."""
+    """The checkpoint's network as a graph, shared since exporting is slow."""
     predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32")
     graph = export_module.network_graph(predictor.model, predictor.preprocessing)
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def network(checkpoint):
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, network, shapes_root, tmp_path_factory):
-    """An ONNX file, and what the command said."""
+    """An ONNX file, and the output of the command."""
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"
     photos = ["--photos", str(shapes_root / "shapes/JPEGImages")]
     with redirect_stdout(io.StringIO()) as shown:
@@ -49,14 +49,14 @@ def exported(checkpoint, network, shapes_root, tmp_path_factory):
     return path, shown.getvalue()
 
 
-def test_it_is_checked_there_and_then(exported):
+def test_the_file_is_checked_at_once(exported):
     path, shown = exported
     assert f"written: {path}" in shown
     assert "checked on 16 photos with" in shown
     assert "with 0 detections" not in shown
 
 
-def test_a_batch_of_any_size_gives_what_pytorch_gives(exported, checkpoint, shapes_root):
+def test_any_batch_size_agrees_with_pytorch(exported, checkpoint, shapes_root):
     session = onnxruntime.InferenceSession(str(exported[0]))
     run, _ = program.load_program(exported[0])
     paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:6]
@@ -81,7 +81,7 @@ def test_a_batch_of_any_size_gives_what_pytorch_gives(exported, checkpoint, shap
             assert not boxes[i, count:].any()
 
 
-def test_openvino_finds_the_same_in_float32(exported, shapes_root):
+def test_openvino_agrees_in_float32(exported, shapes_root):
     session = onnxruntime.InferenceSession(exported[0])
     network = openvino.compile_model(exported[0], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for path in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:4]:
@@ -95,7 +95,7 @@ def test_openvino_finds_the_same_in_float32(exported, shapes_root):
         np.testing.assert_allclose(their_boxes[0, sure], boxes[0, sure], atol=1e-2)
 
 
-def test_names_and_thresholds_travel_with_it(exported):
+def test_metadata_has_names_and_thresholds(exported):
     metadata = onnxruntime.InferenceSession(str(exported[0])).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == list(CLASSES)
     assert json.loads(metadata["thresholds"]) == {"score_thresh": 0.35, "nms_thresh": 0.45, "top_k": 200}
@@ -103,7 +103,7 @@ def test_names_and_thresholds_travel_with_it(exported):
 
 @pytest.fixture(scope="module")
 def resize_in_onnx(tmp_path_factory):
-    """The resize alone, as ONNX Runtime calculates it."""
+    """The resize alone, in ONNX Runtime."""
 
     class Resize(torch.nn.Module):
         def forward(self, images):
@@ -117,7 +117,7 @@ def resize_in_onnx(tmp_path_factory):
 
 
 @pytest.mark.parametrize("height, width", [(300, 300), (241, 517), (1200, 900), (40, 30), (1, 1), (1, 2000), (3000, 2)])
-def test_resize_is_opencvs(resize_in_onnx, height, width):
+def test_resize_equals_opencv(resize_in_onnx, height, width):
     rng = np.random.default_rng(0)
     shape = (height, width, 3)
     photos = np.stack([rng.integers(0, 256, shape), rng.choice([0, 255], shape), np.full(shape, 255)]).astype(np.uint8)
@@ -127,15 +127,15 @@ def test_resize_is_opencvs(resize_in_onnx, height, width):
 
 
 def test_products_of_the_resize_are_exact():
-    """All that there can be: each row's value, by each weight of a row."""
+    """All possible products: each value of a row by each weight."""
     values = torch.arange(255 * 2048 // 2**4 + 1)
     for weights in torch.arange(2049).split(256):
         expected = (values[:, None] * weights) // 2**16
         assert torch.equal(_product(values[:, None].float(), weights.float()), expected.float())
 
 
-def test_the_example_needs_nothing_of_this_project(exported, checkpoint, shapes_root, tmp_path):
-    """Whatever the classes are called, and whatever letters the terminal has."""
+def test_the_example_runs_without_this_project(exported, checkpoint, shapes_root, tmp_path):
+    """With any class names, and any character set of the terminal."""
     names = ["US$5_$x^", '"a", b', "tab\tin", "手袋", "<tag>&"]
     proto = onnx.load(exported[0])
     onnx.helper.set_model_props(proto, metadata_of(names, PostprocessConfig()))
@@ -156,7 +156,7 @@ def test_the_example_needs_nothing_of_this_project(exported, checkpoint, shapes_
         assert found == [shown[label] for label in expected.labels]
 
 
-def test_a_network_that_has_learned_on_tiles_is_told_to_be_without_them(checkpoint, shapes_root, tmp_path, capsys):
+def test_a_note_says_that_the_file_has_no_tiles(checkpoint, shapes_root, tmp_path, capsys):
     photos = shapes_root / "shapes/JPEGImages"
     state = load_checkpoint(checkpoint)
     assert export.main([str(checkpoint), "--photos", str(photos), "--output", str(tmp_path / "a.onnx")]) == 0
@@ -207,7 +207,7 @@ def test_a_file_runs_on_photos_with_one_detection_or_none(checkpoint, shapes_roo
 
 @pytest.fixture(scope="module")
 def run_checkpoint(checkpoint, network, shapes_root, tmp_path_factory):
-    """A checkpoint whose run has photos that it is good at: their ground truth is what it finds itself."""
+    """A checkpoint and its run, whose ground truth is the checkpoint's own detections."""
     root = tmp_path_factory.mktemp("found")
     photos = shapes_root / "shapes/JPEGImages"
     words = ["--formats", "voc", "--no-pictures", "--output", str(root / "set"), "--score", "0.5"]
@@ -223,7 +223,7 @@ def run_checkpoint(checkpoint, network, shapes_root, tmp_path_factory):
     return path
 
 
-def test_eight_bits_are_calibrated_and_graded(run_checkpoint, monkeypatch, capsys):
+def test_int8_is_calibrated_and_evaluated(run_checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(export, "NUM_CALIBRATION", 6)
     assert export.main([str(run_checkpoint), "--int8", "--score", "0.35", "--max-loss", "1"]) == 0
     shown = capsys.readouterr().out
@@ -244,7 +244,7 @@ def test_eight_bits_are_calibrated_and_graded(run_checkpoint, monkeypatch, capsy
     assert path.stat().st_size < 0.6 * path.with_name("float.onnx").stat().st_size
 
 
-def test_eight_bits_predict_nearly_the_same(network, shapes_root):
+def test_int8_predictions_are_close(network, shapes_root):
     photos = [read_photo(path) for path in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:10]]
     graphs = (network, quantise.quantise(network, photos[4:], with_heads=True))
     found = []
@@ -258,7 +258,7 @@ def test_eight_bits_predict_nearly_the_same(network, shapes_root):
     assert not np.allclose(scores, scores_8, atol=1e-4)  # eight bits they are
 
 
-def test_eight_bits_that_cost_too_much_are_not_written(run_checkpoint, monkeypatch, capsys):
+def test_int8_with_a_large_loss_of_map_is_not_written(run_checkpoint, monkeypatch, capsys):
     real = quantise.quantise
 
     def poor(network, photos, with_heads):
@@ -274,7 +274,7 @@ def test_eight_bits_that_cost_too_much_are_not_written(run_checkpoint, monkeypat
     assert not output.exists()
 
 
-def test_eight_bits_need_the_runs_photos(checkpoint, capsys):
+def test_int8_needs_the_photos_of_the_run(checkpoint, capsys):
     assert export.main([str(checkpoint), "--int8", "--photos", "."]) == 2
     assert "--int8 does not go with --photos .: mAP needs the run's own photos" in capsys.readouterr().err
     assert export.main([str(checkpoint), "--int8", "--format", "weights"]) == 2
@@ -289,7 +289,7 @@ def test_eight_bits_need_the_runs_photos(checkpoint, capsys):
     assert "name a folder with --photos" in capsys.readouterr().err
 
 
-def test_a_check_on_nothing_fails(checkpoint, network, shapes_root, tmp_path, capsys):
+def test_a_check_without_detections_fails(checkpoint, network, shapes_root, tmp_path, capsys):
     words = [str(checkpoint), "--output", str(tmp_path / "a.onnx"), "--photos", str(shapes_root / "shapes/JPEGImages")]
     assert export.main([*words, "--score", "1"]) == 1
     assert "error: not checked: no detections with scores from 1 in 16 photos" in capsys.readouterr().err
@@ -304,7 +304,7 @@ def test_options_have_bounds(checkpoint, capsys, option):
     assert line.startswith(f"error: argument {option.partition('=')[0]}: expected ")
 
 
-def test_the_example_says_how_it_is_used():
+def test_the_example_prints_its_usage():
     for words in ([], ["none.onnx"]):
         done = subprocess.run([sys.executable, "scripts/run_onnx.py", *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1
@@ -312,7 +312,7 @@ def test_the_example_says_how_it_is_used():
 
 
 def test_the_example_ends_without_a_traceback(exported, shapes_root):
-    """By Ctrl-C, and where nobody reads on, as after head."""
+    """On Ctrl-C, and on a closed pipe, as with head."""
     photos = [str(path) for path in sorted((shapes_root / "shapes/JPEGImages").iterdir())] * 500
     for number in (signal.SIGINT, signal.SIGPIPE):
         words = [sys.executable, "-u", "scripts/run_onnx.py", str(exported[0]), *photos]
@@ -327,7 +327,7 @@ def test_the_example_ends_without_a_traceback(exported, shapes_root):
         assert process.returncode == -number
 
 
-def test_options_that_do_not_go_together(checkpoint, capsys):
+def test_conflicting_options(checkpoint, capsys):
     assert export.main([str(checkpoint), "--format", "weights", "--output", "x.onnx"]) == 2
     assert "must end in .pt" in capsys.readouterr().err
     assert export.main([str(checkpoint), "--output", "/nowhere/x.onnx"]) == 2

@@ -9,7 +9,7 @@ from ssd.dbox import make_dbox_list, spec_of
 from tests.helpers.paths import ROOT
 
 
-def test_it_prints_what_to_put_into_the_configuration(capsys, shapes_root, monkeypatch):
+def test_the_printed_entries_fit_the_configuration(capsys, shapes_root, monkeypatch):
     monkeypatch.setattr("ssd.autoconfig.dbox_fit.STEPS", (1.3,))
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}"]) == 0
     shown = capsys.readouterr().out
@@ -25,7 +25,7 @@ def test_it_prints_what_to_put_into_the_configuration(capsys, shapes_root, monke
     assert float(mean[3]) >= float(mean[2])
 
 
-def test_a_configuration_that_has_them_is_where_it_starts(capsys, shapes_root, monkeypatch):
+def test_the_fit_starts_from_the_configured_dboxes(capsys, shapes_root, monkeypatch):
     monkeypatch.setattr("ssd.autoconfig.dbox_fit.STEPS", ())
     dboxes = "{sizes: [301, 302, 303, 304, 305, 306, 307], ratios: [[2], [2, 3], [2, 3], [2, 3], [2], [2]]}"
     assert main([str(ROOT / "configs/quickstart.yaml"), f"data.root={shapes_root}", f"model.dboxes={dboxes}"]) == 0
@@ -34,7 +34,7 @@ def test_a_configuration_that_has_them_is_where_it_starts(capsys, shapes_root, m
     assert shown.endswith("\nmodel:\n  dboxes: voc\n")  # a name where the best have one
 
 
-def test_they_travel_with_a_checkpoint(tmp_path):
+def test_checkpoints_store_fitted_dboxes(tmp_path):
     from ssd.preprocessing import IMAGENET
     from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
     from ssd.weights.pretrained import build_network, init_from, network_of

@@ -38,7 +38,7 @@ def post(client, data, **options):
     return client.post("/detect", base_url=ADDRESS, data=data, **options)
 
 
-def test_it_finds_what_the_predictor_finds(client, predictor, photo):
+def test_demo_and_predictor_agree(client, predictor, photo):
     response = post(client, photo.read_bytes())
     assert response.status_code == 200
     (expected,) = predictor(photo)
@@ -53,7 +53,7 @@ def test_it_finds_what_the_predictor_finds(client, predictor, photo):
         assert (answer["width"], answer["height"]) == image.size
 
 
-def test_a_photo_that_lies_on_its_side_is_turned(client, photo):
+def test_photos_are_rotated_upright(client, photo):
     sideways = io.BytesIO()
     with Image.open(photo) as image:
         width, height = image.size
@@ -74,7 +74,7 @@ def encoded(width, height):
 @pytest.mark.parametrize(
     ("data", "status", "said"),
     [
-        (b"", 400, "nothing was sent; expected the bytes of a photo's file"),
+        (b"", 400, "empty request; expected a photo's file"),
         (b"hello", 415, "the photo: is not a supported image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "the photo: is not a supported image"),
         (encoded(40_000, 4_000), 413, "the photo: has 40000 × 4000 pixels, more than 134,217,728; scale it down"),
@@ -83,13 +83,13 @@ def encoded(width, height):
     ],
     ids=["nothing", "text", "svg", "bomb", "cut off", "damaged"],
 )
-def test_what_is_no_photo_is_answered_in_one_line(client, data, status, said):
+def test_an_invalid_photo_is_answered_in_one_line(client, data, status, said):
     response = post(client, data)
     assert (response.status_code, response.text.partition(" (")[0].rstrip()) == (status, said)
     assert response.text.count("\n") == 1
 
 
-def test_a_large_file_is_not_read(client, monkeypatch):
+def test_a_large_upload_is_refused_unread(client, monkeypatch):
     monkeypatch.setattr(demo, "MAX_BYTES", 1000)
     response = post(client, b"x" * 1001)
     assert response.status_code == 413
@@ -111,7 +111,7 @@ def test_other_sites_are_refused(client, photo):
     assert client.get("/photo", base_url=ADDRESS).status_code == 404
 
 
-def test_browsers_leave_port_80_out(predictor, photo):
+def test_browsers_omit_port_80(predictor, photo):
     application = demo.Demo(predictor, 0.5, None, 80)
     for address in ("http://127.0.0.1", "http://localhost", "http://127.0.0.1:80"):
         environ = EnvironBuilder("/detect", data=photo.read_bytes(), method="POST", headers={"Origin": address}).get_environ()
@@ -120,12 +120,12 @@ def test_browsers_leave_port_80_out(predictor, photo):
     assert Client(application).get("/", base_url="http://elsewhere.example").status_code == 400
 
 
-def test_a_photo_that_is_gone_is_answered_in_one_line(predictor, tmp_path):
+def test_a_deleted_photo_is_answered_in_one_line(predictor, tmp_path):
     response = Client(demo.Demo(predictor, 0.5, tmp_path / "a.jpg", 8000)).get("/photo", base_url=ADDRESS)
     assert (response.status_code, response.text) == (404, f"{tmp_path / 'a.jpg'}: No such file or directory\n")
 
 
-def test_names_of_classes_cannot_end_the_script(predictor):
+def test_class_names_cannot_end_the_script(predictor):
     names = ["</script><b>", *predictor.classes[1:]]
     odd = Predictor(predictor.model, names, predictor.preprocessing, predictor.device, predictor.dtype, predictor.options)
     text = Client(demo.Demo(odd, 0.5, None, 8000)).get("/", base_url=ADDRESS).text
@@ -134,7 +134,7 @@ def test_names_of_classes_cannot_end_the_script(predictor):
     assert json.loads(settings)["classes"][0] == "</script><b>"
 
 
-def test_a_browser_shows_what_was_found(predictor, photo, tmp_path):
+def test_a_browser_shows_detections(predictor, photo, tmp_path):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium here")

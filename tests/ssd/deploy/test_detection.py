@@ -1,4 +1,4 @@
-"""A job's videos, with frames and a network that are made up: what is looked at, what is told, what ends it."""
+"""Detection in videos, with stand-ins for frames and network: batches, messages and interruption."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zer
 
 @dataclass
 class Frames:
-    """Stands in for a video or a camera."""
+    """A stand-in for a video or a camera."""
 
     source: str = "a.mp4"
-    count: int = 10  # that can be decoded
-    total: int | None = None  # as the file says
+    count: int = 10  # decodable frames
+    total: int | None = None  # reported by the file
     num_lost: int = 0
     rate: float = 12.5
-    is_interrupted: bool = False  # behind the last one
+    is_interrupted: bool = False  # after the last frame
 
     @property
     def is_camera(self) -> bool:
@@ -44,8 +44,8 @@ class Frames:
             raise KeyboardInterrupt
 
 
-class Watched:
-    """Stands in for a predictor, and for a format of results."""
+class Recorder:
+    """A stand-in for a predictor and for a format of results."""
 
     classes = ("cat",)
 
@@ -61,16 +61,16 @@ class Watched:
         self.entries += entries
 
 
-def looked_at(
+def detect_in(
     frames: Frames, monkeypatch: Any, tmp_path: Any, most: int | None = None, pictures: bool = False
-) -> tuple[Job, Watched]:
-    watched = Watched()
+) -> tuple[Job, Recorder]:
+    recorder = Recorder()
     results = Results(tmp_path, [], ["cat"])
-    results.formats = [watched]
+    results.formats = [recorder]
     monkeypatch.setattr(detection, "Video", lambda _: frames)
-    job = Job(watched, results, tmp_path, 4, most, pictures)  # pyright: ignore[reportArgumentType]
+    job = Job(recorder, results, tmp_path, 4, most, pictures)  # pyright: ignore[reportArgumentType]
     job.detect_video(Input("name", frames.source))
-    return job, watched
+    return job, recorder
 
 
 @pytest.mark.parametrize(
@@ -81,26 +81,24 @@ def looked_at(
         (Frames(total=100), 5, [4, 1], ""),
         (Frames(total=8), 20, [4, 4, 2], ""),
         (Frames("camera:0", 3), None, [1, 1, 1], ""),
-        (Frames(count=9, total=10), None, [4, 4, 1], ""),  # the number in the file is an estimate
+        (Frames(count=9, total=10), None, [4, 4, 1], ""),  # the file's frame count is an estimate
         (Frames(count=8, total=10), None, [4, 4], "a.mp4: 8 of about 10 frames could be decoded"),
         (Frames(count=3, total=50), 5, [3], "a.mp4: 3 of about 5 frames could be decoded"),
         (Frames(num_lost=2), None, [4, 4, 2], "a.mp4: 2 frames could not be decoded; 10 others could"),
         (Frames(count=0), None, [], "a.mp4: no frame could be decoded"),
     ],
 )
-def test_frames_are_looked_at_by_batches_and_what_is_missing_is_told(
-    frames, most, batches, said, monkeypatch, tmp_path, capsys
-):
-    job, watched = looked_at(frames, monkeypatch, tmp_path, most)
-    assert watched.batches == batches
-    assert [(entry.name, entry.frame) for entry in watched.entries] == [("name", number) for number in range(sum(batches))]
-    assert all((entry.width, entry.height) == (6, 8 + entry.frame % 2) for entry in watched.entries)
+def test_frames_are_batched_and_missing_frames_reported(frames, most, batches, said, monkeypatch, tmp_path, capsys):
+    job, recorder = detect_in(frames, monkeypatch, tmp_path, most)
+    assert recorder.batches == batches
+    assert [(entry.name, entry.frame) for entry in recorder.entries] == [("name", number) for number in range(sum(batches))]
+    assert all((entry.width, entry.height) == (6, 8 + entry.frame % 2) for entry in recorder.entries)
     assert job.num_faults == bool(said)
     assert [line for line in capsys.readouterr().err.splitlines() if "error" in line] == [f"error: {said}"] * bool(said)
 
 
 @pytest.mark.parametrize("total, most, expected", [(None, None, None), (8, None, 8), (8, 5, 5), (8, 20, 8), (None, 5, 5)])
-def test_the_bar_ends_where_the_frames_do(total, most, expected, monkeypatch, tmp_path):
+def test_the_progress_bar_ends_at_the_last_frame(total, most, expected, monkeypatch, tmp_path):
     totals = []
 
     class Bar(tqdm):
@@ -109,11 +107,11 @@ def test_the_bar_ends_where_the_frames_do(total, most, expected, monkeypatch, tm
             super().__init__(**options)
 
     monkeypatch.setattr(detection, "tqdm", Bar)
-    looked_at(Frames(total=total), monkeypatch, tmp_path, most)
+    detect_in(Frames(total=total), monkeypatch, tmp_path, most)
     assert totals == [expected]
 
 
-def test_all_frames_are_written_to_one_video_of_the_size_of_the_first(monkeypatch, tmp_path):
+def test_all_frames_are_written_at_the_size_of_the_first(monkeypatch, tmp_path):
     made, written = [], []
 
     class File:
@@ -129,19 +127,19 @@ def test_all_frames_are_written_to_one_video_of_the_size_of_the_first(monkeypatc
             written.append(image.shape[0])
 
     monkeypatch.setattr(detection, "VideoFile", File)
-    looked_at(Frames(), monkeypatch, tmp_path, pictures=True)
+    detect_in(Frames(), monkeypatch, tmp_path, pictures=True)
     assert made == [("videos/name.mp4", 12.5, 6, 8)]
     assert written == [8, 9] * 5
 
 
-def test_ctrl_c_is_the_way_to_end_a_camera_and_ends_all_at_a_video(monkeypatch, tmp_path):
-    job, watched = looked_at(Frames("camera:0", 3, is_interrupted=True), monkeypatch, tmp_path)
-    assert (len(watched.entries), job.num_faults) == (3, 0)
+def test_ctrl_c_ends_a_camera_normally_and_interrupts_a_video(monkeypatch, tmp_path):
+    job, recorder = detect_in(Frames("camera:0", 3, is_interrupted=True), monkeypatch, tmp_path)
+    assert (len(recorder.entries), job.num_faults) == (3, 0)
     with pytest.raises(KeyboardInterrupt):
-        looked_at(Frames(is_interrupted=True), monkeypatch, tmp_path)
+        detect_in(Frames(is_interrupted=True), monkeypatch, tmp_path)
 
 
-def test_a_folder_that_holds_something_is_taken_if_it_may_be_overwritten(tmp_path):
+def test_a_folder_with_content_requires_overwrite(tmp_path):
     usual = tmp_path / "runs/detect"
     assert [output_folder(None, False, usual).name for _ in range(3)] == ["detect", "detect-2", "detect-3"]
     wanted = tmp_path / "far/below"

@@ -24,7 +24,7 @@ def entry(number: int) -> FrameDetections:
 
 
 def read(folder: Path) -> tuple[list[str], int, list[str], int]:
-    """Names in detections.json and objects there, names of images in coco.json and objects there."""
+    """Return names and number of objects in detections.json, then those in coco.json."""
     listed = json.loads((folder / "detections.json").read_text())
     coco = json.loads((folder / "coco.json").read_text())
     assert [item["id"] for item in coco["annotations"]] == list(range(1, len(coco["annotations"]) + 1))
@@ -36,7 +36,7 @@ def read(folder: Path) -> tuple[list[str], int, list[str], int]:
     )
 
 
-def test_files_are_whole_after_every_addition(tmp_path):
+def test_files_are_valid_after_every_addition(tmp_path):
     with Results(tmp_path, ["json", "csv", "coco"], CLASSES) as results:
         assert read(tmp_path) == ([], 0, [], 0)
         for number in range(1, 40):
@@ -54,14 +54,14 @@ def test_files_are_whole_after_every_addition(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["json", "csv"])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, kind):
+def test_a_full_disk_keeps_earlier_results(tmp_path, monkeypatch, kind):
     with Results(tmp_path, [kind], CLASSES) as results:
         results.add([entry(3)])
         before = (tmp_path / f"detections.{kind}").read_bytes()
         (writer,) = results.formats
 
         class Full:
-            """A file on a disk that has room for ten bytes more."""
+            """A file on a disk with ten bytes left."""
 
             def __init__(self, file) -> None:
                 self.file, self.room = file, 10
@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, kind):
     assert (tmp_path / f"detections.{kind}").read_bytes() == before
 
 
-def test_an_annotation_is_whole_or_what_it_was(tmp_path, monkeypatch):
+def test_an_annotation_is_replaced_completely_or_not_at_all(tmp_path, monkeypatch):
     with Results(tmp_path, ["voc"], CLASSES) as results:
         results.add([entry(3)])
         before = (tmp_path / "Annotations/3.xml").read_bytes()
@@ -112,7 +112,7 @@ TWO = Detections(
 )  # fmt: skip
 
 
-def test_a_photo_as_coco_has_it():
+def test_coco_entry_by_hand():
     image, annotations = as_coco(FrameDetections("a/b.jpg", None, 100, 80, TWO), 7, 40)
     assert image == {"id": 7, "file_name": "a/b.jpg", "width": 100, "height": 80}
     common = {"image_id": 7, "iscrowd": 0}
@@ -123,8 +123,8 @@ def test_a_photo_as_coco_has_it():
     assert as_coco(FrameDetections("a.mp4", 0, 100, 80, TWO), 1, 1)[0]["file_name"] == "a.mp4#0"
 
 
-def test_photos_as_voc_has_them(tmp_path):
-    """Pixels are counted from 1, and the last one is part of the box; the second is less than a pixel wide."""
+def test_voc_annotations_by_hand(tmp_path):
+    """Pixels count from 1, the last one is part of the box, and the second box is less than a pixel wide."""
     with Results(tmp_path, ["voc"], CLASSES) as results:
         results.add([FrameDetections(f"far/below/{name}.jpg", None, 100, 80, TWO) for name in "ab"])
         results.add([FrameDetections("clip.mp4", 0, 100, 80, TWO)])  # whose frames are no files

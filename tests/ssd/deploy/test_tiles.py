@@ -1,4 +1,4 @@
-"""Tiles from end to end, with a network that finds what is bright: evaluation, Predictor and the command agree."""
+"""Tiles end to end, with a network that detects bright spots: evaluation, Predictor and the command agree."""
 
 import json
 
@@ -39,7 +39,7 @@ SQUARES = {(500, 350): [(190, 40), (155, 145), (480, 330), (60, 60)], (200, 200)
 
 
 class Bright(torch.nn.Module):
-    """Finds each bright spot of more than 4 pixels a side, of 300, as an object of the only class."""
+    """Detects each bright spot wider than 4 of 300 pixels as an object of the only class."""
 
     dbox_list = DBOXES
 
@@ -88,7 +88,7 @@ def predictor(tiles: TilesConfig | None) -> Predictor:
     return Predictor(Bright(), ["square"], IMAGENET, CPU, torch.float32, PostprocessConfig(), tiles)  # pyright: ignore
 
 
-def test_objects_on_edges_of_tiles_are_found_once_on_the_whole_photo(photos):
+def test_objects_on_tile_edges_are_found_once(photos):
     evaluation = evaluated(photos, TILES)
     assert evaluation.mean_ap == 1
     assert len(evaluation.detections) == len(photos)
@@ -99,7 +99,7 @@ def test_objects_on_edges_of_tiles_are_found_once_on_the_whole_photo(photos):
         np.testing.assert_allclose(found.boxes[order], expected[np.lexsort(expected.T[:2])], atol=1.5)
 
 
-def test_the_predictor_finds_what_an_evaluation_finds(photos):
+def test_predictor_and_evaluation_agree(photos):
     evaluation = evaluated(photos, TILES)
     with_tiles = predictor(TILES)
     paths = [photos.path(i) for i in range(len(photos))]
@@ -110,7 +110,7 @@ def test_the_predictor_finds_what_an_evaluation_finds(photos):
             assert entry.names == ["square"] * len(entry.boxes)
 
 
-def test_the_loss_counts_the_tiles_that_training_sees(photos):
+def test_the_loss_counts_the_tiles_of_training(photos):
     evaluations = []
     for share in (0.0, 1.0):
         options = TILES.model_copy(update={"background": share})
@@ -127,8 +127,8 @@ def test_the_loss_counts_the_tiles_that_training_sees(photos):
         np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
-def test_a_large_photo_takes_no_memory_beside_its_own(monkeypatch):
-    """100 megapixels: windows are views, and go through the network a few at a time."""
+def test_a_large_photo_needs_no_additional_memory(monkeypatch):
+    """100 megapixels: tiles are views, and a few at a time go through the network."""
     image = np.zeros((10_000, 10_000, 3), np.uint8)
     seen, batches = [], []
 
@@ -149,7 +149,7 @@ def test_a_large_photo_takes_no_memory_beside_its_own(monkeypatch):
 
 
 def test_many_boxes_of_many_tiles_are_merged_in_bounded_time(monkeypatch):
-    """As the first iterations of a training find them: as many as may be in every tile."""
+    """As early in training: the maximum number of detections in every tile."""
     rng = torch.Generator().manual_seed(0)
 
     def predicted(_, images, *__):
@@ -168,7 +168,7 @@ def test_many_boxes_of_many_tiles_are_merged_in_bounded_time(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(checkpoint, tmp_path_factory) -> dict[str, str]:
-    """Checkpoints that were trained on tiles and on none, and the weights alone of the former."""
+    """Checkpoints trained with and without tiles, and the weights alone of the former."""
     folder = tmp_path_factory.mktemp("trained")
     state = load_checkpoint(checkpoint)
     state.config = {**state.config, "data": {"tiles": {"size": 150, "overlap": 0.3, "keep": 0.5, "background": 0.1}}}
@@ -187,11 +187,11 @@ def trained(checkpoint, tmp_path_factory) -> dict[str, str]:
         ("before", 400, side(400, 0.2)), ("tiles", side(50, 0.1), side(50, 0.1)),
     ],
 )  # fmt: skip
-def test_training_decides_on_the_tiles_where_nothing_is_said(trained, name, wanted, expected):
+def test_tiles_default_to_those_of_training(trained, name, wanted, expected):
     assert Predictor.from_checkpoint(trained[name], "cpu", tiles=wanted).tiles == expected
 
 
-def test_a_word_that_means_no_tiles(checkpoint):
+def test_invalid_tiles_are_refused(checkpoint):
     state: TrainState = load_checkpoint(checkpoint)
     for wrong in ("all", 0, 1.5):
         with pytest.raises(ValueError, match="tiles: expected 'trained', 'none', 32 to 65536 pixels or a TilesConfig"):

@@ -1,4 +1,4 @@
-"""Videos and cameras: what is written is read again, and what a library says of frames is not believed."""
+"""Videos and cameras: round trips, and frame counts and rates that the library reports wrongly."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def written(path: Path, *frames: np.ndarray) -> Path:
     return path
 
 
-def test_a_video_is_read_as_it_was_written(tmp_path):
+def test_round_trip(tmp_path):
     path = tmp_path / "far/below/a.mp4"
     for _ in range(2):  # the second in the place of the first
         written(path, RED, np.zeros_like(RED), np.full((96, 64, 3), (0, 0, 255), np.uint8))
@@ -36,7 +36,7 @@ def test_a_video_is_read_as_it_was_written(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["a.mp4"]
 
 
-def test_a_video_without_frames_or_that_somebody_removed_leaves_nothing(tmp_path):
+def test_an_empty_or_removed_video_leaves_no_file(tmp_path):
     written(tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
 
@@ -51,7 +51,7 @@ def test_a_video_without_frames_or_that_somebody_removed_leaves_nothing(tmp_path
 
 
 class Capture:
-    """Stands in for OpenCV's: frames that can be decoded and frames that cannot, and what is said of them."""
+    """A stand-in for OpenCV's capture: decodable and undecodable frames, and reported properties."""
 
     says: float = 0.0  # how many there are
     decodable = ""  # a letter a frame: x is lost
@@ -79,7 +79,7 @@ def capture(monkeypatch):
 
 
 @pytest.mark.parametrize("says, total", [(7.0, 7), (0.0, None), (-9e15, None), (math.nan, None), (math.inf, None)])
-def test_a_number_of_frames_that_cannot_be_is_none(capture, says, total):
+def test_an_impossible_frame_count_is_ignored(capture, says, total):
     capture.setattr(Capture, "says", says)
     assert Video("a.mp4").total == total
     assert Video("camera:0").total is None
@@ -92,14 +92,14 @@ def test_a_number_of_frames_that_cannot_be_is_none(capture, says, total):
         ("x" * (MAX_LOST - 1) + "o", [MAX_LOST - 1], MAX_LOST - 1), ("x" * MAX_LOST + "o", [], 0),
     ],
 )  # fmt: skip
-def test_lost_frames_are_counted_unless_they_are_the_end(capture, decodable, numbers, num_lost):
+def test_lost_frames_are_counted_except_at_the_end(capture, decodable, numbers, num_lost):
     capture.setattr(Capture, "decodable", decodable)
     frames = Video("a.mp4")
     assert [number for number, _ in frames] == numbers
     assert frames.num_lost == num_lost
 
 
-def test_a_camera_ends_with_the_first_frame_that_does_not_come(capture):
+def test_a_camera_ends_at_the_first_missing_frame(capture):
     capture.setattr(Capture, "decodable", "ooxo")
     frames = Video("camera:0")
     assert [number for number, _ in frames] == [0, 1]
@@ -112,18 +112,18 @@ def test_a_camera_ends_with_the_first_frame_that_does_not_come(capture):
         (65_535.6, 0), (1e-4, 0), (0, 0), (-5.0, 0), (math.nan, 0), (math.inf, 0),
     ],
 )  # fmt: skip
-def test_a_rate_has_as_many_decimals_as_the_clock_of_mpeg_4(rate, near):
+def test_rates_fit_the_clock_of_mpeg_4(rate, near):
     assert writable_rate(rate) == near
 
 
-def test_cameras_have_numbers():
+def test_a_camera_needs_a_number():
     assert [video._camera_number(f"camera:{number}") for number in ("0", "12", "9999")] == [0, 12, 9999]
     for wrong in ("", "front", "-1", "1.5", "10000"):
         with pytest.raises(UsageError, match="expected a number, such as camera:0"):
             Video(f"camera:{wrong}")
 
 
-def test_what_is_no_video_is_named(tmp_path):
+def test_unreadable_and_unwritable_videos_are_named(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(ImageError, match=r"a\.mp4: cannot be opened as a video"):
         Video(str(tmp_path / "a.mp4"))

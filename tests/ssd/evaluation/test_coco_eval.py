@@ -25,7 +25,7 @@ def test_classes_without_objects_and_without_detections():
     assert result.mean_ap == 0
 
 
-def test_a_hundred_detections_of_each_class_are_looked_at():
+def test_at_most_100_detections_of_each_class_count():
     objects = [truth(*((1, 1, 50, 50, label, False) for label in range(2)))]
     far = [(101, 1, 150, 50)] * 99 + [(1, 1, 50, 50)]
     scores = np.linspace(0.9, 0.1, 100)

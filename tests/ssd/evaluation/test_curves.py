@@ -13,20 +13,20 @@ def evaluation(iteration: int, loss: float | None) -> dict[str, object]:
 
 
 def run(training: list[float], validation: list[float]) -> list[dict[str, object]]:
-    """Train records each 10 iterations, an evaluation after every second one of them."""
+    """Return training records every 10 iterations, with an evaluation after every second one."""
     records = [train(10 * i, loss, lr=0.1, grad_norm=2.0) for i, loss in enumerate(training, start=1)]
     return records + [evaluation(20 * i, loss) for i, loss in enumerate(validation, start=1)]
 
 
 @pytest.mark.parametrize("count", [1, 49, 120, 1000])
-def test_smoothing_is_the_mean_of_the_neighbours(count):
+def test_smoothing_is_a_moving_average(count):
     values = np.random.default_rng(0).normal(size=count)
     half = count // 50
     expected = [values[i - min(half, i) : i + min(half, i) + 1].mean() for i in range(count)]
     np.testing.assert_allclose(smoothed(values), expected, atol=1e-12)
 
 
-def test_records_without_a_figure_are_left_out():
+def test_records_without_the_value_are_skipped():
     records = [train(10, 3.0), train(20, 2.0, grad_norm=None), train(30, 1.0, grad_norm=7.0), evaluation(30, None)]
     norms = series(records, "train", "grad_norm")
     assert norms is not None
@@ -34,7 +34,7 @@ def test_records_without_a_figure_are_left_out():
     assert series(records, "eval", "loss") is None
 
 
-def test_all_is_drawn_over_the_same_iterations():
+def test_all_panels_share_their_iterations():
     records = run([4, 3, 2, 1], [5, 4])
     together, parts = curve_plots(records, "mAP@0.5 (VOC10 area)")
     assert [axes.get_title() for axes in together.axes] == ["loss", "mAP@0.5 (VOC10 area)", "learning rate"]
@@ -56,7 +56,7 @@ def test_an_old_run_has_fewer_curves(recwarn):
     assert not [str(warning.message) for warning in recwarn]
 
 
-def test_a_plot_of_a_loss_shows_its_course_and_a_rise_at_the_end():
+def test_a_loss_plot_shows_most_values_and_a_final_rise():
     falling = [50.0, *np.linspace(3, 2, 99)]
     records = run(falling, [2.5, 2.4, 4.0])
     losses = series(records, "train", "loss"), series(records, "eval", "loss")
@@ -67,7 +67,7 @@ def test_a_plot_of_a_loss_shows_its_course_and_a_rise_at_the_end():
     assert top_of(None, losses[1]) == pytest.approx(4.4)
 
 
-def test_over_fitting_is_said_with_its_figures():
+def test_overfitting_is_reported_with_numbers():
     # Evaluations after iterations 20, 40 and so on; the train record of each is that of the ten iterations before it.
     text = over_fitting(run([9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5], [3, 2, 2.25, 2.5, 2.75]))
     assert text.startswith(
@@ -87,5 +87,5 @@ def test_over_fitting_is_said_with_its_figures():
         ([9, 8], []),
     ],
 )
-def test_over_fitting_is_not_said_otherwise(training, validation):
+def test_no_false_warning_of_overfitting(training, validation):
     assert over_fitting(run(training, validation)) == ""

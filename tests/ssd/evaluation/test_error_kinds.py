@@ -38,7 +38,7 @@ def test_each_kind_once(kind, detections):
     assert before < 1 - 1e-6
 
 
-def test_an_overlap_of_exactly_a_half_meets_an_object_everywhere():
+def test_an_overlap_of_exactly_half_counts_everywhere():
     half, objects = (11, 11, 50, 30), [truth((*BOX, 0, False))]
 
     def kinds(*detections: tuple) -> list[int]:
@@ -50,7 +50,7 @@ def test_an_overlap_of_exactly_a_half_meets_an_object_everywhere():
     assert pair(pixel_iou(np.array([half], float)[:, None], objects[0]["boxes"])).tolist() == [0]
 
 
-def test_one_detection_of_several_is_mended():
+def test_one_of_several_detections_is_corrected():
     objects = [truth((*BOX, 0, False), (*FAR, 0, False))]
     detections = [found((*HALF, 0, 0.9), (*HALF, 0, 0.8), (*FAR, 0, 0.7))]
     errors = error_kinds(detections, objects, 1, area_ap)
@@ -77,7 +77,7 @@ def test_a_class_that_misses_all_its_objects():
     assert errors.map_impact["missed"] == pytest.approx(0.5)
 
 
-def test_nothing():
+def test_empty_data_set():
     assert error_kinds([found()], [truth((*BOX, 0, False))], 1).map_impact["missed"] == 1
     assert all(math.isnan(cost) for cost in error_kinds([found((*BOX, 0, 0.9))], [truth()], 1).map_impact.values())
     assert error_kinds([found((math.nan,) * 4 + (0, 0.9))], [truth((*BOX, 0, False))], 1).counts(0)["background"] == 1

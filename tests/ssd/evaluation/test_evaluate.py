@@ -49,7 +49,7 @@ def run(stop=None):
     return evaluate(model, data, MultiBoxLoss(min_neg=1), EvalConfig(metric="voc10"), World(), stop)
 
 
-def test_detections_are_in_pixels_of_the_photo():
+def test_detections_are_in_photo_pixels():
     evaluation = run()
     assert len(evaluation.detections) == 4
     for found in evaluation.detections:
@@ -70,7 +70,7 @@ def test_detections_are_in_pixels_of_the_photo():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_network_computes_in_the_precision_that_is_asked_for(dtype):
+def test_the_network_computes_in_the_requested_precision(dtype):
     layer, seen = torch.nn.Conv2d(3, 4, 1), []
 
     def network(images):
@@ -82,7 +82,7 @@ def test_the_network_computes_in_the_precision_that_is_asked_for(dtype):
     assert seen == [dtype]
 
 
-def test_leaves_when_asked_to():
+def test_evaluation_stops_on_request():
     stop = StopRequest()
     stop.signal = signal.SIGTERM
     with pytest.raises(Stopped, match="SIGTERM"):
@@ -106,20 +106,20 @@ def test_pictures_show_boxes_where_they_are():
 
 
 @pytest.mark.parametrize("width, height", [(200, 100), (1700, 1000), (3000, 3), (3, 3000), (1, 1)])
-def test_a_box_of_the_whole_photo_shows_all_its_sides(width, height):
+def test_all_sides_of_a_box_around_the_photo_are_visible(width, height):
     image = np.full((height, width, 3), 60, np.uint8)
     drawn = draw_boxes(image, np.array([[0, 0, width, height]]), np.array([0]), [""], colour=TRUTH)
     for side in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
         assert (side == 255).mean() > 0.6  # its label may lie on it
 
 
-def test_names_of_any_alphabet_are_written():
+def test_names_in_any_alphabet_are_drawn():
     image = np.zeros((120, 300, 3), np.uint8)
     pictures = [draw_boxes(image, np.array([[9, 60, 90, 90]]), np.array([0]), [name]) for name in ("кот", "猫", "γάτα", "???")]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)
 
 
-def test_photos_of_a_few_pixels_scale():
+def test_tiny_photos_are_scaled():
     for shape in ((3, 3000, 3), (3000, 3, 3), (1, 1, 3)):
         small = scaled_into(np.zeros(shape, np.uint8), 420, 840)
         assert 1 <= small.shape[1] <= 420
@@ -127,7 +127,7 @@ def test_photos_of_a_few_pixels_scale():
         assert contact_sheet([np.zeros(shape, np.uint8)]).shape == (360, 360, 3)
 
 
-def test_labels_are_whole():
+def test_box_lines_do_not_cross_labels():
     image, box, names = np.zeros((100, 200, 3), np.uint8), [150, 60, 199, 90], ["a long name of a class", ""]
     alone = draw_boxes(image, np.array([box]), np.array([0]), names)
     label = alone[:59].any(axis=2)

@@ -23,7 +23,7 @@ def test_each_kind_once():
         assert (number < 0) == (FAULTS[faults.kind[rank]] == "missing")
 
 
-def test_difficult_objects_are_left_out_and_explain_what_is_found():
+def test_difficult_objects_are_skipped_and_explain_detections():
     detections, truths = with_faults()
     detections.append(found((*BOX, 0, 0.96)))
     truths.append(truth((*BOX, 0, True)))
@@ -31,14 +31,14 @@ def test_difficult_objects_are_left_out_and_explain_what_is_found():
     assert 64 not in faults.image
 
 
-def test_several_detections_of_one_missing_label_are_one_fault():
+def test_detections_of_one_missing_label_are_one_fault():
     detections, truths = with_faults()
     detections[60] = found((*BOX, 0, 0.96), (*NEAR, 1, 0.95), (*FAR, 0, 0.94))
     faults = label_faults(error_kinds(detections, truths, 2), 2)
     assert [FAULTS[kind] for kind in faults.kind[faults.image == 60]] == ["missing", "missing"]
 
 
-def test_the_list_has_each_kind_in_turn():
+def test_kinds_alternate():
     detections, truths = with_faults()
     detections += detections[60:62] * 2
     truths += truths[60:62] * 2
@@ -47,7 +47,7 @@ def test_the_list_has_each_kind_in_turn():
     assert sorted(contradicted[:2]) == sorted(contradicted[2:4]) == ["missing", "wrong class"]
 
 
-def test_share_of_right_ones_by_hand():
+def test_share_right_by_hand():
     # At about 0.975: 30 right, 10 wrong of class 0 and 5 right of class 1, to which 5 of all are counted; at 0.525 none.
     rows = [(*BOX, 0, 0.975)] * 30
     detections = [found(row) for row in rows] + [found((*FAR, 0, 0.975))] * 10 + [found((*BOX, 1, 0.975))] * 5
@@ -73,7 +73,7 @@ def test_found_share_equals_the_plain_loop():
         assert share[i] == pytest.approx(sum(support[j] > support[i] for j in alike) / (len(alike) + 1))
 
 
-def test_nothing():
+def test_empty_data_set():
     faults = label_faults(error_kinds([found()], [truth()], 2), 2)
     assert len(faults.kind) == 0
     assert label_faults(error_kinds([found((*BOX, 0, 0.9))], [truth()], 2), 2).suspicion.tolist() == []

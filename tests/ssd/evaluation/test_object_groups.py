@@ -24,7 +24,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("use_07_metric", [True, False])
-def test_a_group_of_all_has_the_ap_of_all(use_07_metric):
+def test_a_group_of_all_objects_has_the_overall_ap(use_07_metric):
     detections, truths = random_set(0)
     errors = error_kinds(detections, truths, 4, eleven_point_ap if use_07_metric else area_ap)
     sizes = np.array([[3000, 3000]] * len(truths))  # all objects are below 16 pixels
@@ -36,8 +36,8 @@ def test_a_group_of_all_has_the_ap_of_all(use_07_metric):
     assert only.found == pytest.approx(sum(recall) / only.num_objects)
 
 
-def test_a_group_found_as_well_as_the_class_has_its_ap():
-    """Every second hit, at the same recall, beside all that is false."""
+def test_an_average_group_has_the_ap_of_its_class():
+    """Every second hit, at the same recall, with all false positives."""
     rng = np.random.default_rng(0)
     hit = rng.random(40000) < 0.5
     scores = np.linspace(1, 0, len(hit))
@@ -47,12 +47,12 @@ def test_a_group_found_as_well_as_the_class_has_its_ap():
     assert normalised_ap(mine[rows], scores[rows], mine.sum(), hit.sum(), area_ap) == pytest.approx(whole, abs=0.01)
 
 
-def test_equal_scores_are_taken_together():
+def test_equal_scores_count_together():
     for hit in ([True, False, True], [False, True, True]):
         assert normalised_ap(np.array(hit), np.array([0.5, 0.5, 0.4]), 2, 2, area_ap) == pytest.approx(2 / 3)
 
 
-def test_crowds():
+def test_crowding():
     near = (11, 1, 30, 10)  # overlaps SMALL by a third
     objects = [truth((*SMALL, 0, False), (*near, 1, True), (*LARGE, 0, False)), truth((*SMALL, 0, False))]
     errors = error_kinds([found((*SMALL, 0, 0.9), (*LARGE, 0, 0.8)), found()], objects, 2)
@@ -62,7 +62,7 @@ def test_crowds():
     assert crowded == ("one neighbour", 1, 1, 1)
 
 
-def test_truncation_where_it_is_told():
+def test_truncation_of_annotated_objects():
     objects = [truth((*SMALL, 0, False), (*LARGE, 0, False)), truth((*LARGE, 0, False))]
     errors = error_kinds([found((*LARGE, 0, 0.9)), found((*LARGE, 0, 0.8))], objects, 1, area_ap)
     assert by_truncation(errors, objects, 0.5) == []
@@ -71,7 +71,7 @@ def test_truncation_where_it_is_told():
     assert by_truncation(errors, told, 0.5) == [("whole", 1, 0, 0), ("cut off", 1, 1, 1)]
 
 
-def test_nothing():
+def test_empty_data_set():
     errors = error_kinds([found()], [truth()], 1)
     assert math.isnan(errors.map_impact["missed"])
     assert by_size(errors, np.array([[10, 10]]), 300, EDGES, 0.5) == by_crowding(errors, 0.5) == []

@@ -28,8 +28,8 @@ A, B, FAR = (1, 1, 10, 10), (21, 21, 30, 30), (51, 51, 60, 60)
 
 def test_confusion_by_hand():
     detections = [
-        found((*A, 0, 0.9), (*B, 0, 0.8), (*FAR, 1, 0.7)),  # a hit, a dog taken for a cat, and a dog where nothing is
-        found((*A, 1, 0.9), (*A, 1, 0.4)),  # meets a difficult object; too unsure
+        found((*A, 0, 0.9), (*B, 0, 0.8), (*FAR, 1, 0.7)),  # a hit, a dog detected as a cat, and a false dog
+        found((*A, 1, 0.9), (*A, 1, 0.4)),  # matches a difficult object; score too low
         found(),
     ]
     objects = [truth((*A, 0, False), (*B, 1, False)), truth((*A, 1, True), (*B, 0, False)), truth((*FAR, 1, False))]
@@ -94,7 +94,7 @@ def test_precision_and_recall_by_score(report_input):
     assert report_input.evaluation.best_score() == (pytest.approx(0.61), pytest.approx((1 + 2 / 3) / 2))
 
 
-def test_it_stands_alone(report_input):
+def test_the_report_is_self_contained(report_input):
     text = render(report_input)
     assert not re.search(r"(src|href)=['\"]?(?!data:|#)[^'\"#]", text)
     assert "mine &amp; yours" in text
@@ -116,7 +116,7 @@ def test_overfitting_is_reported_below_the_curves(report_input):
     assert text.index("<h2>Training</h2>") < text.index("The network is overfitting") < text.index("<h2>Classes</h2>")
 
 
-def test_nothing_found_and_nothing_recorded(report_input):
+def test_no_detections_and_no_records(report_input):
     empty = [found()] * 2
     evaluation = evaluation_of(CLASSES, empty, report_input.ground_truth)
     bare = replace(report_input, evaluation=evaluation, faults=label_faults(evaluation.errors, 2), records=[])
@@ -125,7 +125,7 @@ def test_nothing_found_and_nothing_recorded(report_input):
     assert "No records." in text
 
 
-def test_any_name_of_a_class_and_any_shape_of_a_photo(report_input, recwarn):
+def test_unusual_class_names_and_photo_shapes(report_input, recwarn):
     names = ("US$5_$x^", "_猫", "a & <b>", "हिन्दी")
     photos = [np.full(shape, 90, np.uint8) for shape in ((3, 3000, 3), (3000, 3, 3))]
     detections = [found((1, 1, 3, 3, i, 0.9), (1, 1, 2, 3, i + 2, 0.6)) for i in range(2)]
@@ -142,7 +142,7 @@ def test_any_name_of_a_class_and_any_shape_of_a_photo(report_input, recwarn):
 @pytest.mark.parametrize(
     "names", [CLASSES, ("of twenty-eight letters each", "i"), tuple(f"a kind of number {i}" for i in range(30))]
 )
-def test_nothing_that_is_written_lies_outside_of_a_figure(report_input, names):
+def test_all_text_lies_within_its_figure(report_input, names):
     detections = [found((*A, 0, 0.9), (*FAR, 0, 0.6)), found((*B, 1, 0.8))]
     evaluation = evaluation_of(names, detections, list(report_input.ground_truth))
     confusion = match_summary(detections, report_input.ground_truth, len(names), 0.5).confusion
@@ -158,7 +158,7 @@ def test_nothing_that_is_written_lies_outside_of_a_figure(report_input, names):
 
 
 @pytest.mark.parametrize("width", [1200, 390])
-def test_it_looks_right_in_a_browser(report_input, tmp_path, width):
+def test_the_page_fits_in_a_browser(report_input, tmp_path, width):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here")

@@ -22,7 +22,7 @@ def test_by_hand(use_07_metric):
     assert result.mean_ap == pytest.approx(expected)
 
 
-def test_a_second_claim_is_false():
+def test_a_second_claim_is_a_false_positive():
     result = voc_eval([found((*BOX, 0, 0.9), (*NEAR, 0, 0.8))], [truth((*BOX, 0, False))], 1, use_07_metric=False)
     assert result.ap == [1.0]
     assert result.precision[0].tolist() == [1.0, 0.5]
@@ -35,7 +35,7 @@ def test_difficult_objects_neither_count_nor_hurt():
     assert result.num_objects == [1]
 
 
-def test_the_overlap_is_of_inclusive_pixels_and_has_to_reach_the_threshold():
+def test_overlap_counts_inclusive_pixels_and_must_reach_the_threshold():
     # 10 × 10 pixels against the left 5 of them: exactly 0.5, which is enough. One column less is not.
     truths = [truth((1, 1, 10, 10, 0, False))]
     assert voc_eval([found((1, 1, 5, 10, 0, 0.9))], truths, 1).mean_ap == pytest.approx(1)
@@ -50,7 +50,7 @@ def test_absent_classes_are_left_out_of_the_mean():
     assert result.mean_ap == pytest.approx(1)
 
 
-def test_nothing_found_nothing_there():
+def test_no_detections_or_no_objects():
     assert voc_eval([found()], [truth((*BOX, 0, False))], 1).mean_ap == 0
     assert math.isnan(voc_eval([found((*BOX, 0, 0.5))], [truth()], 2).mean_ap)
     assert math.isnan(voc_eval([], [], 1).mean_ap)
@@ -68,7 +68,7 @@ def test_equals_the_plain_loop(seed, use_07_metric):
     assert result.mean_ap == pytest.approx(np.nanmean(expected))
 
 
-def test_order_and_ties_make_no_difference():
+def test_order_of_ties_does_not_matter():
     detections, truths = random_set(7)
     for detection in detections:
         detection["scores"] = np.round(detection["scores"], 1)
@@ -103,7 +103,7 @@ def test_equal_scores_are_one_point_of_the_curve():
     assert result.num_detections == [5, 0]
 
 
-def test_a_detection_without_a_place_claims_nothing():
+def test_a_nan_box_claims_nothing():
     nothing = (math.nan,) * 4
     result = voc_eval([found((*nothing, 0, 0.9), (*BOX, 0, 0.8))], [truth((*BOX, 0, False))], 1, use_07_metric=False)
     assert result.ap == [pytest.approx(0.5)]

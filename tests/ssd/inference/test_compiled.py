@@ -1,4 +1,4 @@
-"""A compiled network: the same detections, in few sizes of batch."""
+"""Compiled networks: the same detections, and few batch sizes."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def paths(shapes_root):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """In place of torch.compile, the network itself; returns the sizes of its batches."""
+    """Replace torch.compile by the network itself, and return its batch sizes."""
     sizes: list[int] = []
 
     def compile(network, **_):
@@ -43,7 +43,7 @@ def seen(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler here")
-def test_it_finds_the_same(checkpoint, paths):
+def test_compiled_and_plain_network_agree(checkpoint, paths):
     plain, fused = (Predictor.from_checkpoint(checkpoint, "cpu", "float32", 0.35, compile=word) for word in (False, True))
     assert_alike(fused(paths, batch_size=3), plain(paths))
 
@@ -57,7 +57,7 @@ def test_few_sizes_are_compiled(checkpoint, paths, seen):
     assert not torch._inductor.config.freezing
 
 
-def test_batches_of_a_size_of_their_own(seen):
+def test_batch_sizes_that_need_no_padding(seen):
     network = Compiled(for_inference(SSD300(2, width=0.05), torch.float32), CPU)
     with torch.no_grad():
         for count in (7, 7, 3, 3, 3, 9, 16):  # tiles of a camera's frames, and of photos
@@ -66,7 +66,7 @@ def test_batches_of_a_size_of_their_own(seen):
     assert seen == [8, 8, 8, 4, 4, 16, 16]
 
 
-def test_detect_compiles_where_it_is_asked_to(checkpoint, paths, seen, tmp_path):
+def test_detect_compiles_on_request(checkpoint, paths, seen, tmp_path):
     for words in ([], ["--compile"]):
         arguments = [
             str(checkpoint),
@@ -87,8 +87,8 @@ def test_a_compiler_is_needed(checkpoint, monkeypatch):
         Predictor.from_checkpoint(checkpoint, "cpu", compile=True)
 
 
-def test_a_compilation_that_fails_is_told_in_one_line(monkeypatch, tmp_path):
-    """A compiler that is there and does not work, as one without its headers."""
+def test_a_failed_compilation_is_reported_in_one_line(monkeypatch, tmp_path):
+    """A compiler that is installed but fails, such as one without headers."""
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)

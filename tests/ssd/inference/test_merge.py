@@ -1,4 +1,4 @@
-"""Merging what is found in tiles: against plain NMS where nothing is cut off, and by hand where something is."""
+"""Merging detections in tiles, compared with plain NMS if no box is cut off, and by hand otherwise."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def entry(boxes, labels, scores) -> dict[str, torch.Tensor]:
 
 
 def seen(crop: np.ndarray, boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:
-    """What a perfect network finds of boxes in the photo's pixels in one crop: what is inside, relative to it."""
+    """Return a perfect network's detections in one crop, given boxes in the photo's pixels."""
     x1, y1, x2, y2 = crop.tolist()
     inside = np.clip(np.array(boxes, float).reshape(-1, 4), [x1, y1, x1, y1], [x2, y2, x2, y2])
     there = (inside[:, 2:] > inside[:, :2]).all(axis=1)
@@ -33,7 +33,7 @@ def seen(crop: np.ndarray, boxes: list[list[float]], labels: list[int], scores: 
 
 
 @pytest.mark.parametrize("count, top_k", [(6, 200), (60, 200), (300, 20), (300, 5000)])
-def test_it_is_plain_nms_where_no_box_is_doubtful(count, top_k):
+def test_equals_plain_nms_without_doubtful_boxes(count, top_k):
     crops = all_crops()
     rng = np.random.default_rng(count + top_k)
     found, boxes = [], []
@@ -55,8 +55,8 @@ def test_it_is_plain_nms_where_no_box_is_doubtful(count, top_k):
 
 
 @pytest.mark.parametrize("cut_scores_more", [False, True])
-def test_an_object_on_an_edge_is_found_once(cut_scores_more):
-    """By every tile that sees a part of it, which may be surer of the part than another is of the whole."""
+def test_an_object_on_a_tile_edge_is_found_once(cut_scores_more):
+    """A tile with a part of it may give the part a higher score than another gives the whole."""
     crops = all_crops()
     edges = np.unique(crops[1:, 2])[:-1]  # right edges of tiles within the photo
     for x in edges:
@@ -71,7 +71,7 @@ def test_an_object_on_an_edge_is_found_once(cut_scores_more):
         assert merged.labels.tolist() == [1]
 
 
-def test_what_is_cut_off_gives_way_to_its_own_class_alone_and_not_to_what_is_hardly_possible():
+def test_cut_off_boxes_give_way_only_to_their_class_and_not_to_unlikely_boxes():
     crops = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [320, 0, 720, 400]])
     whole, part = [330.0, 100.0, 420.0, 150.0], [330.0, 100.0, 400.0, 150.0]
     nothing = entry([], [], [])
@@ -88,7 +88,7 @@ def test_what_is_cut_off_gives_way_to_its_own_class_alone_and_not_to_what_is_har
     assert remaining(1, 0.3, thresh=0.8) == [(part, 0.8), (whole, 0.3)]
 
 
-def test_a_box_of_the_whole_photo_gives_way_to_that_of_a_tile_which_shows_the_object_larger():
+def test_a_box_of_the_whole_photo_gives_way_to_that_of_a_tile():
     crops = np.array([[0, 0, 1000, 700], [0, 0, 400, 400], [300, 0, 700, 400]])
     fine, coarse = [100.0, 100.0, 112.0, 112.0], [104.0, 105.0, 116.0, 117.0]  # their overlap is 0.24
     alone = [500.0, 500.0, 520.0, 520.0]  # in no tile
@@ -100,34 +100,34 @@ def test_a_box_of_the_whole_photo_gives_way_to_that_of_a_tile_which_shows_the_ob
     np.testing.assert_allclose(merged.scores, [0.9, 0.8, 0.7], atol=1e-6)
 
 
-def test_the_photo_s_own_edge_cuts_nothing_off():
+def test_the_edge_of_the_photo_cuts_nothing_off():
     crops = all_crops()[:2]
     at_the_corner = [[0.0, 0.0, 60.0, 60.0], [0.0, 0.0, 20.0, 60.0]]  # the second lies in the first
     found = [entry([], [], []), seen(crops[1], at_the_corner, [0, 0], [0.9, 0.5])]
     np.testing.assert_allclose(merge(found, crops, SIZE, 0.45, 200).boxes, at_the_corner, atol=1e-3)
 
 
-def test_one_crop_is_left_as_it_is():
+def test_one_crop_is_returned_unchanged():
     boxes = torch.rand(50, 4).sort(dim=1).values
     scores = torch.rand(50).sort(descending=True).values
     merged = merge([entry(boxes.tolist(), [0] * 50, scores.tolist())], np.array([[0, 0, 640, 480]]), SIZE, 0.45, 10)
     assert merged.boxes.tolist() == (boxes * torch.tensor([640.0, 480.0]).repeat(2)).tolist()
 
 
-def test_nothing_is_found():
+def test_no_detections():
     crops = all_crops()
     merged = merge([entry([], [], [])] * len(crops), crops, SIZE, 0.45, 200)
     assert [part.shape for part in merged[:3]] == [(0, 4), (0,), (0,)]
 
 
-def test_what_has_given_way_takes_no_other_with_it():
+def test_a_suppressed_box_suppresses_no_other():
     """A row of objects that touch: the second gives way to the third, which does not touch the first."""
     boxes = torch.tensor([[14.0, 0, 24, 10], [7, 0, 17, 10], [0, 0, 10, 10]])
     assert merging._better(boxes, torch.tensor([False, True, True])).tolist() == [-1, 0, -1]
 
 
 @pytest.mark.parametrize("table", [2**20, 400])
-def test_what_gives_way_to_what_one_after_the_other(monkeypatch, table):
+def test_better_boxes_equal_a_plain_loop(monkeypatch, table):
     monkeypatch.setattr(merging, "PAIRS", table)
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 100, (120, 2))
@@ -145,7 +145,7 @@ def test_what_gives_way_to_what_one_after_the_other(monkeypatch, table):
     assert merging._better(torch.from_numpy(boxes), torch.from_numpy(doubtful)).tolist() == expected
 
 
-def test_no_table_of_overlaps_is_larger_than_its_bound(monkeypatch):
+def test_the_table_of_overlaps_is_bounded(monkeypatch):
     crops = all_crops()
     box = [[300.0, 100.0, 360.0, 150.0]]
     found = [seen(crop, box * 40, [1] * 40, np.linspace(0.9, 0.1, 40).tolist()) for crop in crops]

@@ -31,7 +31,7 @@ def paths(shapes_root):
     return sorted((shapes_root / "shapes/JPEGImages").iterdir())[:5]
 
 
-def test_every_kind_of_photo_gives_the_same(predictor, paths):
+def test_all_types_of_photos_agree(predictor, paths):
     rgb = [read_photo(path) for path in paths]
     kinds = {
         "path": paths,
@@ -50,7 +50,7 @@ def test_every_kind_of_photo_gives_the_same(predictor, paths):
         assert_alike(entries, found["path"])
 
 
-def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_root):
+def test_predictor_and_evaluation_agree(predictor, checkpoint, shapes_root):
     classes = load_checkpoint(checkpoint).classes
     photos = load_annotations([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
     preprocessing = Preprocessing(**load_checkpoint(checkpoint).preprocessing)
@@ -64,7 +64,7 @@ def test_detections_are_those_of_an_evaluation(predictor, checkpoint, shapes_roo
         assert entry.names == [classes[label] for label in entry.labels]
 
 
-def test_photos_are_turned_upright(tmp_path):
+def test_photos_are_rotated_upright(tmp_path):
     image = Image.fromarray(np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -101,13 +101,13 @@ def test_pil_images_of_every_depth():
         (7, "image 0: expected a path, .* got int"),
     ],
 )
-def test_what_is_no_photo_is_refused(predictor, photo, said):
+def test_an_invalid_photo_is_refused(predictor, photo, said):
     for take in (predictor, to_pixels):
         with pytest.raises(ImageError, match=said):
             take(photo)
 
 
-def test_a_pil_image_whose_file_is_cut_off_is_refused(predictor, tmp_path):
+def test_a_truncated_pil_image_is_refused(predictor, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
@@ -115,14 +115,14 @@ def test_a_pil_image_whose_file_is_cut_off_is_refused(predictor, tmp_path):
         predictor(photo)
 
 
-def test_files_that_are_no_photos_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     for name, content in (("empty.jpg", b""), ("text.jpg", b"hello")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ImageError, match=f"{name}: is no image"):
             read_photo(tmp_path / name)
 
 
-def test_grey_photos_and_none_at_all(predictor):
+def test_grey_photos_and_an_empty_list(predictor):
     assert to_pixels(np.full((4, 5), 7, np.uint8)).tolist() == np.full((4, 5, 3), 7).tolist()
     assert predictor([]) == []
     assert len(predictor(np.zeros((1, 1, 3), np.uint8))) == 1
@@ -165,11 +165,11 @@ def test_arguments_have_bounds(checkpoint, options, said):
         Predictor.from_checkpoint(checkpoint, **{"device": "cpu", **options})
 
 
-def test_a_size_of_tiles_may_be_a_number_of_numpy(checkpoint):
+def test_tile_size_may_be_a_numpy_integer(checkpoint):
     assert Predictor.from_checkpoint(checkpoint, "cpu", tiles=np.int64(400)).tiles == TilesConfig(size=400)
 
 
-def test_a_device_of_pytorch_and_bounds_of_a_batch(checkpoint, predictor):
+def test_torch_device_and_batch_size_bounds(checkpoint, predictor):
     assert Predictor.from_checkpoint(checkpoint, torch.device("cpu")).device == torch.device("cpu")
     for size in (0, -1, 1.5):
         with pytest.raises(ValueError, match="batch_size: expected a whole number from 1 on"):
@@ -194,14 +194,14 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_predictor_works_on_after_a_fork(checkpoint):
-    """The child waited for ever for threads that the parent alone has."""
+def test_a_predictor_works_after_a_fork(checkpoint):
+    """The child used to wait forever for threads that only the parent has."""
     done = completed([sys.executable, "-c", FORKED, str(checkpoint)], timeout=60, cwd=ROOT)
     assert done.stdout == "done\n", done.stderr
 
 
 @pytest.mark.parametrize("batch_norm", ["none", "backbone", "all"])
-def test_a_network_for_inference_gives_the_same(batch_norm):
+def test_for_inference_preserves_outputs(batch_norm):
     torch.manual_seed(0)
     model = SSD300(4, batch_norm=batch_norm, width=0.05).eval()
     for norm in model.modules():
@@ -222,7 +222,7 @@ def test_a_network_for_inference_gives_the_same(batch_norm):
     assert len(model.state_dict()) == len(before)
 
 
-def test_weights_in_bfloat16_are_those_that_autocast_would_make():
+def test_bfloat16_weights_equal_those_of_autocast():
     torch.manual_seed(0)
     model = SSD300(4, width=0.05).eval()
     network = for_inference(model, torch.bfloat16)
@@ -234,7 +234,7 @@ def test_weights_in_bfloat16_are_those_that_autocast_would_make():
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_large_photos_go_through_the_network_before_they_fill_the_memory(predictor):
+def test_large_photos_fill_a_batch_early(predictor):
     large = np.broadcast_to(np.uint8(0), (8_000, 12_000, 3))  # 96 megapixels
     assert not predictor.fills([large], 16)
     assert predictor.fills([large, large], 16)
@@ -242,7 +242,7 @@ def test_large_photos_go_through_the_network_before_they_fill_the_memory(predict
     assert predictor.fills([large[:300, :300]] * 16, 16)
 
 
-def test_the_network_that_is_given_stays_as_it_is(checkpoint):
+def test_the_given_network_is_not_changed(checkpoint):
     model = SSD300(4, width=0.05, batch_norm="backbone").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     predictor = Predictor(model, "abc", IMAGENET, torch.device("cpu"), torch.bfloat16, PostprocessConfig())
