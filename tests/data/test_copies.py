@@ -34,4 +34,4 @@ def test_copies_within_a_part_are_counted(tmp_path):
         copied(tmp_path / "one/JPEGImages/b.jpg", tmp_path / f"one/JPEGImages/{name}.jpg")
     (note,) = load_annotations([SourceConfig(path="one")], tmp_path, ["cat"]).notes
     where = tmp_path / "one/JPEGImages"
-    assert note == f"2 photos are copies of another ({where}/a.jpg is {where}/b.jpg, ...); remove the copies"
+    assert note == f"2 photos are copies of another ({where}/a.jpg is {where}/b.jpg, ...) and count twice; remove the copies"

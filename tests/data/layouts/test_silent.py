@@ -444,7 +444,7 @@ def annotations_alone(folder: Path) -> None:
         (packed, r"Found: 10 photos, 1 \.zip; folders: images\. .*Unpack the \.zip first"),
         (table, r"Found: 10 photos, 1 \.csv; .*Export or convert .* CSV tables \(TensorFlow tutorials\)"),
         (labelme, r"Found: 10 photos, 10 \.json; .*Export or convert .* the JSON files of labelme"),
-        (heic, r"Found: 10 \.xml, 1 \.heic; .*Its 1 \.heic cannot be read and were passed over; HEIC is converted to JPEG by"),
+        (heic, r"Found: 10 \.xml, 1 \.heic; .*1 \.heic skipped as unsupported; convert HEIC to JPEG by"),
         (empty, r"Found: no files; .*no supported photos"),
         (photos_alone, r"no object was found in it, read as VOC\. Found: 10 photos; .*VOC needs an XML file per photo"),
         (annotations_alone, r"no object was found in it, read as VOC\. Found: 10 \.xml; .*no supported photos"),
