@@ -1,4 +1,4 @@
-"""Lets `python scripts/NAME.py` run from a checkout that is not installed.
+"""Let `python scripts/NAME.py` run from a checkout that is not installed.
 
 Python looks for modules in the script's own folder first, so a script's first `import ssd` loads this file. It puts the
 checkout on the path and loads the real package in its place. The wheel does not contain this file.

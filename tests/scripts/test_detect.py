@@ -150,8 +150,8 @@ def test_nothing_is_overwritten(checkpoint, photos, tmp_path, capsys, monkeypatc
     [
         (["https://example.org/a.jpg"], "URLs are not supported"),
         (["none.jpg"], "none.jpg: no such file"),
-        (["none*.jpg"], "no file fits the pattern"),
-        (["{empty}"], "holds no photos"),
+        (["none*.jpg"], "no file matches the pattern"),
+        (["{empty}"], "contains no photos"),
         (["{text}"], "is neither a photo (.jpg"),
         (["camera:front"], "expected a number, such as camera:0"),
         (["camera:9"], "cannot be opened as a camera"),
