@@ -128,6 +128,6 @@ def test_the_automatic_batch_size(tmp_path, shapes_root, monkeypatch, capsys, ru
     assert "mAP@0.5" in run(small, "--eval-only", "--resume", str(tmp_path / "converted.pt"))
     monkeypatch.setattr(memory, "free_memory", lambda: 2**10)
     assert main(["--config", str(small), "--overwrite"]) == 2
-    assert "train.batch_size: auto: a step on a single photo takes more" in capsys.readouterr().err
+    assert "train.batch_size: auto: a step on a single photo needs more" in capsys.readouterr().err
     # Nothing is overwritten before all checks pass.
     assert load_checkpoint(tmp_path / "small/run/checkpoints/last.pt").iteration == 2

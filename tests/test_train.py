@@ -198,7 +198,7 @@ def test_classes_without_objects_are_excluded_from_the_mean_and_named(tmp_path, 
     config = write_config(tmp_path, shapes_root, data={"classes": [*CLASSES, "zebra"]}, train={"iterations": 2})
     done = run(config)
     assert "data.train has no object of class 'zebra'" in done.stdout
-    assert re.search("left out of the mean, having no object to find here: .*zebra", done.stdout)
+    assert re.search("not in the mean, since they have no objects here: .*zebra", done.stdout)
     evaluation = records(tmp_path, "eval")[-1]
     assert evaluation["ap"]["zebra"] is None
     assert math.isfinite(evaluation["map"])

@@ -104,7 +104,7 @@ def test_broken_photos_are_reported_and_skipped(checkpoint, photos, tmp_path, ca
     (photos / "b.jpg").write_bytes(b"no photo")
     assert run(checkpoint, photos, "--output", tmp_path / "out", "--no-pictures") == 2
     shown = capsys.readouterr()
-    assert "b.jpg: is no image" in shown.err
+    assert "b.jpg: is not a supported image" in shown.err
     assert "in 2 photos" in shown.out
     assert not (tmp_path / "out/pictures").exists()
 

@@ -67,13 +67,13 @@ def test_existing_splits_are_used(shapes_root, tmp_path):
 
 def test_unusable_data_is_reported(folders, capsys):
     (folders / "empty").mkdir()
-    for name, said in (("none", "no such folder"), ("empty", "is of no known layout")):
+    for name, said in (("none", "no such folder"), ("empty", "unknown dataset format")):
         assert new_config.main([str(folders / name), "--output", str(folders / "a.yaml")]) == 2
         assert said in capsys.readouterr().err
     for number in range(3):
         (folders / f"voc/JPEGImages/{number:06}.jpg").write_bytes(b"x")
     assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 2
-    assert "000000.jpg: is no image" in capsys.readouterr().err
+    assert "000000.jpg: is not a supported image" in capsys.readouterr().err
     assert not (folders / "a.yaml").exists()
     (folders / "a.yaml").write_text("mine")
     assert new_config.main([str(folders / "yolo"), "--output", str(folders / "a.yaml")]) == 2
@@ -86,7 +86,7 @@ def test_a_test_split_is_never_divided(shapes_root, tmp_path, capsys):
         (tmp_path / f"shapes/ImageSets/Main/{name}.txt").unlink()
     (tmp_path / "shapes/ImageSets/Main/val.txt").rename(tmp_path / "shapes/ImageSets/Main/Test.txt")
     assert new_config.main([str(tmp_path / "shapes"), "--output", str(tmp_path / "a.yaml")]) == 2
-    assert "has the splits Test, but no pair to train and to evaluate on" in capsys.readouterr().err
+    assert "has the splits Test, but no pair for training and evaluation" in capsys.readouterr().err
 
 
 def test_a_lone_train_split_is_divided(shapes_root, tmp_path):
@@ -114,7 +114,7 @@ def test_a_few_damaged_photos_are_left_out_and_reported(shapes_root, tmp_path, c
     (folder / f"JPEGImages/{name}.jpg").write_bytes(b"x")
     assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml")]) == 0
     out = capsys.readouterr().out
-    assert out.count(f"{name}.jpg: is no image") == 1
+    assert out.count(f"{name}.jpg: is not a supported image") == 1
     for split in ("train", "val"):
         assert re.search(rf"^note: data.{split}: 1 of \d+ photos cannot be read and were left out", out, re.MULTILINE)
     assert load_config(tmp_path / "a.yaml").data.damaged == "skip"
@@ -176,10 +176,10 @@ def test_photos_are_cached_in_memory_only_if_they_fit(monkeypatch):
 def test_photos_are_read_in_parallel_with_a_progress_bar(folders, monkeypatch):
     seen = {}
 
-    def load(*arguments, workers, watch, **options):
+    def load(*arguments, workers, progress, **options):
         seen["workers"] = workers
-        watch(10, 40)
-        watch(40, 40)
+        progress(10, 40)
+        progress(40, 40)
         return load_annotations(*arguments, **options)
 
     bars = []

@@ -109,8 +109,8 @@ def large(tmp_path) -> Annotations:
     return replace(photos, paths=np.array([str(path).encode() for path in paths]))
 
 
-def tiled(photos: Annotations, cache: ImageCache | None = None, switches: AugmentConfig | None = None) -> DetectionDataset:
-    return DetectionDataset(photos, 60, FILL, 1, switches, cache=cache, crops=cut_tiles(photos, TilesConfig(size=100), 0))
+def tiled(photos: Annotations, cache: ImageCache | None = None, augment: AugmentConfig | None = None) -> DetectionDataset:
+    return DetectionDataset(photos, 60, FILL, 1, augment, cache=cache, crops=cut_tiles(photos, TilesConfig(size=100), 0))
 
 
 def test_a_tiles_sample_has_its_pixels(large):

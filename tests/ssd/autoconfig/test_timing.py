@@ -10,7 +10,7 @@ import train
 from data.loading import dataset
 from ssd.autoconfig import timing
 from ssd.autoconfig.timing import Timings
-from ssd.evaluation import evaluate
+from ssd.inference.predict import PixelModel
 from ssd.training import checkpoints
 from ssd.training.step import TrainStep
 from tests.helpers.runs import write_config
@@ -36,7 +36,7 @@ def clock(monkeypatch):
         monkeypatch.setattr(owner, name, slow)
 
     takes(TrainStep, "__call__", STEP)
-    takes(evaluate, "forward", PREDICTION)
+    takes(PixelModel, "__call__", PREDICTION)
     takes(checkpoints, "save_checkpoint", CHECKPOINT)
     takes(timing, "save_checkpoint", CHECKPOINT)
     takes(dataset, "read_image", PHOTO)

@@ -118,7 +118,7 @@ def test_a_truncated_pil_image_is_refused(predictor, tmp_path):
 def test_other_files_are_refused(tmp_path):
     for name, content in (("empty.jpg", b""), ("text.jpg", b"hello")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ImageError, match=f"{name}: is no image"):
+        with pytest.raises(ImageError, match=f"{name}: is not a"):
             read_photo(tmp_path / name)
 
 

@@ -85,7 +85,7 @@ with open_run(config, StopRequest()) as run:
     norm.running_mean.fill_(run.world.rank)
     evaluation = evaluate_photos(run, samples, preprocessing, model)
     found["validation loss"] = evaluation.loss
-    found["detections"] = [len(detections["scores"]) for detections in evaluation.detections]
+    found["detections"] = [len(detections.scores) for detections in evaluation.detections]
     found["statistics"] = norm.running_mean.unique().tolist()
     run.config = run.config.model_copy(
         update={"data": run.config.data.model_copy(update={"root": "/nowhere"})} if second else {}
@@ -127,7 +127,7 @@ def test_two_processes_agree(tmp_path, shapes_root):
         assert each["statistics"] == [0.0]  # from the main process, which saves the checkpoint
         assert each["no data"].startswith("process 1: /nowhere/shapes: no such folder")
         assert each["stopped"] == 143
-        assert each["detections"] == [len(detections["scores"]) for detections in alone.detections]
+        assert each["detections"] == [len(detections.scores) for detections in alone.detections]
         assert each["validation loss"] == pytest.approx(alone.loss, rel=1e-6)
     assert found[0]["validation loss"] == found[1]["validation loss"]
 

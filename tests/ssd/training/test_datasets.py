@@ -40,7 +40,7 @@ def test_damaged_photos_are_counted_and_listed_in_the_output_folder(damaged_root
     said = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
     assert said == ["data.train: 1 of 24 photos cannot be read and were left out (data.damaged: skip)"]
     (line,) = (tmp_path / "run/damaged.txt").read_text().splitlines()
-    assert line.startswith(f"{root}/shapes/JPEGImages/{name}.jpg: is no image")
+    assert line.startswith(f"{root}/shapes/JPEGImages/{name}.jpg: is not a supported image")
     shutil.copy(shapes_root / f"shapes/JPEGImages/{name}.jpg", root / f"shapes/JPEGImages/{name}.jpg")
     assert train.main(["--config", str(config), "--overwrite"]) == 0
     assert not (tmp_path / "run/damaged.txt").exists()

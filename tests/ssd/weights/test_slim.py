@@ -62,7 +62,7 @@ def test_slim_matches_class_scores_by_name(slim):
 
 def test_missing_slim_file_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
-    with pytest.raises(CheckpointError, match=r"slim\.pt is missing, .* set model\.pretrained: none"):
+    with pytest.raises(CheckpointError, match=r"slim\.pt is missing; .* set model\.pretrained: none"):
         load_pretrained(SSD300(2, "backbone", 0.25), "slim", ["a"])
 
 
