@@ -58,7 +58,7 @@ def scores(monkeypatch):
         return replace(result, mean_ap=given.pop(0)) if given else result
 
     for name, metric in METRICS.items():
-        monkeypatch.setitem(METRICS, name, replace(metric, compute=partial(scored, metric.compute)))
+        monkeypatch.setitem(METRICS, name, metric._replace(compute=partial(scored, metric.compute)))
     return given
 
 
