@@ -104,7 +104,7 @@ def test_images_that_cannot_be_read(tmp_path):
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((5, 7, 3), np.uint8))
     for name, size, expected in [
         ("none.jpg", (0, 0), "cannot be read"),
-        ("empty.jpg", (0, 0), "not a supported image"),
+        ("empty.jpg", (0, 0), "is not an image: the file is empty"),
         ("text.jpg", (0, 0), "not a supported image"),
         ("small.png", (9, 9), "the annotation says 9 × 9 pixels, but the photo has 7 × 5"),
     ]:
