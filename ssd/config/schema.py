@@ -171,14 +171,18 @@ class DBoxesConfig(_Section):
         return self
 
 
+# Widths of the shipped networks, `ssd/weights/NAME.pt`.
+SHIPPED_WIDTHS = {"half": 0.5, "slim": 0.25}
+
+
 class ModelConfig(_Section):
     """The network and its initial weights."""
 
     architecture: Annotated[str, _one_of(ARCHITECTURES)] = "ssd300"
     """ssd300: SSD with VGG16 and an input of 300 × 300 pixels"""
     pretrained: Path = "imagenet"
-    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; slim: the shipped slim SSD300; none; or a
-    file with such weights or with a reduced-fc VGG16"""
+    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; half, slim: the shipped SSD300 of width
+    0.5 or 0.25; none; or a file with such weights or with a reduced-fc VGG16"""
     init_from: Path | None = None
     """checkpoint to start from instead of `pretrained`: also of other classes or another project; loads the weights that fit"""
     freeze: Annotated[str, _one_of(SSD300_VGG16.freezable)] | None = None
@@ -198,9 +202,12 @@ class ModelConfig(_Section):
     def _weights_fit(self) -> Self:
         if self.init_from is not None:
             return self
-        if self.pretrained == "slim":
-            if (self.width, self.batch_norm, self.conv4_3_norm) != (0.25, "backbone", "l2"):
-                raise ValueError("pretrained: slim needs width: 0.25, batch_norm: backbone and conv4_3_norm: l2; set these")
+        if self.pretrained in SHIPPED_WIDTHS:
+            width = SHIPPED_WIDTHS[self.pretrained]
+            if (self.width, self.batch_norm, self.conv4_3_norm) != (width, "backbone", "l2"):
+                raise ValueError(
+                    f"pretrained: {self.pretrained} needs width: {width}, batch_norm: backbone and conv4_3_norm: l2; set these"
+                )
             return self
         if self.pretrained in ("coco", "imagenet") and self.width != 1.0:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Files of pretrained weights: the shipped one, and those of torchvision, downloaded once."""
+"""Files of pretrained weights: the shipped ones, and those of torchvision, downloaded once."""
 
 from pathlib import Path
 
@@ -7,11 +7,13 @@ from filelock import FileLock
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 from torchvision.models.detection import SSD300_VGG16_Weights
 
+from ssd.config.schema import SHIPPED_WIDTHS
 from ssd.system.download import Digest, DownloadError, ask, fetch
 from ssd.system.files import looked_in
 from ssd.weights.checkpoint import CheckpointError
 
-SLIM = Path(__file__).with_name("slim.pt")  # width 0.25; written by scripts/export.py --format weights
+# Shipped weights; written by scripts/export.py --format weights.
+HALF, SLIM = (Path(__file__).with_name(name) for name in ("half.pt", "slim.pt"))
 
 # Without a network connection, fail within seconds.
 ATTEMPTS = 2
@@ -26,16 +28,17 @@ def weights_file(source: str, batch_norm: bool) -> Path:
     """
     if source in ("coco", "imagenet"):
         return downloaded(source, torchvision_url(source, batch_norm))
-    if source == "slim":
-        if not SLIM.exists():
+    if source in SHIPPED_WIDTHS:
+        path = HALF if source == "half" else SLIM
+        if not path.exists():
             raise CheckpointError(
-                f"model.pretrained: slim: {SLIM} is missing; restore this file of the project, or set model.pretrained: none"
+                f"model.pretrained: {source}: {path} is missing; restore this file of the project, or set model.pretrained: none"
             )
-        return SLIM
+        return path
     path = Path(source)
     if not path.exists():
         raise CheckpointError(
-            f"model.pretrained: {path}: no such file{looked_in(path)}; expected coco, imagenet, slim, none or a file"
+            f"model.pretrained: {path}: no such file{looked_in(path)}; expected coco, imagenet, half, slim, none or a file"
         )
     return path
 
