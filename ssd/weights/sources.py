@@ -32,7 +32,7 @@ def weights_file(source: str, batch_norm: bool) -> Path:
         path = HALF if source == "half" else SLIM
         if not path.exists():
             raise CheckpointError(
-                f"model.pretrained: {source}: {path} is missing; restore this file of the project, or set model.pretrained: none"
+                f"model.pretrained: {source}: {path} is missing; restore this file, or set model.pretrained: none"
             )
         return path
     path = Path(source)

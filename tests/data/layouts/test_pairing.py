@@ -189,7 +189,7 @@ def test_coco_reports_photos_of_unsupported_formats(tmp_path):
 def test_detection_counts_the_photos_it_skips(tmp_path):
     for name in ("a.heic", "below/b.HEIC", "c.CR2", "notes.txt", "._d.heic"):
         write(tmp_path / "photos" / name, "")
-    with pytest.raises(UsageError, match=r"no videos \(2 \.heic, 1 \.cr2 skipped as unsupported; convert HEIC"):
+    with pytest.raises(UsageError, match=r"no photos or videos \(2 \.heic, 1 \.cr2 skipped as unsupported; convert HEIC"):
         find_inputs([str(tmp_path / "photos")])
     with pytest.raises(UsageError, match=r"a\.heic: 1 \.heic skipped as unsupported; convert HEIC"):
         find_inputs([str(tmp_path / "photos/a.heic")])

@@ -110,28 +110,28 @@ def test_exported_weights_never_overwrite_the_checkpoint(tmp_path, capsys):
     assert (tmp_path / "best.pt").read_bytes() == before
 
 
-def test_the_slim_file_is_not_ignored_by_git():
-    done = subprocess.run(["git", "check-ignore", "-q", str(sources.SLIM)], cwd=ROOT, check=False)
-    if done.returncode == 128:
-        pytest.skip("no git repository here")
-    assert done.returncode == 1  # not ignored
+SHIPPED = [
+    (sources.HALF, 0.5, 16e6, set(VOC_CLASSES)),
+    (sources.SLIM, 0.25, 8e6, set(VOC_CLASSES) - {"cat", "dog"}),  # held out to test unseen classes
+]
 
 
-def test_shipped_slim_file():
-    if not sources.SLIM.exists():
-        pytest.skip(f"{sources.SLIM.relative_to(ROOT)} is not there yet")
-    assert sources.SLIM.stat().st_size < 8e6
-    state = load_checkpoint(sources.SLIM)
-    assert set(state.classes) == set(VOC_CLASSES) - {"cat", "dog"}  # held out to test unseen classes
+@pytest.mark.parametrize("path, width, size, classes", SHIPPED, ids=["half", "slim"])
+def test_shipped_file(path, width, size, classes):
+    ignored = subprocess.run(["git", "check-ignore", "-q", str(path)], cwd=ROOT, check=False)
+    assert ignored.returncode in (1, 128)  # 128: no git repository here
+    assert path.stat().st_size < size
+    state = load_checkpoint(path)
+    assert set(state.classes) == classes
     assert state.config["model"]["dboxes"] == SLIM.dboxes
     spec = DBOX_SPECS[state.config["model"]["dboxes"]]
-    whole = SSD300(len(state.classes) + 1, "backbone", 0.25, spec).eval()
+    whole = SSD300(len(state.classes) + 1, "backbone", width, spec).eval()
     whole.load_state_dict(state.weights)
     images = torch.randn(1, 3, 300, 300)
     with torch.no_grad():
         for ours, expected in zip(network_of(state)(images), whole(images), strict=True):
             assert torch.equal(ours, expected)
-    model = SSD300(3, "backbone", 0.25, spec)
-    _, notes = load_pretrained(model, "slim", ["person", "dog"])
-    assert any("newly initialised classes: dog" in note for note in notes)
-    assert not any("left" in note for note in notes)
+    model = SSD300(3, "backbone", width, spec)
+    _, notes = load_pretrained(model, path.stem, ["person", "robot"])
+    assert any("newly initialised classes: robot" in note for note in notes)
+    assert not any("not loaded" in note for note in notes)
