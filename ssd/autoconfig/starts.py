@@ -67,12 +67,12 @@ def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan
     found = _full_network(budget, num_photos, measure, notes)
     if isinstance(found, StartPlan):
         return found
-    if sources.SLIM.exists():
+    if sources.SHIPPED["slim"].exists():
         plan = _plan(SLIM, budget, num_photos, measure(SLIM), found.reason, notes)
         return plan._replace(full_from=found.full_from)
     notes.append(
-        f"warning: {found.reason}, and {sources.SLIM} is missing: training starts from scratch. With {num_photos} photos, "
-        "expect mAP near 0 for the first 20 epochs, and a useful detector only for objects that look alike"
+        f"warning: {found.reason}, and {sources.SHIPPED['slim']} is missing: training starts from scratch. "
+        f"With {num_photos} photos, expect mAP near 0 for the first 20 epochs, and a useful detector only for objects that look alike"
     )
     return _plan(SCRATCH, budget, num_photos, measure(SCRATCH), found.reason, notes)
 
@@ -97,7 +97,7 @@ def _full_network(budget: Budget, num_photos: int, measure: Measure, notes: list
         return Blocker("the full network does not fit into memory")
     plan = _plan(COCO, budget, num_photos, timings, "trained on COCO's 80 classes", notes)
     samples = plan.length.samples
-    if samples < MIN_SAMPLES and sources.SLIM.exists():
+    if samples < MIN_SAMPLES and sources.SHIPPED["slim"].exists():
         needed = minutes_for(COCO, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
         speedup = MIN_SAMPLES / samples
         notes.append(f"note: the full network needs --minutes {needed}, or a machine {speedup:.1f} times as fast")

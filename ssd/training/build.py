@@ -42,7 +42,7 @@ from ssd.weights.pretrained import build_network, init_from, load_pretrained
 
 
 def build_model(run: Run, state: TrainState | None, photos: Annotations | None = None) -> tuple[SSD300, Preprocessing]:
-    """Build the network on its device, and return the image preparation for its weights.
+    """Build the network on its device, and return the preprocessing for its weights.
 
     Args:
         run: the run.
@@ -203,7 +203,7 @@ def settle_batch_size(
     Args:
         run: its configuration is changed.
         model: the network.
-        preprocessing: image preparation for its weights.
+        preprocessing: of its input.
         samples: to train on; the ones that need most memory are tried.
         state: the run resumes, if any.
 

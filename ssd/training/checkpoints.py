@@ -274,7 +274,7 @@ def first_state(run: Run, preprocessing: Preprocessing, start: ResumePoint) -> T
 
     Args:
         run: the run.
-        preprocessing: image preparation for the weights.
+        preprocessing: of the network's input.
         start: the state to resume, if any.
     """
     state = start.state

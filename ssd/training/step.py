@@ -31,7 +31,7 @@ class TrainStep:
     Args:
         model: the network, on its device.
         criterion: the loss.
-        preprocessing: image preparation for these weights.
+        preprocessing: of the network's input.
         updater: updates the weights.
         dtype: precision of the activations.
         world: the processes that train together.

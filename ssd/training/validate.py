@@ -47,7 +47,7 @@ def evaluate_photos(
     Args:
         run: the run.
         samples: the photos.
-        preprocessing: image preparation for the weights.
+        preprocessing: of the network's input.
         model: the network.
         batches: this process's share of the photos, if their workers have already started.
 

@@ -157,9 +157,8 @@ def state_in(content: Any, path: Path) -> TrainState:
     if not _is_digest(content.get("digest"), values):
         raise CheckpointError(f"{path}: is damaged: its digest does not match its content")
     try:
-        named: dict[str, Any] = {
-            "preprocessing" if key == KEYS["preprocessing"] else key: entry for key, entry in values.items()
-        }
+        names = {key: name for name, key in KEYS.items()}
+        named: dict[Any, Any] = {names.get(key, key): entry for key, entry in values.items()}
         state = TrainState(**named)
         state.model = {name: value.float() if value.dtype == torch.float16 else value for name, value in state.model.items()}
     except (AttributeError, TypeError) as error:

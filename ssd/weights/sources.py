@@ -13,7 +13,7 @@ from ssd.system.files import looked_in
 from ssd.weights.checkpoint import CheckpointError
 
 # Shipped weights; written by scripts/export.py --format weights.
-HALF, SLIM = (Path(__file__).with_name(name) for name in ("half.pt", "slim.pt"))
+SHIPPED = {name: Path(__file__).with_name(f"{name}.pt") for name in SHIPPED_WIDTHS}
 
 # Without a network connection, fail within seconds.
 ATTEMPTS = 2
@@ -28,8 +28,8 @@ def weights_file(source: str, batch_norm: bool) -> Path:
     """
     if source in ("coco", "imagenet"):
         return downloaded(source, torchvision_url(source, batch_norm))
-    if source in SHIPPED_WIDTHS:
-        path = HALF if source == "half" else SLIM
+    if source in SHIPPED:
+        path = SHIPPED[source]
         if not path.exists():
             raise CheckpointError(
                 f"model.pretrained: {source}: {path} is missing; restore this file, or set model.pretrained: none"
@@ -38,7 +38,8 @@ def weights_file(source: str, batch_norm: bool) -> Path:
     path = Path(source)
     if not path.exists():
         raise CheckpointError(
-            f"model.pretrained: {path}: no such file{looked_in(path)}; expected coco, imagenet, half, slim, none or a file"
+            f"model.pretrained: {path}: no such file{looked_in(path)}; expected coco, imagenet, {', '.join(SHIPPED)}, none or a "
+            "file"
         )
     return path
 

@@ -294,7 +294,7 @@ def test_the_user_chooses_the_weights(folders, monkeypatch, capsys):
     assert new_config.main([*words, "--scratch"]) == 0
     assert "warning" not in capsys.readouterr().out
     assert load_config(folders / "a.yaml").model.pretrained == "none"
-    save_checkpoint(sources.SLIM, TrainState({}, [], {}, {}))
+    save_checkpoint(sources.SHIPPED["slim"], TrainState({}, [], {}, {}))
     assert new_config.main([*words, "--no-download"]) == 0
     assert "start: slim; COCO weights are not in " in capsys.readouterr().out
     config = load_config(folders / "a.yaml")

@@ -45,10 +45,10 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
 
     def there(*names: str) -> None:
-        monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
+        monkeypatch.setitem(sources.SHIPPED, "slim", tmp_path / "slim.pt")
         for name in names:
             if name == "slim":
-                sources.SLIM.touch()
+                sources.SHIPPED["slim"].touch()
             elif name != "net":
                 sources.hub_file(sources.torchvision_url(name)).touch()
         monkeypatch.setattr(sources, "fetch", (lambda path, *_, **__: path.touch()) if "net" in names else refuse)

@@ -14,7 +14,7 @@ from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
-from ssd.weights.sources import SLIM, downloaded
+from ssd.weights.sources import SHIPPED, downloaded
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def test_reduced_fc_file(tmp_path):
 
 def test_slim_equals_its_file():
     networks = []
-    for source in ("slim", str(SLIM)):
+    for source in ("slim", str(SHIPPED["slim"])):
         options = ModelConfig.model_validate({"pretrained": source, "width": 0.25, "batch_norm": "backbone"})
         torch.manual_seed(0)
         networks.append(build_network(3, options))

@@ -39,8 +39,8 @@ def trained_state(classes=CLASSES) -> TrainState:
 @pytest.fixture
 def slim(tmp_path, monkeypatch):
     state = trained_state()
-    monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
-    save_checkpoint(sources.SLIM, weights_alone(state))
+    monkeypatch.setitem(sources.SHIPPED, "slim", tmp_path / "slim.pt")
+    save_checkpoint(sources.SHIPPED["slim"], weights_alone(state))
     return state
 
 
@@ -61,7 +61,7 @@ def test_slim_matches_class_scores_by_name(slim):
 
 
 def test_missing_slim_file_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "SLIM", tmp_path / "slim.pt")
+    monkeypatch.setitem(sources.SHIPPED, "slim", tmp_path / "slim.pt")
     with pytest.raises(CheckpointError, match=r"slim\.pt is missing; .* set model\.pretrained: none"):
         load_pretrained(SSD300(2, "backbone", 0.25), "slim", ["a"])
 
@@ -111,8 +111,8 @@ def test_exported_weights_never_overwrite_the_checkpoint(tmp_path, capsys):
 
 
 SHIPPED = [
-    (sources.HALF, 0.5, 16e6, set(VOC_CLASSES)),
-    (sources.SLIM, 0.25, 8e6, set(VOC_CLASSES) - {"cat", "dog"}),  # held out to test unseen classes
+    (sources.SHIPPED["half"], 0.5, 16e6, set(VOC_CLASSES)),
+    (sources.SHIPPED["slim"], 0.25, 8e6, set(VOC_CLASSES) - {"cat", "dog"}),  # held out to test unseen classes
 ]
 
 
