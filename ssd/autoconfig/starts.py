@@ -72,7 +72,8 @@ def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan
         return plan._replace(full_from=found.full_from)
     notes.append(
         f"warning: {found.reason}, and {sources.SHIPPED['slim']} is missing: training starts from scratch. "
-        f"With {num_photos} photos, expect mAP near 0 for the first 20 epochs, and a useful detector only for objects that look alike"
+        f"With {num_photos} photos, expect mAP near 0 for the first 20 epochs, and a useful detector only for objects that "
+        "look alike"
     )
     return _plan(SCRATCH, budget, num_photos, measure(SCRATCH), found.reason, notes)
 

@@ -38,8 +38,8 @@ def weights_file(source: str, batch_norm: bool) -> Path:
     path = Path(source)
     if not path.exists():
         raise CheckpointError(
-            f"model.pretrained: {path}: no such file{looked_in(path)}; expected coco, imagenet, {', '.join(SHIPPED)}, none or a "
-            "file"
+            f"model.pretrained: {path}: no such file{looked_in(path)}; expected coco, imagenet, {', '.join(SHIPPED)}, none or "
+            "a file"
         )
     return path
 
