@@ -16,7 +16,7 @@ from ssd.system.command import command
 
 HEAD = """# Configuration
 
-A run is one YAML file. It states what differs from the defaults; `configs/` has files to start from. Only `data.train` and
+A run is one YAML file that states what differs from the defaults; `configs/` has files to start from. Only `data.train` and
 `data.val` are required. On the command line, `key=value` changes any entry: the key is the dotted name, the value is YAML, and
 the items of a list are numbered from 0:
 
@@ -29,8 +29,6 @@ values and the nearest known key. The output folder keeps the full configuration
 
 Class names are read literally: `classes: [no, 1e3, 007]` are three names and need no quotes, and neither does a folder called
 `2007`. A name needs quotes if it contains `: `, ` #` or, in a list, a comma, or if it begins with one of ``[]{}&*!|>'"%@` ``.
-
-`scripts/config_reference.py` writes this page from `ssd/config/schema.py`.
 """
 
 

@@ -116,7 +116,7 @@ def run(command: str, project: Path) -> str:
     """Provide a command's files, run it in the copy, and return its output."""
     words = shlex.split(command)
     if "--eval-only" in words:
-        run(command.replace(" --eval-only", ""), project)
+        run.__wrapped__(command.replace(" --eval-only", ""), project)  # another command may have replaced the run
     for word in words:
         provide(word, project)
     script = next((word for word in words if word in SMALL), "")
@@ -229,8 +229,6 @@ def test_every_python_block_runs(page, text, project):
     for path in ("runs/mine/checkpoints/best.pt", *re.findall(r'"(runs/\S+\.onnx)"', text)):
         provide(path, project)
     given = "import torch; images = torch.zeros(2, 3, 300, 300); targets = [torch.tensor([[0.1, 0.1, 0.6, 0.6, 3]])] * 2\n"
-    if "SSD300(" not in text:
-        given += "from ssd.model import SSD300; loc, conf, dbox_list = SSD300(num_classes=21, width=0.1)(images)\n"
     shell(["python", "-c", given + text], project)
 
 
