@@ -60,13 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     """Train to the end of the schedule, from the beginning or a checkpoint, and evaluate the best checkpoint."""
-    from ssd.diagnostics.replay import explain_non_finite
     from ssd.training.build import build_model, build_parts, describe
-    from ssd.training.checkpoints import BEST, Checkpoints, find_start, first_state, make_folder
+    from ssd.training.checkpoints import BEST, Checkpoints, make_folder
     from ssd.training.datasets import list_damaged, load_data, train_loader
-    from ssd.training.run import require_same_config
+    from ssd.training.run import find_start, first_state, require_same_config
     from ssd.training.run_log import RunLog
-    from ssd.training.trainer import Trainer
+    from ssd.training.trainer import NonFiniteError, Trainer
     from ssd.training.validate import evaluate_checkpoint, finish
 
     require_same_config(run)
@@ -77,7 +76,7 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     train_set, val_set, schedule, _ = parts
     batches = train_loader(run, train_set, schedule.iterations, start.iteration)
     state = first_state(run, preprocessing, start)
-    make_folder(run, state, start)  # nothing was written before, so a run that cannot start changes nothing
+    make_folder(run.world, run.folder, state, start)  # writes first here, so a run that cannot start changes nothing
     list_damaged(run, data.damaged)
     describe(run, parts, state.iteration)
     checkpoints = Checkpoints(run.folder / "checkpoints", run.config.checkpoint.keep)
@@ -85,8 +84,12 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
         trainer = Trainer(run, parts, state, checkpoints, log)
         if state.iteration == 0:
             log.picture_samples(train_set)
-        with explain_non_finite(run, train_set, preprocessing, model):
+        try:
             best = trainer.fit(batches)
+        except NonFiniteError as error:
+            from ssd.diagnostics.replay import explain_non_finite
+
+            raise explain_non_finite(run, train_set, preprocessing, model, error.iteration) from None
     if state.iteration >= schedule.iterations:
         run.say("nothing left to train")
     path = checkpoints.folder / BEST

@@ -1,7 +1,5 @@
 """Save a step whose loss is not finite, and replay it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -97,27 +95,20 @@ def replay(
     return rows
 
 
-@contextmanager
-def explain_non_finite(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300) -> Iterator[None]:
-    """If the block raises a NonFiniteError, save the step for replay and add advice to the message."""
-    try:
-        yield
-    except NonFiniteError as error:
-        advice = _keep(run, samples, preprocessing, model, error.iteration)
-        raise NonFiniteError(error.iteration, advice) from None
-
-
-def _keep(run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300, iteration: int) -> str:
-    """Save the iteration's batch and the weights, and return advice for the user."""
+def explain_non_finite(
+    run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300, iteration: int
+) -> NonFiniteError:
+    """Save the batch and the weights of a step that was not finite, and return the error with advice for the user."""
     size = run.batch_size
     (keys,) = TrainSampler(len(samples), size, iteration + 1, run.config.seed, first_iteration=iteration)
     paths = [samples.path(index) for _, index in keys]
     last = run.folder / "checkpoints" / LAST
     if run.world.is_main:
         save_step(run.folder, NonFiniteStep(iteration, samples.__getitems__(keys), paths, preprocessing, model.state_dict()))
-    return (
+    return NonFiniteError(
+        iteration,
         f"the step did not change the weights. Photos of the batch: {', '.join(dict.fromkeys(paths))}. "
         f"Last good checkpoint: {last if last.exists() else 'none yet'}. "
         f"To investigate: python scripts/replay.py {run.folder}. "
-        "Try a lower train.lr, a longer train.warmup or train.clip_grad_norm: 10"
+        "Try a lower train.lr, a longer train.warmup or train.clip_grad_norm: 10",
     )

@@ -1,21 +1,18 @@
-"""The checkpoints of a run: how they are written, which one a run resumes from, and what a new start removes."""
+"""The folder of a run's checkpoints: which are written, kept and found, and what a new start removes.
 
-import math
+`ssd.weights.checkpoint` reads and writes one checkpoint; `ssd.training.run` decides where a run begins.
+"""
+
 import os
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from ssd.config.yaml import dump_yaml
-from ssd.preprocessing import Preprocessing
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError, UserError
 from ssd.system.files import ASIDE, write_whole
-from ssd.training.run import Run
-from ssd.training.run_log import read_records
 from ssd.weights.checkpoint import CheckpointError, TrainState, copy_checkpoint, digest, load_checkpoint, save_checkpoint
 
 LAST, BEST = "last.pt", "best.pt"
@@ -154,88 +151,6 @@ class ResumePoint(NamedTuple):
         return self.state.iteration if self.state else 0
 
 
-def find_start(run: Run, resume: str | None, overwrite: bool) -> ResumePoint:
-    """Decide where a run begins. Nothing is written yet.
-
-    Args:
-        run: the run.
-        resume: `auto` (the newest valid checkpoint, if any), the path of a checkpoint or of a run's folder, or None to start
-            from the beginning.
-        overwrite: give up files in the folder: another run, or what this run did after the checkpoint.
-
-    Raises:
-        UsageError: files in the folder would be lost without `overwrite`, or the processes found different checkpoints.
-        CheckpointError: the checkpoint cannot be used.
-    """
-    return find_same_state(run.world, partial(_find_start, run, resume, overwrite))
-
-
-def _find_start(run: Run, resume: str | None, overwrite: bool) -> ResumePoint:
-    folder = run.folder
-    found = None
-    if resume == "auto":
-        found = newest_checkpoint(folder / "checkpoints")
-    elif resume is not None:
-        found = checkpoint_at(resume)
-    may_clear = overwrite or not _holds_run(folder)
-    if found is None:
-        if not may_clear:
-            what = "the results of a run, but no checkpoint;" if resume else "a run; resume it with --resume auto,"
-            raise UsageError(f"{folder}: contains {what} choose another output_dir, or start again with --overwrite")
-        return ResumePoint(None, clear=True)
-    path, state, skipped = found
-    for line in skipped:
-        run.say(f"skipped: {line}")
-    if not state.optimizer:
-        raise CheckpointError(f"{path}: contains weights only and cannot be resumed; use them with model.init_from={path}")
-    is_other = not _is_of_run(folder, path, state)
-    if is_other and not may_clear:
-        raise UsageError(
-            f"{path}: belongs to a different run than {folder}; choose an empty output_dir, or give up the run there with "
-            "--overwrite"
-        )
-    reached = 0 if is_other or resume == "auto" else _reached(folder)
-    if reached > state.iteration and not overwrite:
-        raise UsageError(
-            f"{path}: is at iteration {state.iteration}, but the run in {folder} has reached iteration {reached}; resume with "
-            "--resume auto, choose an empty output_dir, or give up the later iterations with --overwrite"
-        )
-    run.say(f"resuming from {path}, iteration {state.iteration}")
-    if reached > state.iteration:
-        run.say(f"going back from iteration {reached}: later checkpoints and records are removed")
-    return ResumePoint(state, is_other, reached > state.iteration)
-
-
-def _holds_run(folder: Path) -> bool:
-    """Return whether a folder holds results worth keeping; train records of a run that saved nothing are not."""
-    kept = ("checkpoints/*.pt", "report.html", "detections.png", "labels/coco.json")
-    return any(path for pattern in kept for path in folder.glob(pattern)) or _evaluated_until(folder) > 0
-
-
-def _reached(folder: Path) -> int:
-    """Return the last iteration with a valid checkpoint or an evaluation; 0 if there is none."""
-    try:
-        newest = newest_checkpoint(folder / "checkpoints")
-    except CheckpointError:
-        newest = None
-    return max(newest.state.iteration if newest else 0, _evaluated_until(folder))
-
-
-def _evaluated_until(folder: Path) -> int:
-    return max((record["iteration"] for record in read_records(folder) if record["kind"] == "eval"), default=0)
-
-
-def _is_of_run(folder: Path, path: Path, state: TrainState) -> bool:
-    """Return whether a checkpoint belongs to the run in a folder; by its location if either has no identity."""
-    try:
-        run_id = (folder / "run_id").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        run_id = ""
-    if run_id and state.run_id:
-        return run_id == state.run_id
-    return path.resolve().parent == (folder / "checkpoints").resolve()
-
-
 T = TypeVar("T", FoundCheckpoint, ResumePoint)
 
 
@@ -266,46 +181,12 @@ def find_same_state(world: World, find: Callable[[], T]) -> T:
     return found
 
 
-def first_state(run: Run, preprocessing: Preprocessing, start: ResumePoint) -> TrainState:
-    """Return the state in which training begins, with the current configuration.
-
-    The best mAP is carried over only if it is comparable and its checkpoint still exists. A state that begins in another
-    run's folder starts a new run.
-
-    Args:
-        run: the run.
-        preprocessing: of the network's input.
-        start: the state to resume, if any.
-    """
-    state = start.state
-    config = run.config.model_dump(mode="json")
-    if state is None:
-        names = list(run.config.data.class_names)
-        return TrainState(
-            {}, names, preprocessing.to_plain(), config, run_id=secrets.token_hex(8), num_processes=run.world.size
-        )
-    run_id = (not start.clear and state.run_id) or secrets.token_hex(8)
-    first = replace(state, config=config, num_processes=run.world.size, run_id=run_id)
-    changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
-    is_divided = any(source.val_fraction for source in run.config.data.val)
-    if is_divided and state.config.get("seed", run.config.seed) != run.config.seed:
-        changed.append("seed")
-        run.say("warning: the new seed splits the folder differently: some photos of data.val were trained on")
-    has_best = run.world.all_gather(_has_best(run.folder, start))[0]  # only the main process may see the disk
-    if state.best_map < 0 or (has_best and not changed):
-        return first
-    reason = f"{' and '.join(changed)} changed" if changed else f"{run.folder} has no valid best.pt of this run"
-    kept = f"; the old one is kept as {best_until(state.iteration)}" if has_best and not start.goes_back else ""
-    run.say(f"{reason}: best.pt is chosen anew from this iteration on{kept}")
-    return replace(first, best_map=-1.0, best_loss=math.inf, not_improved=0)
-
-
 def best_until(iteration: int) -> str:
     """Return the name that keeps the old best checkpoint when best.pt is chosen anew from an iteration on."""
     return f"best_until_{iteration:08d}.pt"
 
 
-def _has_best(folder: Path, start: ResumePoint) -> bool:
+def has_best(folder: Path, start: ResumePoint) -> bool:
     """Return whether best.pt is valid and was written before the run's starting point."""
     best = folder / "checkpoints" / BEST
     if start.state is None or start.clear or not best.exists():
@@ -317,28 +198,23 @@ def _has_best(folder: Path, start: ResumePoint) -> bool:
     return iteration <= start.iteration or not start.goes_back
 
 
-def _differs(theirs: dict[str, Any], ours: dict[str, Any], name: str) -> bool:
-    """Return whether a checkpoint's configuration has another value for an entry; converted weights may lack the entry."""
-    section, key = name.split(".")
-    return key in theirs.get(section, {}) and theirs[section][key] != ours[section][key]
-
-
-def make_folder(run: Run, state: TrainState, start: ResumePoint) -> None:
+def make_folder(world: World, folder: Path, state: TrainState, start: ResumePoint) -> None:
     """Create or clean the output folder. Old files are lost from here on, so everything else must be ready.
 
     Args:
-        run: the run; all its processes call this, and the main one writes.
+        world: the processes; all call this, and the main one writes.
+        folder: the output folder.
         state: where the run begins; its configuration becomes config.yaml, its identity run_id.
         start: says which files to remove.
     """
-    run.world.all_gather(None)  # every process has read the folder before it changes
-    if not run.world.is_main:
+    world.all_gather(None)  # every process has read the folder before it changes
+    if not world.is_main:
         return
-    checkpoints = run.folder / "checkpoints"
+    checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     for path in checkpoints.glob(f".*{ASIDE}"):  # from a run that was killed while it wrote
         path.unlink()
-    old = [path for pattern in RUN_FILES for path in run.folder.glob(pattern)] if start.clear else []
+    old = [path for pattern in RUN_FILES for path in folder.glob(pattern)] if start.clear else []
     if start.state and (start.clear or start.goes_back):  # saved before anything is removed, perhaps its own source
         save_checkpoint(checkpoints / LAST, state)
         old = [path for path in old if path != checkpoints / LAST]
@@ -352,7 +228,7 @@ def make_folder(run: Run, state: TrainState, start: ResumePoint) -> None:
         elif start.state and start.state.best_map >= 0:  # still the best one by the old metric
             os.replace(checkpoints / BEST, checkpoints / best_until(state.iteration))
     for name, text in (("config.yaml", dump_yaml(state.config)), ("run_id", f"{state.run_id}\n")):
-        write_whole(run.folder / name, partial(_write_text, text))
+        write_whole(folder / name, partial(_write_text, text))
 
 
 def _write_text(text: str, file: IO[bytes]) -> None:

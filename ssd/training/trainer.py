@@ -1,6 +1,5 @@
 """The training loop: steps, records, checkpoints and evaluations, and a clean end whatever happens."""
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,15 +17,11 @@ from ssd.training.datasets import val_loader
 from ssd.training.run import Run
 from ssd.training.run_log import Clock, RunLog
 from ssd.training.step import StepOutput
-from ssd.training.validate import Best, evaluate_photos
+from ssd.training.validate import Best, compare_with_best, evaluate_photos, is_patience_over
 from ssd.weights.checkpoint import TrainState
 
 # Iterations before an evaluation in which its workers start and decode the first photos.
 AHEAD = 10
-
-# Smaller differences of mAP, and relative differences of the loss, are no improvement. Without these limits patience would
-# wait as long as the last digits of the loss fall.
-MAP_TOLERANCE, LOSS_TOLERANCE = 1e-9, 1e-4
 
 
 class NonFiniteError(Failure):
@@ -66,16 +61,16 @@ class Trainer:
         self.is_asked_to_stop = StopQuestion(run.stop, run.world)
         self.saved_at = state.iteration
         # Plain values only.
-        self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, window=None, grad_norms=None)
+        self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, loss_sums=None, grad_norms=None)
         self.best: Best | None = None
         # Sums since the last train record, on the device because reading them synchronises: loss_l and loss_c of this process;
         # norms of the finite gradients and their number, the same in all processes.
-        self.window = torch.zeros(2, device=run.device)
+        self.loss_sums = torch.zeros(2, device=run.device)
         self.grad_norms = torch.zeros(2, device=run.device)
-        if state.window_start is None:
-            self.now.window_start = state.iteration - state.iteration % run.config.log_every
-        if state.window is not None and self.world.is_main:  # holds the sums of all processes
-            self.window.copy_(state.window)
+        if state.recorded_at is None:
+            self.now.recorded_at = state.iteration - state.iteration % run.config.log_every
+        if state.loss_sums is not None and self.world.is_main:  # of all processes
+            self.loss_sums.copy_(state.loss_sums)
         if state.grad_norms is not None:
             self.grad_norms.copy_(state.grad_norms)
 
@@ -106,12 +101,18 @@ class Trainer:
         self._evaluate_if_due()
         stream = iter(batches)
         clock = Clock()
-        while now.iteration < schedule.iterations and not self._is_patience_over():
+        while now.iteration < schedule.iterations:
+            if is_patience_over(now, config.eval.patience):
+                count = now.not_improved
+                self.log.say(
+                    f"eval.patience: no improvement in {count} evaluations; training ends at iteration {now.iteration}"
+                )
+                break
             if schedule.next_evaluation(now.iteration) - now.iteration <= AHEAD:
                 self._begin_evaluation()
             with clock.waiting():
                 micro_batches = [next(stream) for _ in range(config.train.accumulate)]
-            self._count(self.step(micro_batches, now.iteration))
+            self._add_to_sums(self.step(micro_batches, now.iteration))
             now.iteration += 1
             self.log.step()
             if now.iteration % config.log_every == 0 or now.iteration == schedule.iterations:
@@ -129,9 +130,9 @@ class Trainer:
             self.save()
         return self.best if is_known else None
 
-    def _count(self, output: StepOutput) -> None:
+    def _add_to_sums(self, output: StepOutput) -> None:
         """Add a step to the sums of the next train record."""
-        self.window += output.losses
+        self.loss_sums += output.losses
         norm, is_finite = output.grad_norm, output.grad_norm.isfinite()  # not finite in steps that float16 skips
         self.grad_norms += torch.stack([torch.where(is_finite, norm, 0), is_finite.float()])
 
@@ -139,8 +140,8 @@ class Trainer:
         """Write a train record: the means since the last one."""
         self._check_finite()
         iteration, schedule = self.now.iteration, self.schedule
-        steps = iteration - (self.now.window_start or 0)
-        loss_l, loss_c = (self.world.all_reduce(self.window) / steps).tolist()
+        steps = iteration - (self.now.recorded_at or 0)
+        loss_l, loss_c = (self.world.all_reduce(self.loss_sums) / steps).tolist()
         norms, num_norms = self.grad_norms.tolist()
         seconds, waited, timed_steps = clock.lap()
         values = {
@@ -154,12 +155,12 @@ class Trainer:
         }
         seconds_left = (schedule.iterations - iteration) * seconds / timed_steps
         self.log.trained(schedule.epoch(iteration), iteration, values, seconds_left)
-        self._begin_window()
+        self._clear_sums()
 
-    def _begin_window(self) -> None:
-        self.window.zero_()
+    def _clear_sums(self) -> None:
+        self.loss_sums.zero_()
         self.grad_norms.zero_()
-        self.now.window_start = self.now.iteration
+        self.now.recorded_at = self.now.iteration
 
     def _check_finite(self) -> None:
         """End the run if an iteration since the last check was not finite."""
@@ -168,9 +169,19 @@ class Trainer:
             raise NonFiniteError(iteration)
 
     def _evaluate_if_due(self) -> None:
-        if self.schedule.evaluates_at(self.now.iteration) and self.now.evaluated_at != self.now.iteration:
-            self.save()
-            self._after_evaluation(self._evaluate())
+        """Evaluate if it is time: record the result, compare it with the best one, save a checkpoint, and draw pictures."""
+        now = self.now
+        if not self.schedule.evaluates_at(now.iteration) or now.evaluated_at == now.iteration:
+            return
+        self.save()
+        evaluation = self._evaluate()
+        # First, so that a resumed run evaluates again if this fails.
+        self.log.evaluated(self.schedule.epoch(now.iteration), now.iteration, evaluation)
+        is_better = compare_with_best(now, evaluation)
+        if is_better or now.best_map < 0:
+            self.best = Best(now.iteration, evaluation)
+        self.save(best=is_better)
+        self.log.illustrate(evaluation, now.iteration)
 
     def _begin_evaluation(self) -> Iterator[Batch]:
         """Start the workers of the next evaluation, unless they have started."""
@@ -185,41 +196,10 @@ class Trainer:
         with ema.applied_to(model) if ema else nullcontext():
             return evaluate_photos(self.run, self.val_set, self.step.preprocessing, model, batches)
 
-    def _after_evaluation(self, evaluation: Evaluation) -> None:
-        """Record an evaluation, compare it with the best one, save a checkpoint, and draw pictures for TensorBoard."""
-        now = self.now
-        self.log.evaluated(self.schedule.epoch(now.iteration), now.iteration, evaluation)  # first: if this fails, a resumed
-        now.evaluated_at = now.iteration  # run evaluates again
-        is_better = self._is_better(evaluation)
-        if is_better:
-            now.best_map, now.best_loss = evaluation.mean_ap, min(math.inf, evaluation.loss)  # inf for NaN
-        now.not_improved = 0 if is_better else now.not_improved + 1
-        if is_better or now.best_map < 0:
-            self.best = Best(now.iteration, evaluation)
-        self.save(best=is_better)
-        self.log.illustrate(evaluation, now.iteration)
-
-    def _is_better(self, evaluation: Evaluation) -> bool:
-        """Return whether an evaluation is the best so far: by mAP, then by validation loss; NaN is never better."""
-        gain = evaluation.mean_ap - self.now.best_map
-        is_lower = evaluation.loss < (1 - LOSS_TOLERANCE) * self.now.best_loss
-        return gain > MAP_TOLERANCE or (abs(gain) <= MAP_TOLERANCE and is_lower)
-
-    def _is_patience_over(self) -> bool:
-        """Return whether the last `eval.patience` evaluations brought no improvement.
-
-        Patience begins with the first mAP above 0: before that, mAP does not show what the network learns.
-        """
-        not_improved, iteration, patience = self.now.not_improved, self.now.iteration, self.run.config.eval.patience
-        if patience is None or not_improved < patience or self.now.best_map <= 0:
-            return False
-        self.log.say(f"eval.patience: no improvement in {not_improved} evaluations; training ends at iteration {iteration}")
-        return True
-
     def state(self) -> TrainState:
         """Return everything that survives a restart."""
-        window, grad_norms = self.world.all_reduce(self.window), self.grad_norms.clone()
-        return replace(self.now, window=window, grad_norms=grad_norms, **self.step.updater.state())
+        loss_sums, grad_norms = self.world.all_reduce(self.loss_sums), self.grad_norms.clone()
+        return replace(self.now, loss_sums=loss_sums, grad_norms=grad_norms, **self.step.updater.state())
 
     def save(self, numbered: bool = False, best: bool = False) -> None:
         """Save the state as last.pt; under a number too, or as best.pt too if asked for or if no evaluation has a mAP yet."""
@@ -238,7 +218,7 @@ class Trainer:
                 return  # the device waits for the lost process
             # The others do not know of the error. They have the same weights; the sums here are incomplete, and start over.
             self.world = World()
-            self._begin_window()
+            self._clear_sums()
         if self.now.iteration > self.saved_at:
             with optional(self.checkpoints.folder / LAST):
                 self.save()

@@ -1,8 +1,6 @@
-"""Validation: evaluates a run's network, and at the end of the run writes the picture and the report of its best checkpoint.
+"""Validation of a run: evaluate its network, compare the result with the best one, and at the end write picture and report."""
 
-`Trainer._after_evaluation` decides what an evaluation during training leads to.
-"""
-
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +27,11 @@ from ssd.training.checkpoints import FoundCheckpoint, checkpoint_at, checkpoint_
 from ssd.training.datasets import eval_dataset, load_part, val_loader
 from ssd.training.run import Run, require_same_config
 from ssd.training.run_log import detections_picture, read_records
-from ssd.weights.checkpoint import load_checkpoint
+from ssd.weights.checkpoint import TrainState, load_checkpoint
+
+# Smaller differences of mAP, and relative differences of the loss, are no improvement. Without these limits patience would
+# wait as long as the last digits of the loss fall.
+MAP_TOLERANCE, LOSS_TOLERANCE = 1e-9, 1e-4
 
 
 class Best(NamedTuple):
@@ -67,6 +69,29 @@ def evaluate_photos(
         run.world,
         run.stop,
     )
+
+
+def compare_with_best(state: TrainState, evaluation: Evaluation) -> bool:
+    """Enter an evaluation into a run's state, and return whether it is the best so far: by mAP, then by validation loss.
+
+    NaN is never better.
+    """
+    state.evaluated_at = state.iteration
+    gain = evaluation.mean_ap - state.best_map
+    is_lower = evaluation.loss < (1 - LOSS_TOLERANCE) * state.best_loss
+    is_better = gain > MAP_TOLERANCE or (abs(gain) <= MAP_TOLERANCE and is_lower)
+    if is_better:
+        state.best_map, state.best_loss = evaluation.mean_ap, min(math.inf, evaluation.loss)  # inf for NaN
+    state.not_improved = 0 if is_better else state.not_improved + 1
+    return is_better
+
+
+def is_patience_over(state: TrainState, patience: int | None) -> bool:
+    """Return whether the last `patience` evaluations (`eval.patience`; None: no limit) brought no improvement.
+
+    Patience begins with the first mAP above 0: before that, mAP does not show what the network learns.
+    """
+    return patience is not None and state.not_improved >= patience and state.best_map > 0
 
 
 def evaluate_checkpoint(run: Run, path: Path, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300) -> Best:

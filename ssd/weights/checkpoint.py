@@ -1,4 +1,7 @@
-"""Checkpoints: the complete state of a run in one file of tensors and plain values."""
+"""The checkpoint file: `TrainState`, everything that survives a restart, written and read as tensors and plain values.
+
+`ssd.training.checkpoints` decides which checkpoints a run keeps.
+"""
 
 import hashlib
 import math
@@ -19,7 +22,8 @@ from ssd.system.files import aside_of, looked_in, naming, sync_folder, write_who
 
 FORMAT = 2
 KIND = "ssd300-train-state"
-KEYS = {"preprocessing": "preparation"}  # keys in the file that differ from the names of `TrainState`
+# Keys in the file that differ from the names of `TrainState`.
+KEYS = {"preprocessing": "preparation", "loss_sums": "window", "recorded_at": "window_start"}
 EXPORTED = (".onnx", ".pt2")  # suffixes of exported programs
 
 
@@ -44,9 +48,9 @@ class TrainState:
     best_loss: float = math.inf  # validation loss of the best evaluation, which breaks ties in mAP
     evaluated_at: int = -1  # iteration of the last evaluation
     not_improved: int = 0  # evaluations since the best one
-    window: Tensor | None = None  # sums since the last train record
+    loss_sums: Tensor | None = None  # since the last train record: loss_l and loss_c
     grad_norms: Tensor | None = None  # since the last train record: sum of gradient norms, and their number
-    window_start: int | None = None  # iteration of the last train record; None in old checkpoints, which lack it
+    recorded_at: int | None = None  # iteration of the last train record; None in old checkpoints, which lack it
     run_id: str = ""  # identifier of the run; empty in old checkpoints
 
     @property

@@ -17,7 +17,7 @@ def state(iteration: int = 5) -> TrainState:
         config={"seed": 0, "train": {"lr": 1e-3, "milestones": [1, 2]}},
         iteration=iteration,
         optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        window=torch.tensor([1.0, 2.0]),
+        loss_sums=torch.tensor([1.0, 2.0]),
     )
 
 

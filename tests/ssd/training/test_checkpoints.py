@@ -17,14 +17,12 @@ from ssd.training.checkpoints import (
     LAST,
     ResumePoint,
     find_same_state,
-    find_start,
-    first_state,
     make_folder,
     newest_checkpoint,
     numbered_name,
     remove_old,
 )
-from ssd.training.run import Run
+from ssd.training.run import Run, find_start, first_state
 from ssd.weights.checkpoint import (
     CheckpointError,
     TrainState,
@@ -108,7 +106,7 @@ def start(folder: Path, resume: str | None, overwrite: bool = False) -> TrainSta
     run = in_folder(folder)
     found = find_start(run, resume, overwrite)
     if found.state:
-        make_folder(run, found.state, found)
+        make_folder(run.world, folder, found.state, found)
     return found.state
 
 
@@ -214,7 +212,7 @@ def test_resuming_a_folder_reports_skipped_checkpoints_and_expands_home(folder, 
 def test_the_best_checkpoint_by_another_metric_is_kept(folder):
     before = (folder / "checkpoints" / BEST).read_bytes()
     found = ResumePoint(of_run("one", 4, best_map=0.7))
-    make_folder(in_folder(folder), of_run("one", 4), found)  # chosen again: no best figure is known
+    make_folder(World(), folder, of_run("one", 4), found)  # chosen again: no best figure is known
     assert (folder / "checkpoints/best_until_00000004.pt").read_bytes() == before
     assert not (folder / "checkpoints" / BEST).exists()
 

@@ -31,11 +31,11 @@ from tests.helpers.runs import records, run_of, schedule_of, small
 @pytest.mark.usefixtures("_made_up_evaluations")
 def test_only_the_main_process_restores_the_saved_sums(rank):
     """A train record sums over the processes, so sums restored by each would count twice."""
-    state = TrainState({}, [], {}, {}, iteration=5, window=torch.tensor([3.0, 4.0]), grad_norms=torch.tensor([6.0, 2.0]))
+    state = TrainState({}, [], {}, {}, iteration=5, loss_sums=torch.tensor([3.0, 4.0]), grad_norms=torch.tensor([6.0, 2.0]))
     run, nothing = run_of(), Mock()
     run.world = World(rank, 2)
     resumed = Trainer(run, RunParts(nothing, nothing, schedule_of(), nothing), state, nothing, nothing)
-    assert resumed.window.tolist() == ([3.0, 4.0] if rank == 0 else [0.0, 0.0])
+    assert resumed.loss_sums.tolist() == ([3.0, 4.0] if rank == 0 else [0.0, 0.0])
     assert resumed.grad_norms.tolist() == [6.0, 2.0]  # the same in all processes, and never added up
 
 

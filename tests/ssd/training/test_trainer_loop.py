@@ -104,20 +104,20 @@ def test_a_record_averages_the_steps_since_the_last_one():
 
 @pytest.mark.parametrize("start", [2, None])
 def test_a_resumed_record_includes_the_saved_sums(start):
-    """Steps 3 and 4, of which step 3 precedes the restart; old states lack the start of the window."""
+    """Steps 3 and 4, of which step 3 precedes the restart; old states lack the iteration of the last record."""
     state = TrainState(
-        {}, ["cat"], {}, {}, iteration=3, window=torch.tensor([3.0, 10.0]), grad_norms=torch.tensor([5.0, 1.0]),
-        window_start=start,
+        {}, ["cat"], {}, {}, iteration=3, loss_sums=torch.tensor([3.0, 10.0]), grad_norms=torch.tensor([5.0, 1.0]),
+        recorded_at=start,
     )  # fmt: skip
     loop = Loop([0.1], state, iterations=4, eval_every=100)
     kept = loop.trainer.state()
-    assert kept.window is not None
+    assert kept.loss_sums is not None
     assert kept.grad_norms is not None
-    assert (kept.window.tolist(), kept.grad_norms.tolist(), kept.window_start) == ([3, 10], [5, 1], 2)
+    assert (kept.loss_sums.tolist(), kept.grad_norms.tolist(), kept.recorded_at) == ([3, 10], [5, 1], 2)
     loop.fit()
     ((_, iteration, values, _),) = loop.records
     assert (iteration, values["loss_l"], values["loss_c"], values["grad_norm"]) == (4, 3.5, 10, 3)
-    assert loop.states[-1].window_start == 4
+    assert loop.states[-1].recorded_at == 4
 
 
 def test_checkpoints_are_written_when_due_and_the_best_is_marked():
