@@ -7,16 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-APPLE = {"mps"}  # device types without float64, and with other gaps and faults
+NO_FLOAT64 = {"mps"}  # device types without float64, for which the CPU matches and decodes
 VARIANCES = (0.1, 0.2)
 
 # Smaller widths and heights count as this in `encode`: a hundredth of a pixel in an image 10,000 pixels wide.
 MIN_SIZE = 1e-6
-
-
-def is_apple(device: torch.device) -> bool:
-    """Return whether a device is an Apple GPU, on which float64, fused optimisers and channels_last are avoided."""
-    return device.type in APPLE
 
 
 def to_corners(boxes: Tensor) -> Tensor:

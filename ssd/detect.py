@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from ssd.boxes import decode, is_apple
+from ssd.boxes import NO_FLOAT64, decode
 
 # Boxes per class and image that enter NMS: nms_param.top_k of Caffe SSD.
 CANDIDATES = 400
@@ -33,7 +33,7 @@ def detect(
         One dict per image: `boxes` `[n, 4]` corners relative to the image and clipped to it, `labels` `[n]` from 0 over the
         class names, `scores` `[n]`, falling. DBoxes with a NaN logit or an offset that is not finite give no detection.
     """
-    if is_apple(loc.device):  # no float64 there
+    if loc.device.type in NO_FLOAT64:
         found = detect(loc.cpu(), conf.cpu(), dbox_list.cpu(), score_thresh, nms_thresh, top_k)
         return [{name: values.to(loc.device) for name, values in each.items()} for each in found]
     scores = conf.float().softmax(dim=2)[..., 1:]  # [B, P, C - 1]

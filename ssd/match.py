@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ssd.batch import Targets, pad_targets
-from ssd.boxes import MIN_SIZE, VARIANCES, iou, is_apple, to_centers, to_corners
+from ssd.boxes import MIN_SIZE, NO_FLOAT64, VARIANCES, iou, to_centers, to_corners
 
 # The key of an object-DBox pair, one int64 that sorts by the rules: overlap, nearness, index.
 OVERLAP_STEPS = 2**16  # up to an overlap of 1
@@ -74,7 +74,7 @@ def match_batch(
     variances: tuple[float, float] = VARIANCES,
 ) -> Matched:
     """Match the objects of B images to DBoxes; arguments as in `match`."""
-    if is_apple(targets.labels.device):  # no float64 there
+    if targets.labels.device.type in NO_FLOAT64:
         matched = match_batch(targets.to(torch.device("cpu")), dbox_list.cpu(), jaccard_thresh, variances)
         return Matched(*(each.to(dbox_list.device) for each in matched))
     num_images, num_slots = targets.labels.shape

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ssd.architecture import SSD300_VGG16
-from ssd.boxes import is_apple
 
 
 class Preprocessing(NamedTuple):
@@ -45,19 +44,11 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def inference_format(device: torch.device) -> torch.memory_format:
-    """Return the memory format of activations in inference: channels_last, or contiguous on Apple GPUs.
-
-    There, batch normalisation is reported to be wrong with channels_last.
-    """
-    return torch.contiguous_format if is_apple(device) else torch.channels_last
-
-
 def normalize(
     images: Tensor,
     preprocessing: Preprocessing,
     device: torch.device | None = None,
-    memory_format: torch.memory_format | None = None,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> Tensor:
     """Convert pixels to network input on the device, so that only bytes are transferred.
 
@@ -65,7 +56,7 @@ def normalize(
         images: `[B, H, W, 3]` uint8, RGB.
         preprocessing: the preprocessing of the weights.
         device: device of the result; by default that of `images`.
-        memory_format: format of the result, and so of all activations; by default that of inference.
+        memory_format: format of the result, and so of all activations.
 
     Returns:
         `[B, 3, H, W]` float32.
@@ -78,7 +69,7 @@ def normalize(
     mean, scale = constants(preprocessing, pixels.device)
     prepared = (pixels - mean) * scale
     ordered = prepared.flip(1) if preprocessing.channel_order == "bgr" else prepared
-    return ordered.contiguous(memory_format=memory_format or inference_format(pixels.device))
+    return ordered.contiguous(memory_format=memory_format)
 
 
 @cache

@@ -13,6 +13,7 @@ from ssd.batch import Batch, Targets
 from ssd.config.schema import Config
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing, normalize
+from ssd.system.device import inference_format
 from ssd.system.files import write_whole
 from ssd.training.build import build_criterion
 from ssd.training.checkpoints import LAST
@@ -82,7 +83,7 @@ def replay(
     criterion = build_criterion(config)
     # Batch normalisation needs the whole batch, so there is one forward pass for all photos.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        loc, conf, dbox_list = model(normalize(step.batch.images, step.preprocessing, device))
+        loc, conf, dbox_list = model(normalize(step.batch.images, step.preprocessing, device, inference_format(device)))
     rows = []
     for i, path in enumerate(step.paths):
         targets = step.batch.targets

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssd.model import SSD300
-from ssd.preprocessing import inference_format
+from ssd.system.device import inference_format
 from ssd.system.machine import require_cpp_compiler
 
 

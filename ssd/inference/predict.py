@@ -11,6 +11,7 @@ from torch import Tensor
 from ssd.config.schema import PostprocessConfig
 from ssd.detect import detect
 from ssd.preprocessing import Preprocessing, normalize
+from ssd.system.device import inference_format
 
 Outputs = tuple[Tensor, Tensor, Tensor]  # offsets, class scores and DBoxes, as `SSD300` returns them
 
@@ -48,7 +49,7 @@ class PixelModel:
     def __call__(self, images: Tensor) -> Outputs:
         """Return the raw predictions for pixels `[B, 300, 300, 3]` uint8 RGB."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.network(normalize(images, self.preprocessing, self.device))
+            return self.network(normalize(images, self.preprocessing, self.device, inference_format(self.device)))
 
 
 def predict(model: PixelModel, images: Tensor, options: PostprocessConfig) -> list[dict[str, Tensor]]:

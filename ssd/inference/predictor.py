@@ -20,8 +20,8 @@ from ssd.inference.merge import merge
 from ssd.inference.predict import Detections, PixelModel, predict
 from ssd.inference.tiles import tile_edges, whole_photos
 from ssd.model import SSD300
-from ssd.preprocessing import Preprocessing, inference_format, resize
-from ssd.system.device import choose_device, choose_precision, compute_in_forks
+from ssd.preprocessing import Preprocessing, resize
+from ssd.system.device import choose_device, choose_precision, compute_in_forks, inference_format
 from ssd.system.errors import first_line
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
 from ssd.weights.checkpoint import TrainState, load_checkpoint

@@ -10,8 +10,8 @@ from functools import cache, partial
 import torch
 
 from ssd.config.schema import DEVICE_PATTERN, DEVICES, ConfigError
-from ssd.preprocessing import inference_format
 
+APPLE = {"mps"}  # types of Apple's GPUs
 WIDE = 0.4  # minimum width of a network for the contiguous format: see `choose_training_format`
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,6 +93,19 @@ def processor_features() -> list[str]:
         "VNNI": torch.cpu._is_vnni_supported,
     }
     return [torch.backends.cpu.get_cpu_capability(), *(name for name, is_there in questions.items() if is_there())]
+
+
+def is_apple(device: torch.device) -> bool:
+    """Return whether a device is an Apple GPU, on which float64, fused optimisers and channels_last are avoided."""
+    return device.type in APPLE
+
+
+def inference_format(device: torch.device) -> torch.memory_format:
+    """Return the memory format of activations in inference: channels_last, or contiguous on Apple GPUs.
+
+    There, batch normalisation is reported to be wrong with channels_last.
+    """
+    return torch.contiguous_format if is_apple(device) else torch.channels_last
 
 
 def choose_training_format(device: torch.device, dtype: torch.dtype, width: float) -> torch.memory_format:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ssd.boxes import is_apple
 from ssd.model import L2Norm
+from ssd.system.device import is_apple
 
 
 def param_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float, backbone_lr: float = 1.0) -> list[dict]:

@@ -103,10 +103,8 @@ class Trainer:
         clock = Clock()
         while now.iteration < schedule.iterations:
             if is_patience_over(now, config.eval.patience):
-                count = now.not_improved
-                self.log.say(
-                    f"eval.patience: no improvement in {count} evaluations; training ends at iteration {now.iteration}"
-                )
+                worse = f"no improvement in {now.not_improved} evaluations"
+                self.log.say(f"eval.patience: {worse}; training ends at iteration {now.iteration}")
                 break
             if schedule.next_evaluation(now.iteration) - now.iteration <= AHEAD:
                 self._begin_evaluation()

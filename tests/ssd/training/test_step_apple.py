@@ -14,13 +14,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssd import boxes
 from ssd import preprocessing as preprocessing
 from ssd.batch import Batch
 from ssd.detect import detect
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, normalize
+from ssd.system import device
 from ssd.system.distributed import World
 from ssd.training.optimizer import ModelEMA, make_optimizer
 from ssd.training.step import TrainStep, Updater
@@ -53,7 +53,9 @@ class Forbidden(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch):
-    monkeypatch.setattr(boxes, "APPLE", {"cuda"})
+    monkeypatch.setattr("ssd.match.NO_FLOAT64", {"cuda"})
+    monkeypatch.setattr("ssd.detect.NO_FLOAT64", {"cuda"})
+    monkeypatch.setattr(device, "APPLE", {"cuda"})
     monkeypatch.setattr(preprocessing, "_constants", cache(preprocessing._constants.__wrapped__))
 
 
@@ -86,7 +88,7 @@ def test_detection_takes_nothing_that_apple_s_gpus_lack():
             model = SSD300(4, batch_norm="all", width=0.05).eval()
         images = torch.empty(2, 300, 300, 3, dtype=torch.uint8)
         with Forbidden():
-            loc, conf, dbox_list = model(normalize(images, IMAGENET, STAND_IN))
+            loc, conf, dbox_list = model(normalize(images, IMAGENET, STAND_IN, device.inference_format(STAND_IN)))
         with Forbidden() as forbidden, pytest.raises(DataDependentOutputException):  # how many boxes are there?
             detect(loc, conf, dbox_list)
     assert forbidden.last == {"cpu"}  # which has float64

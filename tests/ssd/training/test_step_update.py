@@ -8,8 +8,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from ssd import boxes
 from ssd.preprocessing import IMAGENET
+from ssd.system import device
 from ssd.system.distributed import World
 from ssd.training.optimizer import ModelEMA, make_optimizer
 from ssd.training.step import Updater
@@ -210,7 +210,7 @@ def test_a_state_resumes_in_another_memory_format(kind, formats):
 def test_an_unfused_optimiser_skips_the_same_steps(kind, monkeypatch):
     """That of Apple's GPUs, here on a CPU."""
     fused = updater_of(kind, torch.float32)
-    monkeypatch.setattr(boxes, "APPLE", {"cpu"})
+    monkeypatch.setattr(device, "APPLE", {"cpu"})
     plain = updater_of(kind, torch.float32)
     assert (fused.optimizer.defaults["fused"], plain.optimizer.defaults["fused"]) == (True, False)
     for iteration, gradient in enumerate((0.3, 0.2, math.inf, 0.1)):  # from the third on the weights stay
