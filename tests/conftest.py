@@ -1,8 +1,10 @@
 """Fixtures of many tests: the shapes data set, drawn once, and the real data sets if they exist."""
 
 import os
+import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,21 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data sets are not at {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def restored_signals() -> Iterator[None]:
+    """Restore pytest's signal handlers, which the commands replace."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the report, which takes longer than a short training."""
+    monkeypatch.setattr("ssd.training.validate.write_report", lambda *_: None)
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ leaves every file unchanged.
 import hashlib
 import os
 import shutil
-import signal
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("restored_signals")
 TALLY: Counter[str] = Counter()  # printed at the end of the session by conftest.py
 
 OBJECT = (
@@ -129,19 +129,11 @@ def remove_folder(path: str) -> Callable[[Path], object]:
 
 
 def directory(path: str) -> Callable[[Path], object]:
-    def damage(folder: Path) -> None:
-        (folder / path).unlink()
-        (folder / path).mkdir()
-
-    return damage
+    return lambda folder: ((folder / path).unlink(), (folder / path).mkdir())
 
 
 def link(path: str, target: str) -> Callable[[Path], object]:
-    def damage(folder: Path) -> None:
-        (folder / path).unlink()
-        (folder / path).symlink_to(target)
-
-    return damage
+    return lambda folder: ((folder / path).unlink(), (folder / path).symlink_to(target))
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
@@ -256,15 +248,6 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Restore the signal handlers, which the commands replace."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in previous.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of three photos with one object each."""
@@ -278,14 +261,13 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def write_config(tmp_path: Path, **changes: Any) -> Path:
+def write_config(tmp_path: Path) -> Path:
     values: dict[str, Any] = {
         "output_dir": str(tmp_path / "run"),
         "device": "cpu",
         "data": {"classes": ["cat", "dog"], "root": str(tmp_path), "train": [{"path": "mine"}], "val": [{"path": "mine"}]},
         "model": {"pretrained": "none", "width": 0.1},
         "train": {"batch_size": 2, "iterations": 1},
-        **changes,
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -333,28 +315,22 @@ def test_bad_input_data(row: Row, folder: Path, tmp_path: Path, capsys: pytest.C
         assert (len(photos), len(photos.labels)) == (row.photos, row.objects)
         # Training can use whatever passes this check.
         for switches in (None, AugmentConfig()):
-            batch = DetectionDataset(photos, 300, IMAGENET.fill, augment=switches).__getitems__(
-                [(0, i) for i in range(len(photos))]
-            )
+            samples = DetectionDataset(photos, 300, IMAGENET.fill, augment=switches)
+            batch = samples.__getitems__([(0, i) for i in range(len(photos))])
             assert batch.images.shape == (row.photos, 300, 300, 3)
             assert batch.targets.boxes.isfinite().all()
     TALLY["rows answered as specified"] += 1
 
 
-def test_all_bad_input_is_listed_before_the_first_step(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_bad_input_is_listed_before_the_first_step(folder, tmp_path, capsys):
     named("zebra")(folder)
     (folder / "JPEGImages/b.jpg").write_bytes(b"")
     (folder / "Annotations/c.xml").write_text("<annotation>")
-    assert train.main(["--config", str(write_config(tmp_path, data={**DATA, "root": str(tmp_path)}))]) == 2
+    assert train.main(["--config", str(write_config(tmp_path))]) == 2
     lines = capsys.readouterr().err.splitlines()
     for expected in ("unknown class 'zebra'", "b.jpg: is empty", "c.xml: is not valid XML"):
         assert sum(expected in line for line in lines) == 1  # although data.train and data.val both name it
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
-
-
-DATA = {"classes": ["cat", "dog"], "train": [{"path": "mine"}], "val": [{"path": "mine"}]}
 
 
 class Malicious:
@@ -382,19 +358,11 @@ def saved(state: TrainState) -> Callable[[Path], object]:
 
 
 def edited(edit: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], object]:
-    def write(path: Path) -> None:
-        save_checkpoint(path, good_state())
-        torch.save(edit(torch.load(path, weights_only=True)), path)
-
-    return write
+    return lambda path: (save_checkpoint(path, good_state()), torch.save(edit(torch.load(path, weights_only=True)), path))
 
 
 def damaged(damage: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    def write(path: Path) -> None:
-        save_checkpoint(path, good_state())
-        path.write_bytes(damage(path.read_bytes()))
-
-    return write
+    return lambda path: (save_checkpoint(path, good_state()), path.write_bytes(damage(path.read_bytes())))
 
 
 CHECKPOINTS = {
@@ -421,9 +389,7 @@ CHECKPOINTS = {
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @pytest.mark.parametrize("command", [["--resume"], ["--eval-only", "--resume"]], ids=["resumed", "evaluated"])
-def test_bad_input_checkpoint(
-    name: str, command: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_checkpoint(name, command, folder, tmp_path, capsys):
     write, fault = CHECKPOINTS[name]
     path = tmp_path / "given.pt"
     write(path)
@@ -456,9 +422,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_bad_input_config(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_config(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     content, fault = CONFIGS[name]
     if content is not None:

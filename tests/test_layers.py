@@ -42,23 +42,24 @@ def row(name: str) -> int:
 
 
 def imported(path: Path) -> set[str]:
+    """Return the modules that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= (
-                {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-                if "." not in node.module
-                else {node.module}
-            )
-    return {name for name in found if name.split(".")[0] in ("ssd", "data", "train", "scripts")} - {"ssd", "data"}
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names if "." not in node.module)}
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    return {name for name in imported(path) if name.split(".")[0] in ("ssd", "data", "train", "scripts")} - {"ssd", "data"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
     own = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    for name in imported(path):
+    for name in own_imports(path):
         assert name.split(".")[0] in ("ssd", "data"), f"{path.relative_to(ROOT)} imports {name}"
         assert row(room(name)) <= row(own), f"{path.relative_to(ROOT)} imports {name}"
         assert room(name) not in FORBIDDEN.get(own, set()), f"{path.relative_to(ROOT)} imports {name}"
@@ -66,16 +67,12 @@ def test_imports_point_one_way(path):
 
 def test_no_module_imports_the_command():
     for path in PROGRAMS:
-        assert "train" not in imported(path), f"{path.relative_to(ROOT)} imports train: what is shared lives in ssd/training"
+        assert "train" not in own_imports(path), f"{path.relative_to(ROOT)} imports train: what is shared lives in ssd/training"
 
 
 def test_config_needs_no_torch():
     for path in (ROOT / "ssd" / "config").glob("*.py"):
-        names = {
-            alias.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for alias in node.names
-        }
-        names |= {node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
-        assert not any("torch" in name for name in names), path
+        assert not any("torch" in name for name in imported(path)), path
 
 
 # Runs every command without valid arguments in one process, and prints the modules loaded before each answer.

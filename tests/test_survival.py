@@ -26,7 +26,10 @@ from ssd.training.run_log import RecordFile
 from ssd.weights.checkpoint import load_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Process, start
-from tests.helpers.runs import LONG, command, records, run, wait_until, write_config
+from tests.helpers.runs import LONG, TWO_PROCESSES, command, records, run, wait_until, write_config
+
+NARROW = {"pretrained": "none", "width": 0.05}
+OFTEN = {"every": 5, "keep": 1}
 
 
 @contextmanager
@@ -76,7 +79,7 @@ def test_torture_reports_differences(tmp_path, shapes_root):
 
 
 def test_a_killed_worker_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, shapes_root):
-    config = write_config(tmp_path, shapes_root, **LONG, checkpoint={"every": 5, "keep": 1})
+    config = write_config(tmp_path, shapes_root, **LONG, checkpoint=OFTEN)
     with started(config, "data.workers=2") as process:
         before = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
         os.kill(children(process.pid)[-1], signal.SIGKILL)
@@ -97,7 +100,7 @@ def test_a_lost_batch_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, shap
         return pickle.loads, (parcel.packed,)
 
     monkeypatch.setattr(Parcel, "__reduce__", send)
-    config = write_config(tmp_path, shapes_root, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 100})
+    config = write_config(tmp_path, shapes_root, model=NARROW, checkpoint={"every": 100})
     assert train.main(["--config", str(config)]) == 1
     line = the_line(capfd.readouterr().err)
     assert re.search(r"DataLoader worker .*out of memory or of shared memory \(/dev/shm\)\? Try fewer data\.workers", line)
@@ -108,7 +111,7 @@ def test_a_lost_batch_ends_the_run_with_one_line_and_a_checkpoint(tmp_path, shap
 
 def test_a_run_needs_no_shared_memory(tmp_path, shapes_root):
     """In a container, /dev/shm may be small. Here not even one batch fits into it."""
-    config = write_config(tmp_path, shapes_root, model={"pretrained": "none", "width": 0.05}, train={"iterations": 3})
+    config = write_config(tmp_path, shapes_root, model=NARROW, train={"iterations": 3})
     inside = f"mount -t tmpfs -o size=256k tmpfs /dev/shm && exec {shlex.join(command(config, 'data.workers=1'))}"
     words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
@@ -119,11 +122,8 @@ def test_a_run_needs_no_shared_memory(tmp_path, shapes_root):
 
 
 def test_a_dead_process_ends_the_others(tmp_path, shapes_root):
-    config = write_config(
-        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 5, "keep": 1}
-    )
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    with started(config, "data.workers=0", launcher=launcher) as process:
+    config = write_config(tmp_path, shapes_root, **LONG, model=NARROW, checkpoint=OFTEN)
+    with started(config, "data.workers=0", launcher=TWO_PROCESSES) as process:
         os.kill(children(process.pid)[-1], signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -202,11 +202,8 @@ def test_a_second_signal_exits_at_once(tmp_path, shapes_root):
 
 def test_a_request_that_arrives_twice_counts_once(tmp_path, shapes_root):
     """With Ctrl-C under torchrun, the terminal signals the whole group, and then torchrun signals its processes."""
-    config = write_config(
-        tmp_path, shapes_root, **LONG, model={"pretrained": "none", "width": 0.05}, checkpoint={"every": 5, "keep": 1}
-    )
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    with started(config, "data.workers=1", "checkpoint.every=5", launcher=launcher) as process:
+    config = write_config(tmp_path, shapes_root, **LONG, model=NARROW, checkpoint=OFTEN)
+    with started(config, "data.workers=1", launcher=TWO_PROCESSES) as process:
         before = load_checkpoint(tmp_path / "run/checkpoints/last.pt").iteration
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
@@ -245,7 +242,7 @@ def test_an_unwritable_output_dir(tmp_path, shapes_root, folder):
 
 def test_a_missing_data_folder_ends_the_run_with_a_checkpoint(tmp_path, shapes_root):
     shutil.copytree(shapes_root / "shapes", tmp_path / "shapes")
-    config = write_config(tmp_path, tmp_path, **LONG, checkpoint={"every": 5, "keep": 1})
+    config = write_config(tmp_path, tmp_path, **LONG, checkpoint=OFTEN)
     with started(config, "data.workers=1") as process:
         (tmp_path / "shapes").rename(tmp_path / "gone")
         _, errors = process.communicate(timeout=60)
@@ -282,9 +279,8 @@ def test_starting_over_an_old_run_is_refused(tmp_path, shapes_root):
 
 
 def test_a_non_finite_step_can_be_replayed(tmp_path, shapes_root, capsys):
-    config = write_config(
-        tmp_path, shapes_root, train={"optimizer": "sgd", "lr": 1e30, "warmup": 0, "accumulate": 2}, log_every=5
-    )
+    diverging = {"optimizer": "sgd", "lr": 1e30, "warmup": 0, "accumulate": 2}
+    config = write_config(tmp_path, shapes_root, train=diverging, log_every=5)
     line = the_line(run(config, code=1).stderr)
     iteration = int(re.search(r"iteration (\d+): the loss", line)[1])
     assert (tmp_path / "run/non_finite/batch.pt").stat().st_size < 2e6
@@ -318,10 +314,8 @@ from ssd.system import device
 device.keep_freed_memory = device.give_back_freed_memory
 sys.exit(train.main(sys.argv[2:]))"""
     epoch = 24 // 3 // 4
-    config = write_config(
-        tmp_path, shapes_root, train={"batch_size": 4, "iterations": 1000 * epoch}, eval={"every": epoch, "batch_size": 8},
-        checkpoint={"every": epoch, "keep": 1},
-    )  # fmt: skip
+    changes = {"eval": {"every": epoch, "batch_size": 8}, "checkpoint": {"every": epoch, "keep": 1}}
+    config = write_config(tmp_path, shapes_root, train={"batch_size": 4, "iterations": 1000 * epoch}, **changes)
     with started(config, "data.workers=1", "data.fraction=0.33", launcher=(sys.executable, "-c", train_py)) as process:
         peaks = {}
         for epochs in (5, 15, 30):

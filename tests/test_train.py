@@ -4,17 +4,16 @@ import math
 import os
 import re
 import signal
-import sys
 
 import pytest
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train
 from data.shapes import CLASSES, write_shapes
 from ssd.weights.checkpoint import load_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import completed, start
-from tests.helpers.runs import assert_same_weights, command, records, run, without_timing, write_config
+from tests.helpers.runs import TWO_PROCESSES, assert_same_weights, command, events, records, run, without_timing, write_config
 
 
 def test_a_run_writes_its_files_and_can_be_evaluated_again(tmp_path, shapes_root):
@@ -31,17 +30,15 @@ def test_a_run_writes_its_files_and_can_be_evaluated_again(tmp_path, shapes_root
     }  # fmt: skip
     assert yaml.safe_load((folder / "config.yaml").read_text())["train"]["batch_size"] == 4
     assert (folder / "detections.png").stat().st_size > 1000
-    board = EventAccumulator(str(folder / "tensorboard"))
-    board.Reload()
+    board = events(folder)
     shown = {f"train/{name}" for name in ("loss", "loss_l", "loss_c", "grad_norm", "lr", "images_per_s", "data_wait")}
     assert shown | {"eval/map", "eval/ap/circle", "eval/loss", "eval/loss_l", "eval/loss_c"} <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Images("augmented samples")] == [0]
     assert [event.step for event in board.Images("validation photos")] == [4, 8, 9]
     assert [event.step for event in board.Tensors("precision-recall/circle")] == [4, 8, 9]
-    train = records(tmp_path)
-    assert [record["iteration"] for record in train] == [2, 4, 6, 8, 9]
-    assert [record["epoch"] for record in train] == [1, 1, 1, 2, 2]
-    for record in train:
+    steps = records(tmp_path)
+    assert [(record["iteration"], record["epoch"]) for record in steps] == [(2, 1), (4, 1), (6, 1), (8, 2), (9, 2)]
+    for record in steps:
         assert record.keys() == {
             "kind", "epoch", "iteration", "loss", "loss_l", "loss_c", "grad_norm", "lr", "images_per_s", "data_wait"
         }  # fmt: skip
@@ -58,40 +55,32 @@ def test_a_run_writes_its_files_and_can_be_evaluated_again(tmp_path, shapes_root
     assert again.stdout.splitlines()[-1] == summary
     assert f"iteration {best[1]}" in again.stdout
     assert "iteration 9" in run(config, "--eval-only", "--resume", str(folder / "checkpoints/last.pt")).stdout
-    refused = run(config, code=2)
-    assert "--resume auto" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    (refused,) = run(config, code=2).stderr.splitlines()
+    assert "--resume auto" in refused
     finished = run(config, "--resume", "auto")
     assert "nothing left to train" in finished.stdout
     assert finished.stdout.splitlines()[-1] == summary
     assert len(records(tmp_path)) == 5
-    other = run(config, "--resume", "auto", "data.classes=[a,b]", code=2)
-    assert "classes" in other.stderr
-    other = run(config, "--resume", "auto", "model.width=0.2", code=2)
-    assert "another model" in other.stderr
+    assert "classes" in run(config, "--resume", "auto", "data.classes=[a,b]", code=2).stderr
+    assert "another model" in run(config, "--resume", "auto", "model.width=0.2", code=2).stderr
+
+
+BFLOAT16_SGD = {"precision": "bfloat16", "optimizer": "sgd", "batch_size": 2}
 
 
 @pytest.mark.parametrize(
     ("number", "changes"),
     [
         (signal.SIGTERM, {"train": {"accumulate": 2, "ema": 0.9}, "data": {"workers": 0}}),
-        (
-            signal.SIGINT,
-            {
-                "train": {"precision": "bfloat16", "optimizer": "sgd", "batch_size": 2},
-                "data": {"cache": "ram", "workers": 2},
-            },
-        ),
+        (signal.SIGINT, {"train": BFLOAT16_SGD, "data": {"cache": "ram", "workers": 2}}),
     ],
     ids=["term-float32-accumulated-averaged", "int-bfloat16-sgd-cached"],
 )
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, shapes_root, number, changes):
-    changes["train"] |= {"iterations": 14}
-    whole = write_config(tmp_path / "whole", shapes_root, **changes, eval={"every": 6})
-    parts = write_config(tmp_path / "parts", shapes_root, **changes, eval={"every": 6})
+    changes = {**changes, "train": {**changes["train"], "iterations": 14}, "eval": {"every": 6}}
+    whole, parts = (write_config(tmp_path / name, shapes_root, **changes) for name in ("whole", "parts"))
     run(whole)
     process = start(command(parts), cwd=ROOT, start_new_session=True)
-    assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch "):
             os.killpg(process.pid, number)  # like a terminal, which also signals the workers
@@ -111,13 +100,11 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(tmp_path, shapes_
 def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_path, shapes_root):
     sgd = {"iterations": 20, "optimizer": "sgd", "lr": 1e-4}
     options = {"model": {"batch_norm": "none"}, "train": sgd, "log_every": 1}
-    one = write_config(tmp_path / "one", shapes_root, **options)
-    two = write_config(tmp_path / "two", shapes_root, **options)
-    accumulated = write_config(tmp_path / "accumulated", shapes_root, **options)
+    one, two, accumulated = (write_config(tmp_path / name, shapes_root, **options) for name in ("one", "two", "accumulated"))
     run(one)
     run(accumulated, "train.accumulate=2")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
-    done = completed([*torchrun, *command(two)[1:]], timeout=300, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [*TWO_PROCESSES, *command(two)[1:]]
+    done = completed(words, timeout=300, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mAP@0.5") == 2  # after the evaluation and in the last line, by only one process
     expected = [record["loss"] for record in records(tmp_path / "one")]
@@ -136,13 +123,10 @@ def test_one_process_two_processes_and_accumulation_follow_the_same_losses(tmp_p
 def test_training_learns(tmp_path):
     write_shapes(tmp_path / "shapes", num_train=4, num_val=1, seed=3)
     config = write_config(
-        tmp_path,
-        tmp_path,
-        data={"val": [{"path": "shapes", "split": "train"}]},
+        tmp_path, tmp_path, data={"val": [{"path": "shapes", "split": "train"}]}, model={"width": 0.1},
         augment={"photometric": False, "expand": False, "crop": False, "mirror": False},
         train={"iterations": 60, "lr": 3e-3, "warmup": 10, "schedule": "cosine", "precision": "auto"},
-        model={"width": 0.1},
-    )
+    )  # fmt: skip
     values = yaml.safe_load(config.read_text())
     run(config)
     assert values["data"]["train"] == values["data"]["val"]
@@ -174,15 +158,9 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, shapes_root):
         (["train.accumulate=4", "train.batch_size=6"], "not a multiple of accumulate"),
     ],
 )
-def test_user_errors_are_one_line(tmp_path, shapes_root, arguments, expected, capsys, monkeypatch):
-    import train
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        assert train.main(["--config", str(write_config(tmp_path, shapes_root)), *arguments]) == 2
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+@pytest.mark.usefixtures("restored_signals")
+def test_user_errors_are_one_line(tmp_path, shapes_root, arguments, expected, capsys):
+    assert train.main(["--config", str(write_config(tmp_path, shapes_root)), *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert any(expected in line for line in lines), lines
     assert all(line.startswith("error: ") for line in lines)

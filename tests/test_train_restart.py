@@ -3,8 +3,7 @@
 import json
 import re
 import shutil
-import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,35 +15,24 @@ from PIL import Image
 
 import train
 from data.shapes import CLASSES
+from ssd.config.file import load_config
 from ssd.evaluation.metrics import METRICS
 from ssd.evaluation.report import write_report
 from ssd.system.errors import Failure
 from ssd.training import validate
+from ssd.training.build import build_model, build_parts
 from ssd.training.checkpoints import numbered_name
+from ssd.training.datasets import load_data
+from ssd.training.run import Run
 from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import load_checkpoint
-from tests.helpers.runs import assert_same_weights, records, small
+from tests.helpers.runs import assert_same_weights, records, small, trained
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    """Restore pytest's signal handlers, which the command replaces."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in previous.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
-    """Skip the report, which takes longer than training."""
-    monkeypatch.setattr(validate, "write_report", lambda *_: None)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("restored_signals", "no_report")]
 
 
 @pytest.fixture
-def _report(_no_report, monkeypatch):
+def _report(no_report, monkeypatch):
     monkeypatch.setattr(validate, "write_report", write_report)
 
 
@@ -68,9 +56,8 @@ def at(folder: Path, name: str) -> int:
 
 @pytest.mark.usefixtures("_report")
 def test_the_summary_describes_the_best_checkpoint(tmp_path, shapes_root, scores, capsys):
-    config = small(tmp_path, shapes_root)
     scores += [0.1, 0.3, 0.2]
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root)
     shown = capsys.readouterr().out
     best = tmp_path / "run/checkpoints/best.pt"
     assert at(tmp_path, "best") == 2
@@ -85,9 +72,8 @@ def test_the_summary_describes_the_best_checkpoint(tmp_path, shapes_root, scores
 
 
 def test_without_an_evaluation_the_best_checkpoint_is_the_last_one(tmp_path, shapes_root, scores):
-    config = small(tmp_path, shapes_root, checkpoint={"every": 1}, eval={"every": 100})
     scores += [np.nan]
-    assert train.main(["--config", str(config)]) == 0  # one evaluation at the end, which gives no number
+    config = trained(tmp_path, shapes_root, checkpoint={"every": 1}, eval={"every": 100})  # evaluates once, without a number
     assert (at(tmp_path, "best"), at(tmp_path, "last")) == (3, 3)
     scores += [np.nan]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=5"]) == 0
@@ -100,9 +86,8 @@ def test_without_an_evaluation_the_best_checkpoint_is_the_last_one(tmp_path, sha
 
 @pytest.mark.parametrize("change", ["eval.metric=voc10", "data.val.0.split=train"])
 def test_a_best_map_of_another_metric_or_split_does_not_count(tmp_path, shapes_root, scores, capsys, change):
-    config = small(tmp_path, shapes_root)
     scores += [0.9, 0.8, 0.7]
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root)
     assert at(tmp_path, "best") == 1
     scores += [0.2, 0.3]
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=5", change]) == 0
@@ -154,8 +139,7 @@ def test_two_runs_are_not_mixed(tmp_path, shapes_root, capsys):
 
 
 def test_resume_accepts_a_folder(tmp_path, shapes_root, capsys):
-    config = small(tmp_path, shapes_root, train={"iterations": 1})
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root, train={"iterations": 1})
     capsys.readouterr()
     for folder in (tmp_path / "run", tmp_path / "run/checkpoints"):
         assert train.main(["--config", str(config), "--eval-only", "--resume", str(folder)]) == 0
@@ -167,8 +151,7 @@ def test_resume_accepts_a_folder(tmp_path, shapes_root, capsys):
 
 
 def test_new_optimiser_settings_apply_on_resume(tmp_path, shapes_root):
-    config = small(tmp_path, shapes_root, train={"iterations": 1, "optimizer": "sgd"})
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root, train={"iterations": 1, "optimizer": "sgd"})
     first = load_checkpoint(tmp_path / "run/checkpoints/last.pt").optimizer
     changed = ["train.iterations=2", "train.weight_decay=0.01", "train.momentum=0.5"]
     assert train.main(["--config", str(config), "--resume", "auto", *changed]) == 0
@@ -177,12 +160,10 @@ def test_new_optimiser_settings_apply_on_resume(tmp_path, shapes_root):
 
 
 @pytest.mark.parametrize(
-    "change, note",
-    [("train.optimizer=sgd", "of a different optimiser"), ("train.ema=0.9", "no moving average")],
+    "change, note", [("train.optimizer=sgd", "of a different optimiser"), ("train.ema=0.9", "no moving average")]
 )
 def test_state_that_cannot_be_restored_is_reported(tmp_path, shapes_root, capsys, change, note):
-    config = small(tmp_path, shapes_root, train={"iterations": 1})
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root, train={"iterations": 1})
     assert train.main(["--config", str(config), "--resume", "auto", "train.iterations=2", change]) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if note in line]) == 1
     assert at(tmp_path, "last") == 2
@@ -190,8 +171,7 @@ def test_state_that_cannot_be_restored_is_reported(tmp_path, shapes_root, capsys
 
 @pytest.mark.usefixtures("_report")
 def test_the_map_survives_failing_pictures_and_reports(tmp_path, shapes_root, capsys):
-    config = small(tmp_path, shapes_root, train={"iterations": 1})
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root, train={"iterations": 1})
     figure = capsys.readouterr().out.splitlines()[-1]
     (tmp_path / "file").write_text("")
     nowhere = f"output_dir={tmp_path / 'file/run'}"
@@ -221,17 +201,13 @@ def test_a_photo_two_pixels_high_can_be_drawn(tmp_path, shapes_root, capsys):
 @pytest.mark.usefixtures("_report")
 def test_a_thread_can_train(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root, train={"iterations": 1})
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(train.main(["--config", str(config), "train.max_hours=1"])))
-    thread.start()
-    thread.join()
-    assert codes == [0]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train.main, ["--config", str(config), "train.max_hours=1"]).result() == 0
 
 
 @pytest.mark.usefixtures("_report")
 def test_a_damaged_record_is_dropped_alone(tmp_path, shapes_root):
-    config = small(tmp_path, shapes_root, train={"iterations": 2})
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root, train={"iterations": 2})
     path = tmp_path / "run/metrics.jsonl"
     first, *others = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([first[: len(first) // 2], b"\n", b"\xff\x00\n", b"[]\n", *others]))
@@ -243,14 +219,7 @@ def test_a_damaged_record_is_dropped_alone(tmp_path, shapes_root):
 
 
 def test_a_float32_run_resumed_in_float16_starts_with_the_default_scale(tmp_path, shapes_root):
-    config = small(tmp_path, shapes_root, train={"iterations": 1})
-    assert train.main(["--config", str(config)]) == 0
-    from ssd.config.file import load_config
-    from ssd.training.build import build_model, build_parts
-    from ssd.training.datasets import load_data
-    from ssd.training.run import Run
-
-    run = Run.alone(load_config(config))
+    run = Run.alone(load_config(trained(tmp_path, shapes_root, train={"iterations": 1})))
     run.dtype = torch.float16
     state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
     parts = build_parts(run, load_data(run), *build_model(run, state), state)
@@ -264,27 +233,21 @@ def test_going_back_removes_everything_later(tmp_path, shapes_root, scores, caps
     assert train.main(["--config", str(config)]) == 0
     assert at(tmp_path, "best") == 3
     scores += [0.2, 0.4, 0.35, 0.3]  # iteration 2 once more, since the best is chosen anew from there
-    assert (
-        train.main(["--config", str(config), "--resume", str(folder / numbered_name(2)), "--overwrite", "train.iterations=5"])
-        == 0
-    )
+    again = ["--config", str(config), "--overwrite", "train.iterations=5", "--resume"]
+    assert train.main([*again, str(folder / numbered_name(2))]) == 0
     assert "going back from iteration 4: later checkpoints and records are removed" in capsys.readouterr().out
     # Not the first iteration 3, which was better.
     assert at(tmp_path, "best") == 3
     assert load_checkpoint(folder / "best.pt").best_map == 0.4
     assert [record["map"] for record in records(tmp_path, "eval")[:4]] == [0.3, 0.2, 0.4, 0.35]
     scores += [0.1]
-    assert (
-        train.main(["--config", str(config), "--resume", str(folder / numbered_name(4)), "--overwrite", "train.iterations=5"])
-        == 0
-    )
+    assert train.main([*again, str(folder / numbered_name(4))]) == 0
     assert "has no valid best.pt" not in capsys.readouterr().out  # iteration 3 still belongs to this run
     assert at(tmp_path, "best") == 3
 
 
 def test_a_backup_is_resumed_if_everything_else_is_damaged(tmp_path, shapes_root):
-    config = small(tmp_path, shapes_root, train={"iterations": 2})
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root, train={"iterations": 2})
     folder = tmp_path / "run/checkpoints"
     shutil.copy(folder / "last.pt", tmp_path / "backup.pt")
     for path in folder.glob("*.pt"):
@@ -297,9 +260,8 @@ def test_a_new_seed_splits_a_folder_differently_and_warns(tmp_path, shapes_root,
     shutil.copytree(shapes_root / "shapes", tmp_path / "plain")
     shutil.rmtree(tmp_path / "plain/ImageSets")
     sources = {part: [{"path": "plain", "split": part, "val_fraction": 0.3}] for part in ("train", "val")}
-    config = small(tmp_path, shapes_root, data={"root": str(tmp_path), **sources})
     scores += [0.3, 0.6, 0.5, 0.4, 0.2]
-    assert train.main(["--config", str(config)]) == 0
+    config = trained(tmp_path, shapes_root, data={"root": str(tmp_path), **sources})
     capsys.readouterr()
     assert train.main(["--config", str(config), "--resume", "auto", "seed=5", "train.iterations=5"]) == 0
     shown = capsys.readouterr().out
@@ -327,17 +289,13 @@ def test_a_run_killed_right_after_going_back_resumes_from_there(tmp_path, shapes
 def test_a_run_on_tiles_resumes_within_an_epoch(tmp_path, shapes_root, capsys):
     """Photos and tiles both count as samples of an epoch, even after resuming."""
     changes: dict[str, dict] = {
-        "data": {"tiles": {"size": 250, "background": 0.5}, "cache": "ram"},
-        "loss": {"min_neg": 3},
-        "train": {"iterations": 4, "batch_size": 4},
-        "eval": {"every": 100},
-        "checkpoint": {"every": 2, "keep": 3},
-    }
+        "data": {"tiles": {"size": 250, "background": 0.5}, "cache": "ram"}, "loss": {"min_neg": 3},
+        "train": {"iterations": 4, "batch_size": 4}, "eval": {"every": 100}, "checkpoint": {"every": 2, "keep": 3},
+    }  # fmt: skip
     whole, parts = (small(tmp_path / name, shapes_root, **changes) for name in ("whole", "parts"))
     assert train.main(["--config", str(whole)]) == 0
     shown = capsys.readouterr().out
     counts = re.search(r"tiles of 250 pixels: (\d+) to train on, (\d+) of them without objects; (\d+) to evaluate on", shown)
-    assert counts is not None
     assert all(int(count) > 0 for count in counts.groups())
     assert f"of 4 photos and tiles, {4 * 4 / (24 + int(counts[1])):.1f} epochs in total" in shown
     assert "\n8 photos in " in shown

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train
 from data.shapes import CLASSES
 from ssd.config.file import parse_config
 from ssd.training.run import Run
@@ -21,6 +23,7 @@ from tests.helpers.processes import completed
 
 TIMING = ("images_per_s", "data_wait")
 SMALL = {"model": {"width": 0.05}, "data": {"workers": 0}, "checkpoint": {"every": 100, "keep": 1}, "log_every": 1}
+TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 LONG = {"train": {"batch_size": 4, "iterations": 5000, "lr": 1e-3, "optimizer": "adamw", "precision": "float32"}}
 
 
@@ -66,6 +69,13 @@ def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
+def events(folder: Path) -> EventAccumulator:
+    """Return what TensorBoard reads in the folder of a run."""
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    return board
+
+
 def without_timing(folder: Path) -> list[dict[str, Any]]:
     every = records(folder) + records(folder, "eval")
     return [{key: value for key, value in record.items() if key not in TIMING} for record in every]
@@ -83,6 +93,13 @@ def small(folder: Path, shapes_root: Path, **changes: object) -> Path:
     length = {"iterations": 3, "batch_size": 2}
     merged = {"train": length, "eval": {"every": 1, "batch_size": 8}, **SMALL}
     return write_config(folder, shapes_root, **{**merged, **{k: {**merged.get(k, {}), **v} for k, v in changes.items()}})
+
+
+def trained(folder: Path, shapes_root: Path, **changes: object) -> Path:
+    """Write the configuration of a short run, and train in this process."""
+    config = small(folder, shapes_root, **changes)
+    assert train.main(["--config", str(config)]) == 0
+    return config
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:

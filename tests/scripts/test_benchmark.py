@@ -72,9 +72,11 @@ def test_the_loop_over_detections_gives_our_ap(monkeypatch):
     monkeypatch.setattr(metric, "EVAL_IMAGES", 60)
     monkeypatch.setattr(metric, "EVAL_DETECTIONS", 2000)
     results = {}
-    monkeypatch.setattr(
-        metric, "measure", lambda runs, *_: {name: results.setdefault(name, run()) and 1.0 for name, run in runs.items()}
-    )
+
+    def run_once(runs, *_):
+        return {name: results.setdefault(name, run()) and 1.0 for name, run in runs.items()}
+
+    monkeypatch.setattr(metric, "measure", run_once)
     monkeypatch.setattr(metric, "rows", lambda *_: [])
     metric.bench_eval(Setting(*[None] * 4, 1, *[None] * 4), 1)
     assert results["ours"].mean_ap == pytest.approx(results["loop over classes and detections"], abs=1e-6)

@@ -18,9 +18,8 @@ def trained(checkpoint, shapes_root, tmp_path):
     """The checkpoint, with the configuration of a run on the shapes."""
     state = load_checkpoint(checkpoint)
     sources = {part: [{"path": "shapes", "split": part}] for part in ("train", "val")}
-    state.config.update(
-        output_dir=str(tmp_path / "run"), device="cpu", data={"classes": list(CLASSES), "root": str(shapes_root), **sources}
-    )
+    data = {"classes": list(CLASSES), "root": str(shapes_root), **sources}
+    state.config.update(output_dir=str(tmp_path / "run"), device="cpu", data=data)
     save_checkpoint(tmp_path / "best.pt", state)
     return tmp_path / "best.pt"
 

@@ -48,6 +48,18 @@ def run(*arguments: object) -> int:
         return error.code
 
 
+def clip(path, photo, frames: int = 3, rate: float = 5) -> None:
+    kind = "MJPG" if path.suffix == ".avi" else "mp4v"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*kind), rate, (160, 120))
+    for _ in range(frames):
+        video.write(cv2.resize(cv2.imread(str(photo)), (160, 120)))
+    video.release()
+
+
+def found_in(output) -> list[str]:
+    return [entry["name"] for entry in json.loads((output / "detections.json").read_text())]
+
+
 def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(checkpoint, photos, "--output", output, "--score", 0.4, "--formats", "json,csv,voc,coco", "--device", "cpu") == 0
@@ -75,9 +87,7 @@ def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
         for item, (x1, y1, x2, y2) in zip(of_image, entry.boxes, strict=True):
             np.testing.assert_allclose(item["bbox"], [x1, y1, x2 - x1, y2 - y1], atol=0.02)
         # What is written as VOC reads back as the same boxes.
-        annotation = parse_annotation(
-            (output / "Annotations" / name).with_suffix(".xml"), {c: i for i, c in enumerate(CLASSES)}
-        )
+        annotation = parse_annotation((output / "Annotations" / name).with_suffix(".xml"), LABELS)
         has_area = (entry.boxes[:, 2:] - entry.boxes[:, :2] > 1).all(1)  # training leaves the others out
         assert has_area.any()
         np.testing.assert_allclose(annotation.boxes, entry.boxes[has_area], atol=0.06)
@@ -86,11 +96,7 @@ def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
 
 
 def test_a_video(checkpoint, photos, tmp_path):
-    video = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (160, 120))
-    image = cv2.resize(cv2.imread(str(photos / "a.jpg")), (160, 120))
-    for _ in range(7):
-        video.write(image)
-    video.release()
+    clip(tmp_path / "clip.avi", photos / "a.jpg", frames=7)
     output = tmp_path / "out"
     assert run(checkpoint, tmp_path / "clip.avi", "--output", output, "--score", 0.4, "--frames", 5, "--batch-size", 2) == 0
     frames = json.loads((output / "detections.json").read_text())
@@ -100,19 +106,25 @@ def test_a_video(checkpoint, photos, tmp_path):
     assert written.get(cv2.CAP_PROP_FRAME_COUNT) == 5
 
 
-def test_broken_photos_are_reported_and_skipped(checkpoint, photos, tmp_path, capsys):
-    (photos / "b.jpg").write_bytes(b"no photo")
+@pytest.mark.parametrize(
+    "content, said",
+    [(b"no photo", "is not a supported image"), (DAMAGED, "is damaged or truncated (")],
+    ids=["text", "damaged"],
+)
+def test_broken_photos_are_reported_and_skipped(checkpoint, photos, tmp_path, capfd, content, said):
+    (photos / "broken.jpg").write_bytes(content)
     assert run(checkpoint, photos, "--output", tmp_path / "out", "--no-pictures") == 2
-    shown = capsys.readouterr()
-    assert "b.jpg: is not a supported image" in shown.err
-    assert "in 2 photos" in shown.out
+    shown = capfd.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"error: {photos}/broken.jpg: {said}")
+    assert "in 3 photos" in shown.out
+    assert found_in(tmp_path / "out") == ["a.jpg", "b.jpg", "below/a.jpg"]
     assert not (tmp_path / "out/pictures").exists()
 
 
 def test_patterns_and_equal_names(checkpoint, photos, tmp_path):
     assert run(checkpoint, f"{photos}/**/*.jpg", "--output", tmp_path / "out", "--no-pictures") == 0
-    found = json.loads((tmp_path / "out/detections.json").read_text())
-    assert sorted(entry["name"] for entry in found) == ["a.jpg", "b.jpg", "below/a.jpg"]
+    assert sorted(found_in(tmp_path / "out")) == ["a.jpg", "b.jpg", "below/a.jpg"]
 
 
 def test_links_to_folders_are_followed_and_each_photo_is_listed_once(photos, tmp_path):
@@ -186,18 +198,6 @@ def test_options_have_bounds(checkpoint, capsys, option, value, said):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: argument {option}: ")
     assert said in line
-
-
-def clip(path, photo, frames: int = 3, rate: float = 5) -> None:
-    kind = "MJPG" if path.suffix == ".avi" else "mp4v"
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*kind), rate, (160, 120))
-    for _ in range(frames):
-        video.write(cv2.resize(cv2.imread(str(photo)), (160, 120)))
-    video.release()
-
-
-def found_in(output) -> list[str]:
-    return [entry["name"] for entry in json.loads((output / "detections.json").read_text())]
 
 
 def test_a_broken_video_is_skipped(checkpoint, photos, tmp_path, capfd):
@@ -276,14 +276,6 @@ def test_concurrent_commands_get_different_folders(tmp_path):
         folders = list(pool.map(lambda _: detection.output_folder(None, False, tmp_path / "runs/detect"), range(40)))
     assert len(set(folders)) == 40
     assert {folder.name for folder in folders} == {"detect", *(f"detect-{number}" for number in range(2, 41))}
-
-
-def test_a_damaged_photo_is_reported_and_skipped(checkpoint, photos, tmp_path, capfd):
-    (photos / "damaged.jpg").write_bytes(DAMAGED)
-    assert run(checkpoint, photos, "--output", tmp_path / "out") == 2
-    assert found_in(tmp_path / "out") == ["a.jpg", "b.jpg", "below/a.jpg"]
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"error: {photos}/damaged.jpg: is damaged or truncated (")
 
 
 def test_result_names_are_unique(checkpoint, photos, tmp_path):
@@ -390,7 +382,7 @@ def test_unwritable_pictures_are_reported(checkpoint, photos, tmp_path, monkeypa
     assert run(checkpoint, photos, "--output", tmp_path / "out", "--device", "cpu") == 2
     assert "error: b.jpg: cannot be written" in capsys.readouterr().err
     assert (tmp_path / "out/pictures/a.jpg").exists()
-    assert len(json.loads((tmp_path / "out/detections.json").read_text())) == 3
+    assert len(found_in(tmp_path / "out")) == 3
 
 
 def test_the_command_knows_every_format():

@@ -88,24 +88,17 @@ def server(monkeypatch):
 
 def archive(server, content: bytes = CONTENT, num_photos: int = NUM_PHOTOS) -> Archive:
     url = f"http://127.0.0.1:{server.server_address[1]}/voc.tar"
-    return Archive(
-        "voc.tar", Digest("md5", hashlib.md5(content).hexdigest()), (url, url + "?mirror"), "2007", "trainval", num_photos
-    )
+    digest = Digest("md5", hashlib.md5(content).hexdigest())
+    return Archive("voc.tar", digest, (url, url + "?mirror"), "2007", "trainval", num_photos)
 
 
 @pytest.mark.parametrize(
     "behaviours, num_requests",
     [
-        (("good",), 1),
-        (("breaks off", "breaks off", "good"), 3),
-        (("stalls", "good"), 2),
-        (("breaks off", "no ranges"), 2),
-        (("no length",), 1),
-        (("missing", "good"), 2),
-        (("other file", "good"), 2),
-        (("too long", "good"), 2),
+        (("good",), 1), (("breaks off", "breaks off", "good"), 3), (("stalls", "good"), 2), (("breaks off", "no ranges"), 2),
+        (("no length",), 1), (("missing", "good"), 2), (("other file", "good"), 2), (("too long", "good"), 2),
     ],
-)
+)  # fmt: skip
 def test_the_archive_arrives_despite_server_faults(server, tmp_path, behaviours, num_requests):
     server.handler.behaviours = behaviours
     path = download(archive(server), tmp_path)

@@ -6,6 +6,9 @@ import yaml
 from scripts.fit_dboxes import main
 from ssd.config.schema import ModelConfig
 from ssd.dbox import make_dbox_list, spec_of
+from ssd.preprocessing import IMAGENET
+from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from ssd.weights.pretrained import build_network, init_from, network_of
 from tests.helpers.paths import ROOT
 
 
@@ -35,10 +38,6 @@ def test_the_fit_starts_from_the_configured_dboxes(capsys, shapes_root, monkeypa
 
 
 def test_checkpoints_store_fitted_dboxes(tmp_path):
-    from ssd.preprocessing import IMAGENET
-    from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
-    from ssd.weights.pretrained import build_network, init_from, network_of
-
     dboxes = {"sizes": [10, 20, 40, 80, 160, 240, 300], "ratios": [[4], [2, 5], [2, 3], [2, 3], [2], [1.5]]}
     options = ModelConfig.model_validate({"pretrained": "none", "width": 0.05, "dboxes": dboxes})
     model = build_network(2, options)

@@ -134,12 +134,8 @@ def test_refitting_against_numpy():
     fit, unexplained = _refitted(whole[:, :3], targets, start, conv, torch.Generator().manual_seed(0))
     fitted = [i for i in range(16) if i % 4 != 3]
     padded = np.pad(whole[fitted, :3].numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
-    rows = [
-        [*padded[photo, :, y : y + 3, x : x + 3].ravel(), 1.0]
-        for photo in range(len(fitted))
-        for y in range(12)
-        for x in range(12)
-    ]
+    places = np.ndindex(len(fitted), 12, 12)
+    rows = [[*padded[photo, :, y : y + 3, x : x + 3].ravel(), 1.0] for photo, y, x in places]
     expected = np.linalg.lstsq(np.array(rows), targets[fitted].permute(0, 2, 3, 1).reshape(-1, 2).numpy(), rcond=None)[0]
     np.testing.assert_allclose(fit.weight.flatten(1).T, expected[:-1], atol=2e-3)
     np.testing.assert_allclose(fit.bias, expected[-1], atol=2e-3)

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 
@@ -39,12 +41,8 @@ def test_device_and_precision():
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT", "SVE256"])
 def test_memory_format_for_training(capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    cases = [
-        (torch.device(name), dtype, width)
-        for name in ("cpu", "cuda:0", "mps")
-        for dtype in (torch.float32, torch.bfloat16)
-        for width in (0.25, 0.5, 1.0)
-    ]
+    devices = [torch.device(name) for name in ("cpu", "cuda:0", "mps")]
+    cases = list(product(devices, (torch.float32, torch.bfloat16), (0.25, 0.5, 1.0)))
     contiguous = [case for case in cases if choose_training_format(*case) == torch.contiguous_format]
     others = [case for case in cases if choose_training_format(*case) == torch.channels_last]
     # On Apple GPUs, batch normalisation in channels_last is reported to be wrong.

@@ -28,7 +28,7 @@ from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import TrainState
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import completed, start
-from tests.helpers.runs import write_config
+from tests.helpers.runs import TWO_PROCESSES, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -51,15 +51,17 @@ from ssd.training.validate import evaluate_photos
 from ssd.training.run import open_run, require_same_config
 from ssd.system.errors import UsageError
 
+# The public name exists only in newer versions of PyTorch, which deprecate the other.
+set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
 config = load_config(sys.argv[1])
 found = {}
 with open_run(config, StopRequest()) as run:
     second = run.world.rank == 1
     # A process that takes longer than the usual timeout.
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+    set_timeout(timedelta(seconds=1))
     time.sleep(2 * second)
     _settle(run, [], None)
-    dist.distributed_c10d._set_pg_timeout(TIMEOUT)
+    set_timeout(TIMEOUT)
     found["ranks"] = run.world.all_gather(run.world.rank)
     found["same text"] = run.world.all_gather(first_to_say("the same"))
     found["own text"] = first_to_say(f"of {run.world.rank}")
@@ -107,10 +109,11 @@ def test_two_processes_agree(tmp_path, shapes_root):
     config = write_config(tmp_path, shapes_root, data={"workers": 0, "tiles": {"size": 300}}, model={"width": 0.05})
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = start([*launcher, str(script), str(config), str(ROOT)], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [*TWO_PROCESSES, str(script), str(config), str(ROOT)]
+    process = start(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, output + errors
+    assert "Warning" not in errors
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     run = Run.alone(load_config(config, []))
     model, preprocessing = build.build_model(run, None)

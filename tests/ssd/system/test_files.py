@@ -34,10 +34,8 @@ def test_unwritable_folder_is_reported_with_its_entry(tmp_path, capsys):
 def test_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     sources = [{"path": "~/photos"}]
-    config = parse_config(
-        {"output_dir": "~/runs/a", "data": {"root": "~", "train": sources, "val": sources}},
-        overrides=["model.init_from=~/b.pt"],
-    )
+    given = {"output_dir": "~/runs/a", "data": {"root": "~", "train": sources, "val": sources}}
+    config = parse_config(given, overrides=["model.init_from=~/b.pt"])
     assert (config.output_dir, config.data.root) == ("/home/someone/runs/a", "/home/someone")
     assert (config.data.val[0].path, config.model.init_from) == ("/home/someone/photos", "/home/someone/b.pt")
 

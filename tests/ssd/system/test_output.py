@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ssd.system.command import command
 from tests.helpers.paths import ROOT
 
+LIKE_HEAD = "> >(true); code=$?; wait; exit $code"
 PRINTING = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -55,20 +56,13 @@ main()
 def run(tmp_path: Path, where: str, kind: str = "watched") -> tuple[int, str]:
     """Return the exit code and errors of a command; `where` is its redirection in shell syntax."""
     words = f'"$0" -c "$1" "$2" "$3" {kind} {where}'
-    done = subprocess.run(
-        ["bash", "-c", words, sys.executable, PRINTING, str(ROOT), str(tmp_path / "done")],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    shell = ["bash", "-c", words, sys.executable, PRINTING, str(ROOT), str(tmp_path / "done")]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
     assert (tmp_path / "done").read_text() == "done"
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        ">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&- <&-", "2>/dev/full", "> >(true); code=$?; wait; exit $code",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("where", [">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&- <&-", "2>/dev/full", LIKE_HEAD])
 def test_lost_output_does_not_stop_a_command(tmp_path, where):
     code, errors = run(tmp_path, where)
     assert code == 0
@@ -80,7 +74,7 @@ def test_lost_result_is_a_failure(tmp_path):
     code, errors = run(tmp_path, ">/dev/full", "result")
     assert code == 1
     assert errors.splitlines()[-1] == "error: standard output: No space left on device; make room"
-    code, errors = run(tmp_path, "> >(true); code=$?; wait; exit $code", "result")  # like head
+    code, errors = run(tmp_path, LIKE_HEAD, "result")
     assert code == 0
     assert "error" not in errors
 
@@ -116,7 +110,6 @@ def test_distributed_process_exits_without_cleanup(tmp_path):
     """Cleaning up a loader takes seconds, in which the launcher's signal would cause a second error. Output is kept."""
     script = tmp_path / "connected.py"
     script.write_text(CONNECTED, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    around = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, env=around)
     assert (done.returncode, done.stdout, done.stderr) == (1, "begun\n", "error: lost\n")

@@ -10,13 +10,7 @@ from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing
 from ssd.system.distributed import World
 from ssd.training import build
-from ssd.training.build import (
-    build_criterion,
-    build_model,
-    build_step,
-    synchronise_norms,
-    use_batch_size_of,
-)
+from ssd.training.build import build_criterion, build_model, build_step, synchronise_norms, use_batch_size_of
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
@@ -94,7 +88,6 @@ def test_a_step_follows_the_configuration():
     step = build_step(run, model, preprocessing, schedule_of(10, **train))
     group = step.updater.optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.2, 0.8, 0.03)
-    assert step.updater.ema is not None
     assert (step.updater.ema.decay, step.updater.clip_grad_norm) == (0.9, 7.0)
     for criterion in (step.criterion, build_criterion(run.config)):
         assert (criterion.jaccard_thresh, criterion.neg_pos, criterion.min_neg) == (0.4, 2, 5)

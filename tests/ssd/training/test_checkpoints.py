@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,7 @@ from ssd.training.checkpoints import (
     remove_old,
 )
 from ssd.training.run import Run, find_start, first_state
-from ssd.weights.checkpoint import (
-    CheckpointError,
-    TrainState,
-    copy_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    weights_alone,
-)
+from ssd.weights.checkpoint import CheckpointError, TrainState, copy_checkpoint, load_checkpoint, save_checkpoint, weights_alone
 from tests.helpers.checkpoints import damage_empty, damage_one_byte, damage_truncate, state
 from tests.helpers.runs import run_of
 
@@ -41,19 +34,14 @@ def test_the_newest_valid_checkpoint_is_found(tmp_path):
         save_checkpoint(tmp_path / "last.pt", state(iteration))
         copy_checkpoint(tmp_path / "last.pt", tmp_path / numbered_name(iteration))
     save_checkpoint(tmp_path / "last.pt", state(35))
-    found = newest_checkpoint(tmp_path)
-    assert found is not None
-    assert found.state.iteration == 35
+    assert newest_checkpoint(tmp_path).state.iteration == 35
     damage_truncate(tmp_path / "last.pt")
     damage_one_byte(tmp_path / numbered_name(30))
     found = newest_checkpoint(tmp_path)
-    assert found is not None
     assert found.path.name == numbered_name(20)
     assert [Path(line.split(":")[0]).name for line in found.skipped] == ["last.pt", numbered_name(30)]
     save_checkpoint(tmp_path / "best.pt", state(25))
-    found = newest_checkpoint(tmp_path)
-    assert found is not None
-    assert found.path.name == "best.pt"
+    assert newest_checkpoint(tmp_path).path.name == "best.pt"
     for path in tmp_path.iterdir():
         damage_empty(path)
     with pytest.raises(CheckpointError, match="no checkpoint can be used"):
@@ -127,15 +115,9 @@ def alone(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("checkpoint", "said"),
     [
-        (
-            lambda folder: folder / "checkpoints" / numbered_name(2),
-            "at iteration 2, but the run in .* has reached iteration 4",
-        ),
+        (lambda folder: folder / "checkpoints" / numbered_name(2), "at iteration 2, but the run in .* has reached iteration 4"),
         (lambda folder: folder / "checkpoints" / BEST, "at iteration 3, but"),
-        (
-            lambda folder: shutil.copy(folder / "checkpoints" / BEST, folder.parent / "backup.pt"),
-            "at iteration 3, but",
-        ),
+        (lambda folder: shutil.copy(folder / "checkpoints" / BEST, folder.parent / "backup.pt"), "at iteration 3, but"),
         (lambda folder: another(folder.parent / "other.pt"), "belongs to a different run than"),
         (lambda folder: another(folder / "checkpoints/other.pt"), "belongs to a different run than"),
         (lambda folder: another(folder / "checkpoints" / LAST), "belongs to a different run than"),
@@ -156,7 +138,6 @@ def test_nothing_is_lost_without_overwrite(folder: Path, checkpoint: Callable[[P
         assert files(folder) == before
         return
     given = start(folder, str(path), overwrite=True)
-    assert given is not None
     assert load_checkpoint(folder / "checkpoints" / LAST).iteration == given.iteration  # safe, whatever was removed
     assert not (folder / "checkpoints" / numbered_name(4)).exists()
 
@@ -191,9 +172,7 @@ def test_a_run_that_saved_nothing_starts_again(folder):
 def test_the_newest_valid_checkpoint_may_be_best_pt(folder, capsys):
     for name in (LAST, numbered_name(4)):
         damage_truncate(folder / "checkpoints" / name)
-    found = start(folder, "auto")
-    assert found is not None
-    assert found.iteration == 3
+    assert start(folder, "auto").iteration == 3
     assert capsys.readouterr().out.splitlines()[-1] == f"resuming from {folder}/checkpoints/best.pt, iteration 3"
     save_checkpoint(folder / "checkpoints" / LAST, of_run("one", 1))  # an old one, brought back
     assert find_start(in_folder(folder), "auto", False).state.iteration == 3
@@ -203,9 +182,7 @@ def test_resuming_a_folder_reports_skipped_checkpoints_and_expands_home(folder, 
     monkeypatch.setenv("HOME", str(folder.parent))
     monkeypatch.setenv("USERPROFILE", str(folder.parent))
     damage_truncate(folder / "checkpoints" / LAST)
-    found = start(folder, f"~/{folder.name}")
-    assert found
-    assert found.iteration == 4
+    assert start(folder, f"~/{folder.name}").iteration == 4
     assert f"skipped: {folder / 'checkpoints' / LAST}" in capsys.readouterr().out
 
 
@@ -217,32 +194,27 @@ def test_the_best_checkpoint_by_another_metric_is_kept(folder):
     assert not (folder / "checkpoints" / BEST).exists()
 
 
+@dataclass(frozen=True)
 class Two(World):
-    """Two processes, of which the other one has the same as this one, or what is given for values of a type."""
+    """Two processes: the other one has the same values as this one, or those in `theirs`, by type."""
 
-    theirs: Any = {}  # noqa: RUF012
+    size: int = 2
+    theirs: dict[type, Any] = field(default_factory=dict)
 
     def all_gather(self, value: Any, patient: bool = False) -> list[Any]:
         return [value, self.theirs.get(type(value), value)]
 
 
-class Lacking(Two):
-    theirs: Any = {tuple: ("no checkpoint", ""), str: "no checkpoint"}  # noqa: RUF012
-
-
-class Refused(Two):
-    theirs: Any = {tuple: ("runs/b: holds a run",) * 2}  # noqa: RUF012
-
-
 def test_processes_with_different_states_are_refused():
     one = ResumePoint(of_run("one", 4))
-    assert find_same_state(Two(size=2), lambda: one) is one
+    lacking = Two(theirs={tuple: ("no checkpoint", ""), str: "no checkpoint"})
+    assert find_same_state(Two(), lambda: one) is one
     with pytest.raises(UsageError, match=r"process 0 has iteration 4 of run one \(\w{8}\), process 1 has no checkpoint; give"):
-        find_same_state(Lacking(size=2), lambda: one)
+        find_same_state(lacking, lambda: one)
     with pytest.raises(UsageError, match=r"process 0 has runs/a: holds a run, process 1 has no checkpoint; give all"):
-        find_same_state(Lacking(size=2), lambda: refuse("runs/a: holds a run"))
+        find_same_state(lacking, lambda: refuse("runs/a: holds a run"))
     with pytest.raises(UsageError, match=r"^runs/a: holds a run$"):  # each in a folder of its own
-        find_same_state(Refused(size=2), lambda: refuse("runs/a: holds a run"))
+        find_same_state(Two(theirs={tuple: ("runs/b: holds a run",) * 2}), lambda: refuse("runs/a: holds a run"))
 
 
 def refuse(text: str) -> ResumePoint:
@@ -280,17 +252,8 @@ def test_the_best_map_of_the_same_run_is_kept(resumed, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    "case, said",
-    [
-        ("other metric", "eval.metric changed"),
-        ("cleared", "has no valid best.pt of this run"),
-        ("none", "has no valid best.pt of this run"),
-        ("damaged", "has no valid best.pt of this run"),
-        ("later", "has no valid best.pt of this run"),
-    ],
-)
-def test_an_incomparable_best_map_or_one_without_checkpoint_is_dropped(resumed, case, said, tmp_path, capsys):
+@pytest.mark.parametrize("case", ["other metric", "cleared", "none", "damaged", "later"])
+def test_an_incomparable_best_map_or_one_without_checkpoint_is_dropped(resumed, case, tmp_path, capsys):
     run, state = resumed
     best = tmp_path / "checkpoints/best.pt"
     if case == "other metric":
@@ -303,6 +266,7 @@ def test_an_incomparable_best_map_or_one_without_checkpoint_is_dropped(resumed, 
         state.iteration = 2
     first = begun(run, state, clear=case == "cleared", goes_back=case == "later")
     assert (first.best_map, first.not_improved) == (-1, 0)
+    said = "eval.metric changed" if case == "other metric" else "has no valid best.pt of this run"
     assert f"{said}: best.pt is chosen anew" in capsys.readouterr().out
 
 

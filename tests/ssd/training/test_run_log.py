@@ -4,13 +4,13 @@ import re
 import cv2
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.util.tensor_util import make_ndarray
 
 from ssd.evaluation.voc_eval import voc_eval
 from ssd.training.run_log import THRESHOLDS, RecordFile, read_records
+from tests.helpers.runs import events
 
 A, B, FAR = [1, 1, 10, 10], [21, 21, 30, 30], [51, 51, 60, 60]
 
@@ -38,9 +38,7 @@ def test_a_tensorboard_curve_has_the_counts(result, tmp_path):
     records = RecordFile(tmp_path)
     records.pr_curve("precision-recall/cat", 3, result.at(0, THRESHOLDS), 7)
     records.close()
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    (event,) = board.Tensors("precision-recall/cat")
+    (event,) = events(tmp_path).Tensors("precision-recall/cat")
     assert event.step == 7
     curve = make_ndarray(event.tensor_proto)  # rows: true and false positives, true and false negatives, precision, recall
     assert curve.shape == (6, len(THRESHOLDS))
@@ -55,8 +53,7 @@ def test_training_and_validation_loss_share_a_chart(tmp_path):
     records.write("train", 1, 10, {**losses, "grad_norm": 7.0})
     records.write("eval", 1, 10, {"map": None, **losses, "ap": {}})
     records.close()
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
+    board = events(tmp_path)
     assert board.Scalars("train/grad_norm")[0].value == 7
     (event,) = board.Tensors(CONFIG_SUMMARY_TAG)
     layout = Layout.FromString(make_ndarray(event.tensor_proto).item())
@@ -89,9 +86,7 @@ def test_a_tensorboard_picture_keeps_its_content(tmp_path):
     records = RecordFile(tmp_path)
     records.picture("validation photos", image, 7)
     records.close()
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    (event,) = board.Images("validation photos")
+    (event,) = events(tmp_path).Images("validation photos")
     assert (event.step, event.width, event.height) == (7, 60, 40)
     shown = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_allclose(shown[:, :24].astype(int), image[:, :24], atol=6)
@@ -99,10 +94,10 @@ def test_a_tensorboard_picture_keeps_its_content(tmp_path):
 
 def test_a_full_disk_costs_only_tensorboard_events(tmp_path, capfd):
     records = RecordFile(tmp_path)
-    (events,) = (tmp_path / "tensorboard").iterdir()
+    (written,) = (tmp_path / "tensorboard").iterdir()
     records.write("train", 1, 1, {"loss": 1.0})
     (tmp_path / "full").symlink_to("/dev/full")
-    (tmp_path / "full").replace(events)
+    (tmp_path / "full").replace(written)
     for iteration in range(2, 100):
         records.write("train", 1, iteration, {"loss": 1.0})
     records.picture("validation photos", np.zeros((40, 60, 3), np.uint8), 100)

@@ -104,7 +104,6 @@ def test_the_ema_follows_every_update():
         weights = update(updater, 0.3, iteration=iteration)
         decay = (1 + iteration) / (10 + iteration)
         expected = [decay * old + (1 - decay) * new for old, new in zip(expected, weights, strict=True)]
-    assert updater.ema is not None
     torch.testing.assert_close(list(updater.ema.state.values()), expected)
 
 
@@ -157,9 +156,8 @@ def test_each_missing_part_of_a_state_is_reported():
     half, other = updater_of("sgd", torch.float16), updater_of("adamw", torch.float32)
     assert half.restore(state) == ["the checkpoint was not trained in float16: the loss scale starts at 65536"]
     assert other.restore(state) == ["the checkpoint has the state of a different optimiser: AdamW starts afresh"]
-    assert updater.restore(replace(state, average=None)) == [
-        "the checkpoint has no moving average: train.ema starts from its weights"
-    ]
+    note = "the checkpoint has no moving average: train.ema starts from its weights"
+    assert updater.restore(replace(state, average=None)) == [note]
     without = Updater(updater.model, updater.optimizer, schedule_of(), torch.float32)  # that keeps no average needs none
     assert without.restore(state) == []
     update(without, 0.1)

@@ -16,7 +16,7 @@ from ssd.batch import Batch
 from ssd.system.distributed import World
 from ssd.system.errors import UserError
 from ssd.system.stop import Stopped
-from ssd.training import trainer, validate
+from ssd.training import trainer
 from ssd.training.build import RunParts
 from ssd.training.checkpoints import Checkpoints
 from ssd.training.run_log import RecordFile, RunLog
@@ -24,7 +24,7 @@ from ssd.training.schedule import Schedule
 from ssd.training.step import StepOutput, TrainStep
 from ssd.training.trainer import Trainer
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from tests.helpers.runs import records, run_of, schedule_of, small
+from tests.helpers.runs import records, run_of, schedule_of, small, trained
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -40,18 +40,17 @@ def test_only_the_main_process_restores_the_saved_sums(rank):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
 def test_evaluation_workers_start_while_the_network_trains(tmp_path, shapes_root, monkeypatch):
     """Two steps ahead, of evaluations after steps 3 and 5."""
     monkeypatch.setattr(trainer, "AHEAD", 2)
-    monkeypatch.setattr(validate, "write_report", lambda *_: None)
     steps: list[None] = []
     begun: list[int] = []  # steps done when a loader starts; below 0: when an evaluation is over
     start, evaluated = WatchedLoader.__iter__, RunLog.evaluated
     monkeypatch.setattr(WatchedLoader, "__iter__", lambda self: begun.append(len(steps)) or start(self))
     monkeypatch.setattr(RunLog, "step", lambda _: steps.append(None))
     monkeypatch.setattr(RunLog, "evaluated", lambda *given: begun.append(-len(steps)) or evaluated(*given))
-    config = small(tmp_path, shapes_root, train={"iterations": 5}, eval={"every": 3})
-    assert train.main(["--config", str(config)]) == 0
+    trained(tmp_path, shapes_root, train={"iterations": 5}, eval={"every": 3})
     assert [event for event in begun if event] == [1, -3, 3, -5]  # those before the first step are others
     assert [record["iteration"] for record in records(tmp_path, "eval")] == [3, 5]
 
@@ -161,13 +160,7 @@ def test_a_failure_before_the_first_step_leaves_no_checkpoint(tmp_path, shapes_r
     assert not (tmp_path / "run/checkpoints/last.pt").exists()
 
 
-@pytest.fixture
-def _no_report(monkeypatch):
-    """To draw it takes longer than to train."""
-    monkeypatch.setattr(validate, "write_report", lambda *_: None)
-
-
-def trained(folder: Path, root: Path, *arguments: str, resume: Path | None = None) -> list[float | None]:
+def grad_norms(folder: Path, root: Path, *arguments: str, resume: Path | None = None) -> list[float | None]:
     """The norms in the records of a run of three steps, which may go back to an earlier checkpoint."""
     again = ["--resume", str(resume), "--overwrite"] if resume else []
     config = small(folder, root, train={"iterations": 3}, eval={"every": 100}, checkpoint={"every": 1, "keep": 3})
@@ -176,25 +169,25 @@ def trained(folder: Path, root: Path, *arguments: str, resume: Path | None = Non
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_report")
+@pytest.mark.usefixtures("no_report")
 def test_grad_norm_is_the_mean_over_steps_even_when_resumed(tmp_path, shapes_root):
-    every = trained(tmp_path / "every", shapes_root, "log_every=1")
+    every = grad_norms(tmp_path / "every", shapes_root, "log_every=1")
     assert len(set(every)) == 3
-    whole = trained(tmp_path / "whole", shapes_root, "log_every=2")
+    whole = grad_norms(tmp_path / "whole", shapes_root, "log_every=2")
     assert whole == [pytest.approx(sum(every[:2]) / 2), pytest.approx(every[2])]
     first = tmp_path / "whole/run/checkpoints/iteration_00000001.pt"
     kept = tmp_path / "first.pt"
     shutil.copy(first, kept)
-    assert trained(tmp_path / "whole", shapes_root, "log_every=2", resume=kept) == whole
+    assert grad_norms(tmp_path / "whole", shapes_root, "log_every=2", resume=kept) == whole
     # An old checkpoint without the sums: the mean since the restart.
     state = load_checkpoint(kept)
     state.grad_norms = None
     save_checkpoint(kept, state)
-    assert trained(tmp_path / "whole", shapes_root, "log_every=2", resume=kept)[0] == pytest.approx(every[1])
+    assert grad_norms(tmp_path / "whole", shapes_root, "log_every=2", resume=kept)[0] == pytest.approx(every[1])
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_report")
+@pytest.mark.usefixtures("no_report")
 def test_skipped_float16_steps_do_not_count(tmp_path, shapes_root, monkeypatch):
     """As if the gradient had been infinite in the first two of three steps."""
     norms: list[float] = []
@@ -206,4 +199,4 @@ def test_skipped_float16_steps_do_not_count(tmp_path, shapes_root, monkeypatch):
         return taken._replace(grad_norm=torch.tensor(torch.inf)) if iteration < 2 else taken
 
     monkeypatch.setattr(TrainStep, "__call__", overflowing)
-    assert trained(tmp_path, shapes_root, "log_every=2") == [None, pytest.approx(norms[2])]
+    assert grad_norms(tmp_path, shapes_root, "log_every=2") == [None, pytest.approx(norms[2])]

@@ -8,20 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from data.shapes import CLASSES
 from ssd.config.file import load_config
 from ssd.evaluation.evaluate import Evaluation
 from ssd.model import SSD300
 from ssd.preprocessing import normalize
-from ssd.training import validate
 from ssd.training.build import build_model
 from ssd.training.datasets import eval_dataset, load_part
 from ssd.training.run import Run
 from ssd.training.validate import evaluate_photos
 from ssd.weights.checkpoint import load_checkpoint
 from tests.helpers import reference
-from tests.helpers.runs import records, write_config
+from tests.helpers.runs import records, trained, write_config
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +101,9 @@ def test_difficult_objects_and_negatives_count_as_in_training(tmp_path, odd_phot
 
 
 @pytest.mark.slow
-def test_it_is_of_the_averaged_weights(tmp_path, odd_photos, capsys, monkeypatch):
-    monkeypatch.setattr(validate, "write_report", lambda *_: None)  # to draw it takes longer than to train
-    config = write_config(
-        tmp_path, odd_photos, data={"workers": 0}, eval={"every": 2}, train={"iterations": 2, "batch_size": 2, "ema": 0.9}
-    )
-    assert train.main(["--config", str(config)]) == 0
+@pytest.mark.usefixtures("no_report")
+def test_it_is_of_the_averaged_weights(tmp_path, odd_photos, capsys):
+    config = trained(tmp_path, odd_photos, eval={"every": 2}, train={"iterations": 2, "ema": 0.9})
     (record,) = records(tmp_path, "eval")
     state = load_checkpoint(tmp_path / "run/checkpoints/last.pt")
     averaged, own = (evaluated(config, weights)[0] for weights in (state.average, state.model))

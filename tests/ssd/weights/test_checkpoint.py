@@ -12,13 +12,7 @@ import torch
 import yaml
 
 from ssd.model import SSD300
-from ssd.weights.checkpoint import (
-    CheckpointError,
-    copy_checkpoint,
-    digest,
-    load_checkpoint,
-    save_checkpoint,
-)
+from ssd.weights.checkpoint import CheckpointError, copy_checkpoint, digest, load_checkpoint, save_checkpoint
 from ssd.weights.formats import load_any
 from ssd.weights.pretrained import load_pretrained
 from tests.helpers.checkpoints import damage_empty, damage_one_byte, damage_truncate, state
@@ -88,52 +82,33 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-def damage_nothing(path: Path) -> None:
-    path.unlink()
-
-
-def damage_text(path: Path) -> None:
-    path.write_text("not a checkpoint at all\n" * 20)
-
-
-def damage_other_project(path: Path) -> None:
-    torch.save({"state_dict": {"w": torch.zeros(3)}}, path)
-
-
-def damage_newer_format(path: Path) -> None:
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "format": 99}, path)
-
-
-def damage_other_fields(path: Path) -> None:
-    values = {**asdict(state()), "invented": 1}
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "state": values, "digest": digest(values)}, path)
-
-
 class Malicious:
     def __reduce__(self):
         return (os.system, ("touch executed",))
 
 
-def damage_pickle(path: Path) -> None:
-    torch.save({"kind": Malicious()}, path)
+def replace_state(path: Path) -> None:
+    values = {**asdict(state()), "invented": 1}
+    torch.save({**torch.load(path, weights_only=True), "state": values, "digest": digest(values)}, path)
 
 
-DAMAGES = [
-    (damage_nothing, "no such checkpoint"),
-    (damage_truncate, "damaged"),
-    (damage_empty, "damaged"),
-    (damage_one_byte, "digest"),
-    (damage_text, "damaged"),
-    (damage_other_project, "not a checkpoint of this application"),
-    (damage_newer_format, "format 99"),
-    (damage_other_fields, "is not a complete training state"),
-    (damage_pickle, "not loaded: contains more than tensors"),
-]
+DAMAGES = {
+    "missing": (Path.unlink, "no such checkpoint"),
+    "truncated": (damage_truncate, "damaged"),
+    "empty": (damage_empty, "damaged"),
+    "one byte": (damage_one_byte, "digest"),
+    "text": (lambda path: path.write_text("not a checkpoint at all\n" * 20), "damaged"),
+    "other project": (
+        lambda path: torch.save({"state_dict": {"w": torch.zeros(3)}}, path),
+        "not a checkpoint of this application",
+    ),
+    "newer format": (lambda path: torch.save({**torch.load(path, weights_only=True), "format": 99}, path), "format 99"),
+    "other fields": (replace_state, "is not a complete training state"),
+    "pickle": (lambda path: torch.save({"kind": Malicious()}, path), "not loaded: contains more than tensors"),
+}
 
 
-@pytest.mark.parametrize(("damage", "expected"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("damage", "expected"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_is_rejected_with_one_line(tmp_path, monkeypatch, damage, expected):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "last.pt"
