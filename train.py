@@ -60,11 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     """Train to the end of the schedule, from the beginning or a checkpoint, and evaluate the best checkpoint."""
-    from ssd.training.build import build_model, build_parts, describe
+    from ssd.training.build import build_model, build_parts
     from ssd.training.checkpoints import BEST, Checkpoints, make_folder
     from ssd.training.datasets import list_damaged, load_data, train_loader
     from ssd.training.run import find_start, first_state, require_same_config
-    from ssd.training.run_log import RunLog
+    from ssd.training.run_log import RunLog, describe
     from ssd.training.trainer import NonFiniteError, Trainer
     from ssd.training.validate import evaluate_checkpoint, finish
 

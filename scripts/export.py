@@ -22,7 +22,7 @@ stored in the file's metadata; if more than --max-loss is lost, no file is writt
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ssd.inference.predictor import Predictor
-    from ssd.training.run import Run
     from ssd.weights.checkpoint import TrainState
 
 SUFFIXES_OF = {"onnx": ".onnx", "weights": ".weights.pt"}
@@ -84,15 +83,17 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     """Write the INT8 network if its mAP on all validation photos is close to that of float32."""
     from tqdm import tqdm
 
+    from ssd.config.file import parse_config
     from ssd.deploy.export import network_graph, save_onnx, with_detection
     from ssd.deploy.program import sparse_photos
     from ssd.deploy.quantise import detections_of, quantise
     from ssd.evaluation.metrics import METRICS, voc_entries
     from ssd.evaluation.pictures import evenly_spaced
     from ssd.training.datasets import eval_dataset, load_data
+    from ssd.training.run import Run
 
     with photos_needed("--int8 needs the run's training and validation photos; give their folder as data.root=FOLDER"):
-        run = run_of(state, options.overrides)
+        run = Run.alone(parse_config(state.config, overrides=options.overrides))
         photos = load_data(run)
     train, val = (eval_dataset(run, part, predictor.preprocessing) for part in (photos.train, photos.val))
     metric, num_val = METRICS[run.config.eval.metric], len(photos.val)
@@ -189,9 +190,11 @@ def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
     Raises:
         UsageError: there are none.
     """
+    from ssd.config.file import parse_config
     from ssd.evaluation.pictures import evenly_spaced
     from ssd.system.images import SUFFIXES
     from ssd.training.datasets import load_part
+    from ssd.training.run import Run
 
     folder = options.photos
     if folder is not None:
@@ -200,21 +203,9 @@ def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
             raise UsageError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
     else:
         with photos_needed("name a folder with --photos, or give theirs as data.root=FOLDER"):
-            photos = load_part(run_of(state, options.overrides), "val")
+            photos = load_part(Run.alone(parse_config(state.config, overrides=options.overrides)), "val")
         paths = [Path(photos.path(index)) for index in range(len(photos))]
     return [paths[i] for i in evenly_spaced(len(paths), NUM_PHOTOS)]
-
-
-def run_of(state: "TrainState", overrides: Sequence[str]) -> "Run":
-    """The run that a checkpoint is of, to look at its photos.
-
-    Raises:
-        ConfigError: it is of none, being weights alone, or an override cannot be used.
-    """
-    from ssd.config.file import parse_config
-    from ssd.training.run import Run
-
-    return Run.alone(parse_config(state.config, overrides=overrides))
 
 
 @contextmanager

@@ -14,7 +14,6 @@ model.init_from, with its model.width. If the run's photos have moved, add data.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from ssd.system.command import command
 from ssd.system.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
     from data.loading.dataset import DetectionDataset
     from ssd.compress.prune import LayerFit
@@ -67,7 +66,7 @@ def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
         raise UsageError(f"{options.source}: is not from a run and names no photos; name a folder with --photos")
     shape = ModelConfig(pretrained="none", width=options.width, batch_norm=options.batch_norm or "backbone")
     network = build_network(2, shape)
-    pixels = resized(photos_of_folder(options.photos, options.number))
+    pixels = pixels_of_folder(options.photos, options.number)
     preprocessing = start_from_features(network, features, pixels, str(options.source), report)
     layers = tuple(f"backbone.{name}." for name in CONV_NAMES)
     weights = {name: value for name, value in network.state_dict().items() if name.startswith(layers)}
@@ -80,8 +79,11 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     import torch
 
     from ssd.compress.prune import prune
+    from ssd.config.file import parse_config
     from ssd.config.schema import ModelConfig
     from ssd.preprocessing import Preprocessing, normalize
+    from ssd.training.datasets import load_part, sample_pixels
+    from ssd.training.run import Run
     from ssd.training.validate import evaluate_photos
     from ssd.weights.checkpoint import TrainState, shape_of
     from ssd.weights.pretrained import build_network, network_of
@@ -93,10 +95,15 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     shape = ModelConfig.model_validate({**shape_of(state.config["model"]), **given})
     narrow = build_network(len(state.classes) + 1, shape).eval()
     preprocessing = Preprocessing(**state.preprocessing)
-    run = None if options.photos else run_of(state, options)
-    photos = photos_of_folder(options.photos, options.number) if run is None else training_photos(run, options.number)
-    images = normalize(resized(photos), preprocessing, memory_format=torch.contiguous_format)
-    for layer in prune(wide, narrow, images):
+    run = None
+    if options.photos:
+        pixels = pixels_of_folder(options.photos, options.number)
+    elif "train" in state.config.get("data", {}):
+        run = Run.alone(parse_config(state.config, str(options.source), options.overrides))
+        pixels = sample_pixels(run, load_part(run, "train"), options.number)
+    else:
+        raise UsageError(f"{options.source}: contains only weights and names no photos; name a folder with --photos")
+    for layer in prune(wide, narrow, normalize(pixels, preprocessing, memory_format=torch.contiguous_format)):
         report(layer)
     samples = validation_samples(run, preprocessing) if run else None
     for network in (wide, narrow):
@@ -112,53 +119,23 @@ def report(layer: "LayerFit") -> None:
     print(f"{name:9} {layer.kept:5} of {layer.of:4} channels  unexplained variance {layer.unexplained:.3f}", flush=True)
 
 
-def run_of(state: "TrainState", options: argparse.Namespace) -> "Run":
-    """Return the run of a checkpoint, on this machine's CPU.
-
-    Raises:
-        UsageError: the checkpoint has weights only and names no photos.
-    """
-    from ssd.config.file import parse_config
-    from ssd.training.run import Run
-
-    if "train" not in state.config.get("data", {}):
-        raise UsageError(f"{options.source}: contains only weights and names no photos; name a folder with --photos")
-    return Run.alone(parse_config(state.config, str(options.source), options.overrides))
-
-
-def training_photos(run: "Run", number: int) -> "list[np.ndarray]":
-    """Return up to `number` of a run's training photos, `[H, W, 3]` uint8 RGB."""
-    from ssd.evaluation.pictures import evenly_spaced
-    from ssd.preprocessing import IMAGENET
-    from ssd.training.datasets import eval_dataset, load_part
-
-    photos = load_part(run, "train")
-    samples = eval_dataset(run, photos, IMAGENET)
-    return [samples.image(index) for index in evenly_spaced(len(photos), number)]
-
-
-def photos_of_folder(folder: Path, number: int) -> "list[np.ndarray]":
-    """Return up to `number` of a folder's photos, `[H, W, 3]` uint8 RGB.
+def pixels_of_folder(folder: Path, number: int) -> "Tensor":
+    """Return up to `number` of a folder's photos at the network's size, `[N, 300, 300, 3]` uint8 RGB.
 
     Raises:
         UsageError: the folder has no photos.
     """
+    import numpy as np
+    import torch
+
     from ssd.evaluation.pictures import evenly_spaced
+    from ssd.preprocessing import IMAGENET, resize
     from ssd.system.images import SUFFIXES, read_photo
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UsageError(f"--photos {folder}: no photos ({', '.join(SUFFIXES)})")
-    return [read_photo(paths[index]) for index in evenly_spaced(len(paths), number)]
-
-
-def resized(photos: "Sequence[np.ndarray]"):
-    """Resize photos to the network's input, `[N, 300, 300, 3]` uint8."""
-    import numpy as np
-    import torch
-
-    from ssd.preprocessing import IMAGENET, resize
-
+    photos = (read_photo(paths[index]) for index in evenly_spaced(len(paths), number))
     return torch.from_numpy(np.stack([resize(photo, IMAGENET.size) for photo in photos]))
 
 

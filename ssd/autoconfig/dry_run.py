@@ -6,10 +6,10 @@ import torch
 
 from ssd.autoconfig.timing import measure
 from ssd.system.machine import memory_in_use
-from ssd.training.build import build_model, build_parts, describe
+from ssd.training.build import build_model, build_parts
 from ssd.training.datasets import cache_copies, load_data
 from ssd.training.run import Run
-from ssd.training.run_log import duration
+from ssd.training.run_log import describe, duration
 
 
 def dry_run(run: Run, began: float) -> None:

@@ -82,7 +82,7 @@ def _full_network(budget: Budget, num_photos: int, measure: Measure, notes: list
     """Return a start with the full network, or the reason against it."""
     candidates = [recipe for recipe in (COCO, IMAGENET) if sources.hub_file(sources.torchvision_url(recipe.name)).exists()]
     if budget.download and COCO not in candidates:
-        reason = _why_missing(COCO, sources.asked)  # first: timing the full network may take minutes
+        reason = _why_missing(COCO, sources.check_available)  # first: timing the full network may take minutes
         if reason is None:
             candidates.insert(0, COCO)
         else:
@@ -105,7 +105,7 @@ def _full_network(budget: Budget, num_photos: int, measure: Measure, notes: list
         seen = f"{samples:,} photos in {budget.minutes:g} minutes"
         return Blocker(f"the full network would see {seen} here and needs {MIN_SAMPLES:,}", needed)
     for recipe in candidates:
-        reason = _why_missing(recipe, sources.fetched)
+        reason = _why_missing(recipe, sources.fetch_to_hub)
         if reason is None:
             return plan if recipe is COCO else _plan(recipe, budget, num_photos, timings, NO_COCO, notes)
         notes.append(f"note: {reason}")

@@ -1,7 +1,6 @@
 """Initialise a narrower network, or one with batch normalisation, from the convolutions of VGG16."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from ssd.compress.prune import LayerFit, parts_of, prune
 from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing, normalize
-from ssd.weights.checkpoint import CheckpointError, is_own, read_tensors
+from ssd.weights.checkpoint import CheckpointError, is_own
 from ssd.weights.formats import format_of, weights_in
 from ssd.weights.pretrained import build_network, is_features, load_backbone
 
@@ -25,19 +24,6 @@ def features_in(content: Any) -> dict[str, Tensor] | None:
     """Return the state dict in the content of a file if it holds VGG16's convolutions and no classifier; else None."""
     weights = weights_in(content)
     return weights if not is_own(content) and not format_of(weights) and is_features(weights) else None
-
-
-def prunable_features(options: ModelConfig) -> dict[str, Tensor] | None:
-    """Return the state dict in `model.pretrained` if it holds VGG16's convolutions and the network needs them pruned or
-    normalised; else None.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    is_plain = options.width == 1 and options.batch_norm == "none"
-    if options.init_from or is_plain or not Path(options.pretrained).is_file():
-        return None
-    return features_in(read_tensors(Path(options.pretrained)))
 
 
 def start_from_features(

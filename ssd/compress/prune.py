@@ -131,52 +131,42 @@ def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None)
     layers = layers_of(wide)
     if last is not None:
         layers = layers[: [layer.name for layer in layers].index(last) + 1]
-    readers = {layer.name: [reader for reader in layers if reader.source == layer.name] for layer in layers}
     wide.eval()
     narrow.eval()
-    outputs: dict[str, tuple[Tensor, Tensor]] = {}  # wide and narrow outputs, until the last reader
-    kept: dict[str, Tensor] = {}  # channels of each layer, ascending
-    changed: set[str] = set()  # layers whose outputs differ from those in the wide network
+    readers = {
+        source: [layer for layer in layers if layer.source == source] for source in (None, *(each.name for each in layers))
+    }
+    outputs: dict[str | None, tuple[Tensor, Tensor]] = {None: (images.half(), images.half())}  # wide, narrow; until last read
+    kept: dict[str | None, Tensor] = {None: torch.arange(images.shape[1])}  # channels of each layer, ascending
+    changed: set[str | None] = set()  # layers whose outputs differ from those in the wide network
     generator = torch.Generator().manual_seed(0)
     for layer in layers:
-        conv, _ = parts_of(wide, layer.name)
-        own = folded(wide, layer.name)
-        if layer.source is None:
-            theirs = ours = images.half()
-            channels = torch.arange(images.shape[1])
-        else:
-            theirs, ours = (
-                _mapped(partial(layer.between, net), x) for net, x in zip((wide, narrow), outputs[layer.source], strict=True)
-            )
-            channels = kept[layer.source]
+        name, source = layer.name, layer.source
+        conv, _ = parts_of(wide, name)
+        own, channels = folded(wide, name), kept[source]
+        theirs, ours = (_mapped(partial(layer.between, net), x) for net, x in zip((wide, narrow), outputs[source], strict=True))
         whole = _convolved(theirs, own, conv)
-        keep = parts_of(narrow, layer.name)[0].out_channels
-        if keep < conv.out_channels:
-            chosen = most_useful(_reading(wide, readers[layer.name], whole, generator), keep)
-        else:
-            chosen = torch.arange(conv.out_channels)
-        start = Weights(own.weight[chosen][:, channels], own.bias[chosen])
-        if layer.source not in changed and len(channels) == conv.in_channels:
-            fit, unexplained = start, 0.0
-        else:
-            changed.add(layer.name)
-            fit, unexplained = _refitted(ours, whole[:, chosen], start, conv, generator)
-        if len(chosen) < conv.out_channels:
-            changed.add(layer.name)
+        chosen = torch.arange(conv.out_channels)
+        if (keep := parts_of(narrow, name)[0].out_channels) < conv.out_channels:
+            chosen = most_useful(_reading(wide, readers[name], whole, generator), keep)
+        fit, unexplained = Weights(own.weight[chosen][:, channels], own.bias[chosen]), 0.0
+        is_input_changed = source in changed or len(channels) < conv.in_channels
+        if is_input_changed:
+            fit, unexplained = _refitted(ours, whole[:, chosen], fit, conv, generator)
+        if is_input_changed or len(chosen) < conv.out_channels:
+            changed.add(name)
         result = _convolved(ours, fit, conv)
-        if layer.name not in changed and _alike(wide, narrow, layer.name):
-            narrow.get_submodule(layer.name).load_state_dict(wide.get_submodule(layer.name).state_dict())
+        if name not in changed and _alike(wide, narrow, name):
+            narrow.get_submodule(name).load_state_dict(wide.get_submodule(name).state_dict())
         else:
-            _write(narrow, layer.name, fit, result)
-        kept[layer.name] = chosen
-        if layer.name == "backbone.conv4_3":
+            _write(narrow, name, fit, result)
+        if name == "backbone.conv4_3":
             _select_norm(wide.conv4_3_norm, narrow.conv4_3_norm, chosen)
-        if readers[layer.name]:
-            outputs[layer.name] = whole, result
-        for name in [*outputs]:
-            if readers[name] and readers[name][-1] is layer:
-                del outputs[name]
-        yield LayerFit(layer.name, len(chosen), conv.out_channels, unexplained)
+        kept[name], outputs[name] = chosen, (whole, result)
+        for each in [*outputs]:
+            if not readers[each] or readers[each][-1] is layer:
+                del outputs[each]
+        yield LayerFit(name, len(chosen), conv.out_channels, unexplained)
 
 
 def _alike(wide: SSD300, narrow: SSD300, name: str) -> bool:
@@ -257,7 +247,8 @@ def _refitted(
 ) -> tuple[Weights, float]:
     """Fit weights to the outputs of the wide network; return them and the unexplained share of the variance.
 
-    Ridge regression towards the weights of the wide network; the ridge parameter is selected on held-out photos.
+    Ridge regression towards `start`, the weights of the wide network; the ridge parameter is selected on held-out photos. If
+    none improves on `start` there, as with few photos and the smallest maps, the weights stay.
     """
     places = _places(inputs, conv, generator)
     patches, photo = _patches(inputs, conv, places)
@@ -267,20 +258,27 @@ def _refitted(
     old = start.weight.flatten(1).T.double()  # [I · k · k, O]
     x, y = patches[~held_out].double(), wanted[~held_out]
     x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
-    x = x - x_mean
-    gram, moment = x.T @ x, x.T @ (y - y_mean - x @ old)
-    scale = gram.diagonal().mean()
     test_x, test_y = patches[held_out].double() - x_mean, wanted[held_out] - y_mean
     variance = (test_y - test_y.mean(dim=0)).square().sum().clamp(min=1e-12)
-    best: tuple[float, Tensor] = (torch.inf, old)
+
+    def error_of(weight: Tensor, bias: Tensor | float = 0.0) -> float:
+        return float((test_y - test_x @ weight - bias).square().sum() / variance)
+
+    best = error_of(old, start.bias.double() + x_mean @ old - y_mean), start
+    for weight in _ridge_weights(x - x_mean, y - y_mean, old):
+        if (error := error_of(weight)) < best[0]:
+            bias = y_mean - x_mean @ weight
+            best = error, Weights(weight.T.reshape(start.weight.shape).float(), bias.float())
+    return best[1], best[0]
+
+
+def _ridge_weights(x: Tensor, y: Tensor, old: Tensor) -> Iterator[Tensor]:
+    """Yield the weights `[I, O]` of ridge regression from `x` `[S, I]` to `y` `[S, O]`, towards `old`, for each of RIDGES."""
+    gram, moment = x.T @ x, x.T @ (y - x @ old)
+    scale = gram.diagonal().mean()
     for ridge in RIDGES:
         matrix = gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype)
-        weight = old + torch.linalg.solve(matrix, moment)
-        error = float((test_y - test_x @ weight).square().sum() / variance)
-        best = min(best, (error, weight), key=lambda pair: pair[0])
-    error, weight = best
-    bias = y_mean - x_mean @ weight
-    return Weights(weight.T.reshape(start.weight.shape).float(), bias.float()), error
+        yield old + torch.linalg.solve(matrix, moment)
 
 
 def _places(inputs: Tensor, conv: nn.Conv2d, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +13,14 @@ from tqdm import tqdm
 
 from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
-from ssd.compress.features import NUM_CONVS, prunable_features, start_from_features
+from ssd.compress.features import NUM_CONVS, start_from_features
 from ssd.compress.prune import PHOTOS as PRUNE_PHOTOS
 from ssd.config.schema import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
 from ssd.config.yaml import dump_yaml
 from ssd.dbox import spec_of
-from ssd.evaluation.pictures import evenly_spaced
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
-from ssd.preprocessing import IMAGENET, Preprocessing
+from ssd.preprocessing import Preprocessing
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
@@ -30,7 +30,7 @@ from ssd.training.datasets import (
     eval_dataset,
     fullest_batch,
     load_part,
-    tiles_notes,
+    sample_pixels,
     train_dataset,
 )
 from ssd.training.optimizer import ModelEMA, make_optimizer
@@ -65,23 +65,21 @@ def _initial_weights(run: Run, model: SSD300, photos: Annotations | None) -> Pre
     options, classes = run.config.model, run.config.data.class_names
     if options.init_from:
         preprocessing, notes = init_from(model, Path(options.init_from), classes)
-    elif (features := prunable_features(options)) is not None:
-        preprocessing, notes = _pruned_features(run, model, features, photos or load_part(run, "train")), []
     else:
-        preprocessing, notes = load_pretrained(model, options.pretrained, classes)
+        prune = partial(_prune_features, run, model, photos)
+        preprocessing, notes = load_pretrained(model, options.pretrained, classes, prune)
     for note in notes:
         run.say(note)
     return preprocessing
 
 
-def _pruned_features(run: Run, model: SSD300, features: dict[str, Tensor], photos: Annotations) -> Preprocessing:
+def _prune_features(run: Run, model: SSD300, photos: Annotations | None, features: dict[str, Tensor]) -> Preprocessing:
     """Prune pretrained features on some training photos, in the main process, and send the others its weights."""
-    source = run.config.model.pretrained
+    source, photos = run.config.model.pretrained, photos or load_part(run, "train")
     outcome: tuple[dict[str, Tensor], Preprocessing] | str | None = None  # or an error, which all processes raise
     if run.world.is_main:
         run.say(f"model.pretrained: pruning VGG16's features in {source} to this network, on up to {PRUNE_PHOTOS} photos")
-        chosen = [(0, index) for index in evenly_spaced(len(photos), PRUNE_PHOTOS)]
-        pixels = eval_dataset(run, photos, IMAGENET).__getitems__(chosen).images
+        pixels = sample_pixels(run, photos, PRUNE_PHOTOS)
         with tqdm(total=NUM_CONVS, desc="pruning", unit="layer", disable=None, leave=False) as bar:
             try:
                 outcome = {}, start_from_features(model, features, pixels, source, lambda _: bar.update())
@@ -266,22 +264,3 @@ def limit_evaluation(run: Run) -> None:
             f"train.batch_size: auto: eval.batch_size {most} instead of {run.config.eval.batch_size}, as in a training step"
         )
         run.config = run.config.model_copy(update={"eval": run.config.eval.model_copy(update={"batch_size": most})})
-
-
-def describe(run: Run, parts: RunParts, iteration: int) -> None:
-    """Print what is about to happen."""
-    config, schedule = run.config, parts.schedule
-    photos, val_photos = parts.train_set.photos, parts.val_set.photos
-    what = "photos and tiles" if config.data.tiles else "photos"
-    parameters = sum(parameter.numel() for parameter in parts.step.model.parameters())
-    length = f"{schedule.iterations * schedule.batch_size / len(parts.train_set):.1f} epochs in total"
-    lines = [
-        f"data: {len(photos)} photos with {len(photos.labels)} objects to train on, {len(val_photos)} to evaluate on",
-        *tiles_notes(config, parts.train_set, parts.val_set),
-        f"model: SSD300, {parameters:,} parameters, {len(config.data.class_names)} classes and background",
-        f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} {what}, {length}",
-        f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}",
-        *(f"warning: {warning}" for warning in schedule.warnings()),
-    ]
-    for line in lines:
-        run.say(line)

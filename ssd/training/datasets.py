@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
 
@@ -23,7 +24,8 @@ from data.loading.workers import num_caches
 from data.transforms.tiles import LabelledCrops, cut_tiles
 from ssd.batch import Batch
 from ssd.config.schema import Config
-from ssd.preprocessing import Preprocessing
+from ssd.evaluation.pictures import evenly_spaced
+from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.files import write_whole
 from ssd.system.machine import num_cores
 from ssd.system.memory import USED, free_memory
@@ -171,6 +173,12 @@ def list_damaged(run: Run, lines: list[str]) -> None:
         write_whole(path, lambda file: file.write(os.fsencode("\n".join([*lines, ""]))))
     elif run.world.is_main:
         path.unlink(missing_ok=True)
+
+
+def sample_pixels(run: Run, photos: Annotations, count: int) -> Tensor:
+    """Return up to `count` photos from across a data set at the network's size, `[N, 300, 300, 3]` uint8 RGB, for pruning."""
+    samples = eval_dataset(run, photos, IMAGENET)
+    return samples.__getitems__([(0, index) for index in evenly_spaced(len(photos), count)]).images
 
 
 def train_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:

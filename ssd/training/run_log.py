@@ -1,12 +1,14 @@
-"""The log of a run: messages and a progress bar while it trains, metrics.jsonl and TensorBoard for later."""
+"""The log of a run: messages and a progress bar while it trains, metrics.jsonl and TensorBoard for later.
+
+`RunLog` is what the trainer talks to; `RecordFile` writes; below are reading and the pictures.
+"""
 
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +25,9 @@ from ssd.evaluation.evaluate import Evaluation
 from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, evenly_spaced
 from ssd.system.errors import optional
 from ssd.system.files import naming, write_whole
+from ssd.training.build import RunParts
+from ssd.training.datasets import tiles_notes
+from ssd.training.run import Run
 from ssd.weights.checkpoint import TrainState
 
 THRESHOLDS = np.linspace(0, 1, 127)  # scores at which TensorBoard shows precision and recall
@@ -31,6 +36,25 @@ KINDS = ("train", "eval")
 CHARTS = {name: ["Multiline", [f"{kind}/{name}$" for kind in KINDS]] for name in ("loss", "loss_l", "loss_c")}
 LINE_EVERY = 10.0  # seconds between progress lines in a log file
 NUM_PICTURED = 8  # photos in a picture
+
+
+def describe(run: Run, parts: RunParts, iteration: int) -> None:
+    """Print what is about to happen."""
+    config, schedule = run.config, parts.schedule
+    photos, val_photos = parts.train_set.photos, parts.val_set.photos
+    what = "photos and tiles" if config.data.tiles else "photos"
+    parameters = sum(parameter.numel() for parameter in parts.step.model.parameters())
+    length = f"{schedule.iterations * schedule.batch_size / len(parts.train_set):.1f} epochs in total"
+    lines = [
+        f"data: {len(photos)} photos with {len(photos.labels)} objects to train on, {len(val_photos)} to evaluate on",
+        *tiles_notes(config, parts.train_set, parts.val_set),
+        f"model: SSD300, {parameters:,} parameters, {len(config.data.class_names)} classes and background",
+        f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} {what}, {length}",
+        f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}",
+        *(f"warning: {warning}" for warning in schedule.warnings()),
+    ]
+    for line in lines:
+        run.say(line)
 
 
 class RunLog:
@@ -220,37 +244,6 @@ def _parse_record(line: str) -> dict[str, Any] | None:
         return None
     is_known = isinstance(record, dict) and record.get("kind") in KINDS and isinstance(record.get("iteration"), int)
     return record if is_known else None
-
-
-class Clock:
-    """Seconds of training, and how many of them were spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.waited = 0.0
-        self.steps = 0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the block as waiting for the data of one step."""
-        begin = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - begin
-        self.steps += 1
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the block out of the time."""
-        begin = time.perf_counter()
-        yield
-        self.start += time.perf_counter() - begin
-
-    def lap(self) -> tuple[float, float, int]:
-        """Return the seconds, seconds waited and steps since the last lap."""
-        now = time.perf_counter()
-        seconds, waited, steps = now - self.start, self.waited, self.steps
-        self.start, self.waited, self.steps = now, 0.0, 0
-        return seconds, waited, steps
 
 
 def duration(seconds: float) -> str:

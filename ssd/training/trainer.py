@@ -1,7 +1,8 @@
 """The training loop: steps, records, checkpoints and evaluations, and a clean end whatever happens."""
 
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,7 @@ from ssd.training.build import RunParts
 from ssd.training.checkpoints import LAST, Checkpoints
 from ssd.training.datasets import val_loader
 from ssd.training.run import Run
-from ssd.training.run_log import Clock, RunLog
+from ssd.training.run_log import RunLog
 from ssd.training.step import StepOutput
 from ssd.training.validate import Best, compare_with_best, evaluate_photos, is_patience_over
 from ssd.weights.checkpoint import TrainState
@@ -35,6 +36,37 @@ class NonFiniteError(Failure):
     def __init__(self, iteration: int, advice: str = "the weights are unchanged") -> None:
         super().__init__(f"iteration {iteration + 1}: the loss or its gradient is not finite; {advice}")
         self.iteration = iteration
+
+
+class Clock:
+    """Seconds of training, and how many of them were spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.waited = 0.0
+        self.steps = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the block as waiting for the data of one step."""
+        begin = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begin
+        self.steps += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the block out of the time."""
+        begin = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - begin
+
+    def lap(self) -> tuple[float, float, int]:
+        """Return the seconds, seconds waited and steps since the last lap."""
+        now = time.perf_counter()
+        seconds, waited, steps = now - self.start, self.waited, self.steps
+        self.start, self.waited, self.steps = now, 0.0, 0
+        return seconds, waited, steps
 
 
 class Trainer:

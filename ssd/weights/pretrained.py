@@ -1,6 +1,6 @@
 """Load initial weights: from torchvision, the supported SSD ports, or a checkpoint of this application."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -46,7 +46,12 @@ def network_of(state: TrainState) -> SSD300:
     return network.eval()
 
 
-def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
+def load_pretrained(
+    model: SSD300,
+    source: str,
+    classes: Sequence[str],
+    prune: Callable[[dict[str, Tensor]], Preprocessing] | None = None,
+) -> tuple[Preprocessing, list[str]]:
     """Load pretrained weights into a model. `slim` fits width 0.25 with batch normalisation, all others width 1.
 
     Args:
@@ -56,6 +61,7 @@ def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple
             VGG16, backbone only), both downloaded once; `slim` (a slim SSD300 included in the project, used like `coco`);
             `none`; or a file with any of these, or with the reduced-fc VGG16 from which the supported ports start.
         classes: names of the model's classes.
+        prune: loads VGG16's convolutions into a model that is narrower or has batch normalisation.
 
     Returns:
         The preprocessing of the weights, and messages for the user.
@@ -75,6 +81,8 @@ def load_pretrained(model: SSD300, source: str, classes: Sequence[str]) -> tuple
         return take_fitting(model, *state_of(content, path), path, classes, f"model.pretrained: {source}")
     if not weights:
         raise CheckpointError(f"model.pretrained: {path}: is not a state dict")
+    if prune and is_features(weights) and (model.width != 1 or model.backbone.has_batch_norm):
+        return prune(weights), []
     return load_backbone(model, weights, source), []
 
 

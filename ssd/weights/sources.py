@@ -27,7 +27,7 @@ def weights_file(source: str, batch_norm: bool) -> Path:
         CheckpointError: the download failed, or there is no such file.
     """
     if source in ("coco", "imagenet"):
-        return downloaded(source, torchvision_url(source, batch_norm))
+        return find_or_download(source, torchvision_url(source, batch_norm))
     if source in SHIPPED:
         path = SHIPPED[source]
         if not path.exists():
@@ -56,14 +56,14 @@ def hub_file(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
-def downloaded(source: str, url: str) -> Path:
+def find_or_download(source: str, url: str) -> Path:
     """Return the file of torchvision's weights in torch.hub's folder; download it if missing.
 
     Raises:
         CheckpointError: the download failed.
     """
     try:
-        return fetched(url)
+        return fetch_to_hub(url)
     except (DownloadError, OSError) as error:
         path = hub_file(url)
         raise CheckpointError(
@@ -72,7 +72,7 @@ def downloaded(source: str, url: str) -> Path:
         ) from None
 
 
-def asked(url: str) -> None:
+def check_available(url: str) -> None:
     """Check within seconds whether a file can be downloaded.
 
     Raises:
@@ -81,7 +81,7 @@ def asked(url: str) -> None:
     ask(url, STALL)
 
 
-def fetched(url: str) -> Path:
+def fetch_to_hub(url: str) -> Path:
     """Return a file in torch.hub's folder; download it if missing.
 
     Processes wait for each other. An existing file is not checked.

@@ -144,6 +144,21 @@ def test_refitting_against_numpy():
     assert unexplained < 0.1 * float(error.var() / targets.var())
 
 
+@pytest.mark.parametrize("num_photos", [4, 8, 16])
+def test_old_weights_stay_if_no_refit_is_better(num_photos):
+    """On maps of one pixel, from which few photos give too few positions for a fit."""
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(64, 2, 1)
+    inputs, noise = (torch.randn(num_photos, channels, 1, 1, generator=generator) for channels in (64, 2))
+    old = Weights(torch.randn(2, 64, 1, 1, generator=generator), torch.tensor([0.3, -2.0]))
+    targets = nn.functional.conv2d(inputs, *old) + noise
+    fit, unexplained = _refitted(inputs, targets, old, conv, generator)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(fit, old, strict=True))
+    held_out = slice(3, None, 4)
+    variance = (targets[held_out] - targets[held_out].mean(dim=0)).square().sum().clamp(min=1e-12)
+    assert unexplained == pytest.approx(float(noise[held_out].square().sum() / variance), rel=1e-4)
+
+
 def test_folding_a_norm():
     block = ConvBlock(3, Conv("layer", 4), batch_norm=True).eval()
     nn.init.uniform_(block.norm.running_var, 0.5, 2)

@@ -11,8 +11,6 @@ from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing
 from ssd.system.distributed import World
 from ssd.training import build
 from ssd.training.build import build_criterion, build_model, build_step, synchronise_norms, use_batch_size_of
-from ssd.training.run import Run
-from ssd.training.schedule import Schedule
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from tests.helpers.runs import run_of, schedule_of
 
@@ -187,59 +185,27 @@ def test_pruned_weights_come_from_the_main_process(monkeypatch, capsys):
         assert (features, pixels, source) == ({"a": 1}, "pixels of 5", "slim.pt")
         return OXFORD
 
-    def samples(run: Run, photos: list[int], _: Preprocessing) -> Any:
-        return SimpleNamespace(__getitems__=lambda keys: SimpleNamespace(images=f"pixels of {len(keys)}"))
-
     def gather(world: World, value: object, patient: bool = False) -> list[Any]:
         assert patient
         gathered.append(value)
         return [answer, "another's"] if answer else [value]
 
     monkeypatch.setattr(build, "start_from_features", start)
-    monkeypatch.setattr(build, "eval_dataset", samples)
+    monkeypatch.setattr(build, "sample_pixels", lambda _, photos, __: f"pixels of {len(photos)}")
     monkeypatch.setattr(World, "all_gather", gather)
     run, features, photos = run_of(model={"pretrained": "slim.pt", "width": 0.05}), cast("Any", {"a": 1}), cast("Any", range(5))
     answer: Any = None
-    assert build._pruned_features(run, model, features, photos) == OXFORD
+    assert build._prune_features(run, model, photos, features) == OXFORD
     assert gathered.pop() == ({}, OXFORD)  # alone it has its weights already
     assert "pruning VGG16's features in slim.pt to this network" in capsys.readouterr().out
     run.world = World(rank=0, size=2)
-    build._pruned_features(run, model, features, photos)
+    build._prune_features(run, model, photos, features)
     assert gathered.pop()[0].keys() == model.state_dict().keys()
     run.world = World(rank=1, size=2)
     answer = (theirs.state_dict(), IMAGENET)
-    assert build._pruned_features(run, model, features, photos) == IMAGENET
+    assert build._prune_features(run, model, photos, features) == IMAGENET
     assert gathered.pop() is None
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in theirs.state_dict().items())
     answer = "no such layer"
     with pytest.raises(CheckpointError, match="no such layer"):
-        build._pruned_features(run, model, features, photos)
-
-
-@pytest.mark.parametrize("tiles, what", [(None, "photos"), ({"size": 50}, "photos and tiles")])
-def test_describe(tiles, what, monkeypatch, capsys):
-    source = [{"path": "shapes"}]
-    run = run_of(
-        data={"train": source, "val": source, "classes": ["cat", "dog"], "tiles": tiles},
-        train={"batch_size": 4, "iterations": 9, "warmup": 9}, output_dir="out",
-    )  # fmt: skip
-    monkeypatch.setattr(build, "tiles_notes", lambda *_: ["of the tiles"])
-
-    class Listed(list[int]):
-        photos: "Listed"
-        labels = range(20)
-
-    samples, val_samples = Listed(range(24)), Listed(range(10))
-    samples.photos, val_samples.photos = Listed(range(12)), Listed(range(5))
-    schedule = Schedule(run.config.train, run.config.eval.every, len(samples))
-    step = SimpleNamespace(model=torch.nn.Linear(999, 2))
-    parts: Any = SimpleNamespace(train_set=samples, val_set=val_samples, step=step, schedule=schedule)
-    build.describe(run, parts, 3)
-    assert capsys.readouterr().out.splitlines() == [
-        "data: 12 photos with 20 objects to train on, 5 to evaluate on",
-        "of the tiles",
-        "model: SSD300, 2,000 parameters, 2 classes and background",
-        f"training: iterations 3 to 9 of 4 {what}, 1.5 epochs in total",
-        "device: cpu, float32, 1 process(es); output: out",
-        "warning: train.warmup 9 does not end before the last iteration, 9",
-    ]
+        build._prune_features(run, model, photos, features)

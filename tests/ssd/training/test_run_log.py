@@ -1,16 +1,21 @@
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.util.tensor_util import make_ndarray
 
 from ssd.evaluation.voc_eval import voc_eval
+from ssd.training import run_log
 from ssd.training.run_log import THRESHOLDS, RecordFile, read_records
-from tests.helpers.runs import events
+from ssd.training.schedule import Schedule
+from tests.helpers.runs import events, run_of
 
 A, B, FAR = [1, 1, 10, 10], [21, 21, 30, 30], [51, 51, 60, 60]
 
@@ -108,3 +113,32 @@ def test_a_full_disk_costs_only_tensorboard_events(tmp_path, capfd):
     (tmp_path / "another").mkdir()
     (tmp_path / "another/tensorboard").touch()
     RecordFile(tmp_path / "another").write("train", 1, 1, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("tiles, what", [(None, "photos"), ({"size": 50}, "photos and tiles")])
+def test_describe(tiles, what, monkeypatch, capsys):
+    source = [{"path": "shapes"}]
+    run = run_of(
+        data={"train": source, "val": source, "classes": ["cat", "dog"], "tiles": tiles},
+        train={"batch_size": 4, "iterations": 9, "warmup": 9}, output_dir="out",
+    )  # fmt: skip
+    monkeypatch.setattr(run_log, "tiles_notes", lambda *_: ["of the tiles"])
+
+    class Listed(list[int]):
+        photos: "Listed"
+        labels = range(20)
+
+    samples, val_samples = Listed(range(24)), Listed(range(10))
+    samples.photos, val_samples.photos = Listed(range(12)), Listed(range(5))
+    schedule = Schedule(run.config.train, run.config.eval.every, len(samples))
+    step = SimpleNamespace(model=torch.nn.Linear(999, 2))
+    parts: Any = SimpleNamespace(train_set=samples, val_set=val_samples, step=step, schedule=schedule)
+    run_log.describe(run, parts, 3)
+    assert capsys.readouterr().out.splitlines() == [
+        "data: 12 photos with 20 objects to train on, 5 to evaluate on",
+        "of the tiles",
+        "model: SSD300, 2,000 parameters, 2 classes and background",
+        f"training: iterations 3 to 9 of 4 {what}, 1.5 epochs in total",
+        "device: cpu, float32, 1 process(es); output: out",
+        "warning: train.warmup 9 does not end before the last iteration, 9",
+    ]

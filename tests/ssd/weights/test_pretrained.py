@@ -14,7 +14,7 @@ from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
 from ssd.weights.formats import REDUCED_POSITIONS
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
-from ssd.weights.sources import SHIPPED, downloaded
+from ssd.weights.sources import SHIPPED, find_or_download
 
 pytestmark = pytest.mark.slow
 
@@ -117,12 +117,12 @@ def test_downloads_are_verified(tmp_path, monkeypatch):
     digest = hashlib.sha256(b"weights").hexdigest()
     good = served / f"net-{digest[:8]}.pth"
     good.write_bytes(b"weights")
-    assert downloaded("coco", good.as_uri()).read_bytes() == b"weights"
+    assert find_or_download("coco", good.as_uri()).read_bytes() == b"weights"
     bad = served / f"bad-{digest[:8]}.pth"
     bad.write_bytes(b"other")
     monkeypatch.setattr(download, "PAUSE", 0.0)
     with pytest.raises(CheckpointError, match="digest mismatch"):
-        downloaded("coco", bad.as_uri())
+        find_or_download("coco", bad.as_uri())
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pth")) == [good.name]
 
 
