@@ -29,13 +29,13 @@ from ssd.weights.pretrained import network_of
 CELL = 3.4  # inches: side of a panel
 
 
-class Seen(NamedTuple):
+class PhotoMatches(NamedTuple):
     """The matching and the mining of one photo."""
 
     objects: np.ndarray  # [G, 4] corners, relative to the photo
     dboxes: np.ndarray  # [P, 4] corners, relative to the photo
     object_of: np.ndarray  # [P] index of the matched object, -1: background
-    own: np.ndarray  # [G] index of each object's best DBox
+    best: np.ndarray  # [G] index of each object's best DBox
     negatives: np.ndarray  # [P] bool, mined
     loss: np.ndarray  # [P] classification loss
 
@@ -51,7 +51,7 @@ def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: S
     config = parse_config(state.config, str(checkpoint), overrides)
     preprocessing, model = Preprocessing(**state.preprocessing), network_of(state)
     batch, names = some_samples(config, preprocessing, augmented, count)
-    return figure(batch, names, [look(model, preprocessing, config, batch, i) for i in range(len(names))])
+    return figure(batch, names, [match_photo(model, preprocessing, config, batch, i) for i in range(len(names))])
 
 
 def some_samples(config: Config, preprocessing: Preprocessing, augmented: bool, count: int) -> tuple[Batch, list[str]]:
@@ -67,7 +67,7 @@ def some_samples(config: Config, preprocessing: Preprocessing, augmented: bool, 
 
 
 @torch.no_grad()
-def look(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Batch, number: int) -> Seen:
+def match_photo(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Batch, number: int) -> PhotoMatches:
     """Match and mine one photo of a batch with the functions that training uses."""
     labels = batch.targets.labels[number]
     objects, labels = batch.targets.boxes[number][labels >= 0], labels[labels >= 0]
@@ -76,22 +76,22 @@ def look(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Bat
     loss = F.cross_entropy(conf[0], conf_t, reduction="none")
     negatives = hard_negative_mining(loss[None], conf_t[None] > 0, config.loss.neg_pos, config.loss.min_neg)[0]
     object_of = torch.full_like(conf_t, -1)
-    own = torch.zeros(0, dtype=torch.int64)
+    best = torch.zeros(0, dtype=torch.int64)
     if len(objects):
         positive = conf_t > 0
         # `match` returns no object indices, but decoding a DBox's target gives its object. An object may overlap a DBox of
         # another object more; its own is the best of the DBoxes matched to it.
         object_of[positive] = iou(decode(loc_t[positive], dbox_list[positive]), objects).argmax(dim=1)
         overlap = iou(objects, to_corners(dbox_list))
-        own = overlap.where(object_of == torch.arange(len(objects))[:, None], -1.0).argmax(dim=1)
-    arrays = (objects, to_corners(dbox_list), object_of, own, negatives, loss)
-    return Seen(*(values.numpy() for values in arrays))
+        best = overlap.where(object_of == torch.arange(len(objects))[:, None], -1.0).argmax(dim=1)
+    arrays = (objects, to_corners(dbox_list), object_of, best, negatives, loss)
+    return PhotoMatches(*(values.numpy() for values in arrays))
 
 
-def figure(batch: Batch, names: list[str], seen: list[Seen]) -> Figure:
+def figure(batch: Batch, names: list[str], matches: list[PhotoMatches]) -> Figure:
     """Draw all photos, one row each."""
     picture = Figure(figsize=(3 * CELL, len(names) * (CELL + 0.25)), layout="constrained")
-    for row, (axes, name, each) in enumerate(zip(picture.subplots(len(names), 3, squeeze=False), names, seen, strict=True)):
+    for row, (axes, name, each) in enumerate(zip(picture.subplots(len(names), 3, squeeze=False), names, matches, strict=True)):
         for panel in axes:
             panel.imshow(batch.images[row].numpy(), extent=(0, 1, 1, 0))
             panel.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
@@ -100,9 +100,9 @@ def figure(batch: Batch, names: list[str], seen: list[Seen]) -> Figure:
         axes[1].set_title(f"{len(positives)} positives", fontsize=9)
         num_others = len(each.dboxes) - len(positives)
         axes[2].set_title(f"the {len(negatives)} hardest of {num_others:,} negatives", fontsize=9)
-        for number, (box, own) in enumerate(zip(each.objects, each.own, strict=True)):
+        for number, (box, best) in enumerate(zip(each.objects, each.best, strict=True)):
             outline(axes[0], box, "white", 2.2)
-            outline(axes[0], each.dboxes[own], colour(number), 2.2)
+            outline(axes[0], each.dboxes[best], colour(number), 2.2)
         for place in positives:
             outline(axes[1], each.dboxes[place], colour(int(each.object_of[place])), 0.9)
         hardest = each.loss[negatives].max(initial=1e-6)

@@ -24,15 +24,7 @@ from ssd.preprocessing import Preprocessing
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
 from ssd.system.memory import fewest_steps
-from ssd.training.datasets import (
-    Data,
-    cache_copies,
-    eval_dataset,
-    fullest_batch,
-    load_part,
-    sample_pixels,
-    train_dataset,
-)
+from ssd.training.datasets import Data, cache_copies, eval_dataset, fullest_batch, load_part, sample_pixels, train_dataset
 from ssd.training.optimizer import ModelEMA, make_optimizer
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule

@@ -5,9 +5,8 @@
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ssd.config.yaml import dump_yaml
 from ssd.system.distributed import World
@@ -227,9 +226,5 @@ def make_folder(world: World, folder: Path, state: TrainState, start: ResumePoin
             (checkpoints / BEST).unlink()
         elif start.state and start.state.best_map >= 0:  # still the best one by the old metric
             os.replace(checkpoints / BEST, checkpoints / best_until(state.iteration))
-    for name, text in (("config.yaml", dump_yaml(state.config)), ("run_id", f"{state.run_id}\n")):
-        write_whole(folder / name, partial(_write_text, text))
-
-
-def _write_text(text: str, file: IO[bytes]) -> None:
-    file.write(text.encode())
+    write_whole(folder / "config.yaml", lambda file: file.write(dump_yaml(state.config).encode()))
+    write_whole(folder / "run_id", lambda file: file.write(f"{state.run_id}\n".encode()))

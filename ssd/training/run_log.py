@@ -71,7 +71,6 @@ class RunLog:
     def __init__(self, folder: Path, iterations: int, state: TrainState, val_set: DetectionDataset, visible: bool) -> None:
         self.iterations = iterations
         self.val_set = val_set
-        self.visible = visible
         self.records = RecordFile(folder, state.iteration, state.evaluated_at) if visible else None
         self.on_terminal = sys.stderr.isatty()
         self.last_line = 0.0  # when it was printed
@@ -88,7 +87,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Print a line without breaking the bar."""
-        if self.visible:
+        if self.records:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
@@ -107,7 +106,7 @@ class RunLog:
         if self.on_terminal:
             self.bar.set_description_str(f"epoch {epoch}")
             self.bar.set_postfix_str(text)
-        elif self.visible and (time.monotonic() - self.last_line >= LINE_EVERY or iteration == self.iterations):
+        elif self.records and (time.monotonic() - self.last_line >= LINE_EVERY or iteration == self.iterations):
             self.last_line = time.monotonic()
             print(f"epoch {epoch}  iteration {iteration}/{self.iterations}  {text}", flush=True)
 
