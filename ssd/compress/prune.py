@@ -264,7 +264,8 @@ def _refitted(
     def error_of(weight: Tensor, bias: Tensor | float = 0.0) -> float:
         return float((test_y - test_x @ weight - bias).square().sum() / variance)
 
-    best = error_of(old, start.bias.double() + x_mean @ old - y_mean), start
+    # With fewer positions than HELD_OUT nothing can be compared.
+    best = error_of(old, start.bias.double() + x_mean @ old - y_mean) if held_out.any() else torch.inf, start
     for weight in _ridge_weights(x - x_mean, y - y_mean, old):
         if (error := error_of(weight)) < best[0]:
             bias = y_mean - x_mean @ weight
