@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.config.file import load_config
+from ssd.config import load_config
 from ssd.system.arguments import Parser, add_overrides
 from ssd.system.command import command
 from ssd.system.files import require_writable

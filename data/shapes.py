@@ -1,4 +1,4 @@
-"""The embedded data set: coloured shapes on textured backgrounds, drawn from a seed and written in VOC layout.
+"""The embedded photos: coloured shapes on textured backgrounds, drawn from a seed and written in VOC layout.
 
 For the quick start and the tests: nothing to download, and every image can be redrawn.
 """
@@ -73,7 +73,7 @@ CLASSES = tuple(OUTLINES)
 
 
 def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[Shape]]:
-    """Draw image `index` of the data set with this seed: `[H, W, 3]` uint8 RGB, and its objects."""
+    """Draw image `index` of this seed: `[H, W, 3]` uint8 RGB, and its objects."""
     rng = np.random.default_rng((seed, index))
     height, width = (int(side) for side in rng.integers(240, 401, 2))
     image = _background(rng, height, width)
@@ -173,11 +173,11 @@ def _visible(names: list[str], masks: list[np.ndarray]) -> list[Shape]:
     shapes = []
     for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
         whole = mask > 0.5
-        seen = whole.copy()
+        visible = whole.copy()
         for later in masks[i + 1 :]:
-            seen &= later <= 0.5
-        hidden = 1 - seen.sum() / max(1, whole.sum())
-        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+            visible &= later <= 0.5
+        hidden = 1 - visible.sum() / max(1, whole.sum())
+        rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
         if hidden >= HIDDEN_LOST or len(rows) < 3 or len(columns) < 3:
             continue
         corners = (int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1)
@@ -194,7 +194,7 @@ def write_shapes(
     progress: Callable[[int, int], object] = lambda done, total: None,
     draw: Draw = draw_image,
 ) -> None:
-    """Draw a data set and write it in VOC layout, with the splits train, val and trainval.
+    """Draw images and write them in VOC layout, with the splits train, val and trainval.
 
     Args:
         folder: created if missing; files of the same names are overwritten.

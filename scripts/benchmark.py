@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from ssd.config.file import load_config
+from ssd.config import load_config
 from ssd.system.arguments import Parser, names_of, several, whole_number
 from ssd.system.command import command
 

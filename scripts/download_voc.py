@@ -31,7 +31,7 @@ UNPACKED = 1.1  # unpacked size divided by the archive's size
 
 
 class Archive(NamedTuple):
-    """One file of the data set."""
+    """One file of PASCAL VOC."""
 
     file: str
     digest: Digest

@@ -88,7 +88,7 @@ def write_int8(output: Path, state: "TrainState", predictor: "Predictor", option
     from ssd.deploy.program import sparse_photos
     from ssd.deploy.quantise import detections_of, quantise
     from ssd.evaluation.metrics import METRICS, voc_entries
-    from ssd.evaluation.pictures import evenly_spaced
+    from ssd.inference.pictures import evenly_spaced
     from ssd.training.datasets import eval_dataset, load_data
     from ssd.training.run import Run
 
@@ -191,7 +191,7 @@ def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
         UsageError: there are none.
     """
     from ssd.config.file import parse_config
-    from ssd.evaluation.pictures import evenly_spaced
+    from ssd.inference.pictures import evenly_spaced
     from ssd.system.images import SUFFIXES
     from ssd.training.datasets import load_part
     from ssd.training.run import Run
@@ -200,7 +200,7 @@ def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
     if folder is not None:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not paths:
-            raise UsageError(f"{folder}: holds no photos ({', '.join(SUFFIXES)})")
+            raise UsageError(f"{folder}: contains no photos ({', '.join(SUFFIXES)})")
     else:
         with photos_needed("name a folder with --photos, or give theirs as data.root=FOLDER"):
             photos = load_part(Run.alone(parse_config(state.config, overrides=options.overrides)), "val")
@@ -212,7 +212,7 @@ def find_photos(state: "TrainState", options: argparse.Namespace) -> list[Path]:
 def photos_needed(hint: str) -> Iterator[None]:
     """Turn errors of reading a run's photos into a UsageError that ends in `hint`."""
     from data.dataset.errors import DataError
-    from ssd.config.schema import ConfigError
+    from ssd.config import ConfigError
 
     try:
         yield

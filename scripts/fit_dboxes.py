@@ -20,17 +20,16 @@ def main(arguments: list[str] | None = None) -> int:
     config = config_named(__doc__, arguments)
 
     from data.dataset.coverage import all_boxes, best_overlaps, print_change
-    from data.transforms.tiles import cut_tiles
     from ssd.autoconfig.dbox_fit import COVERED, fit, objects_of
     from ssd.config.yaml import dump_yaml
     from ssd.dbox import DBOX_SPECS, make_dbox_list, spec_of
-    from ssd.training.datasets import load_part
+    from ssd.training.datasets import load_part, make_crops
     from ssd.training.run import Run
 
     with StopRequest().listening() as stop:
         photos = load_part(Run.alone(config, stop), "train")
     photos.require_objects("data.train", with_difficult=True)
-    crops = cut_tiles(photos, config.data.tiles, config.seed).of_training()
+    crops = make_crops(photos, config).of_training()
     found = fit(objects_of(all_boxes(crops), crops.labels, config.seed))
     before, after = (best_overlaps(crops, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
     print_change(photos.classes, crops, before, after, COVERED)

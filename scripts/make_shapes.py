@@ -1,4 +1,4 @@
-"""Draw the embedded data set in VOC layout: python scripts/make_shapes.py datasets/shapes
+"""Draw photos of coloured shapes in VOC layout: python scripts/make_shapes.py datasets/shapes
 
     python scripts/make_shapes.py datasets/small --small --train 150 --val 30
 

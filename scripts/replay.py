@@ -7,7 +7,7 @@ float32 overflowed. A value that is finite in neither comes from the photo itsel
 import sys
 from pathlib import Path
 
-from ssd.config.file import load_config
+from ssd.config import load_config
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 

@@ -123,20 +123,20 @@ def pixels_of_folder(folder: Path, number: int) -> "Tensor":
     """Return up to `number` of a folder's photos at the network's size, `[N, 300, 300, 3]` uint8 RGB.
 
     Raises:
-        UsageError: the folder has no photos.
+        UsageError: the folder contains no photos.
     """
     import numpy as np
     import torch
 
-    from ssd.evaluation.pictures import evenly_spaced
+    from ssd.inference.pictures import evenly_spaced
     from ssd.preprocessing import IMAGENET, resize
     from ssd.system.images import SUFFIXES, read_photo
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise UsageError(f"--photos {folder}: no photos ({', '.join(SUFFIXES)})")
+        raise UsageError(f"--photos {folder}: contains no photos ({', '.join(SUFFIXES)})")
     photos = (read_photo(paths[index]) for index in evenly_spaced(len(paths), number))
-    return torch.from_numpy(np.stack([resize(photo, IMAGENET.size) for photo in photos]))
+    return torch.from_numpy(np.stack([resize(photo, IMAGENET.size, IMAGENET.size) for photo in photos]))
 
 
 def gflop(network: "SSD300") -> float:

@@ -1,8 +1,13 @@
-"""Batches: NamedTuples of tensors that travel from loader to network and loss. The loader can pin and move them."""
+"""Batches: NamedTuples of tensors that travel from loader to network and loss. The loader can pin and move them.
+
+Each image of a batch shows a crop of a photo: the whole photo or a tile.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +34,16 @@ class Batch(NamedTuple):
 
     images: Tensor  # [B, 300, 300, 3] uint8, RGB
     targets: Targets
-    indices: Tensor  # [B] int64: indices of the samples in their data set
+    indices: Tensor  # [B] int64: the crop that each image shows, as an index into `Crops`
+
+
+@dataclass(frozen=True)
+class Crops:
+    """m crops of n photos; each goes through the network as an image."""
+
+    photos: np.ndarray  # [m] int64: the photo of each crop
+    edges: np.ndarray  # [m, 4] int32: (x1, y1, x2, y2) in the photo's pixels, counted from 0
+    trained: np.ndarray  # [m] bool: whether training uses the crop and the validation loss counts it
 
 
 def pad_targets(objects: Sequence[Tensor]) -> Targets:

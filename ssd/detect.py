@@ -7,7 +7,7 @@ from torchvision.ops import nms
 from ssd.boxes import NO_FLOAT64, decode
 
 # Boxes per class and image that enter NMS: nms_param.top_k of Caffe SSD.
-CANDIDATES = 400
+PRE_NMS_TOP_K = 400
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def _detect(
     is_cut = num_passing > most  # [B]
     least = torch.where(is_cut, best[:, -1], score_thresh)  # [B]
     scores = scores.gather(1, dbox[..., None].expand(-1, -1, num_classes)).transpose(1, 2)  # [B, C - 1, D]
-    scores, place = scores.topk(min(CANDIDATES, most), dim=2)  # [B, C - 1, K]
+    scores, place = scores.topk(min(PRE_NMS_TOP_K, most), dim=2)  # [B, C - 1, K]
     image, label, rank = torch.nonzero(scores > least[:, None, None], as_tuple=True)  # [n] each
     scores, dbox = scores[image, label, rank], dbox[image, place[image, label, rank]]
     boxes = decode(loc[image, dbox].float(), dbox_list[dbox].float()).clamp(0, 1)

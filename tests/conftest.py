@@ -1,10 +1,12 @@
 """Fixtures of many tests: the shapes data set, drawn once, and the real data sets if they exist."""
 
+import json
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset.annotations import Annotations
 from data.shapes import CLASSES, write_shapes
 from ssd.config.schema import ModelConfig
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, normalize, resize
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
+from tests.helpers import formats
 from tests.helpers.network import refuse
 from tests.helpers.paths import ROOT
 
@@ -81,6 +85,37 @@ def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setattr(timing, "SECONDS", 0)
 
 
+@pytest.fixture
+def proposed(bare_machine: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs new_config.py on a folder, and returns its output, or its errors if it exits with `code`."""
+    from scripts import new_config
+
+    def run(folder: Path, *options: str, code: int = 0) -> str:
+        assert new_config.main([str(folder), "--output", str(tmp_path / "a.yaml"), *options]) == code
+        return capsys.readouterr()[bool(code)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shapes(shapes_root: Path) -> Annotations:
+    """The photos to train on of `shapes`."""
+    return formats.load_shapes(shapes_root / "shapes", "train").photos
+
+
+@pytest.fixture
+def folders(shapes_root: Path, tmp_path: Path) -> Path:
+    """A folder with the same photos as VOC, COCO and YOLO, without splits."""
+    photos = formats.load_shapes(shapes_root / "shapes", "trainval").photos
+    shutil.copytree(shapes_root / "shapes", tmp_path / "voc")
+    shutil.rmtree(tmp_path / "voc/ImageSets")
+    formats.copy_photos(photos, tmp_path / "coco/images")
+    (tmp_path / "coco/all.json").write_text(json.dumps(formats.as_coco(photos)))
+    formats.write_yolo(photos, tmp_path / "yolo/images", tmp_path / "yolo/labels")
+    (tmp_path / "yolo/classes.txt").write_text("\n".join(CLASSES))
+    return tmp_path
+
+
 def bad_input() -> Counter[str]:
     """Return this process's counts for the table of bad inputs."""
     return getattr(sys.modules.get("tests.test_bad_input"), "TALLY", Counter())
@@ -113,7 +148,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> P
             module.momentum = 1  # use a batch's statistics unchanged
     with torch.no_grad():
         paths = sorted((shapes_root / "shapes/JPEGImages").iterdir())[:16]
-        images = torch.from_numpy(np.stack([resize(read_photo(path), 300) for path in paths]))
+        images = torch.from_numpy(np.stack([resize(read_photo(path), 300, 300) for path in paths]))
         model(normalize(images, IMAGENET))
         for head in model.conf:
             torch.nn.init.normal_(head.weight, std=0.01)

@@ -21,13 +21,13 @@ import yaml
 from PIL import Image
 
 import train
-from data.dataset.annotation_loader import load_annotations
 from data.loading.dataset import DetectionDataset
 from scripts import check_data
-from ssd.config.schema import AugmentConfig, SourceConfig
+from ssd.config.schema import AugmentConfig
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 from ssd.weights.checkpoint import TrainState, save_checkpoint
+from tests.helpers.annotations import load
 
 pytestmark = pytest.mark.usefixtures("restored_signals")
 TALLY: Counter[str] = Counter()  # printed at the end of the session by conftest.py
@@ -188,8 +188,8 @@ ROWS = [
     Row("filename leads elsewhere", annotation(f"<annotation><filename>../../x.jpg</filename>{SIZE}{OBJECT}</annotation>")),
     # Splits
     Row("split missing", remove("ImageSets/Main/all.txt")),
-    Row("split empty", split(""), "has no photos"),
-    Row("split only blanks", split("\n  \n\r\n"), "has no photos"),
+    Row("split empty", split(""), "contains no photos"),
+    Row("split only blanks", split("\n  \n\r\n"), "contains no photos"),
     Row("split not text", split(b"\xff\xfe\x00a\x80"), "is UTF-16 or not text"),
     Row("split with blank lines", split("\na\n\n\nb\nc\n\n")),
     Row("split with crlf", split("a\r\nb\r\nc\r\n")),
@@ -311,7 +311,7 @@ def test_bad_input_data(row: Row, folder: Path, tmp_path: Path, capsys: pytest.C
         assert code == 0, output.err
         assert row.note in output.out
         assert row.note or "boxes" not in output.out.split("data.train: 3 photos")[0]
-        photos = load_annotations([SourceConfig(path="mine")], tmp_path, ["cat", "dog"]).photos
+        photos = load(tmp_path / "mine", classes=["cat", "dog"]).photos
         assert (len(photos), len(photos.labels)) == (row.photos, row.objects)
         # Training can use whatever passes this check.
         for switches in (None, AugmentConfig()):

@@ -15,12 +15,11 @@ import pytest
 import torch
 
 import train
-from data.dataset.annotation_loader import load_annotations
 from data.layouts.find import find_format
 from scripts import detect, new_config
 from ssd.config import load_config
-from ssd.config.schema import SourceConfig
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from tests.helpers.annotations import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("bare_machine")]
 
@@ -64,7 +63,7 @@ def find_one_of_each(state: TrainState) -> None:
 
 def names_of(folder: Path, path: str) -> list[str]:
     """Return the classes of the objects in a data set, as its reader gives them."""
-    photos = load_annotations([SourceConfig(path=path)], folder, NAMES).photos
+    photos = load(folder / path, classes=NAMES).photos
     return [NAMES[label] for label in photos.labels]
 
 

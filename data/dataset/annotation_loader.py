@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from data.dataset.annotations import Annotations, example_pair
 from data.dataset.conventions import convention_fault
 from data.dataset.entry import PhotoEntry
 from data.dataset.errors import DataError
-from data.dataset.names import nfc, spelled_on_disk
+from data.dataset.names import spelled_on_disk
 from data.dataset.parallel_reader import (
     BOX_FIXES,
     MAX_EXAMPLES,
@@ -27,8 +27,9 @@ from data.dataset.source_cache import FolderDigest, SourceCache
 from data.dataset.splits import draw
 from data.layouts.find import list_entries
 from data.layouts.format_reader import FormatReader
-from ssd.config.schema import SourceConfig
+from ssd.config.schema import DataConfig, SourceConfig
 
+Part = Literal["train", "val"]  # entries of the section `data` that name folders
 MAX_DAMAGED = 0.05  # share of the photos that data.damaged: skip may leave out
 
 
@@ -43,58 +44,51 @@ class LoadedAnnotations:
 
 
 def load_annotations(
-    sources: Sequence[SourceConfig],
-    root: str | Path,
-    classes: Sequence[str],
+    data: DataConfig,
+    part: Part,
     seed: int = 0,
-    ignore_others: bool = False,
     workers: int = 0,
     progress: ProgressCallback = no_progress,
-    data_format: str | None = None,
-    fraction: float = 1.0,
-    damaged: Literal["refuse", "skip"] = "refuse",
     digests: dict[Path, FolderDigest] | None = None,
 ) -> LoadedAnnotations:
-    """Read the annotations of several folders, concatenate them, and check every new photo.
+    """Read the annotations of `data.train` or `data.val`: concatenate the folders, and check every new photo.
 
     An unchanged folder comes from the cache of an earlier run.
 
     Args:
-        sources: the folders.
-        root: the folder that `sources` are relative to.
-        classes: class names.
+        data: the section of the configuration. `data.fraction` applies to the training photos only.
+        part: which folders to read.
         seed: for splitting folders without splits, and for drawing a fraction.
-        ignore_others: leave out objects of other classes instead of refusing them.
         workers: processes that share the work, if there is enough.
         progress: receives the number of photos done and in all; may raise to stop.
-        data_format: a key of `data.layouts.find.FORMATS`; None to detect it for each folder.
-        fraction: share of the photos to use, the same ones each time.
-        damaged: `skip` leaves out photos that cannot be decoded, or whose annotation cannot be read.
         digests: of the folders; pass the same dict to load several parts of them in turn. New digests are added.
 
     Raises:
         DataError: one line per fault.
     """
-    reader = _SourceReader(tuple(classes), seed, ignore_others, workers, progress, data_format, fraction, damaged == "skip")
+    fraction = data.fraction if part == "train" else 1.0
+    reader = _SourceReader(data, fraction, seed, workers, progress)
     digests = {} if digests is None else digests
     faults: list[str] = []
     parts: list[LoadedAnnotations] = []
-    for source in sources:
-        folder = spelled_on_disk(Path(root) / source.path)
+    for source in getattr(data, part):
+        folder = spelled_on_disk(Path(data.root) / source.path)
         used_seed = seed if source.val_fraction or fraction < 1 else None
-        options = (source.model_dump(), tuple(classes), used_seed, ignore_others, data_format, fraction, damaged)
+        entries = (data.class_names, data.other_classes, data.format, data.damaged)
         if folder not in digests:
             digests[folder] = FolderDigest(folder, lambda: reader.report(0, 0))
-        cache = SourceCache(folder, options, digests[folder])
-        part = _from_cache(cache, tuple(classes))
-        if part is None:
-            part, found, is_lasting = reader.read(folder, source)
+        cache = SourceCache(folder, (source.model_dump(), *entries, used_seed, fraction), digests[folder])
+        loaded = _from_cache(cache, data.class_names)
+        if loaded is None:
+            loaded, found, is_lasting = reader.read(folder, source)
             faults += found
-            if part is None:
+            if loaded is None:
                 continue
             if is_lasting and not found:
-                _to_cache(cache, part)
-        parts.append(part)
+                arrays = {name: value for name, value in vars(loaded.photos).items() if name != "classes"}
+                texts = {"notes": loaded.notes, "damaged": loaded.damaged, "num_damaged": loaded.num_damaged}
+                cache.save(loaded.photos.paths, arrays, texts)
+        parts.append(loaded)
     if faults:
         raise DataError("\n".join(faults))
     return _join(parts, fraction)
@@ -104,14 +98,11 @@ def load_annotations(
 class _SourceReader:
     """Reads one folder after the other."""
 
-    classes: tuple[str, ...]
+    data: DataConfig
+    fraction: float
     seed: int
-    ignore_others: bool
     workers: int
     progress: ProgressCallback
-    data_format: str | None
-    fraction: float
-    skip_damaged: bool
     num_done: int = 0  # photos of the folders before this one
     photo_infos: dict[Path, PhotoInfoCache] = field(default_factory=dict)  # by the photos' folder
 
@@ -122,9 +113,8 @@ class _SourceReader:
     def read(self, folder: Path, source: SourceConfig) -> tuple[LoadedAnnotations | None, list[str], bool]:
         """Return a folder's annotations, its faults, and whether they are sure to be the same next time."""
         notes: list[str] = []
-        labels = {nfc(name): label for label, name in enumerate(self.classes)}
         try:
-            reader, entries = list_entries(folder, source, labels, self.ignore_others, self.seed, notes, self.data_format)
+            reader, entries = list_entries(folder, source, self.data, self.seed, notes)
         except DataError as error:
             return None, str(error).splitlines(), False
         if self.fraction < 1:
@@ -132,7 +122,7 @@ class _SourceReader:
         batches = self._read(entries)
         self.num_done += len(entries)
         faults = [fault for batch in batches for fault in batch.faults] or _box_faults(folder, reader, batches)
-        return _combine(self.classes, batches, notes), faults, all(batch.is_lasting for batch in batches)
+        return _combine(self.data.class_names, batches, notes), faults, all(batch.is_lasting for batch in batches)
 
     def _read(self, entries: Sequence[PhotoEntry]) -> list[EntryBatch]:
         """Read annotations, and check the photos that are not in `photo_infos`."""
@@ -147,7 +137,7 @@ class _SourceReader:
         batches: list[EntryBatch] = []
         done = 0
         try:
-            for batch in read_entries(entries, cached, num_new, self.skip_damaged, self.workers):
+            for batch in read_entries(entries, cached, num_new, self.data.damaged == "skip", self.workers):
                 for path, signature, result in batch.checked:
                     infos[path.parent].add(path, signature, result)
                 batches.append(batch._replace(checked=[]))
@@ -197,19 +187,12 @@ def _box_faults(folder: Path, reader: FormatReader, batches: Sequence[EntryBatch
     return [f"{folder}: {fault}"] if fault else []
 
 
-def _to_cache(cache: SourceCache, part: LoadedAnnotations) -> None:
-    arrays = {each.name: getattr(part.photos, each.name) for each in fields(Annotations) if each.name != "classes"}
-    texts = {"notes": part.notes, "damaged": part.damaged, "num_damaged": part.num_damaged}
-    cache.save(part.photos.paths, arrays, texts)
-
-
 def _from_cache(cache: SourceCache, classes: tuple[str, ...]) -> LoadedAnnotations | None:
     content = cache.load()
     if content is None:
         return None
-    texts = content.texts
-    photos = Annotations(classes, **content.arrays)
-    return LoadedAnnotations(photos, tuple(texts["notes"]), tuple(texts["damaged"]), texts["num_damaged"])
+    notes, damaged, num_damaged = (content.texts[name] for name in ("notes", "damaged", "num_damaged"))
+    return LoadedAnnotations(Annotations(classes, **content.arrays), tuple(notes), tuple(damaged), num_damaged)
 
 
 def _join(parts: Sequence[LoadedAnnotations], fraction: float) -> LoadedAnnotations:

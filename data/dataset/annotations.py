@@ -1,4 +1,4 @@
-"""The annotations of a whole data set: n photos with their objects, in a few arrays."""
+"""Annotations: n photos with their objects, in a few arrays."""
 
 import hashlib
 import os

@@ -19,7 +19,7 @@ MAX_RELATIVE = 2.1  # largest relative edge, even if corners are read as left, t
 
 
 def convention_fault(written: np.ndarray, sizes: np.ndarray, read_as: str, is_relative: bool, place: str) -> str:
-    """Return the fault of a data set's boxes as a whole; empty if there is none.
+    """Return the fault of a folder's boxes as a whole; empty if there is none.
 
     Another convention may fit by chance: truncated objects may be drawn whole, or all objects may lie in one corner. So boxes
     are refused only if some have their centre outside the photo, if many reach far beyond it, or if the convention that fits

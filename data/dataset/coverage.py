@@ -1,4 +1,4 @@
-"""Statistics of a data set: objects per class, their sizes, and how well the default boxes cover them."""
+"""Statistics of photos: objects per class, their sizes, and how well the default boxes cover them."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import torch
 
 from data.dataset.annotations import Annotations
 from data.dataset.class_names import similar_classes
-from data.transforms.tiles import LabelledCrops
+from data.dataset.crops import LabelledCrops
 from ssd.boxes import iou, to_corners
 from ssd.preprocessing import IMAGENET
 

@@ -1,4 +1,4 @@
-"""Arrays cached between runs in the user's cache folder. Without the cache, everything is read from the data set again."""
+"""Arrays cached between runs in the user's cache folder. Without the cache, all files are read again."""
 
 import hashlib
 import os

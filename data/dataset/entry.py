@@ -1,4 +1,4 @@
-"""What a format's reader returns: one entry per photo, and notes about the data set."""
+"""What a format's reader returns: one entry per photo, and notes about the folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,9 @@ WARNING = "warning: "  # prefix of a note about a likely mistake
 
 
 class PhotoEntry(NamedTuple):
-    """One photo of a data set, before its files are read."""
+    """One photo, before its files are read."""
 
-    name: str  # identifies the photo when the data set is split, wherever its folder lies
+    name: str  # identifies the photo when its folder is split, wherever it lies
     photo: Path | None
     fault: str  # why there is no photo
     read: Callable[[PhotoSize | None], PhotoObjects]  # reads its objects, given the photo's size; raises DataError

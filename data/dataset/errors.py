@@ -1,4 +1,4 @@
-"""Errors in a data set: what cannot be used, what is damaged, and what cannot be reached."""
+"""Errors in photos and annotations: what cannot be used, what is damaged, and what cannot be reached."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Photos of a data set: decoded in the orientation of their annotations, and checked before training."""
+"""Photos: decoded in the orientation of their annotations, and checked before training."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -164,6 +164,7 @@ class _EntryReader(Dataset[EntryBatch]):
                 paths.append(os.fsencode(entry.photo))
                 contents.append(content)
                 photos.append(objects)
+        places = {kind: [place for photo in photos for place in getattr(photo, kind)] for kind in BOX_FIXES}
         return EntryBatch(
             paths=paths,
             sizes=np.array([(photo.width, photo.height) for photo in photos], np.int32).reshape(-1, 2),
@@ -175,7 +176,7 @@ class _EntryReader(Dataset[EntryBatch]):
             truncated=np.concatenate([np.zeros(0, np.int8), *(photo.truncated for photo in photos)]),
             written=np.concatenate([np.zeros((0, 6), np.float32), *map(_written_with_size, photos)]),
             num_read=len(batch),
-            fixes={kind: _count([place for photo in photos for place in getattr(photo, kind)]) for kind in BOX_FIXES},
+            fixes={kind: (len(found), found[:MAX_EXAMPLES]) for kind, found in places.items()},
             checked=checked,
             faults=faults,
             damaged=damaged,
@@ -232,7 +233,3 @@ def _written_with_size(objects: PhotoObjects) -> np.ndarray:
     """Return the boxes as read, each followed by its photo's size `[k, 6]`."""
     size = np.array([objects.width, objects.height], np.float32)
     return np.column_stack([objects.written, np.broadcast_to(size, (len(objects.written), 2))])
-
-
-def _count(places: list[str]) -> tuple[int, list[str]]:
-    return len(places), places[:MAX_EXAMPLES]

@@ -117,5 +117,5 @@ def _clip(boxes: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.nd
 def _is_first(boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return which objects `[m]` are the first with their box and class."""
     rows = [(*box, label) for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)]
-    seen: dict[tuple[float, ...], int] = {}  # for a few rows ten times as fast as np.unique
-    return np.array([seen.setdefault(row, i) == i for i, row in enumerate(rows)], bool)
+    first: dict[tuple[float, ...], int] = {}  # for a few rows ten times as fast as np.unique
+    return np.array([first.setdefault(row, i) == i for i, row in enumerate(rows)], bool)

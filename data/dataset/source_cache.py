@@ -15,8 +15,8 @@ import numpy as np
 import ssd
 from data.dataset.disk_cache import file_signature, load_arrays, remove_older, save_arrays
 from data.dataset.errors import DataError
-from data.layouts.dataset_file import base_folder
 from data.layouts.find import FILE_SUFFIXES
+from data.layouts.source_file import base_folder
 from ssd.system.images import SUFFIXES
 
 MAX_FILES = 8  # cached files per folder: its splits, read with different options
@@ -26,19 +26,19 @@ CLOCK_STEP = 20_000_000  # nanoseconds: longer than one step of the file system'
 
 
 class CachedContent(NamedTuple):
-    """The cached content of a data set."""
+    """The cached content of a source."""
 
     arrays: dict[str, np.ndarray]
     texts: dict[str, Any]  # plain values
 
 
 class FolderDigest:
-    """A digest of the names and signatures of all files in a data set's folder. Links are followed.
+    """A digest of the names and signatures of all files in a source's folder. Links are followed.
 
     A file that changed just now may change again within one step of the file system's clock. The digest waits that out.
 
     Args:
-        folder: the data set, or a file in its folder.
+        folder: of the source, or the file that stands for it.
         tick: called from time to time; may raise to stop.
     """
 
@@ -98,12 +98,12 @@ class FolderDigest:
 
 
 class SourceCache:
-    """The cache of one data set read with one set of options.
+    """The cache of one source read with one set of options.
 
     It is valid as long as the folder's digest and the code that reads data are unchanged.
 
     Args:
-        folder: the data set, or a file in its folder.
+        folder: of the source, or the file that stands for it.
         options: everything that determines what is read, as plain values.
         digest: of the folder as it is now.
     """
@@ -165,6 +165,6 @@ def _code_digest() -> str:
 
 
 def code_files() -> list[Path]:
-    """Return the files that decide what is read from a data set."""
+    """Return the files that decide what is read from a source."""
     data, package = Path(__file__).resolve().parents[1], Path(ssd.__path__[0])
     return sorted([*data.rglob("*.py"), *(path for part in ("", "config", "system") for path in (package / part).glob("*.py"))])

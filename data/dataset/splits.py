@@ -41,7 +41,7 @@ def choose(folder: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str
     """Choose what to train and what to evaluate on, as entries of a source.
 
     Args:
-        folder: the data set.
+        folder: of the source.
         names: of its splits.
 
     Raises:
@@ -102,7 +102,7 @@ def find_split(folder: Path, source: SourceConfig, names: Sequence[str]) -> str 
 
 
 def divide(names: list[str], folder: Path, source: SourceConfig, seed: int) -> set[str]:
-    """Return the train or val part of a data set without splits. Each part has at least one photo.
+    """Return the train or val part of a folder without splits. Each part has at least one photo.
 
     A hash of its name decides where a photo goes, so adding, removing or reordering others does not move it.
 

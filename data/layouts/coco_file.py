@@ -113,7 +113,9 @@ def read_file(path: Path) -> dict[str, Any]:
                 raise DataError(f"{path}: {key}[{number}]: name: expected text, got {json.dumps(item['name'])}; write its name")
         content[key] = [_keep(item, (*required, *OPTIONAL[key])) for item in content[key]]
     for key in ("images", "categories"):
-        _require_unique(path, key, (item["id"] for item in content[key]))
+        for id_, count in Counter(id_of(item["id"]) for item in content[key]).most_common(1):
+            if count > 1:
+                raise DataError(f"{path}: {key}: id {id_} is used {count} times, as in merged files; make ids unique")
     return content
 
 
@@ -135,13 +137,6 @@ def _shallow(value: Any, depth: int) -> Any:
     if isinstance(value, list):
         return [_shallow(each, depth - 1) for each in value] if depth else reprlib.repr(value)
     return {} if isinstance(value, dict) else value
-
-
-def _require_unique(path: Path, key: str, ids: Iterable[Any]) -> None:
-    """Raise DataError if an id is used twice."""
-    for id_, count in Counter(map(id_of, ids)).most_common(1):
-        if count > 1:
-            raise DataError(f"{path}: {key}: id {id_} is used {count} times, as in merged files; make ids unique")
 
 
 def parse_image(

@@ -1,18 +1,18 @@
 """The known dataset formats, and detection of a folder's format."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from data.dataset.entry import PhotoEntry, warn_if_most
 from data.dataset.errors import DataError
+from data.dataset.names import nfc
 from data.dataset.splits import divide, find_split
 from data.layouts.coco import CocoReader
-from data.layouts.dataset_file import ARCHIVES, format_of_file
 from data.layouts.format_reader import FormatReader
+from data.layouts.source_file import ARCHIVES, format_of_file
 from data.layouts.tree import FileTree, list_tree
 from data.layouts.voc import VocReader
 from data.layouts.yolo import YoloReader
-from ssd.config.schema import SourceConfig
+from ssd.config.schema import DataConfig, SourceConfig
 from ssd.system.files import looked_in
 from ssd.system.images import NOT_READ, SUFFIXES, passed_over
 
@@ -24,12 +24,12 @@ def find_format(folder: Path, known: str | None = None, notes: list[str] | None 
     """Return the name of a folder's format, and a reader for it.
 
     Args:
-        folder: the data set; for COCO also its JSON file, for YOLO its data.yaml.
+        folder: of the source; for COCO also its JSON file, for YOLO its data.yaml.
         known: the format, if it is not to be detected.
         notes: receives a note if several formats fit.
 
     Raises:
-        DataError: the folder is missing or has no known format, or a file does not stand for a data set.
+        DataError: the folder is missing or has no known format, or a file does not stand for its folder.
     """
     if not folder.exists():
         hint = "; draw it with: python scripts/make_shapes.py" if folder.name == "shapes" else "; check data.root"
@@ -79,37 +79,30 @@ def unknown_format_help(tree: FileTree) -> str:
 
 
 def list_entries(
-    folder: Path,
-    source: SourceConfig,
-    labels: Mapping[str, int],
-    ignore_others: bool,
-    seed: int,
-    notes: list[str],
-    known: str | None = None,
+    folder: Path, source: SourceConfig, data: DataConfig, seed: int, notes: list[str]
 ) -> tuple[FormatReader, list[PhotoEntry]]:
     """Return the reader of one source, and its photos.
 
     Args:
-        folder: the data set.
+        folder: of the source.
         source: which part of it.
-        labels: label of each class name.
-        ignore_others: leave out objects of other classes instead of refusing them.
+        data: the section of the configuration with this source.
         seed: for splitting a folder without splits.
         notes: receives notes about what was fixed or left out.
-        known: the format, if it is not to be detected.
 
     Raises:
-        DataError: the folder or the split is missing, or has no photos.
+        DataError: the folder or the split is missing, or contains no photos.
     """
-    _, reader = find_format(folder, known, notes)
+    _, reader = find_format(folder, data.format, notes)
     split = find_split(folder, source, reader.splits())
-    entries = reader.entries(split, labels, ignore_others, notes)
+    labels = {nfc(name): label for label, name in enumerate(data.class_names)}
+    entries = reader.entries(split, labels, data.other_classes == "ignore", notes)
     unread = passed_over(reader.tree.others)
     if unread:
         count = sum(reader.tree.others[suffix] for suffix in NOT_READ)
         notes.append(warn_if_most(f"{folder}: {unread}", count, count + len(reader.tree.photos)))
     if not entries:
-        raise DataError(f"{folder}: {f'split {split}' if split else 'the folder'} has no photos")
+        raise DataError(f"{folder}: {f'split {split}' if split else 'the folder'} contains no photos")
     if source.val_fraction is not None:
         chosen = divide([entry.name for entry in entries], folder, source, seed)
         entries = [entry for entry in entries if entry.name in chosen]

@@ -9,7 +9,7 @@ from data.layouts.tree import FileTree
 
 
 class FormatReader(Protocol):
-    """Reads the data sets of one format: photos and boxes in a folder."""
+    """Reads folders of one format."""
 
     suffixes: ClassVar[tuple[str, ...]]  # of its files, in lower case
     needs: ClassVar[str]  # what a folder must contain, in words

@@ -1,4 +1,4 @@
-"""The files of a data set's folder, listed once."""
+"""The files of a source's folder, listed once."""
 
 import os
 import posixpath
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.dataset.names import nfc
-from data.layouts.dataset_file import base_folder
+from data.layouts.source_file import base_folder
 from ssd.system.files import is_visited
 from ssd.system.images import SUFFIXES
 
@@ -44,17 +44,17 @@ class FileTree:
 
 
 def list_tree(folder: Path, suffixes: Collection[str]) -> FileTree:
-    """List all files of a data set in one pass.
+    """List all files of a folder in one pass.
 
     Hidden files and macOS's `__MACOSX` are left out. Links to folders elsewhere are followed, but not links to a folder of
-    the data set or above it, which would list photos twice.
+    the folder or above it, which would list photos twice.
 
     Args:
-        folder: the data set, or the file that stands for it.
+        folder: the folder, or the file that stands for it.
         suffixes: of the files to list beside the photos; others are counted.
 
     Raises:
-        DataError: the file does not stand for a data set.
+        DataError: the file does not stand for a folder.
         OSError: the folder cannot be listed.
     """
     base = base_folder(folder)

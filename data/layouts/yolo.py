@@ -12,9 +12,9 @@ from data.dataset.entry import PhotoEntry, warn_if_most
 from data.dataset.errors import DataError
 from data.dataset.parallel_reader import ProgressCallback, count_in_files, no_progress
 from data.dataset.splits import role
-from data.layouts.dataset_file import read_data_yaml
 from data.layouts.format_reader import FormatReader
 from data.layouts.pairing import Pairs, group_by, key_of, pair, split_of_file, unique_photo_entry
+from data.layouts.source_file import read_data_yaml
 from data.layouts.tree import FileTree
 from data.layouts.yolo_labels import class_numbers_in, is_labels, numbered_lines, read_labels, read_text, resembles_labels
 from data.layouts.yolo_names import NAME_FILES, names_by_number, names_in_data_yaml, names_in_notes
@@ -139,7 +139,7 @@ class YoloReader(FormatReader):
 
     @cached_property
     def photos(self) -> list[str]:
-        """The photos of the data set, without pictures that merely lie beside it, such as those of a report."""
+        """The photos of the folder, without pictures that merely lie beside it, such as those of a report."""
         folders = {posixpath.dirname(photo) for photo in self.label_files}
         tops = {folder.split("/")[0] for folder in folders if folder}
         return [

@@ -8,7 +8,7 @@ from typing import Any
 
 from data.dataset.errors import DataError
 from data.dataset.names import nfc
-from data.layouts.dataset_file import NULLS
+from data.layouts.source_file import NULLS
 
 NAME_FILES = ("classes.txt", "_classes.txt", "obj.names", "classes.names", "_darknet.labels")  # one name per line
 

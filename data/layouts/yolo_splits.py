@@ -1,4 +1,4 @@
-"""Splits of a YOLO data set: the photos that lists and the entries of data.yaml name."""
+"""Splits of a YOLO folder: the photos that lists and the entries of data.yaml name."""
 
 import posixpath
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from data.dataset.names import nfc, strip_quotes
 from data.dataset.splits import role
-from data.layouts.dataset_file import SPLIT_KEYS, paths_in
 from data.layouts.pairing import clean_lines, split_of, stem_of
+from data.layouts.source_file import SPLIT_KEYS, paths_in
 from data.layouts.tree import FileTree
 from data.layouts.yolo_labels import read_text
 from ssd.system.images import SUFFIXES
@@ -77,7 +77,7 @@ class SplitFinder:
 
     def _find(self, path: str) -> str | None:
         """Return the folder or list in the tree that a path in data.yaml means."""
-        with suppress(ValueError):  # an absolute path into the data set
+        with suppress(ValueError):  # an absolute path into the folder
             inside = Path(path).relative_to(self.tree.folder.absolute()).as_posix().removeprefix(".")
             if not inside or self._exists(inside):
                 return inside

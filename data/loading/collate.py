@@ -14,7 +14,7 @@ from ssd.batch import Batch, pad_targets
 class Sample(NamedTuple):
     """One crop of a photo, before it is rendered."""
 
-    position: int  # in the data set
+    position: int  # in the dataset
     image: np.ndarray  # [H, W, 3] uint8, RGB
     augmentation: Augmentation
     labels: np.ndarray  # [m] of the augmentation's boxes

@@ -1,4 +1,4 @@
-"""The data set of training and evaluation: photos, and tiles of large ones, as augmented samples."""
+"""The PyTorch dataset of training and evaluation: photos, and tiles of large ones, as augmented samples."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from data.dataset.annotations import Annotations
+from data.dataset.crops import LabelledCrops
 from data.dataset.images import read_image
 from data.loading.collate import Sample, collate
 from data.loading.image_cache import ImageCache
 from data.loading.sampler import SampleKey
 from data.transforms.augment import Augmentation, draw_augmentation, no_augmentation, scale_augmentation
-from data.transforms.tiles import LabelledCrops
 from ssd.batch import Batch
 from ssd.config.schema import AugmentConfig
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from data.transforms.augment import CROP_ASPECT, CROP_SCALE
+from ssd.preprocessing import resize
 from ssd.system.memory import USED, free_memory
 
 NARROWEST = CROP_SCALE[0] * math.sqrt(CROP_ASPECT[0])  # smallest width of a crop, as a share of the photo's
@@ -71,8 +72,6 @@ class ImageCache:
         if not self.filled[index]:
             image = read(index)
             # INTER_AREA: each pixel is the mean of those it replaces.
-            stored[:] = (
-                image if image.shape == stored.shape else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            )
+            stored[:] = image if image.shape == stored.shape else resize(image, width, height, cv2.INTER_AREA)
             self.filled[index] = 1
         return stored

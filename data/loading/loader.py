@@ -48,7 +48,7 @@ class WorkerError(Failure):
 
 
 def make_loader(
-    samples: DetectionDataset,
+    dataset: DetectionDataset,
     order: Sampler[list[SampleKey]],
     workers: int,
     device: torch.device,
@@ -57,13 +57,13 @@ def make_loader(
     """Return a loader of batches, in pinned memory for a GPU.
 
     Args:
-        samples: the data set.
+        dataset: makes the samples.
         order: the samples of each batch.
         workers: processes that make batches; 0 for the main process.
         device: where the batches are used.
         stop: ends a wait for a batch; None if several processes must first agree to stop.
     """
-    loader = DataLoader(samples, batch_sampler=order, pin_memory=device.type == "cuda", **worker_options(workers))
+    loader = DataLoader(dataset, batch_sampler=order, pin_memory=device.type == "cuda", **worker_options(workers))
     return WatchedLoader(loader, stop)
 
 
@@ -140,8 +140,8 @@ def _abandon(holder: object, workers: Sequence[BaseProcess]) -> None:
 
 
 def _is_from_transfer(error: BaseException) -> bool:
-    """Return whether an error occurred between worker and main process, rather than in the data set."""
-    is_forwarded = str(error).startswith("Caught")  # by PyTorch, from the data set's code
+    """Return whether an error occurred between worker and main process, rather than in the dataset."""
+    is_forwarded = str(error).startswith("Caught")  # by PyTorch, from the dataset's code
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError | EOFError) and not is_forwarded)
 
 

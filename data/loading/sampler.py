@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 from ssd.system.distributed import World
 
 SampleKey = tuple[int, int]  # epoch, index
@@ -14,7 +14,7 @@ SampleKey = tuple[int, int]  # epoch, index
 class TrainSampler(Sampler[list[SampleKey]]):
     """The micro-batches of one process, from any iteration on: an endless stream of shuffled epochs, divided into batches.
 
-    A batch may span two epochs. So every sample is used once per epoch, none is dropped, and a data set may be smaller than a
+    A batch may span two epochs. So every sample is used once per epoch, none is dropped, and a dataset may be smaller than a
     batch. Batch i, and its share for each process and accumulation step, depend only on the seed and i.
 
     Raises:

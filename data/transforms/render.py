@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from data.transforms.augment import Augmentation, Photometric
+from ssd.preprocessing import resize
 
 
 def render(image: np.ndarray, augmentation: Augmentation, fill: tuple[int, int, int], out: np.ndarray) -> None:
@@ -34,7 +35,7 @@ def render(image: np.ndarray, augmentation: Augmentation, fill: tuple[int, int, 
     early = part.shape[0] * part.shape[1] <= (bottom - top) * (right - left)
     if early:
         part = distort(part, augmentation.photometric)
-    part = _resize(part, (right - left, bottom - top), augmentation.interpolation)
+    part = resize(part, right - left, bottom - top, augmentation.interpolation)
     if not early:
         part = distort(part, augmentation.photometric)
     if augmentation.mirror:
@@ -44,13 +45,6 @@ def render(image: np.ndarray, augmentation: Augmentation, fill: tuple[int, int, 
         out[:] = part
     else:
         cv2.copyMakeBorder(part, top, size - bottom, left, size - right, cv2.BORDER_CONSTANT, out, fill)
-
-
-def _resize(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """Resize by `cv2.resize`. Lanczos is twice as fast on floats as on bytes, with the same result up to rounding."""
-    if interpolation != cv2.INTER_LANCZOS4:
-        return cv2.resize(image, size, interpolation=interpolation)
-    return _to_bytes(cv2.resize(image.astype(np.float32), size, interpolation=interpolation))
 
 
 def _place(low: int, high: int, crop_low: int, crop_high: int, size: int) -> tuple[int, int]:
@@ -90,8 +84,3 @@ def _rotate_hue(hue: np.ndarray, angle: int) -> np.ndarray:
 def _scale(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply uint8 by a factor, rounded and clipped at 255."""
     return image if factor == 1.0 else cv2.convertScaleAbs(image, alpha=factor)
-
-
-def _to_bytes(image: np.ndarray) -> np.ndarray:
-    """Convert float32 to uint8, rounded and clipped."""
-    return cv2.add(image, 0.0, dtype=cv2.CV_8U)  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -1,71 +1,14 @@
-"""Crops of photos for training and evaluation: whole photos, and tiles of large ones, with the objects in each."""
-
-from dataclasses import dataclass, replace
-from typing import Self
+"""Cut large photos into tiles for training and evaluation, with the objects in each tile."""
 
 import numpy as np
 
 from data.dataset.annotations import Annotations
+from data.dataset.crops import LabelledCrops
 from ssd.config.schema import TilesConfig
-from ssd.inference.tiles import Crops, places_within, tile_edges, tile_starts, whole_photos
+from ssd.inference.tiles import places_within, tile_edges, tile_starts
 
 
-@dataclass(frozen=True)
-class LabelledCrops(Crops):
-    """m crops of n photos, and their M objects, in a few arrays like `Annotations`.
-
-    The first n crops are the whole photos. Then come the tiles of the first photo, of the second, ...
-    """
-
-    starts: np.ndarray  # [m + 1] int64: crop i has the objects starts[i] to starts[i + 1]
-    boxes: np.ndarray  # [M, 4] float32 pixels: edges within the crop, clipped to it
-    labels: np.ndarray  # [M] int64
-    difficult: np.ndarray  # [M] bool
-
-    @classmethod
-    def whole(cls, photos: Annotations) -> Self:
-        """Return whole photos only."""
-        crops = whole_photos(photos.sizes)
-        return cls(crops.photos, crops.edges, crops.trained, photos.starts, photos.boxes, photos.labels, photos.difficult)
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Width and height of each crop `[m, 2]` int32, pixels."""
-        return self.edges[:, 2:] - self.edges[:, :2]
-
-    def objects(self, index: int) -> slice:
-        """Return where one crop's objects are in `boxes`, `labels` and `difficult`."""
-        return slice(int(self.starts[index]), int(self.starts[index + 1]))
-
-    def of_photo(self, photo: int, num_photos: int) -> list[int]:
-        """Return the indices of the whole photo and its tiles."""
-        first, end = np.searchsorted(self.photos[num_photos:], [photo, photo + 1]) + num_photos
-        return [photo, *range(first, end)]
-
-    def select(self, wanted: np.ndarray) -> Self:
-        """Return the crops that are marked in `wanted` `[m]` bool."""
-        counts = np.diff(self.starts)
-        shown = np.repeat(wanted, counts)
-        return replace(
-            self,
-            photos=self.photos[wanted],
-            edges=self.edges[wanted],
-            starts=np.concatenate([[0], counts[wanted]]).cumsum(),
-            boxes=self.boxes[shown],
-            labels=self.labels[shown],
-            difficult=self.difficult[shown],
-            trained=self.trained[wanted],
-        )
-
-    def of_training(self) -> Self:
-        """Return the crops that training uses."""
-        return self.select(self.trained)
-
-
-def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> LabelledCrops:
+def cut_tiles(photos: Annotations, options: TilesConfig, seed: int) -> LabelledCrops:
     """Return all photos, whole, and the tiles of those that are larger than a tile.
 
     An object belongs to each tile that contains at least `options.keep` of its area, and is clipped to the tile. With less, its
@@ -73,12 +16,10 @@ def cut_tiles(photos: Annotations, options: TilesConfig | None, seed: int) -> La
 
     Args:
         photos: the annotations.
-        options: of the tiles; None for no tiles.
+        options: of the tiles.
         seed: for drawing the tiles without objects that training uses.
     """
     whole = LabelledCrops.whole(photos)
-    if options is None:
-        return whole
     owners, edges = tile_edges(photos.sizes, options.size, options.overlap)
     rows, shown = _overlapping(photos, options)
     corner = np.tile(edges[shown, :2], 2)

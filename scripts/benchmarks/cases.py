@@ -14,7 +14,7 @@ from scripts.benchmarks.measuring import Row, Setting
 from scripts.benchmarks.metric import bench_eval
 from scripts.benchmarks.predict import bench_predict
 from scripts.benchmarks.step import bench_step
-from ssd.config.schema import Config
+from ssd.config import Config
 from ssd.system.device import choose_device, choose_precision
 from ssd.system.machine import require_cpp_compiler
 
@@ -40,8 +40,7 @@ def make_setting(config: Config, options: argparse.Namespace) -> Setting:
     device = choose_device(options.device)
     if options.compile and device.type == "cpu":
         require_cpp_compiler("--compile")
-    data = config.data
-    photos = load_annotations(data.train, data.root, data.class_names, config.seed, data.other_classes == "ignore").photos
+    photos = load_annotations(config.data, "train", config.seed).photos
     cv2.setNumThreads(0)
     return Setting(
         config=config,

@@ -10,7 +10,7 @@ import torch
 from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
-from ssd.config.schema import Config
+from ssd.config import Config
 from ssd.preprocessing import IMAGENET
 from ssd.system.device import keep_freed_memory
 

@@ -1,4 +1,4 @@
-"""Fit DBoxes to a data set: find the sizes and aspect ratios of SSD300's rows that cover the most objects."""
+"""Fit DBoxes to the training photos: find the sizes and ratios of SSD300's rows that cover the most objects."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from ssd.dbox import SSD300_COCO, SSD300_VOC, DBoxRow, DBoxSpec, cell_sizes, spe
 
 COVERED = 0.5  # smallest IoU at which a DBox covers an object
 SOFTNESS = 0.05  # width in IoU of the sigmoid that replaces this threshold during the search
-MOST_OBJECTS = 10_000  # a larger data set is sampled
+MOST_OBJECTS = 10_000  # of more, some are drawn
 STEPS = (1.3, 1.12, 1.05, 1.02)  # factors to try on a size or a ratio, from coarse to fine
 LEAST_SIZE, MOST_SIZE, MOST_RATIO = 4.0, 400.0, 8.0  # pixels of the network's input
 SIZE_DIGITS, RATIO_DIGITS = 1, 2  # after the decimal point
@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """Objects of a data set and their weights."""
+    """Objects to fit DBoxes to, and their weights."""
 
     boxes: np.ndarray  # [N, 4] corners in pixels of the network's input
     weights: np.ndarray  # [N], sum 1: each class counts the same, as in mAP
@@ -41,7 +41,7 @@ def objects_of(boxes: np.ndarray, labels: np.ndarray, seed: int = 0) -> Objects:
     Args:
         boxes: `[N, 4]` corners, relative to the photo.
         labels: `[N]`.
-        seed: for sampling a larger data set.
+        seed: for drawing from more objects.
     """
     if len(labels) > MOST_OBJECTS:
         chosen = np.random.default_rng(seed).permutation(len(labels))[:MOST_OBJECTS]

@@ -1,4 +1,4 @@
-"""Choose the DBoxes for a data set by how many of its objects they cover."""
+"""Choose the DBoxes by how many of the training photos' objects they cover."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ssd.autoconfig.recipes import Setting
 from ssd.config.schema import TilesConfig
 from ssd.dbox import DBOX_SPECS, DBoxSpec, make_dbox_list
 
-FITTED = "fitted"  # name of DBoxes that are made for the data set
+FITTED = "fitted"  # name of DBoxes that are made for the objects
 MIN_GAIN = 0.05  # coverage that other DBoxes must gain over those of the weights, whose heads are trained for their own
 MANY_SMALL = 0.25  # share of the objects that makes tiles worth a note
 
@@ -33,21 +33,21 @@ def fitted_dboxes(photos: Annotations, coverages: dict[str, float]) -> Sizes | N
     return fit(objects_of(all_boxes(photos), photos.labels))
 
 
-def choose_dboxes(coverages: dict[str, float], own: str | None) -> Setting:
+def choose_dboxes(coverages: dict[str, float], of_weights: str | None) -> Setting:
     """Return the name of the DBoxes that cover most objects; near a tie, those of the weights, or else the paper's.
 
     Args:
         coverages: share of objects covered, by name. `fitted` must beat all others by MIN_GAIN.
-        own: the DBoxes that the weights were trained with, if any.
+        of_weights: the DBoxes that the weights were trained with, if any.
     """
     named = [name for name in coverages if name != FITTED]
     best = max(named, key=lambda name: (round(coverages[name], 2), name == "voc"))
-    if own and coverages[best] < coverages[own] + MIN_GAIN:
-        best = own
+    if of_weights and coverages[best] < coverages[of_weights] + MIN_GAIN:
+        best = of_weights
     if coverages.get(FITTED, 0) > max(coverages[name] for name in named) + MIN_GAIN:
         best = FITTED
     covered = ", ".join(f"{name} {share:.1%}" for name, share in coverages.items())
-    return Setting(best, f"objects covered at IoU 0.5: {covered}{'; these weights use ' + best if best == own else ''}")
+    return Setting(best, f"objects covered at IoU 0.5: {covered}{'; these weights use ' + best if best == of_weights else ''}")
 
 
 def tiles_note(photos: Annotations, spec: DBoxSpec) -> list[str]:

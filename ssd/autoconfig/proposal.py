@@ -31,7 +31,7 @@ from ssd.autoconfig.starts import Budget, StartPlan, choose_start, describe_long
 from ssd.autoconfig.timing import Timings, try_out
 from ssd.config.entries import top_entry
 from ssd.config.file import parse_config
-from ssd.config.schema import ConfigError, SourceConfig
+from ssd.config.schema import ConfigError, DataConfig, SourceConfig
 from ssd.config.yaml import dump_yaml, parse_yaml
 from ssd.dbox import spec_of
 from ssd.preprocessing import IMAGENET
@@ -54,7 +54,7 @@ class Proposal(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """A data set, read and checked."""
+    """A folder of photos with boxes, read and checked."""
 
     folder: Path
     kind: str  # voc, coco or yolo
@@ -157,11 +157,10 @@ def read_split(
 ) -> LoadedAnnotations:
     """Read one split and check every photo."""
     with progress_bar(f"reading {source['split']}", "photo") as watch:
-        sources = [SourceConfig(**source)]
+        sources = (SourceConfig(**source),)
+        data = DataConfig.model_construct(classes=tuple(classes), root=root, train=sources, val=sources, damaged=damaged)
         try:
-            return load_annotations(
-                sources, root, classes, workers=num_cores(), progress=watch, damaged=damaged, digests=digests
-            )
+            return load_annotations(data, "train", workers=num_cores(), progress=watch, digests=digests)
         except DataError as error:
             raise DataError("\n".join(first_faults(str(error).splitlines(), MAX_FAULTS))) from None
 
@@ -258,7 +257,7 @@ def render(settings: Settings) -> str:
 
 
 def summarise_data(data: Folder, tiles: list[str], warning: str) -> list[str]:
-    """Return lines about the data set: what was skipped, warnings, notes, and counts."""
+    """Return lines about the data: what was skipped, warnings, notes, and counts."""
     train, val = (part.photos for part in data.loaded)
     notes = (*dataset_notes(data.loaded), *similar_classes(data.counts), *absent_classes(train, val), *tiles)
     return [

@@ -102,8 +102,8 @@ def _full_network(budget: Budget, num_photos: int, measure: Measure, notes: list
         needed = minutes_for(COCO, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
         speedup = MIN_SAMPLES / samples
         notes.append(f"note: the full network needs --minutes {needed}, or a machine {speedup:.1f} times as fast")
-        seen = f"{samples:,} photos in {budget.minutes:g} minutes"
-        return Blocker(f"the full network would see {seen} here and needs {MIN_SAMPLES:,}", needed)
+        reason = f"the full network would see {samples:,} photos in {budget.minutes:g} minutes here and needs {MIN_SAMPLES:,}"
+        return Blocker(reason, needed)
     for recipe in candidates:
         reason = _why_missing(recipe, sources.fetch_to_hub)
         if reason is None:

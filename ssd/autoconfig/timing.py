@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
-from ssd.config.schema import Config
-from ssd.evaluation.pictures import evenly_spaced
+from ssd.config import Config
 from ssd.evaluation.report import write_report
+from ssd.inference.pictures import evenly_spaced
 from ssd.preprocessing import IMAGENET
 from ssd.system.device import choose_device, choose_precision, keep_freed_memory
 from ssd.system.distributed import World

@@ -58,7 +58,7 @@ def parse_config(values: dict[str, Any], origin: str = "config", overrides: Sequ
     for fault in faults:
         names, entry = _place(fault["loc"])
         name = ".".join(names)
-        if names not in lines or _own_words(fault):
+        if names not in lines or _validator_message(fault):
             lines[names] = f"{origin}: {name}{': ' if name else ''}{_describe(fault, name, entry)}"
     parents = {names[:depth] for names in lines for depth in range(len(names))}
     raise ConfigError("\n".join(line for names, line in lines.items() if names not in parents))
@@ -151,8 +151,8 @@ def _place(loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], Entry | None]:
 def _describe(fault: Any, name: str, entry: Entry | None) -> str:
     """Return the message for one error."""
     given = _shown(fault["input"])
-    if _own_words(fault):
-        return _own_words(fault)
+    if _validator_message(fault):
+        return _validator_message(fault)
     if fault["type"] == "missing":
         return "is missing and has no default"
     if entry is None:
@@ -169,10 +169,10 @@ def _describe(fault: Any, name: str, entry: Entry | None) -> str:
     return f"expected {values_of(entry)}, got {given}{hint}"
 
 
-def _own_words(fault: Any) -> str:
-    """Return the message of one of the schema's own validators; empty for any other error."""
-    own = fault.get("ctx", {}).get("error")
-    return str(own) if isinstance(own, ValueError) else ""
+def _validator_message(fault: Any) -> str:
+    """Return the message of one of the schema's validators; empty for any other error."""
+    error = fault.get("ctx", {}).get("error")
+    return str(error) if isinstance(error, ValueError) else ""
 
 
 def _shown(value: object) -> str:

@@ -69,7 +69,7 @@ class SourceConfig(_Section):
     path: Path
     """folder, absolute or relative to `data.root`; for COCO, the JSON file may be named instead"""
     split: Name = "all"
-    """name of ImageSets/Main/SPLIT.txt, or of the split in COCO and YOLO data sets; all: every annotated photo"""
+    """name of ImageSets/Main/SPLIT.txt, or of the split in COCO and YOLO folders; all: every annotated photo"""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """for a folder without splits: the share of photos in its split val; the others are its split train"""
 
@@ -99,7 +99,7 @@ Sources = Annotated[tuple[SourceConfig, ...], Field(min_length=1), BeforeValidat
 
 
 class DataConfig(_Section):
-    """Data sets to train and evaluate on."""
+    """Folders to train and evaluate on."""
 
     classes: Literal["voc"] | Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(_as_tuple)] = "voc"
     """names without background, which is added automatically; voc: the 20 VOC classes"""
@@ -153,7 +153,7 @@ NUM_RATIOS = tuple(len(row.aspect_ratios) for row in SSD300_VGG16.maps)  # the h
 
 
 class DBoxesConfig(_Section):
-    """Custom DBoxes, as many as SSD300 has; `scripts/fit_dboxes.py` fits them to a data set."""
+    """Custom DBoxes, as many as SSD300 has; `scripts/fit_dboxes.py` fits them to the training photos."""
 
     sizes: Annotated[tuple[Size, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
     """seven, rising: the smallest of each feature map and the largest of the last, in pixels of the network's 300"""

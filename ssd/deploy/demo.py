@@ -18,7 +18,7 @@ from werkzeug.exceptions import (
 )
 from werkzeug.wrappers import Request, Response
 
-from ssd.evaluation.pictures import class_colour
+from ssd.inference.pictures import class_colour
 from ssd.inference.predictor import Predictor
 from ssd.system.images import ImageError, TooLarge, decode, printable
 

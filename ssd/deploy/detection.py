@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ssd.deploy.inputs import Input, output_name
 from ssd.deploy.results import FrameDetections, Results
 from ssd.deploy.video import DEFAULT_RATE, Video, VideoFile, writable_rate
-from ssd.evaluation.pictures import draw_boxes
+from ssd.inference.pictures import draw_boxes
 from ssd.inference.predict import Detections
 from ssd.inference.predictor import Predictor
 from ssd.system.errors import UsageError

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ssd.boxes import decode
 from ssd.config.schema import PostprocessConfig
-from ssd.detect import CANDIDATES
+from ssd.detect import PRE_NMS_TOP_K
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing, normalize
 
@@ -130,8 +130,8 @@ def with_detection(
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(network)
-    # At most CANDIDATES boxes of each class enter NMS, so no more detections can remain.
-    options = options.model_copy(update={"top_k": min(options.top_k, len(classes) * CANDIDATES)})
+    # At most PRE_NMS_TOP_K boxes of each class enter NMS, so no more detections can remain.
+    options = options.model_copy(update={"top_k": min(options.top_k, len(classes) * PRE_NMS_TOP_K)})
     _append_nms(proto, options)
     helper.set_model_props(proto, {**metadata_of(classes, options), **more})
     proto.doc_string = __doc__ or ""
@@ -172,9 +172,9 @@ def _append_nms(proto: onnx.ModelProto, options: PostprocessConfig) -> None:
 
     zero = constant("nms_zero", torch.tensor(0.0))
     last = constant("nms_last", torch.tensor([-1]))
-    # Keep at most CANDIDATES of each class: lower scores become 0.
-    node("TopK", ["all_scores", constant("nms_candidates", torch.tensor([CANDIDATES]))], ["best", "best_place"], axis=2)
-    node("Gather", ["best", constant("nms_least", torch.tensor([CANDIDATES - 1]))], ["least_of_best"], axis=2)
+    # Keep at most PRE_NMS_TOP_K of each class: lower scores become 0.
+    node("TopK", ["all_scores", constant("nms_candidates", torch.tensor([PRE_NMS_TOP_K]))], ["best", "best_place"], axis=2)
+    node("Gather", ["best", constant("nms_least", torch.tensor([PRE_NMS_TOP_K - 1]))], ["least_of_best"], axis=2)
     node("GreaterOrEqual", ["all_scores", "least_of_best"], ["is_candidate"])
     node("Where", ["is_candidate", "all_scores", zero], ["candidates"])
     thresholds = [

@@ -53,7 +53,7 @@ def check_labels(
     """
     state = load_checkpoint(checkpoint)
     if not state.config.get("data", {}).get(part):
-        raise CheckpointError(f"{checkpoint}: holds only weights, and so names no photos; use checkpoints/best.pt of a run")
+        raise CheckpointError(f"{checkpoint}: contains only weights and names no photos; use checkpoints/best.pt of a run")
     config = parse_config(state.config, str(checkpoint), [*ANYWHERE, *overrides])
     model, preprocessing = network_of(state), Preprocessing(**state.preprocessing)
     with StopRequest().listening() as stop, open_run(config, stop) as run:

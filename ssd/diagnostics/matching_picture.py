@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 
 from ssd.batch import Batch
 from ssd.boxes import decode, iou, to_corners
+from ssd.config import Config
 from ssd.config.file import parse_config
-from ssd.config.schema import Config
-from ssd.evaluation.pictures import class_colour, evenly_spaced
+from ssd.inference.pictures import class_colour, evenly_spaced
 from ssd.loss import hard_negative_mining
 from ssd.match import match
 from ssd.model import SSD300

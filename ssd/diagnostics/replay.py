@@ -10,7 +10,7 @@ from torch import Tensor
 from data.loading.dataset import DetectionDataset
 from data.loading.sampler import TrainSampler
 from ssd.batch import Batch, Targets
-from ssd.config.schema import Config
+from ssd.config import Config
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.device import inference_format

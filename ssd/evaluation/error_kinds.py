@@ -29,7 +29,7 @@ HIT, IGNORED = -1, -2  # instead of a kind: a true positive; a detection that cl
 
 @dataclass(frozen=True)
 class Errors:
-    """The errors among n detections, by falling score, and m objects of a data set."""
+    """The errors among n detections, by falling score, and m objects of all photos."""
 
     found: Flat
     objects: Flat
@@ -80,23 +80,23 @@ def error_kinds(
         average_precision: AP of a curve.
     """
     found, objects = by_falling_score(flatten(detections, "scores")), flatten(ground_truth, "difficult")
-    own, overlap, hit, counts = claims(found, objects, IOU_THRESH)
+    same_class, overlap, hit, counts = claims(found, objects, IOU_THRESH)
     kind = np.where(hit, HIT, np.where(counts, BOTH, IGNORED)).astype(np.int8)
-    of_object = np.where(hit, own, -1)
+    of_object = np.where(hit, same_class, -1)
     false = np.flatnonzero(kind == BOTH)
     other, other_overlap = nearest(
         found.boxes[false], found.image[false], objects.boxes, objects.image, (found.labels[false], objects.labels)
     )
-    own, own_overlap = own[false], overlap[false]
-    is_localisation = (own_overlap >= BACKGROUND) & (own_overlap < IOU_THRESH)
+    same_class, same_overlap = same_class[false], overlap[false]
+    is_localisation = (same_overlap >= BACKGROUND) & (same_overlap < IOU_THRESH)
     is_classification = ~is_localisation & (other_overlap >= IOU_THRESH)
     kind[false] = np.select(
-        [is_localisation, is_classification, own_overlap >= IOU_THRESH, np.maximum(own_overlap, other_overlap) < BACKGROUND],
+        [is_localisation, is_classification, same_overlap >= IOU_THRESH, np.maximum(same_overlap, other_overlap) < BACKGROUND],
         [LOCALISATION, CLASSIFICATION, DUPLICATE, NO_OBJECT],
         BOTH,
     )
-    of_object[false] = np.select([is_localisation, is_classification], [own, other], -1)
-    overlap[false] = np.where(is_localisation, own_overlap, np.maximum(own_overlap, other_overlap))
+    of_object[false] = np.select([is_localisation, is_classification], [same_class, other], -1)
+    overlap[false] = np.where(is_localisation, same_overlap, np.maximum(same_overlap, other_overlap))
     map_impact = _map_impact(found, objects, kind, of_object, num_classes, average_precision)
     return Errors(found, objects, kind, of_object, overlap, map_impact, average_precision)
 

@@ -1,4 +1,4 @@
-"""Evaluation of a network on a data set: detections, loss, metric and kinds of errors."""
+"""Evaluation of a network on photos: detections, loss, metric and kinds of errors."""
 
 import math
 import time
@@ -9,24 +9,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd.batch import Batch
+from ssd.batch import Batch, Crops
 from ssd.config.schema import EvalConfig
 from ssd.evaluation.error_kinds import Errors, error_kinds
 from ssd.evaluation.metrics import METRICS, Metric, voc_entries
 from ssd.evaluation.voc_eval import APResult
 from ssd.inference.merge import Merger
 from ssd.inference.predict import Detections, PixelModel, postprocess
-from ssd.inference.tiles import Crops
 from ssd.loss import MultiBoxLoss
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
 
 
 class EvaluationData(NamedTuple):
-    """A data set to evaluate on."""
+    """The photos to evaluate on."""
 
     batches: Iterable[Batch]  # this process's share, not augmented; all crops of a photo are in the same process
-    crops: Crops  # of the whole data set
+    crops: Crops  # of all photos
     sizes: np.ndarray  # [n, 2] width and height of every photo, pixels
     ground_truth: Sequence[dict[str, np.ndarray]]  # one entry for each photo, as in `voc_eval`
     classes: Sequence[str]  # names, without background
@@ -34,14 +33,14 @@ class EvaluationData(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results on a data set."""
+    """The results on all photos."""
 
     classes: tuple[str, ...]
     metric: Metric
     result: APResult
     detections: list[Detections]  # one entry for each photo
     seconds: float
-    loss_l: float  # as in training, over the positives of the whole data set; without augmentation
+    loss_l: float  # as in training, over the positives of all photos; without augmentation
     loss_c: float
     errors: Errors  # at overlap 0.5
 
@@ -51,7 +50,7 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """The loss that training minimises, on this data set."""
+        """The loss that training minimises, on these photos."""
         return self.loss_l + self.loss_c
 
     @property
@@ -117,7 +116,7 @@ def evaluate(
 
     Args:
         model: the network.
-        data: the data set.
+        data: the photos.
         criterion: the loss, computed from the same predictions as the detections.
         options: thresholds of the detections, and the metric.
         world: the processes that share the work.

@@ -9,7 +9,7 @@ from ssd.boxes import voc_to_edges
 from ssd.evaluation.error_kinds import Errors
 from ssd.evaluation.label_faults import FAULTS, MISSING, NOTHING_THERE, WRONG_CLASS, Faults
 from ssd.evaluation.object_groups import Group, by_crowding, by_size, by_truncation
-from ssd.evaluation.pictures import TRUTH, class_colour, draw_boxes, jpeg, scaled_into
+from ssd.inference.pictures import TRUTH, class_colour, draw_boxes, jpeg, scaled_into
 
 MEANINGS = {
     "localisation": "right class, but the box overlaps the object by only 0.1 to 0.5",
@@ -46,7 +46,7 @@ def groups_tables(
     """Return tables of the share of objects found, and AP, by size, crowding and truncation.
 
     Args:
-        errors: of the data set.
+        errors: of the photos.
         ground_truth: its objects, one entry for each photo.
         sizes: `[n, 2]` width and height of every photo.
         side: of the network's input, in pixels.
@@ -85,7 +85,7 @@ def faults_pictures(
     """Return pictures of the likeliest label faults: the label in white, the detection in the colour of its class.
 
     Args:
-        errors: of a data set.
+        errors: of the photos.
         faults: in its labels.
         classes: names.
         names: of the photos.

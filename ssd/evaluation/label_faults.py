@@ -1,7 +1,7 @@
 """Labels that contradict a detector, ranked by how likely they are to be wrong.
 
 A label is suspect if a detector that is usually right contradicts it; Tkachenko, Thyagarajan and Mueller (ObjectLab, 2023) look
-for the same faults. How often the detector is right is measured on the data set itself.
+for the same faults. How often the detector is right is measured on the same photos.
 """
 
 from typing import NamedTuple
@@ -33,18 +33,18 @@ LEAST = 0.2  # minimum suspicion for a detection to contradict a label
 
 
 class Faults(NamedTuple):
-    """Possible faults in a data set's labels, the likeliest first: one for each object that is not difficult, and one for each
+    """Possible faults in the labels, the likeliest first: one for each object that is not difficult, and one for each
     place where a label may be missing."""
 
     kind: np.ndarray  # [f] a number in FAULTS
     suspicion: np.ndarray  # [f] 0..1, comparable only within a kind
     image: np.ndarray  # [f]
-    object: np.ndarray  # [f] number of the object in the data set; -1: its label is missing
+    object: np.ndarray  # [f] number of the object among all photos; -1: its label is missing
     detection: np.ndarray  # [f] number of the contradicting detection, by falling score; -1: none
 
 
 def label_faults(errors: Errors, num_classes: int) -> Faults:
-    """Rank the labels of a data set by how confidently a detector contradicts them.
+    """Rank the labels by how confidently a detector contradicts them.
 
     Let p be the share of correct detections among those of the same class and score, and b the p of the detection that finds
     the object (0 if none does). The suspicion is
@@ -58,7 +58,7 @@ def label_faults(errors: Errors, num_classes: int) -> Faults:
     mistake, so suspicions of different kinds are not comparable: the list takes the likeliest of each kind in turn.
 
     Args:
-        errors: of a data set.
+        errors: of the photos.
         num_classes: without background.
     """
     found, objects = errors.found, errors.objects
@@ -108,7 +108,7 @@ def found_share(errors: Errors, support: np.ndarray) -> np.ndarray:
     """Return, for each object, the share of objects of its class and similar size found with more support `[m]`.
 
     Args:
-        errors: of a data set.
+        errors: of the photos.
         support: `[m]` precision of the detection that finds each object; 0: none.
     """
     objects = errors.objects

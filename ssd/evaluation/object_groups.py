@@ -26,7 +26,7 @@ def by_size(errors: Errors, sizes: np.ndarray, side: int, edges: Sequence[int], 
     """Group objects by size: the square root of their area in the network's input.
 
     Args:
-        errors: of a data set.
+        errors: of the photos.
         sizes: `[photos, 2]` width and height of every photo.
         side: of the network's input, in pixels.
         edges: limits of the groups, in pixels of the network's input.
@@ -51,7 +51,7 @@ def by_truncation(errors: Errors, ground_truth: Sequence[Mapping[str, np.ndarray
     """Group objects by VOC's flag `truncated`; return no groups if no object has the flag.
 
     Args:
-        errors: of a data set.
+        errors: of the photos.
         ground_truth: one entry for each photo, with `truncated` `[m]`: 1, 0 or -1 (unknown), or without it.
         score_thresh: minimum score of a detection that finds an object.
     """

@@ -1,4 +1,4 @@
-"""Overlap of pixel boxes, and the object that each detection overlaps most, for a whole data set at once."""
+"""Overlap of pixel boxes, and the object that each detection overlaps most, for all photos at once."""
 
 from collections.abc import Iterator
 

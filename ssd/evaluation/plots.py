@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from ssd.evaluation.evaluate import Evaluation
-from ssd.evaluation.pictures import class_colour
+from ssd.inference.pictures import class_colour
 
 MANY_CLASSES = 12  # maximum for legends and numbers in cells to be readable
 LONGEST_NAME = 28  # letters of a class name beside an axis; the table shows it in full

@@ -22,9 +22,9 @@ from ssd.evaluation.failures import faults_pictures, groups_tables, kinds_table
 from ssd.evaluation.label_faults import Faults
 from ssd.evaluation.metrics import voc_entries
 from ssd.evaluation.overlap import pixel_iou
-from ssd.evaluation.pictures import TRUTH, draw_boxes, evenly_spaced, jpeg, scaled_into
 from ssd.evaluation.plots import PLOT_STYLE, ap_plot, confusion_plot, grid, pr_plot, score_plot
 from ssd.evaluation.voc_eval import IOU_THRESH
+from ssd.inference.pictures import TRUTH, draw_boxes, evenly_spaced, jpeg, scaled_into
 from ssd.preprocessing import IMAGENET
 from ssd.system.files import write_whole
 

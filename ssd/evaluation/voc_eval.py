@@ -155,15 +155,15 @@ def claims(detections: Flat, objects: Flat, iou_thresh: float) -> Claims:
         iou_thresh: minimum overlap of a claim.
     """
     num_classes = 1 + max(detections.labels.max(initial=0), objects.labels.max(initial=0))
-    own, overlap = nearest(
+    best, overlap = nearest(
         detections.boxes, detections.image * num_classes + detections.labels,
         objects.boxes, objects.image * num_classes + objects.labels,
     )  # fmt: skip
-    claimed = np.where(overlap >= iou_thresh, own, -1)
+    claimed = np.where(overlap >= iou_thresh, best, -1)
     counts = np.append(objects.values == 0, True)[claimed]
     first_claim = np.zeros(len(claimed), bool)
     first_claim[np.unique(claimed, return_index=True)[1]] = True
-    return Claims(own, overlap, first_claim & (claimed >= 0) & counts, counts)
+    return Claims(best, overlap, first_claim & (claimed >= 0) & counts, counts)
 
 
 def class_ap(hit: np.ndarray, scores: np.ndarray, num_objects: int, average_precision: AveragePrecision) -> float:

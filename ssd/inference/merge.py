@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from ssd.batch import Crops
 from ssd.inference.predict import Detections
-from ssd.inference.tiles import Crops
 
 # Share of a tile's side, 3 of the network's pixels: the tile's edge cuts off a box that comes this close to it.
 EDGE = 0.01
@@ -26,7 +26,7 @@ class Merger:
     """Merges detections photo by photo, as soon as all crops of a photo have arrived.
 
     Args:
-        crops: of the data set.
+        crops: of all photos.
         sizes: `[n, 2]` width and height of every photo, pixels.
         nms_thresh: as in `merge`.
         top_k: as in `merge`.
@@ -129,9 +129,9 @@ def _better(boxes: Tensor, doubtful: Tensor) -> Tensor:
     place = torch.arange(len(boxes))
     gone = torch.zeros(len(boxes), dtype=torch.bool)
     for rows in doubtful.nonzero().flatten().split(max(PAIRS // max(len(boxes), 1), 1)):
-        own = boxes[rows, None]  # [r, 1, 4]
-        inside = torch.minimum(own[..., 2:], boxes[:, 2:]) - torch.maximum(own[..., :2], boxes[:, :2])  # [r, n, 2]
-        area = (own[..., 2:] - own[..., :2]).prod(dim=2)  # [r, 1]
+        doubted = boxes[rows, None]  # [r, 1, 4]
+        inside = torch.minimum(doubted[..., 2:], boxes[:, 2:]) - torch.maximum(doubted[..., :2], boxes[:, :2])  # [r, n, 2]
+        area = (doubted[..., 2:] - doubted[..., :2]).prod(dim=2)  # [r, 1]
         share = inside.clamp_(min=0).prod(dim=2).div_(area.clamp(min=1e-9))  # [r, n]
         share.masked_fill_(place >= rows[:, None], 0)
         while True:  # each pass settles at least one more row, from the top

@@ -18,7 +18,7 @@ from ssd.config.schema import LEAST_TILE, MOST_TILE, PostprocessConfig, TilesCon
 from ssd.inference.compiled import Compiled
 from ssd.inference.merge import merge
 from ssd.inference.predict import Detections, PixelModel, predict
-from ssd.inference.tiles import tile_edges, whole_photos
+from ssd.inference.tiles import tile_edges
 from ssd.model import SSD300
 from ssd.preprocessing import Preprocessing, resize
 from ssd.system.device import choose_device, choose_precision, compute_in_forks, inference_format
@@ -126,10 +126,10 @@ class Predictor:
 
         Raises:
             ImageError: one of them is not a photo.
-            ValueError: the batch size is not a whole number of at least 1.
+            ValueError: the batch size is not an integer ≥ 1.
         """
         if not isinstance(batch_size, Integral) or batch_size < 1:
-            raise ValueError(f"batch_size: expected a whole number from 1 on, got {batch_size!r}")
+            raise ValueError(f"batch_size: expected an integer ≥ 1, got {batch_size!r}")
         is_array = isinstance(images, np.ndarray | Tensor)
         is_single = (
             images.ndim < 4 if is_array else isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable)
@@ -152,20 +152,23 @@ class Predictor:
     def detect(self, pixels: Sequence[np.ndarray], batch_size: int = 16) -> list[Detections]:
         """Return the detections in photos, each `[H, W, 3]` uint8 RGB, with `batch_size` photos or tiles in a batch."""
         crops = [self._crops(image) for image in pixels]
-        inputs = [(image, crop) for image, own in zip(pixels, crops, strict=True) for crop in own.tolist()]
+        inputs = [(image, crop) for image, edges in zip(pixels, crops, strict=True) for crop in edges.tolist()]
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(inputs), batch_size):
             batch = inputs[start : start + batch_size]
-            images = np.stack([resize(image[y1:y2, x1:x2], self.preprocessing.size) for image, (x1, y1, x2, y2) in batch])
+            size = self.preprocessing.size
+            images = np.stack([resize(image[y1:y2, x1:x2], size, size) for image, (x1, y1, x2, y2) in batch])
             found += predict(self.pixel_model, torch.from_numpy(images), self.options)
-        ends = np.cumsum([len(own) for own in crops])
-        return [self._merged(found[end - len(own) : end], own) for own, end in zip(crops, ends.tolist(), strict=True)]
+        ends = np.cumsum([len(edges) for edges in crops]).tolist()
+        return [self._merged(found[end - len(edges) : end], edges) for edges, end in zip(crops, ends, strict=True)]
 
     def _crops(self, image: np.ndarray) -> np.ndarray:
         """Return the crops that the network sees, the whole photo first: `[m, 4]` edges in its pixels."""
-        size = np.array([[image.shape[1], image.shape[0]]])
-        whole = whole_photos(size).edges
-        return np.concatenate([whole, tile_edges(size, self.tiles.size, self.tiles.overlap)[1]]) if self.tiles else whole
+        height, width = image.shape[:2]
+        whole = np.array([[0, 0, width, height]])
+        if not self.tiles:
+            return whole
+        return np.concatenate([whole, tile_edges(whole[:, 2:], self.tiles.size, self.tiles.overlap)[1]])
 
     def _merged(self, found: Sequence[dict[str, Tensor]], crops: np.ndarray) -> Detections:
         merged = merge(found, crops, crops[0, 2:], self.options.nms_thresh, self.options.top_k)
@@ -182,7 +185,7 @@ def check_thresholds(score_thresh: float, nms_thresh: float, top_k: int) -> Post
         if not isinstance(value, Real) or not 0 <= float(value) <= 1:
             raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
     if not isinstance(top_k, Integral) or top_k < 1:
-        raise ValueError(f"top_k: expected a whole number from 1 on, got {top_k!r}")
+        raise ValueError(f"top_k: expected an integer ≥ 1, got {top_k!r}")
     return PostprocessConfig(score_thresh=float(score_thresh), nms_thresh=float(nms_thresh), top_k=int(top_k))
 
 

@@ -1,23 +1,8 @@
-"""The crops of a photo that the network sees: the whole photo and, if it is large, overlapping tiles."""
+"""Where the overlapping tiles of large photos lie."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Crops:
-    """m crops of n photos; each goes through the network as an image."""
-
-    photos: np.ndarray  # [m] int64: the photo of each crop
-    edges: np.ndarray  # [m, 4] int32: (x1, y1, x2, y2) in the photo's pixels, counted from 0
-    trained: np.ndarray  # [m] bool: whether training uses the crop and the validation loss counts it
-
-
-def whole_photos(sizes: np.ndarray) -> Crops:
-    """Return every photo as one crop, given widths and heights `[n, 2]`."""
-    return Crops(np.arange(len(sizes)), np.concatenate([np.zeros_like(sizes), sizes], axis=1), np.ones(len(sizes), bool))
 
 
 def tile_starts(sides: np.ndarray, size: int, overlap: float) -> tuple[np.ndarray, np.ndarray]:

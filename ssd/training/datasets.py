@@ -4,15 +4,16 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm import tqdm
 
-from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
+from data.dataset.annotation_loader import LoadedAnnotations, Part, load_annotations
 from data.dataset.annotations import Annotations, shared_warning
+from data.dataset.crops import LabelledCrops
 from data.dataset.entry import prefix_note
 from data.dataset.errors import DataError
 from data.dataset.source_cache import FolderDigest
@@ -21,10 +22,10 @@ from data.loading.image_cache import ImageCache, cache_bytes, fits
 from data.loading.loader import WatchedLoader, choose_workers, make_loader
 from data.loading.sampler import EvalSampler, SampleKey, TrainSampler
 from data.loading.workers import num_caches
-from data.transforms.tiles import LabelledCrops, cut_tiles
+from data.transforms.tiles import cut_tiles
 from ssd.batch import Batch
-from ssd.config.schema import Config
-from ssd.evaluation.pictures import evenly_spaced
+from ssd.config import Config
+from ssd.inference.pictures import evenly_spaced
 from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.files import write_whole
 from ssd.system.machine import num_cores
@@ -58,7 +59,7 @@ def load_data(run: Run, max_faults: int | None = MAX_FAULTS) -> Data:
     return Data(train, val, left_out(loaded.values()))
 
 
-def load_part(run: Run, part: Literal["train", "val"]) -> Annotations:
+def load_part(run: Run, part: Part) -> Annotations:
     """Load the photos of one part.
 
     Raises:
@@ -67,7 +68,7 @@ def load_part(run: Run, part: Literal["train", "val"]) -> Annotations:
     return _load(run, (part,), MAX_FAULTS)[part].photos
 
 
-def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str, LoadedAnnotations]:
+def _load(run: Run, parts: tuple[Part, ...], max_faults: int | None) -> dict[str, LoadedAnnotations]:
     faults: list[str] = []
     loaded: dict[str, LoadedAnnotations] = {}
     digests: dict[Path, FolderDigest] = {}
@@ -92,7 +93,7 @@ def _load(run: Run, parts: tuple[str, ...], max_faults: int | None) -> dict[str,
     return loaded
 
 
-def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> LoadedAnnotations:
+def _load_part(run: Run, part: Part, digests: dict[Path, FolderDigest]) -> LoadedAnnotations:
     """Load data.train or data.val and look at every photo, with a progress bar on a terminal."""
     data, processes = run.config.data, max(1, num_cores() // run.world.local_size)
     with tqdm(desc=f"reading data.{part}", unit="photo", disable=None if run.world.is_main else True, leave=False) as bar:
@@ -103,19 +104,8 @@ def _load_part(run: Run, part: str, digests: dict[Path, FolderDigest]) -> Loaded
             if run.stop():
                 raise Stopped(run.stop.signal)
 
-        return load_annotations(
-            getattr(data, part),
-            data.root,
-            data.class_names,
-            seed=run.config.seed,
-            ignore_others=data.other_classes == "ignore",
-            workers=processes if data.workers == "auto" else min(processes, data.workers),
-            progress=progress,
-            data_format=data.format,
-            fraction=data.fraction if part == "train" else 1.0,
-            damaged=data.damaged,
-            digests=digests,
-        )
+        workers = processes if data.workers == "auto" else min(processes, data.workers)
+        return load_annotations(data, part, run.config.seed, workers, progress, digests)
 
 
 def _settle(run: Run, faults: list[str], max_faults: int | None) -> None:
@@ -184,27 +174,31 @@ def sample_pixels(run: Run, photos: Annotations, count: int) -> Tensor:
 def train_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """Return augmented samples of the photos, and of tiles of large ones."""
     config = run.config
-    windows = cut_tiles(photos, config.data.tiles, config.seed).of_training()
+    crops = make_crops(photos, config).of_training()
     return DetectionDataset(
         photos, preprocessing.size, preprocessing.fill, config.seed, config.augment,
-        config.data.keep_difficult, _image_cache(run, windows, preprocessing.size), windows,
+        config.data.keep_difficult, _image_cache(run, crops, preprocessing.size), crops,
     )  # fmt: skip
 
 
 def eval_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """Return samples of the photos without augmentation, and of all tiles of large ones; targets are those of training."""
-    data = run.config.data
-    windows = cut_tiles(photos, data.tiles, run.config.seed)
-    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=data.keep_difficult, crops=windows)
+    keep_difficult, crops = run.config.data.keep_difficult, make_crops(photos, run.config)
+    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=keep_difficult, crops=crops)
 
 
-def _image_cache(run: Run, windows: LabelledCrops, output: int) -> ImageCache | None:
+def make_crops(photos: Annotations, config: Config) -> LabelledCrops:
+    """Return all photos, whole, and with `data.tiles` the tiles of large ones."""
+    return cut_tiles(photos, config.data.tiles, config.seed) if config.data.tiles else LabelledCrops.whole(photos)
+
+
+def _image_cache(run: Run, crops: LabelledCrops, output: int) -> ImageCache | None:
     """Return the cache of decoded photos and tiles, if the configuration wants one and it fits into memory."""
     if run.config.data.cache == "none":
         return None
-    size, count = cache_bytes(windows.sizes, output), cache_copies(run) * run.world.local_size
+    size, count = cache_bytes(crops.sizes, output), cache_copies(run) * run.world.local_size
     if all(run.world.all_gather(fits(size, count))):
-        return ImageCache(windows.sizes, output)
+        return ImageCache(crops.sizes, output)
     copies = f" for each of {count} processes" if count > 1 else ""
     run.say(
         f"warning: data.cache: ram needs {size / 2**30:.1f} GiB{copies}, more than {USED:.0%} of the "

@@ -14,7 +14,7 @@ from typing import Any, Self
 import filelock
 import torch
 
-from ssd.config.schema import Config
+from ssd.config import Config
 from ssd.preprocessing import Preprocessing
 from ssd.system.device import choose_device, choose_precision, keep_freed_memory
 from ssd.system.distributed import World, process_group, world_from_environment

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.loading.dataset import DetectionDataset
 from ssd.boxes import voc_to_edges
 from ssd.evaluation.evaluate import Evaluation
-from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, evenly_spaced
+from ssd.inference.pictures import TRUTH, contact_sheet, draw_boxes, evenly_spaced
 from ssd.system.errors import optional
 from ssd.system.files import naming, write_whole
 from ssd.training.build import RunParts

@@ -1,8 +1,7 @@
 import numpy as np
 
-from data.dataset.annotation_loader import load_annotations
 from data.shapes import CLASSES, draw_image, draw_small_shapes
-from ssd.config.schema import SourceConfig
+from tests.helpers.annotations import load
 
 
 def test_images_are_reproducible():
@@ -41,7 +40,7 @@ def test_boxes_enclose_the_shapes():
 
 def test_the_layout_is_voc(shapes_root):
     for split, count in (("train", 24), ("val", 8), ("trainval", 32)):
-        loaded = load_annotations([SourceConfig(path="shapes", split=split)], shapes_root, CLASSES)
+        loaded = load(shapes_root / "shapes", split, CLASSES)
         assert len(loaded.photos) == count
         assert loaded.notes == ()
 

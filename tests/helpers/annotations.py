@@ -1,10 +1,41 @@
-"""Made-up annotations."""
+"""Annotations: loaded from folders, and made up."""
 
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.dataset.annotation_loader import LoadedAnnotations, Part, load_annotations
 from data.dataset.annotations import Annotations
+from data.dataset.parallel_reader import ProgressCallback, no_progress
+from ssd.config.schema import DataConfig, SourceConfig
+from tests.helpers.exports import NAMES
+
+
+def load_sources(
+    sources: Sequence[SourceConfig],
+    root: Path,
+    classes: Sequence[str] = NAMES,
+    seed: int = 0,
+    workers: int = 0,
+    progress: ProgressCallback = no_progress,
+    part: Part = "train",
+    **entries: Any,
+) -> LoadedAnnotations:
+    """Load several folders, with more entries of the section `data`."""
+    parts = {"train": tuple(sources), "val": tuple(sources)}
+    data = DataConfig(root=str(root), classes=tuple(classes), **parts, **entries)
+    return load_annotations(data, part, seed, workers, progress)
+
+
+def load(
+    folder: Path, split: str = "all", classes: Sequence[str] = NAMES, val_fraction: float | None = None, **options: Any
+) -> LoadedAnnotations:
+    """Load one folder, or a file that stands for one; options as in `load_sources`."""
+    source = SourceConfig(path=folder.name, split=split, val_fraction=val_fraction)
+    return load_sources([source], folder.parent, classes, **options)
 
 
 def square_objects(side: float, count: int = 40) -> Annotations:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
+from data.dataset.annotation_loader import LoadedAnnotations
 from data.dataset.annotations import Annotations
-from ssd.config.schema import SourceConfig
 
 # Overrides for a tiny training run.
 SMALL = ["train.epochs=null", "train.iterations=3", "train.batch_size=2", "model.width=0.05", "data.workers=0", "device=cpu"]
@@ -42,6 +41,7 @@ def draw_shots(count: int = 10) -> list[Shot]:
 
 
 SHOTS = draw_shots()
+WIDE = [Shot(f"photo-{i:02d}", 200, 100, ()) for i in range(3)]
 PARTS = {"train": SHOTS[:6], "valid": SHOTS[6:8], "test": SHOTS[8:]}
 
 
@@ -97,6 +97,27 @@ def lines(shot: Shot, first: int = 0) -> str:
 def texts(folder: Path, shots: Sequence[Shot] = SHOTS, first: int = 0) -> None:
     for shot in shots:
         write(folder / f"{shot.name}.txt", lines(shot, first))
+
+
+def yolo(folder: Path, names: str) -> None:
+    photos(folder / "images")
+    texts(folder / "labels", first=1)
+    write(folder / "data.yaml", names)
+
+
+def labelled(folder: Path, text: str, names: str = "names: [cat]\n") -> Path:
+    """Photos of 200 × 100 pixels, each with the same labels."""
+    photos(folder / "images", WIDE)
+    for shot in WIDE:
+        write(folder / f"labels/{shot.name}.txt", text)
+    if names:
+        write(folder / "data.yaml", names)
+    return folder
+
+
+def coco_file(folder: Path, content: dict[str, Any]) -> None:
+    photos(folder / "images")
+    dump(folder / "a.json", content)
 
 
 def coco(shots: Sequence[Shot] = SHOTS, prefix: str = "", text: bool = False, first: int = 1, **extra: Any) -> dict[str, Any]:
@@ -383,11 +404,6 @@ EXPORTS = [
     Export(pose, "yolo", 6, 4),
     Export(copied, "voc"),
 ]
-
-
-def load(folder: Path, split: str = "all", classes=NAMES, **options) -> LoadedAnnotations:
-    source = SourceConfig(path=folder.name, split=split, val_fraction=options.pop("val_fraction", None))
-    return load_annotations([source], folder.parent, classes, **options)
 
 
 def numbers_of(loaded: LoadedAnnotations) -> set[int]:

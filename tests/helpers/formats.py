@@ -1,19 +1,16 @@
 """One data set in several formats."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data.dataset.annotation_loader import load_annotations
 from data.dataset.annotations import Annotations
 from data.shapes import CLASSES
-from ssd.config.schema import SourceConfig
+from tests.helpers.annotations import load
 
-
-def load(root: Path, path: str, split: str = "all", classes=CLASSES, **options) -> Annotations:
-    source = SourceConfig(path=path, split=split, val_fraction=options.pop("val_fraction", None))
-    return load_annotations([source], root, classes, **options).photos
+load_shapes = partial(load, classes=CLASSES)
 
 
 def as_coco(photos: Annotations) -> dict:
@@ -47,3 +44,13 @@ def write_yolo(photos: Annotations, images: Path, labels: Path) -> None:
             for label, (x1, y1, x2, y2) in zip(photos.labels[rows], boxes, strict=True)
         ]
         (labels / Path(photos.path(i)).with_suffix(".txt").name).write_text("".join(lines))
+
+
+def assert_same_objects(photos: Annotations, expected: Annotations) -> None:
+    assert [Path(photos.path(i)).name for i in range(len(photos))] == [
+        Path(expected.path(i)).name for i in range(len(expected))
+    ]
+    np.testing.assert_array_equal(photos.sizes, expected.sizes)
+    np.testing.assert_array_equal(photos.starts, expected.starts)
+    np.testing.assert_array_equal(photos.labels, expected.labels)
+    np.testing.assert_allclose(photos.boxes, expected.boxes, atol=1e-2)

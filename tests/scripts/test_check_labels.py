@@ -61,8 +61,8 @@ def test_other_photos_and_a_checkpoint_without_a_run(trained, checkpoint, tmp_pa
     assert main([str(trained), "--split", "val", "--output", str(tmp_path / "out"), "--pictures", "0"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"coco.json", "labels.html"}
     assert main([str(checkpoint)]) == 2
-    said = "holds only weights, and so names no photos; use checkpoints/best.pt of a run"
-    assert capsys.readouterr().err == f"error: {checkpoint}: {said}\n"
+    message = "contains only weights and names no photos; use checkpoints/best.pt of a run"
+    assert capsys.readouterr().err == f"error: {checkpoint}: {message}\n"
 
 
 def test_another_machine_than_in_training(trained, shapes_root, tmp_path, capsys):

@@ -5,6 +5,7 @@ import platform
 import re
 import resource
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from ssd.inference.predictor import Predictor
 from ssd.system.device import keep_freed_memory
 from ssd.system.errors import Failure
 from ssd.system.images import ImageError, read_photo, write_picture
+from tests.helpers.paths import ROOT
 from tests.helpers.photos import DAMAGED
 
 LABELS = {name: label for label, name in enumerate(CLASSES)}
@@ -60,6 +62,15 @@ def found_in(output) -> list[str]:
     return [entry["name"] for entry in json.loads((output / "detections.json").read_text())]
 
 
+def test_detection_imports_neither_metrics_nor_plots(checkpoint, photos, tmp_path):
+    program = "import sys; from scripts import detect; code = detect.main(sys.argv[1:]); print(code, *sys.modules, sep='\\n')"
+    arguments = [str(checkpoint), str(photos / "a.jpg"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = done.stdout.splitlines()
+    assert {"0", "ssd.deploy.detection"} <= set(modules)
+    assert not [name for name in modules if name.startswith(("pycocotools", "matplotlib", "ssd.evaluation"))]
+
+
 def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(checkpoint, photos, "--output", output, "--score", 0.4, "--formats", "json,csv,voc,coco", "--device", "cpu") == 0
@@ -80,8 +91,8 @@ def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
         boxes = [item["box"] for item in found[name]["objects"]]
         np.testing.assert_allclose(np.array(boxes).reshape(-1, 4), entry.boxes, atol=0.06)
         assert [item["class"] for item in found[name]["objects"]] == entry.names
-        own = [row for row in rows if row["name"] == name]
-        np.testing.assert_allclose([float(row["score"]) for row in own], entry.scores, atol=1e-4)
+        of_photo = [row for row in rows if row["name"] == name]
+        np.testing.assert_allclose([float(row["score"]) for row in of_photo], entry.scores, atol=1e-4)
         of_image = [item for item in coco["annotations"] if item["image_id"] == ids[name]]
         assert [coco["categories"][item["category_id"] - 1]["name"] for item in of_image] == entry.names
         for item, (x1, y1, x2, y2) in zip(of_image, entry.boxes, strict=True):
@@ -158,7 +169,7 @@ def test_nothing_is_overwritten(checkpoint, photos, tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "inputs, said",
+    "inputs, message",
     [
         (["https://example.org/a.jpg"], "URLs are not supported"),
         (["none.jpg"], "none.jpg: no such file"),
@@ -171,7 +182,7 @@ def test_nothing_is_overwritten(checkpoint, photos, tmp_path, capsys, monkeypatc
         (["{photo}", "--formats", "yolo"], "argument --formats: unknown: 'yolo'; expected some of json"),
     ],
 )
-def test_invalid_inputs_are_refused_in_one_line(checkpoint, tmp_path, capsys, inputs, said):
+def test_invalid_inputs_are_refused_in_one_line(checkpoint, tmp_path, capsys, inputs, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("x")
     (tmp_path / "clip.mp4").write_text("x")
@@ -180,11 +191,11 @@ def test_invalid_inputs_are_refused_in_one_line(checkpoint, tmp_path, capsys, in
     arguments = [text.format(**{name: tmp_path / file for name, file in names.items()}) for text in inputs]
     assert run(checkpoint, *arguments, "--output", tmp_path / "out") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
-    "option, value, said",
+    "option, value, message",
     [
         ("--batch-size", "0", "expected an integer ≥ 1, got '0'"),
         ("--frames", "-1", "expected an integer ≥ 1, got '-1'"),
@@ -193,11 +204,11 @@ def test_invalid_inputs_are_refused_in_one_line(checkpoint, tmp_path, capsys, in
         ("--nms", "nan", "expected a number from 0 to 1, got 'nan'"),
     ],
 )
-def test_options_have_bounds(checkpoint, capsys, option, value, said):
+def test_options_have_bounds(checkpoint, capsys, option, value, message):
     assert run(checkpoint, "none.jpg", f"{option}={value}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: argument {option}: ")
-    assert said in line
+    assert message in line
 
 
 def test_a_broken_video_is_skipped(checkpoint, photos, tmp_path, capfd):

@@ -137,9 +137,9 @@ def test_a_local_archive_is_used_instead(server, tmp_path, capsys):
     assert not server.handler.requests
     assert (tmp_path / "mine.tar").exists()
     (tmp_path / "bad.tar").write_bytes(CONTENT[:-1])
-    for name, said in (("bad.tar", "is not one of voc.tar, or is damaged"), ("none.tar", "no such file")):
+    for name, message in (("bad.tar", "is not one of voc.tar, or is damaged"), ("none.tar", "no such file")):
         assert download_voc.main([*words, "--from", str(tmp_path / name)], [archive(server)]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_a_wrong_number_of_photos_is_reported(server, tmp_path, capsys):

@@ -48,7 +48,7 @@ def test_checkpoints_store_fitted_dboxes(tmp_path):
     assert model.dbox_list[0, 2:].tolist() == [torch.tensor(10 / 300).item()] * 2
     usual = build_network(2, ModelConfig.model_validate({"pretrained": "none", "width": 0.05}))
     _, notes = init_from(usual, tmp_path / "a.pt", ["cat"])
-    (told,) = (note for note in notes if "DBoxes" in note)
-    assert "trained with other DBoxes" in told
-    assert "model.dboxes: {sizes: [10.0, 20.0," in told
+    (note,) = (note for note in notes if "DBoxes" in note)
+    assert "trained with other DBoxes" in note
+    assert "model.dboxes: {sizes: [10.0, 20.0," in note
     assert not any("DBoxes" in note for note in init_from(again, tmp_path / "a.pt", ["cat"])[1])

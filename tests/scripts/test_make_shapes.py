@@ -4,10 +4,9 @@ import sys
 import pytest
 
 import data.shapes
-from data.dataset.annotation_loader import load_annotations
 from data.shapes import CLASSES, write_shapes
 from scripts.make_shapes import main
-from ssd.config.schema import SourceConfig
+from tests.helpers.annotations import load
 from tests.helpers.paths import ROOT
 
 
@@ -36,22 +35,22 @@ def test_processes_do_not_depend_on_the_parents_state(tmp_path):
 
 
 def test_the_work_is_shared(tmp_path, monkeypatch):
-    asked = []
+    counts = []
 
     def draw_nothing(folder, *arguments):
         folder.mkdir(exist_ok=True)
-        asked.append(arguments[3])
+        counts.append(arguments[3])
 
     monkeypatch.setattr(data.shapes, "write_shapes", draw_nothing)
     monkeypatch.setattr("scripts.make_shapes.num_cores", lambda: 7)
     assert main([str(tmp_path / "a")]) == 0
     assert main([str(tmp_path / "a"), "--train", "9", "--val", "9"]) == 0
-    assert asked == [7, 1]
+    assert counts == [7, 1]
 
 
 def test_small_shapes(tmp_path):
     assert main([str(tmp_path / "small"), "--small", "--train", "1", "--val", "1"]) == 0
-    photos = load_annotations([SourceConfig(path="small", split="trainval")], tmp_path, CLASSES).photos
+    photos = load(tmp_path / "small", "trainval", CLASSES).photos
     assert photos.sizes.tolist() == [[1200, 1200]] * 2
     assert 20 <= len(photos.boxes) <= 80
 

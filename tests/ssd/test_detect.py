@@ -6,7 +6,7 @@ from torchvision.ops import nms
 from ssd import detect as detection
 from ssd.boxes import decode, encode
 from ssd.dbox import make_dbox_list
-from ssd.detect import CANDIDATES, detect
+from ssd.detect import PRE_NMS_TOP_K, detect
 
 DBOXES = make_dbox_list()
 
@@ -57,7 +57,7 @@ def reference(loc: torch.Tensor, conf: torch.Tensor) -> list[tuple[float, int, t
     rows = []
     for label in range(conf.shape[1] - 1):
         score = scores[:, label + 1]
-        order = score.argsort(descending=True, stable=True)[:CANDIDATES]
+        order = score.argsort(descending=True, stable=True)[:PRE_NMS_TOP_K]
         order = order[score[order] > 0.01]
         rows += [(score[i].item(), label, boxes[i]) for i in order[nms(boxes[order], score[order], 0.45)]]
     return sorted(rows, key=lambda row: -row[0])[:200]

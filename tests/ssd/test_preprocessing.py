@@ -44,10 +44,10 @@ def test_the_mean_is_what_surrounds_an_expanded_photo():
 def test_tiles_cover_photos_and_overlap(size, overlap):
     """Pixel by pixel."""
     sizes = np.array([(50, 60), (61, 60), (60, 300), (1, 200), (180, 131), (397, 62)])
-    photo, windows = tile_edges(sizes, size, overlap)
+    photo, tiles = tile_edges(sizes, size, overlap)
     assert photo.tolist() == sorted(photo.tolist())
     for i, (width, height) in enumerate(sizes.tolist()):
-        own = windows[photo == i]
+        own = tiles[photo == i]
         if max(width, height) <= size:
             assert not len(own)
             continue
@@ -69,5 +69,5 @@ def test_tiles_cover_photos_and_overlap(size, overlap):
 
 
 def test_tiles_that_share_one_pixel():
-    _, windows = tile_edges(np.array([[119, 60]]), 60, 1 / 60)
-    assert windows.tolist() == [[0, 0, 60, 60], [59, 0, 119, 60]]
+    _, tiles = tile_edges(np.array([[119, 60]]), 60, 1 / 60)
+    assert tiles.tolist() == [[0, 0, 60, 60], [59, 0, 119, 60]]

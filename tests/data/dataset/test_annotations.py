@@ -1,14 +1,19 @@
-"""Annotations as arrays: selecting, joining and comparing."""
+"""Annotations as arrays: selecting, joining and comparing; parts without objects; copies of photos."""
 
+import json
+import os
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.dataset.annotation_loader import load_annotations
-from data.dataset.annotations import Annotations
+import train
+from data.dataset.annotations import Annotations, shared_warning
 from data.dataset.errors import DataError
-from ssd.config.schema import SourceConfig
+from tests.helpers.annotations import load
+from tests.helpers.exports import NAMES, SHOTS, SMALL, coco, dump, photos, texts, write, xmls
+from tests.helpers.voc import item, make_folder, xml
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -113,13 +118,74 @@ def test_equal_content_is_found_under_other_names():
     assert one.shared_with(replace(other, contents=np.array([1, 2, 3]))) == []
 
 
-def test_progress_covers_all_folders(shapes_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # empty
-    reported: list[tuple[int, int]] = []
-    sources = [SourceConfig.model_validate({"path": "shapes", "split": split}) for split in ("val", "train")]
-    classes = ("circle", "square", "triangle", "star", "cross")
-    photos = load_annotations(sources, shapes_root, classes, progress=lambda *counts: reported.append(counts)).photos
-    assert len(photos) == 8 + 24
-    assert reported == sorted(reported)
-    assert {(8, 8), (32, 32)} <= set(reported)
-    assert all(count <= total for count, total in reported)
+def copied(source, target):
+    target.write_bytes(source.read_bytes())
+
+
+@pytest.mark.parametrize("put", [copied, lambda source, target: target.symlink_to(source), lambda *both: os.link(*both)])
+def test_a_photo_in_both_parts_is_found_under_any_name(tmp_path, put):
+    for name, stems in (("one", "abc"), ("two", "de")):
+        make_folder(tmp_path / name, {stem: xml(item()) for stem in stems})
+    (tmp_path / "two/JPEGImages/d.jpg").unlink()
+    put(tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg")
+    for _ in range(2):  # the second time from the cache
+        train, val = (load(tmp_path / path).photos for path in ("one", "two"))
+        one, two = tmp_path / "one/JPEGImages/b.jpg", tmp_path / "two/JPEGImages/d.jpg"
+        message = f"warning: 1 photos are in both data.train and data.val ({one} is {two}): mAP will be too high"
+        assert shared_warning(train, val) == [message]
+    assert shared_warning(train.select([0, 2]), val) == []
+
+
+def test_copies_within_a_part_are_counted(tmp_path):
+    make_folder(tmp_path / "one", {photo: xml(item()) for photo in "abcd"})
+    for name in "ca":
+        copied(tmp_path / "one/JPEGImages/b.jpg", tmp_path / f"one/JPEGImages/{name}.jpg")
+    (note,) = load(tmp_path / "one").notes
+    where = tmp_path / "one/JPEGImages"
+    assert note == f"2 photos are copies of another ({where}/a.jpg is {where}/b.jpg, ...) and count twice; remove the copies"
+
+
+def without_objects(folder: Path, layout: str, part: str) -> None:
+    """Write two splits, one of them without objects."""
+    for name, shots in (("train", SHOTS[1:6]), ("val", SHOTS[6:])):
+        bare = [shot._replace(objects=()) for shot in shots] if name == part else shots
+        if layout == "coco":
+            photos(folder / name, shots)
+            dump(folder / f"annotations/instances_{name}.json", coco(bare))
+        else:
+            photos(folder / "images" / name, shots)
+        if layout == "voc":
+            xmls(folder / "annotations" / name, bare)
+        if layout == "yolo" and name != part:  # labels/val is missing
+            texts(folder / "labels" / name, shots)
+    if layout == "yolo":
+        write(folder / "classes.txt", "\n".join(NAMES))
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "yolo"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_parts_without_objects_are_refused(tmp_path, layout, part, capsys, proposed):
+    without_objects(tmp_path / "mine", layout, part)
+    config = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {"root": str(tmp_path), "classes": list(NAMES)}
+        | {each: [{"path": "mine", "split": each}] for each in ("train", "val")},
+        "model": {"pretrained": "none"},
+    }
+    write(tmp_path / "b.yaml", json.dumps(config))
+    assert train.main(["--config", str(tmp_path / "b.yaml"), *SMALL]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"data.{part}: no photo has an object" in line
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert "no photo has an object" in proposed(tmp_path / "mine", code=2)
+
+
+def test_evaluation_needs_objects_that_are_not_difficult(tmp_path, proposed):
+    for part, shots in (("train", SHOTS[:6]), ("val", SHOTS[6:])):
+        photos(tmp_path / "mine" / part, shots)
+        xmls(tmp_path / "mine" / part, shots, extra="<difficult>1</difficult>")
+    loaded = load(tmp_path / "mine", "val").photos
+    loaded.require_objects("data.train", with_difficult=True)
+    with pytest.raises(DataError, match=r"data\.val: all \d+ objects are marked difficult, of 4 photos"):
+        loaded.require_objects("data.val", with_difficult=False)
+    assert "objects are marked difficult" in proposed(tmp_path / "mine", code=2)

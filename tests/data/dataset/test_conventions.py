@@ -7,9 +7,10 @@ from data.dataset.conventions import CONVENTIONS, convention_fault
 from data.dataset.errors import DataError
 from data.layouts.find import FORMATS
 from data.layouts.voc_annotation import parse_annotation
-from scripts import check_data, new_config
+from scripts import check_data
 from tests.helpers import voc
-from tests.helpers.exports import NAMES, SHOTS, coco, dump, load, photos, write
+from tests.helpers.annotations import load
+from tests.helpers.exports import NAMES, SHOTS, coco, coco_file, dump, photos, write, xmls
 
 WORDS = list(CONVENTIONS)
 CORNERS, LEFT_TOP, CENTRE, Y_FIRST = WORDS
@@ -90,16 +91,14 @@ def test_relative_numbers_are_reported_in_any_convention(written_as):
     assert "as if relative to their photo" in fault_in(numbers, sizes, "coco")
 
 
-def test_every_command_refuses_corners_in_a_coco_file(tmp_path, capsys, bare_machine):
-    photos(tmp_path / "mine/images")
+def test_every_command_refuses_corners_in_a_coco_file(tmp_path, capsys, proposed):
     content = coco()
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     for item in content["annotations"]:  # at the lower right
         (x, y, *_), (x2, y2) = item["bbox"], sizes[item["image_id"]]
         item["bbox"] = [x2 - x - item["bbox"][2], y2 - y - item["bbox"][3], x2 - x, y2 - y]
-    dump(tmp_path / "mine/a.json", content)
-    assert new_config.main([str(tmp_path / "mine"), "--output", str(tmp_path / "a.yaml")]) == 2
-    assert f"they would fit: convert them to {LEFT_TOP}" in capsys.readouterr().err
+    coco_file(tmp_path / "mine", content)
+    assert f"they would fit: convert them to {LEFT_TOP}" in proposed(tmp_path / "mine", code=2)
     sources = "\n".join(f"  {part}: [{{path: mine, split: {part}, val_fraction: 0.5}}]" for part in ("train", "val"))
     config = write(tmp_path / "b.yaml", f"data:\n  root: {tmp_path}\n  classes: [{', '.join(NAMES)}]\n{sources}\n")
     assert check_data.main([str(config)]) == 2
@@ -108,11 +107,10 @@ def test_every_command_refuses_corners_in_a_coco_file(tmp_path, capsys, bare_mac
 
 @pytest.mark.filterwarnings("error")
 def test_huge_numbers_are_clipped_without_numpy_warnings(tmp_path):
-    photos(tmp_path / "mine/images")
     content = coco()
     for item, bbox in zip(content["annotations"], ([1e300, 2, 1e300, 4], [1, 2, 1e38, 4], [-1e39, 2, 1e39, 4]), strict=False):
         item["bbox"] = bbox
-    dump(tmp_path / "mine/a.json", content)
+    coco_file(tmp_path / "mine", content)
     notes = load(tmp_path / "mine").notes
     assert [note.partition(":")[0] for note in notes if " boxes " in note] == [
         "1 boxes reached beyond their photo and were clipped to it",
@@ -142,3 +140,18 @@ def test_a_voc_box_with_width_and_height_gets_a_hint(tmp_path):
     message = r"the box is inverted: \(50, 40\) to \(20, 30\); swap its corners, or, if the last two are width and height"
     with pytest.raises(DataError, match=message):
         parse_annotation(write(tmp_path / "a.xml", voc.xml(voc.item(box=(50, 40, 20, 30)))), {"cat": 0, "dog": 1})
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco"])
+def test_boxes_relative_to_the_photo_are_refused(tmp_path, layout):
+    """As pixels, all numbers are smaller than 1."""
+    if layout == "voc":
+        photos(tmp_path / "mine/images")
+        xmls(tmp_path / "mine/annots", number=lambda value: value / 100)
+    else:
+        content = coco()
+        for item in content["annotations"]:
+            item["bbox"] = [value / 100 for value in item["bbox"]]
+        coco_file(tmp_path / "mine", content)
+    with pytest.raises(DataError, match=r"mine: all \d+ boxes lie within 0\.\.1, .*photo-0\d\..*, but pixels are expected"):
+        load(tmp_path / "mine")

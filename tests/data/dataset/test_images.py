@@ -1,19 +1,21 @@
+"""Photos: orientation, formats, and files that cannot be read."""
+
 import json
 import os
 import shutil
 import struct
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
-from data.dataset.images import check_photo
+from data.dataset.images import check_photo, read_image
 from data.loading.dataset import DetectionDataset
 from data.shapes import CLASSES, write_shapes
-from ssd.config.schema import SourceConfig
+from tests.helpers.annotations import load
 from tests.helpers.voc import item, xml
 
 # How to store an upright picture for each EXIF orientation.
@@ -63,7 +65,7 @@ def loaded(folder, pixels: np.ndarray, orientation: int, write, suffix: str = ".
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(folder / f"JPEGImages/a{suffix}", exif=exif, quality=95)
     write(folder)
-    photos = load_annotations([SourceConfig(path=folder.name)], folder.parent, ["cat"]).photos
+    photos = load(folder).photos
     return DetectionDataset(photos, 300, (0, 0, 0)).image(0), photos.boxes[0].tolist()
 
 
@@ -75,9 +77,7 @@ def covers(image: np.ndarray, box: list[float]) -> bool:
 
 @pytest.mark.parametrize("width, height", [(80, 80), (96, 80)])
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize(
-    "write", [voc, lambda *size: voc(*size, with_size=False), coco, yolo], ids=["voc", "bare", "coco", "yolo"]
-)
+@pytest.mark.parametrize("write", [voc, bare_voc, coco, yolo])
 def test_boxes_drawn_on_upright_photos_fit(tmp_path, orientation, width, height, write):
     upright = np.full((height, width, 3), 40, np.uint8)
     upright[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 220
@@ -121,8 +121,58 @@ def test_photos_with_non_utf_8_names_can_be_used(tmp_path):
     shutil.rmtree(tmp_path / "mine/ImageSets")
     total = 0
     for split in ("train", "val"):
-        source = SourceConfig(path="mine", split=split, val_fraction=0.4)
-        photos = load_annotations([source], tmp_path, CLASSES).photos
+        photos = load(tmp_path / "mine", split, CLASSES, val_fraction=0.4).photos
         total += len(photos)
         assert DetectionDataset(photos, 300, (0, 0, 0)).image(0).any()
     assert total == 6
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp"])
+def test_every_image_format_becomes_rgb(tmp_path, suffix):
+    picture = np.zeros((6, 9, 3), np.uint8)
+    picture[..., 0] = 200  # blue in OpenCV's order
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), picture)
+    image = read_image(path, (9, 6))
+    assert image.shape == (6, 9, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_allclose(image.reshape(-1, 3).mean(axis=0), [0, 0, 200], atol=12)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (4, np.uint8), (3, np.uint16), (1, np.uint16)])
+def test_grey_alpha_and_16_bit(tmp_path, channels, dtype):
+    white = np.full((5, 7, channels), np.iinfo(dtype).max // 2 + 1, dtype)
+    cv2.imwrite(str(tmp_path / "a.png"), white)
+    image = read_image(tmp_path / "a.png", (7, 5))
+    assert image.shape == (5, 7, 3)
+    np.testing.assert_allclose(image, 128, atol=1)
+
+
+def test_the_annotation_decides_about_exif_rotation(tmp_path):
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[:, 20:] = 255
+    encoded = cv2.imencode(".jpg", image)[1].tobytes()
+    # An EXIF block with orientation 6: rotate by 90 degrees.
+    tiff = b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
+    block = b"Exif\x00\x00" + tiff
+    (tmp_path / "a.jpg").write_bytes(encoded[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + encoded[2:])
+    stored, upright = read_image(tmp_path / "a.jpg", (40, 20)), read_image(tmp_path / "a.jpg", (20, 40))
+    assert stored.shape == (20, 40, 3)
+    assert upright.shape == (40, 20, 3)
+    assert stored[10, 35].mean() > 200
+    assert upright[35, 10].mean() > 200
+    assert read_image(tmp_path / "a.jpg").shape == (40, 20, 3)  # an annotation without a size refers to the upright photo
+
+
+def test_images_that_cannot_be_read(tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no image")
+    cv2.imwrite(str(tmp_path / "small.png"), np.zeros((5, 7, 3), np.uint8))
+    for name, size, expected in [
+        ("none.jpg", (0, 0), "cannot be read"),
+        ("empty.jpg", (0, 0), "is not an image: the file is empty"),
+        ("text.jpg", (0, 0), "not a supported image"),
+        ("small.png", (9, 9), "the annotation says 9 × 9 pixels, but the photo has 7 × 5"),
+    ]:
+        with pytest.raises(DataError, match=expected):
+            read_image(tmp_path / name, size)

@@ -4,10 +4,8 @@ import pytest
 from PIL import Image
 
 from data.dataset import annotation_loader, parallel_reader
-from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
-from ssd.config.schema import SourceConfig
-from tests.helpers.annotations import assert_equal
+from tests.helpers.annotations import assert_equal, load
 from tests.helpers.voc import item, make_folder, xml
 
 
@@ -17,15 +15,15 @@ def looked_at(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_folder(tmp_path / "one", {"a": xml(item()), "b": xml()})
 
-    def load() -> list[str]:
+    def checked() -> list[str]:
         names = []
         inspect = parallel_reader.check_photo
         with monkeypatch.context() as patch:
             patch.setattr(parallel_reader, "check_photo", lambda path: names.append(path.name) or inspect(path))
-            load_annotations([SourceConfig(path="one")], tmp_path, ["cat"])
+            load(tmp_path / "one")
         return names
 
-    return load
+    return checked
 
 
 def test_a_photo_is_checked_once(looked_at):
@@ -90,6 +88,6 @@ def test_several_processes_check_many_photos(tmp_path, monkeypatch):
     for workers in (2, 0):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache of {workers}"))
         watch = lambda *done: progress.append(done)  # noqa: E731
-        loaded.append(load_annotations([SourceConfig(path="one")], tmp_path, ["cat"], workers=workers, progress=watch))
+        loaded.append(load(tmp_path / "one", workers=workers, progress=watch))
     assert [done for done in progress if done[0] == 300] == [(300, 300)] * 2
     assert_equal(loaded[0].photos, loaded[1].photos)

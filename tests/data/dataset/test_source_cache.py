@@ -5,12 +5,10 @@ import numpy as np
 import pytest
 
 from data.dataset import disk_cache, source_cache
-from data.dataset.annotation_loader import load_annotations
 from data.dataset.annotations import Annotations
 from data.dataset.errors import DataError
 from data.layouts import voc
-from ssd.config.schema import SourceConfig
-from tests.helpers.annotations import assert_equal
+from tests.helpers.annotations import assert_equal, load
 from tests.helpers.paths import ROOT
 from tests.helpers.voc import item, make_folder, xml
 
@@ -29,15 +27,15 @@ def folder(tmp_path, monkeypatch):
 def read(folder, monkeypatch):
     """Return a function that loads the folder, and returns the result and the names of the annotations it read."""
 
-    def load(split="all", classes=("cat",), **options):
+    def read_folder(split="all", classes=("cat",), **options):
         names = []
         with monkeypatch.context() as patch:
             parse = voc.parse_annotation
             patch.setattr(voc, "parse_annotation", lambda path, *rest: names.append(path.stem) or parse(path, *rest))
-            loaded = load_annotations([SourceConfig(path="one", split=split)], folder.parent, classes, **options)
+            loaded = load(folder, split, classes, **options)
         return loaded, names
 
-    return load
+    return read_folder
 
 
 def test_a_second_start_reads_no_annotations_and_gives_the_same_data(read):
@@ -133,7 +131,7 @@ def test_another_split_classes_or_options_miss_the_cache(folder, read):
     read()
     assert read(split="some")[1] == ["a"]
     assert read(classes=("dog", "cat"))[1] == ["a", "b", "c"]
-    assert read(ignore_others=True)[1] == ["a", "b", "c"]
+    assert read(other_classes="ignore")[1] == ["a", "b", "c"]
     assert read(seed=5)[1] == []  # nothing is drawn
     assert read()[1] == []
     (folder / "ImageSets/Main/some.txt").write_text("b\n")

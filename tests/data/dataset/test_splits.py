@@ -9,6 +9,9 @@ from data.dataset import splits
 from data.dataset.errors import DataError
 from data.dataset.splits import VAL_FRACTION, choose, divide, divisible, draw, find_split
 from ssd.config.schema import SourceConfig
+from tests.helpers.annotations import load
+from tests.helpers.exports import NAMES, SHOTS, coco, dump, numbers_of, photos, texts, write, xmls
+from tests.helpers.voc import make_folder, xml
 
 FOLDER = Path("datasets/mine")
 DIVIDED = tuple({"split": part, "val_fraction": VAL_FRACTION} for part in ("train", "val"))
@@ -119,3 +122,66 @@ def test_draws_are_uniform_and_reproducible():
     assert 0.99 < max(draws) < 1
     assert draw(7, "photo") == int(hashlib.sha256(b"7:photo").hexdigest()[:16], 16) / 2**64  # must never change
     assert 0 <= draw(0, "\udcff") < 1  # a name that is not UTF-8
+
+
+@pytest.mark.parametrize("names", [("Train", "Validation"), ("TRAINING", "dev"), ("train", "valid"), ("train2017", "val2017")])
+@pytest.mark.parametrize("pattern", ["{split}", "images/{split}", "{split}/images"])
+def test_splits_have_many_names(tmp_path, names, pattern, proposed):
+    for name, shots in zip(names, (SHOTS[:7], SHOTS[7:]), strict=True):
+        photos(tmp_path / "mine" / pattern.format(split=name), shots)
+        xmls(tmp_path / "mine" / pattern.format(split=name), shots)
+    assert numbers_of(load(tmp_path / "mine", "train")) == set(range(7))
+    assert numbers_of(load(tmp_path / "mine", "val")) == {7, 8, 9}
+    assert "7 photos to train on, 3 to evaluate on" in proposed(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("names", [("Test",), ("test", "val"), ("testing",)])
+def test_test_photos_are_never_trained_on(tmp_path, names, proposed):
+    for name in names:
+        photos(tmp_path / "mine" / name, SHOTS)
+        texts(tmp_path / "mine" / name, SHOTS)
+    write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
+    assert "but no pair for training and evaluation" in proposed(tmp_path / "mine", code=2)
+    with pytest.raises(DataError, match=r"val_fraction needs a folder without its own splits; available:"):
+        load(tmp_path / "mine", "train", val_fraction=0.2)
+
+
+def test_an_ambiguous_split_is_refused(tmp_path):
+    for name in ("train2014", "train2017"):
+        photos(tmp_path / "mine" / name, SHOTS[:2])
+        dump(tmp_path / f"mine/annotations/instances_{name}.json", coco(SHOTS[:2]))
+    with pytest.raises(DataError, match="split train is ambiguous: train2014, train2017; name one"):
+        load(tmp_path / "mine", "train")
+    assert len(load(tmp_path / "mine", "train2017").photos) == 2
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_each_part_gets_at_least_one_photo(tmp_path, count):
+    photos(tmp_path / "mine/images", SHOTS[1 : count + 1])
+    xmls(tmp_path / "mine/annots", SHOTS[1 : count + 1])
+    for seed in range(20):
+        parts = [numbers_of(load(tmp_path / "mine", split, val_fraction=0.2, seed=seed)) for split in ("train", "val")]
+        assert all(parts)
+        assert not parts[0] & parts[1]
+        assert parts[0] | parts[1] == set(range(1, count + 1))
+
+
+def test_a_single_photo_is_not_divided(tmp_path):
+    photos(tmp_path / "mine/images", SHOTS[:1])
+    xmls(tmp_path / "mine/annots", SHOTS[:1])
+    with pytest.raises(DataError, match="one photo cannot be divided"):
+        load(tmp_path / "mine", "val", val_fraction=0.2)
+
+
+def test_a_folder_without_splits_is_divided_by_a_fraction(tmp_path):
+    make_folder(tmp_path / "one", {f"p{i:03d}": xml() for i in range(60)})
+
+    def ids(split: str, seed: int = 0) -> set[str]:
+        photos = load(tmp_path / "one", split, val_fraction=0.25, seed=seed).photos
+        return {photos.path(i) for i in range(len(photos))}
+
+    assert ids("train") | ids("val") == {str(path) for path in (tmp_path / "one/JPEGImages").iterdir()}
+    assert not ids("train") & ids("val")
+    assert 5 <= len(ids("val")) <= 25
+    assert ids("val") == ids("val")
+    assert ids("val") != ids("val", seed=1)

@@ -20,7 +20,7 @@ def test_an_export_trains_from_new_config_alone(export: Export, tmp_path, capsys
     shown = capsys.readouterr().out
     assert f"{export.layout.upper()} layout" in shown
     data = load_config(output).data
-    parts = [load_annotations(part, data.root, data.class_names).photos for part in (data.train, data.val)]
+    parts = [load_annotations(data, part).photos for part in ("train", "val")]
     trained, evaluated = (assert_true(part) for part in parts)
     assert not trained & evaluated
     if export.num_train is None:

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
 from data.dataset.errors import DataError
 from data.layouts.find import find_format
 from ssd.config.file import parse_config
 from ssd.config.schema import ConfigError, SourceConfig
 from ssd.deploy.inputs import find_inputs
 from ssd.system.errors import UsageError
-from tests.helpers.exports import write
+from tests.helpers.annotations import load, load_sources
+from tests.helpers.exports import NAMES, SHOTS, assert_true, numbers_of, photos, texts, write, xmls
 from tests.helpers.voc import item, pixels_of, xml
 
 ONE = "café n°1"  # é as one letter
@@ -55,10 +55,6 @@ def coco(folder: Path, photos: str | list[str], names: list[str], num_labelled: 
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
     write(folder / "annotations.json", json.dumps(content))
     return folder
-
-
-def load(folder: Path, split: str = "all") -> LoadedAnnotations:
-    return load_annotations([SourceConfig(path=folder.name, split=split)], folder.parent, ["cat"])
 
 
 @pytest.mark.parametrize("of_files, of_names", [(ONE, OTHER), (OTHER, ONE)])
@@ -118,7 +114,7 @@ def test_classes_folders_and_splits_match_in_either_unicode_form(tmp_path):
     of_coco = coco(tmp_path / "c", "a", ["a.jpg"], 1)
     write(of_coco / "annotations.json", (of_coco / "annotations.json").read_text().replace('cat"', f'{name}"'))
     sources = [SourceConfig(path=ONE, split=ONE), SourceConfig(path=of_yolo.name), SourceConfig(path=of_coco.name)]
-    assert len(load_annotations(sources, tmp_path, ["Bär"]).photos.labels) == 3
+    assert len(load_sources(sources, tmp_path, ["Bär"]).photos.labels) == 3
     with pytest.raises(ConfigError, match="'Bär' is listed 2 times"):
         parse_config({"data": {"classes": ["Bär", name], "train": [{"path": "-"}], "val": [{"path": "-"}]}})
 
@@ -197,3 +193,21 @@ def test_detection_counts_the_photos_it_skips(tmp_path):
     inputs = find_inputs([str(tmp_path / "photos")])
     assert [entry.name for entry in inputs.photos] == ["e.jfif"]
     assert +inputs.unread == Counter({".heic": 2, ".cr2": 1})
+
+
+def test_all_photos_of_nested_folders_are_used(tmp_path):
+    for number, shot in enumerate(SHOTS):
+        photos(tmp_path / f"mine/images/day {number % 3}", [shot])
+        texts(tmp_path / f"mine/labels/day {number % 3}", [shot])
+    write(tmp_path / "mine/classes.txt", "\n".join(NAMES))
+    assert assert_true(load(tmp_path / "mine").photos) == set(range(len(SHOTS)))
+
+
+def test_a_photo_of_another_split_is_not_used_instead(tmp_path):
+    for part, shots in (("train", SHOTS[:6]), ("test", SHOTS[6:])):
+        photos(tmp_path / f"mine/pictures/{part}", shots)
+        xmls(tmp_path / f"mine/marks/{part}", shots)
+    assert numbers_of(load(tmp_path / "mine", "train")) == set(range(6))
+    xmls(tmp_path / "mine/marks/train", SHOTS[8:9])
+    with pytest.raises(DataError, match=f"{SHOTS[8].name}: no photo of that name"):
+        load(tmp_path / "mine")

@@ -1,3 +1,5 @@
+"""VOC annotations: boxes, flags and faults."""
+
 import gc
 import io
 from pathlib import Path
@@ -6,6 +8,8 @@ import pytest
 
 from data.dataset.errors import DataError
 from data.layouts.voc_annotation import is_annotation, parse_annotation
+from tests.helpers.annotations import load
+from tests.helpers.exports import photos, xmls
 from tests.helpers.voc import item, xml
 
 CLASSES = {"cat": 0, "dog": 1}
@@ -121,3 +125,13 @@ def test_an_annotation_is_recognised_by_its_root_element(tmp_path, text, expecte
         assert [file.name for file in files if str(file.name) == str(path)] == []
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Unspecified", False), ("False", False), ("0", False), ("", False), ("1", True), ("True", True), (" yes ", True)],
+)
+def test_only_a_clear_yes_marks_an_object_difficult(tmp_path, text, expected):
+    photos(tmp_path / "mine/JPEGImages")
+    xmls(tmp_path / "mine/Annotations", extra=f"<difficult>{text}</difficult>")
+    assert set(load(tmp_path / "mine").photos.difficult.tolist()) == {expected}

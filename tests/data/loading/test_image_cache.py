@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.annotation_loader import load_annotations
 from data.dataset.annotations import Annotations
 from data.loading import image_cache
 from data.loading.dataset import DetectionDataset
@@ -12,7 +11,8 @@ from data.loading.loader import make_loader
 from data.loading.sampler import EvalSampler
 from data.shapes import CLASSES
 from data.transforms.augment import CROP_ASPECT, CROP_SCALE
-from ssd.config.schema import AugmentConfig, SourceConfig
+from ssd.config.schema import AugmentConfig
+from tests.helpers.annotations import load
 
 FILL = (124, 116, 104)
 SIZES = np.array([[640, 480], [1500, 1415], [2830, 2829], [4000, 3000], [2830, 9001], [4245, 4245]], np.int32)
@@ -20,7 +20,7 @@ SIZES = np.array([[640, 480], [1500, 1415], [2830, 2829], [4000, 3000], [2830, 9
 
 @pytest.fixture(scope="module")
 def photos(shapes_root) -> Annotations:
-    return load_annotations([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
+    return load(shapes_root / "shapes", "train", CLASSES).photos
 
 
 def test_the_cache_gives_the_same_samples_and_reads_each_photo_once(photos, monkeypatch):

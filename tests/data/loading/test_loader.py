@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset.annotation_loader import load_annotations
 from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
 from data.loading.loader import choose_workers, make_loader
 from data.loading.sampler import EvalSampler, TrainSampler
 from data.shapes import CLASSES
-from ssd.config.schema import AugmentConfig, ConfigError, SourceConfig
+from ssd.config.schema import AugmentConfig, ConfigError
 from ssd.system.distributed import World
+from tests.helpers.annotations import load
 
 FILL = (124, 116, 104)
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def photos(shapes_root) -> Annotations:
-    return load_annotations([SourceConfig(path="shapes", split="train")], shapes_root, CLASSES).photos
+    return load(shapes_root / "shapes", "train", CLASSES).photos
 
 
 def stream(samples: DetectionDataset, order: TrainSampler, workers: int) -> list:

@@ -42,8 +42,8 @@ def test_a_sample_depends_only_on_its_seed():
         first, second = (draw_augmentation(rng(i), WIDTH, HEIGHT, BOXES, AugmentConfig()) for _ in range(2))
         assert first[:4] == second[:4]
         np.testing.assert_array_equal(first.boxes, second.boxes)
-    windows = {plan.crop for plan in plans(50, AugmentConfig())}
-    assert len(windows) > 35
+    crops = {plan.crop for plan in plans(50, AugmentConfig())}
+    assert len(crops) > 35
 
 
 PAPER_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -72,20 +72,20 @@ def test_crop_modes_are_equally_frequent():
     """Measured by the overlaps of the patches with an object that fills the photo."""
     assert sorted(mode for mode in augment.CROP_MODES if mode) == list(PAPER_OVERLAPS)
     boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
-    windows = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
-    patches = [window for window in windows if window != (0, 0, WIDTH, HEIGHT)]
-    assert abs(len(windows) - len(patches) - 400) < 5 * np.sqrt(400)
+    crops = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(2800)]
+    patches = [crop for crop in crops if crop != (0, 0, WIDTH, HEIGHT)]
+    assert abs(len(crops) - len(patches) - 400) < 5 * np.sqrt(400)
     counts, _ = np.histogram(overlaps(np.array(patches), boxes)[:, 0], OVERLAP_BINS)
-    expected = len(windows) * expected_overlaps()
+    expected = len(crops) * expected_overlaps()
     assert (np.abs(counts - expected) < 4 * np.sqrt(expected) + 5).all()
 
 
 def test_any_patch_is_among_the_modes():
     """If the object is too small for every least overlap, patches are as frequent as the whole photo."""
     boxes = np.array([[WIDTH / 2 - 4, HEIGHT / 2 - 4, WIDTH / 2 + 4, HEIGHT / 2 + 4]], np.float32)
-    windows = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
-    assert abs(windows.count(Crop(0, 0, WIDTH, HEIGHT)) - 500) < 5 * np.sqrt(250)
-    assert len(set(windows)) > 400
+    crops = [augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes) for i in range(1000)]
+    assert abs(crops.count(Crop(0, 0, WIDTH, HEIGHT)) - 500) < 5 * np.sqrt(250)
+    assert len(set(crops)) > 400
 
 
 @pytest.mark.parametrize("least", PAPER_OVERLAPS)
@@ -94,10 +94,10 @@ def test_every_patch_reaches_its_overlap(monkeypatch, least):
     boxes = BOXES if least < 0.7 else np.array([[20, 20, 300, 220], [5, 5, 60, 60]], np.float32)
     cropped = 0
     for i in range(600):
-        window = augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes)
-        if window != (0, 0, WIDTH, HEIGHT):
+        crop = augment._draw_crop(rng(i), Crop(0, 0, WIDTH, HEIGHT), boxes)
+        if crop != (0, 0, WIDTH, HEIGHT):
             cropped += 1
-            patch = np.array([window], float)
+            patch = np.array([crop], float)
             assert overlaps(patch, boxes).max() >= least
             centers = (boxes[:, :2] + boxes[:, 2:]) / 2
             assert ((centers >= patch[0, :2]) & (centers < patch[0, 2:])).all(axis=1).any()

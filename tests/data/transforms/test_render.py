@@ -28,9 +28,9 @@ def test_boxes_match_the_pixels(seed):
     render(image, plan, (20, 20, 20), out)
     red = out[..., 0].astype(int) > 135
     rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
-    seen = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    visible = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     source_pixel = 300 / min(plan.crop.x2 - plan.crop.x1, plan.crop.y2 - plan.crop.y1)
-    np.testing.assert_allclose(plan.boxes[0] * 300, seen, atol=1.6 + source_pixel)
+    np.testing.assert_allclose(plan.boxes[0] * 300, visible, atol=1.6 + source_pixel)
 
 
 def step_by_step(image: np.ndarray, plan: Augmentation, size: int) -> np.ndarray:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from data.dataset.annotations import Annotations
+from data.dataset.crops import LabelledCrops
 from data.loading.dataset import DetectionDataset
 from data.loading.image_cache import ImageCache, cache_bytes
 from data.loading.sampler import EvalSampler
-from data.transforms.tiles import LabelledCrops, cut_tiles
+from data.transforms.tiles import cut_tiles
 from ssd.config.schema import AugmentConfig, TilesConfig
 from ssd.inference.tiles import tile_edges
 from ssd.system.distributed import World
@@ -44,12 +45,12 @@ def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Annotations:
 @pytest.mark.parametrize("size, overlap, keep", [(100, 0.2, 0.5), (100, 0.01, 1.0), (64, 0.8, 0.3), (150, 0.0, 0.9)])
 def test_objects_of_each_tile_by_brute_force(size, overlap, keep):
     photos = made_up(1, SIZES, 60)
-    windows = cut_tiles(photos, TilesConfig(size=size, overlap=overlap, keep=keep, background=0.5), seed=0)
+    crops = cut_tiles(photos, TilesConfig(size=size, overlap=overlap, keep=keep, background=0.5), seed=0)
     owners, edges = tile_edges(photos.sizes, size, overlap)
-    assert windows.photos.tolist() == [*range(len(photos)), *owners.tolist()]
+    assert crops.photos.tolist() == [*range(len(photos)), *owners.tolist()]
     for i in range(len(photos)):
-        assert windows.edges[i].tolist() == [0, 0, *SIZES[i]]
-        np.testing.assert_array_equal(windows.boxes[windows.objects(i)], photos.boxes[photos.objects(i)])
+        assert crops.edges[i].tolist() == [0, 0, *SIZES[i]]
+        np.testing.assert_array_equal(crops.boxes[crops.objects(i)], photos.boxes[photos.objects(i)])
     num_objects = 0
     for i, (photo, (x1, y1, x2, y2)) in enumerate(zip(owners, edges.tolist(), strict=True), start=len(photos)):
         expected = []
@@ -61,41 +62,41 @@ def test_objects_of_each_tile_by_brute_force(size, overlap, keep):
             w, h = max(float(inside[2]) - float(inside[0]), 0), max(float(inside[3]) - float(inside[1]), 0)
             if w * h / (width * height) >= keep:
                 expected.append([inside[0] - x1, inside[1] - y1, inside[2] - x1, inside[3] - y1, label, difficult])
-        own = windows.objects(i)
-        got = np.column_stack([windows.boxes[own], windows.labels[own], windows.difficult[own]])
+        rows = crops.objects(i)
+        got = np.column_stack([crops.boxes[rows], crops.labels[rows], crops.difficult[rows]])
         np.testing.assert_allclose(got, np.array(expected, float).reshape(-1, 6), atol=1e-4)
         num_objects += len(expected)
     assert num_objects > 20
-    assert len(windows.boxes) == len(photos.boxes) + num_objects
+    assert len(crops.boxes) == len(photos.boxes) + num_objects
 
 
 def test_training_uses_a_share_of_the_empty_tiles():
     photos = made_up(2, [(2000, 2000)] * 8, 12)
-    windows, again, other = (cut_tiles(photos, TilesConfig(size=100, background=0.2), seed) for seed in (0, 0, 1))
-    is_tile, counts = np.arange(len(windows)) >= len(photos), np.diff(windows.starts)
-    assert windows.trained[~is_tile].all()
-    assert windows.trained[counts > 0].all()
-    assert windows.trained[is_tile & (counts == 0)].mean() == pytest.approx(0.2, abs=0.02)
-    np.testing.assert_array_equal(windows.trained, again.trained)
-    assert (windows.trained != other.trained).any()
-    trained = windows.of_training()
+    crops, again, other = (cut_tiles(photos, TilesConfig(size=100, background=0.2), seed) for seed in (0, 0, 1))
+    is_tile, counts = np.arange(len(crops)) >= len(photos), np.diff(crops.starts)
+    assert crops.trained[~is_tile].all()
+    assert crops.trained[counts > 0].all()
+    assert crops.trained[is_tile & (counts == 0)].mean() == pytest.approx(0.2, abs=0.02)
+    np.testing.assert_array_equal(crops.trained, again.trained)
+    assert (crops.trained != other.trained).any()
+    trained = crops.of_training()
     assert trained.trained.all()
-    for place, index in enumerate(np.flatnonzero(windows.trained)):
-        assert trained.photos[place] == windows.photos[index]
-        assert trained.edges[place].tolist() == windows.edges[index].tolist()
+    for place, index in enumerate(np.flatnonzero(crops.trained)):
+        assert trained.photos[place] == crops.photos[index]
+        assert trained.edges[place].tolist() == crops.edges[index].tolist()
         for name in ("boxes", "labels", "difficult"):
-            one, other = getattr(trained, name)[trained.objects(place)], getattr(windows, name)[windows.objects(index)]
+            one, other = getattr(trained, name)[trained.objects(place)], getattr(crops, name)[crops.objects(index)]
             np.testing.assert_array_equal(one, other)
     none, every = (cut_tiles(photos, TilesConfig(size=100, background=share), 0).of_training() for share in (0.0, 1.0))
     assert (np.diff(none.starts)[len(photos) :] > 0).all()
-    assert len(every) == len(windows)
+    assert len(every) == len(crops)
 
 
 def test_photos_smaller_than_a_tile_stay_whole():
     photos = made_up(3, [(600, 600), (1, 600), (20, 30)], 9)
-    whole, windows = LabelledCrops.whole(photos), cut_tiles(photos, TilesConfig(), 0)
+    whole, crops = LabelledCrops.whole(photos), cut_tiles(photos, TilesConfig(), 0)
     for field in fields(LabelledCrops):
-        np.testing.assert_array_equal(getattr(windows, field.name), getattr(whole, field.name))
+        np.testing.assert_array_equal(getattr(crops, field.name), getattr(whole, field.name))
 
 
 @pytest.fixture
@@ -152,12 +153,12 @@ def test_a_photo_is_decoded_once_for_all_its_tiles(large, monkeypatch):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_evaluation_keeps_a_photos_tiles_together(large, processes):
-    windows = tiled(large).crops
-    orders = [EvalSampler(windows.photos, 4, World(rank, processes)) for rank in range(processes)]
+    crops = tiled(large).crops
+    orders = [EvalSampler(crops.photos, 4, World(rank, processes)) for rank in range(processes)]
     shares = [[index for keys in order for _, index in keys] for order in orders]
-    assert sorted(index for share in shares for index in share) == list(range(len(windows)))
+    assert sorted(index for share in shares for index in share) == list(range(len(crops)))
     for rank, share in enumerate(shares):
-        owners = windows.photos[share]
+        owners = crops.photos[share]
         assert (owners % processes == rank).all()
         assert (np.diff(owners) >= 0).all()
         assert len(orders[rank]) == -(-len(share) // 4)

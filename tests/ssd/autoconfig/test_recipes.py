@@ -1,121 +1,19 @@
-"""Start and length of a first run, given its photos, speed, time and available weights."""
-
-import http.server
-import socket
-import threading
-import time
-from types import SimpleNamespace
+"""The length of a first run, and its settings."""
 
 import pytest
-import torch
 
-from ssd.autoconfig.proposal import describe_plan, render, run_settings
 from ssd.autoconfig.recipes import (
     COCO,
     EVALUATION_SHARE,
     MIN_SAMPLES,
-    SCRATCH,
     SLIM,
     Length,
-    Setting,
-    batch_size,
     minutes_for,
     plan_length,
     train_settings,
 )
-from ssd.autoconfig.starts import Budget, choose_start
 from ssd.autoconfig.timing import Timings
-from ssd.config.entries import top_entry
-from ssd.config.file import parse_config
 from ssd.config.schema import TrainConfig
-from ssd.config.yaml import parse_yaml
-from ssd.system import download
-from ssd.weights import sources
-from tests.helpers.network import refuse
-
-DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
-COVERAGES = {"voc": 0.95, "coco": 0.96}
-SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos per second: full network, slim network
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """Return a function that makes only the named weights available; `net` stands for a network."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-
-    def there(*names: str) -> None:
-        monkeypatch.setitem(sources.SHIPPED, "slim", tmp_path / "slim.pt")
-        for name in names:
-            if name == "slim":
-                sources.SHIPPED["slim"].touch()
-            elif name != "net":
-                sources.hub_file(sources.torchvision_url(name)).touch()
-        monkeypatch.setattr(sources, "fetch", (lambda path, *_, **__: path.touch()) if "net" in names else refuse)
-        monkeypatch.setattr(sources, "ask", (lambda *_, **__: None) if "net" in names else refuse)
-
-    return there
-
-
-def timings(device: str, num_photos: int, speed: float) -> Timings:
-    return Timings(8, batch_size(device, num_photos) / speed, 0.01 * num_photos, 1, 20 / speed, 3)
-
-
-def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
-    asked = []
-
-    def measure(recipe):
-        asked.append(recipe.name)
-        return timings(budget.device, num_photos, speeds[recipe in (SLIM, SCRATCH)])
-
-    return choose_start(budget, num_photos, measure), asked
-
-
-@pytest.mark.parametrize(
-    "device, num_photos, speeds, there, name, freeze, size, epochs",
-    [
-        ("cpu", 5, SLOW, ["net", "slim"], "slim", "conv3_3", 8, 1200),  # 6,000 samples
-        ("cpu", 5, FAST, ["net", "slim"], "coco", "conv3_3", 8, 1200),
-        ("cpu", 60, SLOW, ["net", "slim"], "slim", None, 16, 150),
-        ("cpu", 200, SLOW, ["net", "slim"], "slim", None, 16, 150),
-        ("cpu", 200, FAST, ["net", "slim"], "coco", "conv3_3", 16, 62),
-        ("cpu", 200, FAST, ["coco", "slim"], "coco", "conv3_3", 16, 62),  # no network, but in the hub folder
-        ("cpu", 200, FAST, ["imagenet", "slim"], "imagenet", "conv3_3", 16, 62),
-        ("cpu", 200, FAST, ["slim"], "slim", None, 16, 150),
-        ("cpu", 200, SLOW, ["net"], "coco", "conv3_3", 16, 14),  # too slow, but without an alternative
-        ("cpu", 200, SLOW, [], "scratch", None, 16, 156),
-        ("cpu", 5000, SLOW, ["net", "slim"], "slim", None, 16, 6),
-        ("cpu", 50_000, SLOW, ["net", "slim"], "slim", None, 16, 0),
-        ("cuda", 5, GPU, ["net", "slim"], "coco", "conv3_3", 8, 1200),
-        ("cuda", 200, GPU, ["net", "slim"], "coco", None, 32, 100),
-        ("cuda", 5000, GPU, ["net", "slim"], "coco", None, 32, 91),
-        ("cuda", 200, GPU, ["slim"], "slim", None, 32, 150),
-        ("cuda", 200, GPU, [], "scratch", None, 32, 300),
-    ],
-)
-def test_choices(place, device, num_photos, speeds, there, name, freeze, size, epochs):
-    place(*there)
-    chosen, _ = start(Budget(device, 30), num_photos, speeds)
-    assert chosen.recipe.name == name
-    text = render({**DATA, **run_settings(chosen, device, num_photos, 50, COVERAGES)})
-    config = parse_config(parse_yaml(text, top_entry()))  # refuses settings that conflict
-    assert config.model.pretrained == ("none" if name == "scratch" else name)
-    assert config.model.freeze == freeze
-    assert config.train.batch_size == size
-    assert config.train.epochs == (epochs or None)
-    assert config.loss.min_neg == 3
-    assert config.model.dboxes == ("voc" if name == "slim" else "coco")
-    assert (config.train.optimizer, config.train.lr) == {
-        "coco": ("sgd", 1e-3), "imagenet": ("sgd", 1e-3), "slim": ("adamw", 5e-4), "scratch": ("adamw", 1e-3),
-    }[name]  # fmt: skip
-    assert chosen.length.seconds <= 30 * 60
-    iterations = chosen.length.iterations
-    assert config.train.warmup == min(100, iterations // 20)
-    assert 1 - config.train.ema == pytest.approx(3 / iterations, rel=0.05)
-    assert iterations / config.eval.every <= 10
-    assert config.eval.patience == (None if name == "scratch" or iterations / config.eval.every <= 5 else 5)
-    for line in text.splitlines():
-        assert " # " in line or not line.startswith("  ") or re_data(line), line
 
 
 @pytest.mark.parametrize("iterations", [31, 5000, 200_000, 3_000_000])
@@ -123,10 +21,6 @@ def test_the_ema_fits_runs_of_any_length(iterations):
     choices = train_settings(COCO, Length(iterations, 300, 10, 1e5, 32 * iterations), "cuda", 16_000, 5000)
     train = TrainConfig(**{name.removeprefix("train."): choice.value for name, choice in choices.items() if "train." in name})
     assert 0 < 1 - train.ema == pytest.approx(3 / iterations, rel=0.05)
-
-
-def re_data(line: str) -> bool:
-    return line.strip().startswith(("train:", "val:"))
 
 
 def test_the_run_fills_the_available_time():
@@ -145,110 +39,3 @@ def test_the_suggested_minutes_are_enough():
     minutes = minutes_for(COCO, slow, 200, 16, MIN_SAMPLES)
     assert plan_length(COCO, slow, 200, 16, minutes).samples >= MIN_SAMPLES
     assert plan_length(COCO, slow, 200, 16, 0.9 * minutes).samples < MIN_SAMPLES
-
-
-def test_the_plan_says_what_more_time_or_speed_would_gain(place):
-    place("net", "slim")
-    chosen, asked = start(Budget("cpu", 30), 200, SLOW)
-    assert asked == ["coco", "slim"]
-    shown = describe_plan(chosen, Budget("cpu", 30), 200)
-    assert "start: slim; the full network would see 2,800 photos in 30 minutes here and needs 4,800\n" in shown
-    assert "note: the full network needs --minutes 48, or a machine 1.7 times as fast" in shown
-    assert shown.endswith("in all; with --minutes 48: the full network")
-    chosen, _ = start(Budget("cpu", 10), 200, SLOW)
-    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # no more with 40
-    assert start(Budget("cpu", 29), 200, SLOW)[0].length.epochs == 150
-    chosen, _ = start(Budget("cpu", 60), 200, FAST)
-    assert describe_plan(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
-    chosen, asked = start(Budget("cpu", 60), 200, SLOW)
-    assert (chosen.recipe.name, asked) == ("coco", ["coco"])
-    chosen, _ = start(Budget("cpu", 1), 200, (0.1, 0.5))
-    assert "warning: --minutes 1 is too short" in describe_plan(chosen, Budget("cpu", 1), 200)
-
-
-def test_nothing_is_downloaded_without_need(place, monkeypatch):
-    place("net", "slim")
-    monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("downloaded"))
-    assert start(Budget("cpu", 30, download=False), 200, FAST)[0].recipe is SLIM
-    assert start(Budget("cpu", 30), 200, SLOW)[0].recipe is SLIM  # known without a download
-    chosen, asked = start(Budget("cpu", 30, scratch=True), 200, FAST)
-    assert (chosen.recipe, asked) == (SCRATCH, ["scratch"])
-    assert not any(note.startswith("warning") for note in chosen.notes)
-
-
-def test_a_warning_without_any_weights(place):
-    place()
-    (warning,) = start(Budget("cpu", 30, download=False), 200, FAST)[0].notes
-    assert warning.startswith("warning: COCO weights are not in ")
-    assert "training starts from scratch" in warning
-
-
-def test_a_network_too_large_for_the_memory(place):
-    place("net", "slim")
-
-    def measure(recipe):
-        if recipe is COCO:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return timings("cuda", 200, 900)
-
-    chosen = choose_start(Budget("cuda", 30), 200, measure)
-    assert (chosen.recipe, chosen.why) == (SLIM, "the full network does not fit into memory")
-
-
-@pytest.fixture
-def address(monkeypatch):
-    """Return a function that sets another address for COCO's weights, and the port of a server that never answers."""
-    monkeypatch.setattr(download, "PAUSE", 0.01)
-    monkeypatch.setattr(sources, "STALL", 0.3)
-
-    def at(url: str) -> None:
-        monkeypatch.setattr(sources, "torchvision_url", lambda source, _=False: f"{url}/{source}-12345678.pth")
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        yield SimpleNamespace(at=at, silent=silent.getsockname()[1])
-
-
-@pytest.mark.parametrize("kind", ["refused", "silent", "unknown host"])
-def test_a_missing_network_costs_only_seconds(place, address, monkeypatch, kind):
-    place("slim")
-    monkeypatch.setattr(sources, "ask", download.ask)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    hosts = {"refused": f"127.0.0.1:{port}", "silent": f"127.0.0.1:{address.silent}", "unknown host": "nowhere.invalid"}
-    address.at(f"http://{hosts[kind]}")
-    began = time.monotonic()
-    chosen, timed = start(Budget("cpu", 30), 200, FAST)
-    assert time.monotonic() - began < 10
-    assert chosen.recipe is SLIM
-    assert timed == ["slim"]  # timing the full network may take minutes
-    (note,) = chosen.notes
-    assert note.startswith("note: coco-12345678.pth cannot be downloaded (http://")
-    assert f"into {sources.hub_file('x').parent}" in note
-
-
-def test_weights_are_downloaded_if_there_is_a_network(place, address, tmp_path, monkeypatch):
-    place("slim")
-    monkeypatch.setattr(sources, "fetch", download.fetch)
-    monkeypatch.setattr(sources, "ask", download.ask)
-    import hashlib
-
-    digest = hashlib.sha256(b"weights").hexdigest()[:8]
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", "7")
-            self.end_headers()
-            self.wfile.write(b"weights")
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/ssd-{digest}.pth"
-        monkeypatch.setattr(sources, "torchvision_url", lambda *_: url)
-        chosen, _ = start(Budget("cpu", 30), 200, FAST)
-        server.shutdown()
-    assert chosen.recipe is COCO
-    assert (tmp_path / f"checkpoints/ssd-{digest}.pth").read_bytes() == b"weights"

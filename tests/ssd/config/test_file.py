@@ -60,7 +60,7 @@ def test_custom_dboxes(tmp_path):
     assert (dboxes.sizes[1], dboxes.ratios[1]) == (20, (2, 5))
     assert parse_config(load_config(path).model_dump(mode="json")) == load_config(path)
     assert load_config(path, ["model.dboxes=coco"]).model.dboxes == "coco"
-    for override, said in (
+    for override, message in (
         ("model.dboxes.sizes=[10, 20]", "model.dboxes: expected 7 sizes, each larger than the one before, got [10.0, 20.0]"),
         ("model.dboxes.sizes=[20, 10, 40, 80, 160, 240, 300]", "model.dboxes: expected 7 sizes, each larger than the one "),
         ("model.dboxes.ratios=[[2]]", "model.dboxes: expected 6 lists of 1, 2, 2, 2, 1, 1 ratios, got lists of 1"),
@@ -70,7 +70,7 @@ def test_custom_dboxes(tmp_path):
         ("model.dboxes={sizes: [1]}", "model.dboxes.ratios: is missing and has no default"),
     ):
         (line,) = error_lines(path, [override])
-        assert line.startswith(f"{path}: {said}")
+        assert line.startswith(f"{path}: {message}")
 
 
 def test_boolean_notations(tmp_path):

@@ -76,11 +76,11 @@ def photos(tmp_path_factory) -> Annotations:
 
 
 def evaluated(photos: Annotations, tiles: TilesConfig | None) -> Evaluation:
-    windows = cut_tiles(photos, tiles, seed=0)
-    samples = DetectionDataset(photos, 300, (0, 0, 0), crops=windows)
-    batches = [samples.__getitems__(keys) for keys in EvalSampler(windows.photos, 3)]
+    crops = cut_tiles(photos, tiles, seed=0)
+    samples = DetectionDataset(photos, 300, (0, 0, 0), crops=crops)
+    batches = [samples.__getitems__(keys) for keys in EvalSampler(crops.photos, 3)]
     ground_truth = [photos.ground_truth(i) for i in range(len(photos))]
-    data = EvaluationData(batches, windows, photos.sizes, ground_truth, photos.classes)
+    data = EvaluationData(batches, crops, photos.sizes, ground_truth, photos.classes)
     return evaluate(PixelModel(Bright(), IMAGENET, CPU, torch.float32), data, CRITERION, EvalConfig(metric="voc10"), World())
 
 
@@ -130,10 +130,10 @@ def test_the_loss_counts_the_tiles_of_training(photos):
 def test_a_large_photo_needs_no_additional_memory(monkeypatch):
     """100 megapixels: tiles are views, and a few at a time go through the network."""
     image = np.zeros((10_000, 10_000, 3), np.uint8)
-    seen, batches = [], []
+    resized, batches = [], []
 
-    def fitted(window: np.ndarray, size: int) -> np.ndarray:
-        seen.append((window.base is image, window.shape))
+    def fitted(crop: np.ndarray, width: int, height: int) -> np.ndarray:
+        resized.append((crop.base is image, crop.shape))
         return np.zeros((1, 1, 3), np.uint8)
 
     def predicted(_, images, *__):
@@ -144,7 +144,7 @@ def test_a_large_photo_needs_no_additional_memory(monkeypatch):
     monkeypatch.setattr(deploy, "predict", predicted)
     (found,) = predictor(TilesConfig(size=600, overlap=0.2)).detect([image], batch_size=32)
     assert isinstance(found, Detections)
-    assert seen == [(True, image.shape), *[(True, (600, 600, 3))] * 21 * 21]
+    assert resized == [(True, image.shape), *[(True, (600, 600, 3))] * 21 * 21]
     assert batches == [32] * 13 + [26]
 
 

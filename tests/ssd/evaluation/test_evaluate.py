@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ssd.batch import Batch, pad_targets
+from ssd.batch import Batch, Crops, pad_targets
 from ssd.boxes import encode
 from ssd.config.schema import EvalConfig, PostprocessConfig
 from ssd.dbox import make_dbox_list
 from ssd.evaluation.error_kinds import KINDS
 from ssd.evaluation.evaluate import EvaluationData, evaluate
-from ssd.evaluation.pictures import TRUTH, contact_sheet, draw_boxes, scaled_into
 from ssd.inference.predict import PixelModel, predict
-from ssd.inference.tiles import whole_photos
 from ssd.loss import MultiBoxLoss
 from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
@@ -44,8 +42,9 @@ def run(stop=None):
     images = torch.zeros(2, 300, 300, 3, dtype=torch.uint8)
     batches = [Batch(images, pad_targets([torch.zeros(0, 5)] * 2), torch.tensor(part)) for part in ([1, 0], [2, 3])]
     sizes = np.array([[200, 100]] * 4)
+    whole = Crops(np.arange(4), np.array([[0, 0, 200, 100]] * 4), np.ones(4, bool))
     model = PixelModel(Oracle(), IMAGENET, torch.device("cpu"), torch.float32)
-    data = EvaluationData(batches, whole_photos(sizes), sizes, [truth] * 4, ["cat", "dog"])
+    data = EvaluationData(batches, whole, sizes, [truth] * 4, ["cat", "dog"])
     return evaluate(model, data, MultiBoxLoss(min_neg=1), EvalConfig(metric="voc10"), World(), stop)
 
 
@@ -71,15 +70,15 @@ def test_detections_are_in_photo_pixels():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_network_computes_in_the_requested_precision(dtype):
-    layer, seen = torch.nn.Conv2d(3, 4, 1), []
+    layer, dtypes = torch.nn.Conv2d(3, 4, 1), []
 
     def network(images):
-        seen.append(layer(images).dtype)
+        dtypes.append(layer(images).dtype)
         return Oracle()(images)
 
     model = PixelModel(network, IMAGENET, torch.device("cpu"), dtype)
     predict(model, torch.zeros(2, 8, 8, 3, dtype=torch.uint8), PostprocessConfig())
-    assert seen == [dtype]
+    assert dtypes == [dtype]
 
 
 def test_evaluation_stops_on_request():
@@ -87,51 +86,3 @@ def test_evaluation_stops_on_request():
     stop.signal = signal.SIGTERM
     with pytest.raises(Stopped, match="SIGTERM"):
         run(stop)
-
-
-def test_pictures_show_boxes_where_they_are():
-    image = np.full((100, 200, 3), 60, np.uint8)
-    drawn = draw_boxes(image, np.array([[50, 40, 150, 90]]), np.array([0]), ["cat"], np.array([0.5]), TRUTH)
-    assert (image == 60).all()
-    assert (drawn[40:90, 50] == 255).all()
-    assert (drawn[40:90, 149] == 255).all()
-    assert (drawn[89, 50:150] == 255).all()
-    assert (drawn[90:] == 60).all()
-    assert (drawn[:, 150:] == 60).all()
-    assert (drawn[70, 60:140] == 60).all()
-    wild = np.array([[-50, -50, 900, 900], [5, 5, 5, 5]])
-    assert draw_boxes(image, wild, np.array([0, 1]), ["cat", "dog"]).shape == image.shape
-    sheet = contact_sheet([image, image[:, :10], image], columns=2, size=64)
-    assert sheet.shape == (128, 128, 3)
-
-
-@pytest.mark.parametrize("width, height", [(200, 100), (1700, 1000), (3000, 3), (3, 3000), (1, 1)])
-def test_all_sides_of_a_box_around_the_photo_are_visible(width, height):
-    image = np.full((height, width, 3), 60, np.uint8)
-    drawn = draw_boxes(image, np.array([[0, 0, width, height]]), np.array([0]), [""], colour=TRUTH)
-    for side in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
-        assert (side == 255).mean() > 0.6  # its label may lie on it
-
-
-def test_names_in_any_alphabet_are_drawn():
-    image = np.zeros((120, 300, 3), np.uint8)
-    pictures = [draw_boxes(image, np.array([[9, 60, 90, 90]]), np.array([0]), [name]) for name in ("кот", "猫", "γάτα", "???")]
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
-
-
-def test_tiny_photos_are_scaled():
-    for shape in ((3, 3000, 3), (3000, 3, 3), (1, 1, 3)):
-        small = scaled_into(np.zeros(shape, np.uint8), 420, 840)
-        assert 1 <= small.shape[1] <= 420
-        assert 1 <= small.shape[0] <= 840
-        assert contact_sheet([np.zeros(shape, np.uint8)]).shape == (360, 360, 3)
-
-
-def test_box_lines_do_not_cross_labels():
-    image, box, names = np.zeros((100, 200, 3), np.uint8), [150, 60, 199, 90], ["a long name of a class", ""]
-    alone = draw_boxes(image, np.array([box]), np.array([0]), names)
-    label = alone[:59].any(axis=2)
-    assert np.flatnonzero(label.any(axis=0)).min() < 150  # there is no room for it to the right
-    other = draw_boxes(image, np.array([box, [120, 50, 190, 52]]), np.array([0, 1]), names)
-    np.testing.assert_array_equal(other[:59][label], alone[:59][label])  # the other box's lines run below it
-    assert (other[50:53, 120] != 0).any()

@@ -6,8 +6,8 @@ import numpy as np
 from ssd.evaluation.error_kinds import KINDS, error_kinds
 from ssd.evaluation.failures import fault_picture, fault_text, groups_tables, kinds_table, part_around
 from ssd.evaluation.label_faults import label_faults
-from ssd.evaluation.pictures import TRUTH, class_colour
 from ssd.evaluation.voc_eval import area_ap
+from ssd.inference.pictures import TRUTH, class_colour
 from tests.helpers.detections import BOX, FAR, found, truth, with_faults
 
 CLASSES = ("cat", "<dog>")

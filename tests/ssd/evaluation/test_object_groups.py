@@ -67,8 +67,8 @@ def test_truncation_of_annotated_objects():
     errors = error_kinds([found((*LARGE, 0, 0.9)), found((*LARGE, 0, 0.8))], objects, 1, area_ap)
     assert by_truncation(errors, objects, 0.5) == []
     flags = [np.array([0, 1]), np.array([-1])]
-    told = [{**entry, "truncated": flag} for entry, flag in zip(objects, flags, strict=True)]
-    assert by_truncation(errors, told, 0.5) == [("whole", 1, 0, 0), ("cut off", 1, 1, 1)]
+    annotated = [{**entry, "truncated": flag} for entry, flag in zip(objects, flags, strict=True)]
+    assert by_truncation(errors, annotated, 0.5) == [("whole", 1, 0, 0), ("cut off", 1, 1, 1)]
 
 
 def test_empty_data_set():

@@ -5,7 +5,7 @@ import torch
 import torch._inductor.config
 
 from scripts import detect
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 from ssd.inference import compiled
 from ssd.inference.compiled import Compiled
 from ssd.inference.predictor import Predictor, for_inference
@@ -23,7 +23,7 @@ def paths(shapes_root):
 
 
 @pytest.fixture
-def seen(monkeypatch):
+def compiled_sizes(monkeypatch):
     """Replace torch.compile by the network itself, and return its batch sizes."""
     sizes: list[int] = []
 
@@ -48,25 +48,25 @@ def test_compiled_and_plain_network_agree(checkpoint, paths):
     assert_alike(fused(paths, batch_size=3), plain(paths))
 
 
-def test_few_sizes_are_compiled(checkpoint, paths, seen):
+def test_few_sizes_are_compiled(checkpoint, paths, compiled_sizes):
     plain, fused = (Predictor.from_checkpoint(checkpoint, "cpu", "float32", 0.35, compile=word) for word in (False, True))
     for photos in (paths, paths[:1], paths[:1]):
         assert_alike(fused(photos, batch_size=3), plain(photos))
     # Three photos as four, and the other two with them; one alone with them, and by itself once that has come twice.
-    assert seen == [4, 4, 4, 1]
+    assert compiled_sizes == [4, 4, 4, 1]
     assert not torch._inductor.config.freezing
 
 
-def test_batch_sizes_that_need_no_padding(seen):
+def test_batch_sizes_that_need_no_padding(compiled_sizes):
     network = Compiled(for_inference(SSD300(2, width=0.05), torch.float32), CPU)
     with torch.no_grad():
         for count in (7, 7, 3, 3, 3, 9, 16):  # tiles of a camera's frames, and of photos
             loc, conf, dbox_list = network(torch.zeros(count, 3, 300, 300))
             assert (len(loc), len(conf), dbox_list.shape) == (count, count, (8732, 4))
-    assert seen == [8, 8, 8, 4, 4, 16, 16]
+    assert compiled_sizes == [8, 8, 8, 4, 4, 16, 16]
 
 
-def test_detect_compiles_on_request(checkpoint, paths, seen, tmp_path):
+def test_detect_compiles_on_request(checkpoint, paths, compiled_sizes, tmp_path):
     for words in ([], ["--compile"]):
         arguments = [
             str(checkpoint),
@@ -78,7 +78,7 @@ def test_detect_compiles_on_request(checkpoint, paths, seen, tmp_path):
             str(tmp_path / str(len(words))),
         ]
         assert detect.main([*arguments, *words]) == 0
-        assert seen == [1] * len(words)
+        assert compiled_sizes == [1] * len(words)
 
 
 def test_a_compiler_is_needed(checkpoint, monkeypatch):

@@ -23,7 +23,7 @@ def entry(boxes, labels, scores) -> dict[str, torch.Tensor]:
     }  # fmt: skip
 
 
-def seen(crop: np.ndarray, boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:
+def entry_in(crop: np.ndarray, boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, torch.Tensor]:
     """Return a perfect network's detections in one crop, given boxes in the photo's pixels."""
     x1, y1, x2, y2 = crop.tolist()
     inside = np.clip(np.array(boxes, float).reshape(-1, 4), [x1, y1, x1, y1], [x2, y2, x2, y2])
@@ -64,7 +64,7 @@ def test_an_object_on_a_tile_edge_is_found_once(cut_scores_more):
         found = []
         for crop in crops:
             is_whole = crop[0] < box[0] and box[2] < crop[2]
-            found.append(seen(crop, [box], [1], [0.6 if is_whole or not cut_scores_more else 0.9]))
+            found.append(entry_in(crop, [box], [1], [0.6 if is_whole or not cut_scores_more else 0.9]))
         assert sum(len(each["scores"]) for each in found) > 2
         merged = merge(found, crops, SIZE, 0.45, 200)
         np.testing.assert_allclose(merged.boxes, [box], atol=1e-3)
@@ -77,7 +77,7 @@ def test_cut_off_boxes_give_way_only_to_their_class_and_not_to_unlikely_boxes():
     nothing = entry([], [], [])
 
     def remaining(label: int, score: float, thresh: float = 0.45) -> list[tuple[list[float], float]]:
-        found = [nothing, seen(crops[1], [part], [1], [0.8]), seen(crops[2], [whole], [label], [score])]
+        found = [nothing, entry_in(crops[1], [part], [1], [0.8]), entry_in(crops[2], [whole], [label], [score])]
         merged = merge(found, crops, SIZE, thresh, 200)
         return list(zip(merged.boxes.round().tolist(), merged.scores.astype(float).round(2).tolist(), strict=True))
 
@@ -93,8 +93,8 @@ def test_a_box_of_the_whole_photo_gives_way_to_that_of_a_tile():
     fine, coarse = [100.0, 100.0, 112.0, 112.0], [104.0, 105.0, 116.0, 117.0]  # their overlap is 0.24
     alone = [500.0, 500.0, 520.0, 520.0]  # in no tile
     missed = [650.0, 100.0, 670.0, 120.0]  # the tile does not find it
-    of_photo = seen(crops[0], [coarse, alone, missed], [1] * 3, [0.9, 0.8, 0.7])
-    found = [of_photo, seen(crops[1], [fine], [1], [0.6]), entry([], [], [])]
+    of_photo = entry_in(crops[0], [coarse, alone, missed], [1] * 3, [0.9, 0.8, 0.7])
+    found = [of_photo, entry_in(crops[1], [fine], [1], [0.6]), entry([], [], [])]
     merged = merge(found, crops, SIZE, 0.45, 200)
     assert merged.boxes.round().tolist() == [fine, alone, missed]
     np.testing.assert_allclose(merged.scores, [0.9, 0.8, 0.7], atol=1e-6)
@@ -103,7 +103,7 @@ def test_a_box_of_the_whole_photo_gives_way_to_that_of_a_tile():
 def test_the_edge_of_the_photo_cuts_nothing_off():
     crops = all_crops()[:2]
     at_the_corner = [[0.0, 0.0, 60.0, 60.0], [0.0, 0.0, 20.0, 60.0]]  # the second lies in the first
-    found = [entry([], [], []), seen(crops[1], at_the_corner, [0, 0], [0.9, 0.5])]
+    found = [entry([], [], []), entry_in(crops[1], at_the_corner, [0, 0], [0.9, 0.5])]
     np.testing.assert_allclose(merge(found, crops, SIZE, 0.45, 200).boxes, at_the_corner, atol=1e-3)
 
 
@@ -148,7 +148,7 @@ def test_better_boxes_equal_a_plain_loop(monkeypatch, table):
 def test_the_table_of_overlaps_is_bounded(monkeypatch):
     crops = all_crops()
     box = [[300.0, 100.0, 360.0, 150.0]]
-    found = [seen(crop, box * 40, [1] * 40, np.linspace(0.9, 0.1, 40).tolist()) for crop in crops]
+    found = [entry_in(crop, box * 40, [1] * 40, np.linspace(0.9, 0.1, 40).tolist()) for crop in crops]
     expected = merge(found, crops, SIZE, 0.45, 200)
     monkeypatch.setattr(merging, "PAIRS", 50)
     assert [value.tolist() for value in merge(found, crops, SIZE, 0.45, 200)[:3]] == [value.tolist() for value in expected[:3]]

@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from data.dataset.annotation_loader import load_annotations
 from data.loading.dataset import DetectionDataset
-from ssd.config.schema import PostprocessConfig, SourceConfig, TilesConfig
+from ssd.config.schema import PostprocessConfig, TilesConfig
 from ssd.inference.predict import predict
 from ssd.inference.predictor import Predictor, for_inference, to_pixels
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import load_checkpoint
+from tests.helpers.annotations import load
 from tests.helpers.detections import assert_alike
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import completed
@@ -52,7 +52,7 @@ def test_all_types_of_photos_agree(predictor, paths):
 
 def test_predictor_and_evaluation_agree(predictor, checkpoint, shapes_root):
     classes = load_checkpoint(checkpoint).classes
-    photos = load_annotations([SourceConfig(path="shapes", split="val")], shapes_root, classes).photos
+    photos = load(shapes_root / "shapes", "val", classes).photos
     preprocessing = Preprocessing(**load_checkpoint(checkpoint).preprocessing)
     samples = DetectionDataset(photos, preprocessing.size, preprocessing.fill)
     batch = samples.__getitems__([(0, i) for i in range(len(photos))])
@@ -84,7 +84,7 @@ def test_pil_images_of_every_depth():
 
 
 @pytest.mark.parametrize(
-    "photo, said",
+    "photo, message",
     [
         ("missing.jpg", "missing.jpg: cannot be read: No such file"),
         (np.zeros((4, 4, 3)), "image 0: expected an array .* got .* of float64"),
@@ -101,9 +101,9 @@ def test_pil_images_of_every_depth():
         (7, "image 0: expected a path, .* got int"),
     ],
 )
-def test_an_invalid_photo_is_refused(predictor, photo, said):
+def test_an_invalid_photo_is_refused(predictor, photo, message):
     for take in (predictor, to_pixels):
-        with pytest.raises(ImageError, match=said):
+        with pytest.raises(ImageError, match=message):
             take(photo)
 
 
@@ -144,14 +144,14 @@ def test_photos_from_a_generator_and_arrays_of_every_layout(predictor, paths):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         ({"score_thresh": 1.5}, "score_thresh: expected a number from 0 to 1, got 1.5"),
         ({"score_thresh": float("nan")}, "score_thresh: expected a number from 0 to 1, got nan"),
         ({"nms_thresh": -0.1}, "nms_thresh: expected a number from 0 to 1"),
         ({"nms_thresh": "0.5"}, "nms_thresh: expected a number from 0 to 1, got '0.5'"),
-        ({"top_k": 0}, "top_k: expected a whole number from 1 on, got 0"),
-        ({"top_k": 2.5}, "top_k: expected a whole number from 1 on"),
+        ({"top_k": 0}, "top_k: expected an integer ≥ 1, got 0"),
+        ({"top_k": 2.5}, "top_k: expected an integer ≥ 1"),
         ({"device": "gpu"}, "device: expected .* got 'gpu'"),
         ({"device": 99}, "device: cuda:99: PyTorch finds"),
         ({"precision": "int8"}, "precision: expected auto, float32, bfloat16, float16, got 'int8'"),
@@ -160,8 +160,8 @@ def test_photos_from_a_generator_and_arrays_of_every_layout(predictor, paths):
         ({"device": np.int64(99)}, "device: cuda:99: PyTorch finds"),
     ],
 )
-def test_arguments_have_bounds(checkpoint, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_arguments_have_bounds(checkpoint, options, message):
+    with pytest.raises(ValueError, match=message):
         Predictor.from_checkpoint(checkpoint, **{"device": "cpu", **options})
 
 
@@ -172,7 +172,7 @@ def test_tile_size_may_be_a_numpy_integer(checkpoint):
 def test_torch_device_and_batch_size_bounds(checkpoint, predictor):
     assert Predictor.from_checkpoint(checkpoint, torch.device("cpu")).device == torch.device("cpu")
     for size in (0, -1, 1.5):
-        with pytest.raises(ValueError, match="batch_size: expected a whole number from 1 on"):
+        with pytest.raises(ValueError, match="batch_size: expected an integer ≥ 1"):
             predictor([], batch_size=size)
 
 

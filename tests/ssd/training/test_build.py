@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data.loading.dataset import DetectionDataset
-from ssd.config.schema import ConfigError
+from ssd.config import ConfigError
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing
 from ssd.system.distributed import World

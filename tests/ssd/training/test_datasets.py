@@ -136,9 +136,9 @@ def test_data_workers_limits_the_processes_that_read_photos(tmp_path, shapes_roo
     asked = []
     load = datasets.load_annotations
 
-    def counted(*args, workers, **options):
+    def counted(data, part, seed, workers, *rest):
         asked.append(workers)
-        return load(*args, workers=0, **options)
+        return load(data, part, seed, 0, *rest)
 
     monkeypatch.setattr(datasets, "num_cores", lambda: 6)
     monkeypatch.setattr(datasets, "load_annotations", counted)
@@ -149,11 +149,11 @@ def test_data_workers_limits_the_processes_that_read_photos(tmp_path, shapes_roo
 @pytest.fixture
 def reading(monkeypatch):
     """Replace load_annotations and the progress bar, and collect their arguments."""
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
 
     class Bar(SimpleNamespace):
         def __enter__(self):
-            told["bar"] = self
+            given["bar"] = self
             return self
 
         def __exit__(self, *_: object) -> None: ...
@@ -161,36 +161,30 @@ def reading(monkeypatch):
         def update(self, count: int) -> None:
             self.n += count
 
-    def read(sources: object, root: str, classes: object, *, progress: Any, **options: object) -> None:
-        told.update(sources=sources, root=root, classes=classes, options=options)
+    def read(data: object, part: str, seed: int, workers: int, progress: Any, digests: object) -> None:
+        given.update(arguments=(data, part, seed, digests), workers=workers)
         for done in (1, 3):
             progress(done, 7)
-        told["bar"] = (told["bar"].n, told["bar"].total, told["bar"].disable)
+        given["bar"] = (given["bar"].n, given["bar"].total, given["bar"].disable)
 
     monkeypatch.setattr(datasets, "tqdm", lambda **options: Bar(n=0, **options))
     monkeypatch.setattr(datasets, "load_annotations", read)
-    return told
+    return given
 
 
 def test_photos_are_loaded_as_configured(reading, monkeypatch):
     monkeypatch.setattr(datasets, "num_cores", lambda: 6)
-    train, val = [{"path": "a"}], [{"path": "b"}]
-    data = {
-        "train": train, "val": val, "root": "here", "classes": ["cat"], "other_classes": "ignore", "format": "yolo",
-        "fraction": 0.5, "damaged": "skip", "workers": 4,
-    }  # fmt: skip
+    data = {"train": [{"path": "a"}], "val": [{"path": "b"}], "workers": 4}
     run = Run.alone(parse_config({"data": data, "seed": 9}))
-    common = {"seed": 9, "ignore_others": True, "workers": 4, "data_format": "yolo", "damaged": "skip", "digests": {}}
-    for part, fraction in (("train", 0.5), ("val", 1.0)):  # validation always uses all photos
+    for part in ("train", "val"):
         datasets._load_part(run, part, {})
-        assert reading["options"] == {**common, "fraction": fraction}
-        assert reading["sources"] == getattr(run.config.data, part)
-        assert (reading["root"], list(reading["classes"])) == ("here", ["cat"])
+        assert reading["arguments"] == (run.config.data, part, 9, {})
+        assert reading["workers"] == 4
         assert reading["bar"] == (3, 7, None)
     run.world = World(rank=1, size=2, local_size=2)
     run.config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"workers": "auto"})})
     datasets._load_part(run, "val", {})
-    assert reading["options"]["workers"] == 3  # cores are shared
+    assert reading["workers"] == 3  # cores are shared
     assert reading["bar"] == (3, 7, True)  # a single process draws a bar
     run.stop.signal = 15
     with pytest.raises(Stopped):

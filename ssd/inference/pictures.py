@@ -1,4 +1,4 @@
-"""Pictures of photos with labelled boxes."""
+"""Photos with labelled boxes drawn on them."""
 
 import base64
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Files that can be named in place of a folder: COCO's JSON file and YOLO's data.yaml."""
+"""Files that a source may name in place of its folder: COCO's JSON file and YOLO's data.yaml."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ NULLS = ("", "~", "null", "Null", "NULL")  # YAML's, since values are kept as wr
 
 
 def format_of_file(path: Path) -> str | None:
-    """Return the format of a file that stands for a data set; None for a folder and for any other file."""
+    """Return the format of a file that stands for its folder; None for a folder and for any other file."""
     return FORMATS.get(path.suffix.lower()) if path.is_file() else None
 
 
 def base_folder(path: Path) -> Path:
-    """Return the folder with the data set's files, given that folder or the file that stands for it.
+    """Return a source's folder, given that folder or the file that stands for it.
 
     Raises:
-        DataError: the file does not stand for a data set, or its `path` does not exist.
+        DataError: the file does not stand for a folder, or its `path` does not exist.
     """
     if not path.is_file():
         return path
@@ -50,7 +50,9 @@ def _base_of_data_yaml(path: Path) -> Path:
     """
     content = read_data_yaml(path)
     if "names" not in content:
-        raise DataError(f"{path}: is not a data.yaml of YOLO, since it has no names; name the folder of the data set")
+        raise DataError(
+            f"{path}: is not a data.yaml of YOLO, since it has no names; name the folder with the photos and labels"
+        )
     base = next(iter(paths_in(content, "path")), "")
     entries = [entry for key in SPLIT_KEYS for entry in paths_in(content, key)]
     candidates = map(spelled_on_disk, (path.parent / os.path.expanduser(base), Path(base).absolute()))

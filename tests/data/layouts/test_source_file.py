@@ -2,26 +2,14 @@
 
 import re
 import time
-from pathlib import Path
 
 import pytest
 
-from data.dataset.annotation_loader import load_annotations
 from data.dataset.errors import DataError
-from scripts import new_config
-from ssd.config.schema import SourceConfig
+from tests.helpers.annotations import load
 from tests.helpers.exports import NAMES, SHOTS, coco, dump, kangaroo, labelimg_yolo, numbers_of, photos, texts, write
 
-pytestmark = pytest.mark.usefixtures("bare_machine")
-
 LIST = f"[{', '.join(NAMES)}]"
-
-
-def refusal(path: Path, capsys) -> str:
-    """Return the one line with which new_config.py refuses a path."""
-    assert new_config.main([str(path), "--output", str(path.parent / "a.yaml")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 @pytest.mark.parametrize(
@@ -38,23 +26,23 @@ def refusal(path: Path, capsys) -> str:
         ("notes.json", "is not valid JSON"),
     ],
 )
-def test_any_other_file_is_refused(tmp_path, name, message, capsys):
+def test_any_other_file_is_refused(tmp_path, name, message, proposed):
     kangaroo(tmp_path / "mine")
     photos(tmp_path / "mine")
     path = tmp_path / "mine" / name
     if not path.exists():
         write(path, "a: 1\n")
-    assert f"{path}: {message}" in refusal(path, capsys)
+    assert f"{path}: {message}" in proposed(path, code=2)
     with pytest.raises(DataError, match=re.escape(message)):
-        load_annotations([SourceConfig(path=f"mine/{name}")], tmp_path, NAMES)
+        load(tmp_path / f"mine/{name}", classes=NAMES)
 
 
 def test_a_named_coco_file_takes_precedence_over_other_data(tmp_path):
     kangaroo(tmp_path / "mine")
     dump(tmp_path / "mine/some.json", coco(SHOTS[:4]))
-    assert numbers_of(load_annotations([SourceConfig(path="mine/some.json")], tmp_path, NAMES)) == {0, 1, 2, 3}
+    assert numbers_of(load(tmp_path / "mine/some.json", classes=NAMES)) == {0, 1, 2, 3}
     with pytest.raises(DataError, match=r"some\.json: is a COCO file, but data\.format is voc"):
-        load_annotations([SourceConfig(path="mine/some.json")], tmp_path, NAMES, data_format="voc")
+        load(tmp_path / "mine/some.json", classes=NAMES, format="voc")
 
 
 @pytest.mark.parametrize(
@@ -81,20 +69,20 @@ def test_the_path_in_data_yaml_is_followed(tmp_path, file, entries, monkeypatch)
     write(tmp_path / "mine/a.yaml", f"names: {LIST}\ntrain: images/val\n")
     write(tmp_path / file, entries.replace("{root}", str(tmp_path)) + f"\nnames: {LIST}\n")
     for split, numbers in (("train", set(range(7))), ("val", {7, 8, 9})):
-        loaded = load_annotations([SourceConfig(path=file, split=split)], tmp_path, NAMES)
+        loaded = load(tmp_path / file, split, NAMES)
         assert numbers_of(loaded) == numbers
         assert len(loaded.photos.labels) == sum(len(SHOTS[number].objects) for number in numbers)
     (tmp_path / f"mine/labels/val/{SHOTS[9].name}.txt").unlink()  # invalidates the cache
-    changed = load_annotations([SourceConfig(path=file, split="val")], tmp_path, NAMES).photos
+    changed = load(tmp_path / file, "val", NAMES).photos
     assert len(changed.labels) == len(loaded.photos.labels) - len(SHOTS[9].objects)
 
 
-def test_a_data_yaml_with_a_missing_path_is_refused(tmp_path, capsys):
+def test_a_data_yaml_with_a_missing_path_is_refused(tmp_path, proposed):
     labelimg_yolo(tmp_path / "sets")
     path = write(tmp_path / "sets/data.yaml", f"path: ../nowhere\ntrain: images/train\nnames: {LIST}\n")
-    assert f"{path}: path: ../nowhere: no such folder, from {path.parent} or from " in refusal(path, capsys)
+    assert f"{path}: path: ../nowhere: no such folder, from {path.parent} or from " in proposed(path, code=2)
     write(path, f"path: ~nobody-here/sets\ntrain: images/train\nnames: {LIST}\n")
-    assert f"{path}: path: ~nobody-here/sets: no such folder" in refusal(path, capsys)
+    assert f"{path}: path: ~nobody-here/sets: no such folder" in proposed(path, code=2)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +94,10 @@ def test_a_data_yaml_with_a_missing_path_is_refused(tmp_path, capsys):
         ("a: &a [*a]\n", "an alias refers to a node that contains it"),
     ],
 )
-def test_data_yaml_has_the_limits_of_configurations(tmp_path, text, message, capsys):
+def test_data_yaml_has_the_limits_of_configurations(tmp_path, text, message, proposed):
     labelimg_yolo(tmp_path / "mine")
     path = write(tmp_path / "mine/data.yaml", f"names: {LIST}\n{text}")
     began = time.monotonic()
     for named in (path, path.parent):
-        assert re.search(f"data.yaml: cannot be read .*{message}", refusal(named, capsys))
+        assert re.search(f"data.yaml: cannot be read .*{message}", proposed(named, code=2))
     assert time.monotonic() - began < 20
