@@ -1,7 +1,9 @@
-"""Show detections in a browser: python scripts/demo.py CHECKPOINT [PHOTO]
+"""Show detections in a browser: python scripts/demo.py [CHECKPOINT] [PHOTO]
 
+    python scripts/demo.py
     python scripts/demo.py runs/mine/checkpoints/best.pt
 
+Without a CHECKPOINT, the shipped network `half` finds the 20 classes of PASCAL VOC: people, animals, vehicles, furniture.
 Open the printed address, and drop, paste or choose a photo, or start the camera. The page draws the boxes; its slider sets the
 minimum score. The server accepts connections from this machine only, and no photo leaves it. Ctrl-C stops the server.
 """
@@ -19,13 +21,20 @@ from ssd.system.errors import UsageError
 @command()
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    if options.photo and not options.photo.is_file():
-        raise UsageError(f"{options.photo}: {'is not a file; name a photo' if options.photo.exists() else 'no such file'}")
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     from ssd.deploy.demo import HOST, LEAST_SCORE, Demo
+    from ssd.deploy.inputs import split_checkpoint
     from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
+    from ssd.weights.sources import default_score
+
+    checkpoint, words = split_checkpoint([word for word in (options.checkpoint, options.photo) if word])
+    photo = Path(words[0]) if words else None
+    if photo and not photo.is_file():
+        raise UsageError(f"{photo}: {'is not a file; name a photo' if photo.exists() else 'no such file'}")
+    if len(words) > 1:
+        raise UsageError(f"{words[1]}: the page starts with one photo; drop others onto it")
 
     class Quiet(WSGIRequestHandler):
         """Log no requests."""
@@ -34,14 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
             pass
 
     keep_freed_memory()
-    predictor = Predictor.from_checkpoint(options.checkpoint, options.device, score_thresh=LEAST_SCORE)
+    predictor = Predictor.from_checkpoint(checkpoint, options.device, score_thresh=LEAST_SCORE)
     try:
         listening = socket.create_server((HOST, options.port))
     except OSError as error:
         raise UsageError(f"--port {options.port}: cannot be used ({error.strerror}); choose another port") from None
     with listening:
         port = listening.getsockname()[1]
-        demo = Demo(predictor, options.score, options.photo, port)
+        demo = Demo(predictor, default_score(checkpoint) if options.score is None else options.score, photo, port)
         server = make_server(HOST, port, demo, threaded=True, request_handler=Quiet, fd=listening.fileno())
         print(f"open http://{HOST}:{port} in a browser; Ctrl-C stops the server", flush=True)
         try:
@@ -53,12 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights")
-    parser.add_argument("photo", type=Path, nargs="?", metavar="PHOTO", help="photo to show first")
+    parser.add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights (half)"
+    )
+    parser.add_argument("photo", nargs="?", metavar="PHOTO", help="photo to show first")
     parser.add_argument("--port", type=whole_number(0, 65535), default=8000, metavar="N", help="server port; 0: any (8000)")
-    parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="initial position of the slider (0.5)")
+    parser.add_argument("--score", type=fraction, metavar="S", help="initial position of the slider (0.5; half: 0.2)")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Detect objects in photos and videos: python scripts/detect.py CHECKPOINT INPUT...
+"""Detect objects in photos and videos: python scripts/detect.py [CHECKPOINT] INPUT...
 
+    python scripts/detect.py photos/
     python scripts/detect.py runs/mine/checkpoints/best.pt photos/ --score 0.4
     python scripts/detect.py runs/mine/checkpoints/best.pt "holiday/*.jpg" clip.mp4 --formats json,csv
     python scripts/detect.py runs/mine/checkpoints/best.pt camera:0 --frames 300
+
+Without a CHECKPOINT, the shipped network `half` finds the 20 classes of PASCAL VOC: people, animals, vehicles, furniture.
 
 An INPUT is a photo, a video, a folder (searched recursively for photos and videos), a pattern in quotes, or a camera. The
 output folder receives pictures and videos with labelled boxes, and the detections as
@@ -24,6 +27,7 @@ from pathlib import Path
 from ssd.config.schema import LEAST_TILE
 from ssd.system.arguments import Parser, fraction, names_of, whole_number
 from ssd.system.command import command
+from ssd.system.errors import UsageError
 
 FORMATS = ("json", "csv", "voc", "coco")
 
@@ -32,18 +36,24 @@ FORMATS = ("json", "csv", "voc", "coco")
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     from ssd.deploy.detection import Job, output_folder
-    from ssd.deploy.inputs import find_inputs
+    from ssd.deploy.inputs import find_inputs, split_checkpoint
     from ssd.deploy.results import Results
     from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
     from ssd.system.images import passed_over, printable
+    from ssd.weights.sources import checkpoint_file, default_score
 
     keep_freed_memory()
-    inputs = find_inputs(options.inputs)
+    checkpoint, words = split_checkpoint([word for word in (options.checkpoint, *options.inputs) if word])
+    if not words:
+        what = "name photos after the checkpoint" if checkpoint_file(checkpoint).exists() else "no such file or folder"
+        raise UsageError(f"{checkpoint}: {what}")
+    inputs = find_inputs(words)
     if passed_over(inputs.unread):
         print(f"note: {passed_over(inputs.unread)}", file=sys.stderr)
+    score = default_score(checkpoint) if options.score is None else options.score
     predictor = Predictor.from_checkpoint(
-        options.checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles,
+        checkpoint, options.device, score_thresh=score, nms_thresh=options.nms, tiles=options.tiles,
         compile=options.compile,
     )  # fmt: skip
     output = output_folder(options.output, options.overwrite, Path("runs/detect"))
@@ -65,9 +75,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoints/best.pt of a run, or converted weights")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="checkpoints/best.pt of a run, converted weights, or a shipped name (half)",
+    )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photo, folder, pattern in quotes, video, or camera:N")
-    parser.add_argument("--score", type=fraction, default=0.5, metavar="S", help="minimum score of a detection (0.5)")
+    parser.add_argument("--score", type=fraction, metavar="S", help="minimum score of a detection (0.5; half: 0.2)")
     parser.add_argument(
         "--nms", type=fraction, default=0.45, metavar="O", help="maximum overlap of two boxes of a class (0.45)"
     )
@@ -83,7 +98,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=whole_number(1), default=16, metavar="N", help="photos or tiles per batch (16)")
     parser.add_argument("--compile", action="store_true", help="use torch.compile; compiling takes 10 to 20 seconds")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def tiles(text: str) -> str | int:

@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob, has_magic
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -13,6 +13,7 @@ from ssd.deploy.video import CAMERA, VIDEO_SUFFIXES
 from ssd.system.errors import UsageError
 from ssd.system.files import is_visited
 from ssd.system.images import NOT_READ, SUFFIXES, passed_over, printable
+from ssd.weights.sources import DEFAULT
 
 RESOURCE_FORK = "._"  # prefix of the files that macOS writes beside others
 
@@ -30,6 +31,21 @@ class Inputs(NamedTuple):
     photos: list[Input]
     videos: list[Input]  # and cameras
     unread: Counter[str]  # number of photos in unsupported formats, by suffix
+
+
+def split_checkpoint(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Divide arguments into a checkpoint, `DEFAULT` unless the first is one, and inputs.
+
+    The first is an input if it names a camera, has the suffix of a photo or a video, is a pattern, or is a folder other than
+    that of a run.
+    """
+    first = words[0] if words else ""
+    is_folder = os.path.isdir(first) and not os.path.isdir(os.path.join(first, "checkpoints"))
+    is_pattern = has_magic(first) and not os.path.exists(first)
+    is_file = first.lower().endswith((*SUFFIXES, *VIDEO_SUFFIXES, *NOT_READ))
+    if not words or is_folder or is_pattern or is_file or first.startswith(CAMERA) or "://" in first:
+        return DEFAULT, list(words)
+    return first, list(words[1:])
 
 
 def find_inputs(words: Iterable[str]) -> Inputs:

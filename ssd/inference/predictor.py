@@ -26,6 +26,7 @@ from ssd.system.errors import first_line
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
 from ssd.weights.checkpoint import TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
+from ssd.weights.sources import checkpoint_file
 
 Photo = str | Path | np.ndarray | Image.Image | Tensor
 
@@ -90,7 +91,8 @@ class Predictor:
         """Create a predictor with the weights, classes and preprocessing of a checkpoint.
 
         Args:
-            checkpoint: a run's checkpoints/best.pt, a file from scripts/convert_weights.py, or a loaded checkpoint.
+            checkpoint: a run's checkpoints/best.pt, a file from scripts/convert_weights.py, the name of shipped weights (half,
+                slim), or a loaded checkpoint.
             device: auto | cpu | mps | cuda | cuda:N, or N alone.
             precision: auto | float32 | bfloat16 | float16.
             score_thresh: minimum score of a detection.
@@ -104,7 +106,7 @@ class Predictor:
             ConfigError: this machine lacks the device, the precision, or a compiler.
             ValueError: a threshold, `top_k` or `tiles` is out of range.
         """
-        state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(Path(checkpoint))
+        state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(checkpoint_file(checkpoint))
         where = choose_device(f"cuda:{device}" if isinstance(device, Integral) else str(device))
         dtype = choose_precision(precision, where)
         options = check_thresholds(score_thresh, nms_thresh, top_k)

@@ -17,12 +17,14 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that keeps the line breaks of its description and reports an error on one line."""
 
     given: Sequence[str] = ()  # the arguments, if the command accepts configuration entries
+    accepts_entries = False
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.given = list(sys.argv[1:] if args is None else args)
+        if self.accepts_entries:
+            self.given = list(sys.argv[1:] if args is None else args)
         return super().parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -52,8 +54,9 @@ def _as_entries(options: Sequence[str], given: Sequence[str]) -> str:
     return "; ".join(["", *([f"write {shlex.join(entries)}"] if entries else []), *hints])
 
 
-def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+def add_overrides(parser: Parser, example: str) -> None:
     """Let a command override configuration entries; `example` appears in its help."""
+    parser.accepts_entries = True
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"override a configuration entry, such as {example}")
 
 

@@ -19,6 +19,7 @@ import torch
 from data.layouts.voc_annotation import parse_annotation
 from data.shapes import CLASSES
 from scripts import detect
+from ssd.boxes import iou
 from ssd.deploy import detection, results
 from ssd.deploy.inputs import find_inputs
 from ssd.deploy.video import Video, VideoFile
@@ -104,6 +105,37 @@ def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
         np.testing.assert_allclose(annotation.boxes, entry.boxes[has_area], atol=0.06)
         assert annotation.labels.tolist() == entry.labels[has_area].tolist()
         assert cv2.imread(str(output / "pictures" / name)).shape == image.shape
+
+
+def test_the_shipped_network_finds_objects_before_any_training(tmp_path, capsys):
+    """Boxes drawn by hand around what the photos show."""
+    output = tmp_path / "out"
+    assert run(ROOT / "tests/photos", "--output", output, "--no-pictures", "--device", "cpu") == 0
+    found = {entry["name"]: entry["objects"] for entry in json.loads((output / "detections.json").read_text())}
+    for name, label, box in (
+        ("astronaut.jpg", "person", [40, 9, 330, 399]),
+        ("cat.jpg", "cat", [8, 0, 399, 265]),
+        ("photographer.jpg", "person", [76, 58, 262, 399]),
+    ):
+        best = found[name][0]
+        assert (best["class"], best["score"] > 0.5) == (label, True)
+        assert iou(torch.tensor([best["box"]]), torch.tensor([box]))[0, 0] > 0.6
+    assert min(each["score"] for objects in found.values() for each in objects) < 0.5  # the threshold of these weights
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["half"], "half: name photos after the checkpoint"),
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["nowhere.pt", "photo.png"], "nowhere.pt: no such checkpoint"),
+    ],
+)
+def test_a_missing_checkpoint_or_photo_is_explained(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.png", np.zeros((9, 9, 3), np.uint8))
+    assert run(*words) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_video(checkpoint, photos, tmp_path):
@@ -353,7 +385,8 @@ def test_results_before_an_interruption_are_kept(checkpoint, photos, tmp_path, m
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path, photos, capsys):
-    assert run(photos / "a.jpg", photos) == 2
+    foreign = (photos / "a.jpg").rename(tmp_path / "a.pt")
+    assert run(foreign, photos) == 2
     assert "not loaded: contains more than tensors" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from ssd.deploy import inputs
-from ssd.deploy.inputs import find_inputs, output_name
+from ssd.deploy.inputs import find_inputs, output_name, split_checkpoint
 from ssd.system.errors import UsageError
 
 
@@ -18,6 +18,24 @@ def test_result_names_fall_back_to_the_input_suffix_and_then_numbers():
     taken: set[str] = set()
     names = [output_name(name, ".mp4", taken) for name in ("a/clip.avi", "a/clip.avi", "a/CLIP.avi", "a/clip.avi")]
     assert names == ["a/clip.mp4", "a/clip.avi.mp4", "a/CLIP.avi-2.mp4", "a/clip.avi-3.mp4"]
+
+
+@pytest.mark.parametrize(
+    "word", ["photos", "new/a.jpg", "a.PNG", "clip.mp4", "a.heic", "*.jpg", "a?/b", "camera:0", "https://example.org/a"]
+)
+def test_an_input_in_the_first_place_means_the_shipped_network(tmp_path, monkeypatch, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert split_checkpoint([word, "other"]) == ("half", [word, "other"])
+
+
+@pytest.mark.parametrize("word", ["best.pt", "none/last.pt", "best.onnx", "slim", "runs/mine", "[1].pt"])
+def test_anything_else_in_the_first_place_is_a_checkpoint(tmp_path, monkeypatch, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine/checkpoints").mkdir(parents=True)
+    (tmp_path / "[1].pt").touch()
+    assert split_checkpoint([word, "a.jpg"]) == (word, ["a.jpg"])
+    assert split_checkpoint([]) == ("half", [])
 
 
 def test_unsupported_photos_are_counted_by_suffix(tmp_path):
