@@ -9,6 +9,7 @@ labelling tool:
 
     coco    coco.json: open it with the photos; scores fall from 1, the likeliest, to 0
     voc     Annotations/NAME.xml, one file per photo
+    yolo, cvat, label-studio, labelme    as scripts/detect.py writes them
 
 The name of a box says what may be wrong: "missing: cat", "wrong class: cat" (with the detected class), "wrong box: cat",
 "nothing there: cat". Long training can teach a network the wrong labels; an early checkpoint then finds more of them.
@@ -20,7 +21,7 @@ from pathlib import Path
 from ssd.system.arguments import Parser, add_overrides, names_of, whole_number
 from ssd.system.command import command
 
-FORMATS = ("coco", "voc")
+FORMATS = ("coco", "voc", "yolo", "cvat", "label-studio", "labelme")
 
 
 @command(less_memory="try a smaller eval.batch_size, or device=cpu")

@@ -12,8 +12,15 @@ output folder receives pictures and videos with labelled boxes, and the detectio
 
     json    detections.json: one entry per photo or frame, boxes x1, y1, x2, y2 in pixels counted from 0
     csv     detections.csv: one line per detection
-    voc     Annotations/NAME.xml, usable for training (photos only)
     coco    coco.json: images, categories and annotations with their scores
+
+and, of photos only, for training or to correct in a labelling tool, as
+
+    voc     Annotations/NAME.xml
+    yolo    labels/NAME.txt and data.yaml
+    cvat    annotations.xml, to upload to a CVAT task as "CVAT 1.1"
+    label-studio    label_studio.json: tasks with predictions
+    labelme         labelme/NAME.json, to place beside the photos
 
 Photos larger than the tiles of training (data.tiles) are processed as a whole and tile by tile; --tiles changes this. Results
 are written as they arrive. Unreadable inputs are reported and skipped, and the exit code is then 2. Inputs with the same name
@@ -29,7 +36,7 @@ from ssd.system.arguments import Parser, fraction, names_of, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 
-FORMATS = ("json", "csv", "voc", "coco")
+FORMATS = ("json", "csv", "voc", "coco", "yolo", "cvat", "label-studio", "labelme")
 
 
 @command(less_memory="try a smaller --batch-size")

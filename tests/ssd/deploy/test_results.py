@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ssd.deploy.results import FrameDetections, Results, as_coco
+from ssd.deploy.label_formats import FrameDetections, as_coco
+from ssd.deploy.results import Results
 from ssd.inference.predict import Detections
 
 CLASSES = ("cat", 'a, "b"\n& <c>', "US$5", "猫")
