@@ -63,6 +63,8 @@ class MultiBoxLoss(nn.Module):
         neg_pos: mined negatives per positive.
         device: device for matching; by default that of the predictions.
         min_neg: minimum number of mined negatives per image, so that images without objects count too; 0 in the paper.
+        class_weights: factor on the cross entropy of each class `[C]`, column 0 = background; 1 in the paper. Mining and the
+            divisor do not change.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class MultiBoxLoss(nn.Module):
         neg_pos: float = 3,
         device: torch.device | str | None = None,
         min_neg: int = 0,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.class_weights = class_weights
         self.jaccard_thresh = jaccard_thresh
         self.neg_pos = neg_pos
         self.min_neg = min_neg
@@ -125,7 +129,7 @@ class MultiBoxLoss(nn.Module):
             negative = hard_negative_mining(entropy.view_as(positive), positive, self.neg_pos, self.min_neg)
             rows, counted = (mask.flatten().nonzero().flatten() for mask in (positive, positive | negative))
             loss_l = F.smooth_l1_loss(loc[rows].float(), loc_t[rows], reduction="sum")
-            loss_c = F.cross_entropy(conf[counted].float(), conf_t[counted], reduction="sum")
+            loss_c = F.cross_entropy(conf[counted].float(), conf_t[counted], self.class_weights, reduction="sum")
             return loss_l / divisor, loss_c / divisor
         # On a GPU, selecting would make the host wait for their number, so the terms of all DBoxes are computed.
         distance, entropy = self._terms(loc, conf, matched)
@@ -158,9 +162,9 @@ class MultiBoxLoss(nn.Module):
             negative = hard_negative_mining(_entropy(conf, matched.conf), positive, self.neg_pos, self.min_neg)
         counted = positive | negative
         conf = torch.where(counted[..., None], conf.float(), 0)
-        return distance, torch.where(counted, _entropy(conf, matched.conf), 0)
+        return distance, torch.where(counted, _entropy(conf, matched.conf, self.class_weights), 0)
 
 
-def _entropy(conf: Tensor, conf_t: Tensor) -> Tensor:
-    """Return the cross entropy of each DBox, `[B, P]` float32, for logits `[B, P, C]` and classes `[B, P]`."""
-    return F.cross_entropy(conf.float().flatten(0, 1), conf_t.flatten(), reduction="none").view_as(conf_t)
+def _entropy(conf: Tensor, conf_t: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the cross entropy of each DBox, `[B, P]` float32, for logits `[B, P, C]`, classes `[B, P]` and weights `[C]`."""
+    return F.cross_entropy(conf.float().flatten(0, 1), conf_t.flatten(), weights, reduction="none").view_as(conf_t)

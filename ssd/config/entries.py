@@ -66,7 +66,8 @@ def alternatives(entry: Entry) -> list[Entry]:
 def child(entry: Entry | None, part: str | int) -> Entry | None:
     """Return the entry with this name in a section or this index in a list; None if the schema has none."""
     for each in alternatives(entry or {}):
-        below = each.get("items") if isinstance(part, int) else each.get("properties", {}).get(part)
+        named = each.get("properties", {}).get(part) or each.get("additionalProperties")  # the latter: of a mapping by name
+        below = each.get("items") if isinstance(part, int) else named
         if below:
             return resolved(below)
     return None
@@ -135,6 +136,8 @@ def _words(entry: Entry, quote: str) -> list[str]:
         return [f"{quote}{value}{quote}" for value in literal]
     if is_section(entry):
         return ["a mapping of keys to values"]
+    if entry["type"] == "object":
+        return [f"a mapping of names to {values_of(resolved(entry['additionalProperties']), quote)}"]
     if entry["type"] == "array":
         number = " of one or more" if entry.get("minItems") else ""
         return [f"a list{number}, each {values_of(resolved(entry['items']), quote)}"]

@@ -54,6 +54,22 @@ def test_equals_plain_numpy(counts, min_neg):
     assert loss_c.item() == pytest.approx(expected[1], rel=1e-4)
 
 
+def test_class_weights_scale_the_terms_of_their_class_alone():
+    """Neither mining nor the divisor changes; the paths of CPU and GPU agree."""
+    loc, conf = predictions(2, num_columns=4)
+    targets = [torch.tensor([[0.1, 0.1, 0.6, 0.6, 0], [0.5, 0.5, 0.9, 0.95, 2.0]]), torch.tensor([[0.2, 0.2, 0.7, 0.7, 1.0]])]
+    plain, weighted = MultiBoxLoss(), MultiBoxLoss(class_weights=torch.tensor([1.0, 1.0, 1.0, 5.0]))
+    matched = plain.match(pad_targets(targets), DBOXES)
+    count = plain.num_positives(matched)
+    entropy = torch.nn.functional.cross_entropy(conf.flatten(0, 1), matched.conf.flatten(), reduction="none")
+    extra = 4 * entropy[matched.conf.flatten() == 3].sum() / count
+    before, after = plain((loc, conf, DBOXES), targets), weighted((loc, conf, DBOXES), targets)
+    assert after[0].item() == before[0].item()
+    assert after[1].item() == pytest.approx((before[1] + extra).item(), rel=1e-5)
+    sums = weighted.sums((loc, conf, DBOXES), pad_targets(targets)).sum(dim=0)
+    assert sums[1].item() / sums[2].item() == pytest.approx(after[1].item(), rel=1e-5)
+
+
 def test_equals_torchvision_where_no_dbox_is_contested():
     rows = torch.tensor([[0.05, 0.05, 0.3, 0.35, 2], [0.5, 0.5, 0.95, 0.9, 7], [0.6, 0.1, 0.7, 0.2, 0]])
     loc, conf = predictions(1)
