@@ -1,12 +1,14 @@
 """Check a configuration's data as training would, and show statistics: python scripts/check_data.py CONFIG
 
 Reads every annotation and photo and lists all faults. If there are none, prints the objects per class, their sizes, and how
-many of them the default boxes cover. An object that no DBox overlaps by `loss.jaccard_thresh` is trained on a single DBox. If
-there are many, other sizes (`model.dboxes: coco`, or the ones that `fit_dboxes` finds) or tiles (`data.tiles`) help more than
-longer training.
+many of them the default boxes cover. An object that no DBox overlaps by `loss.jaccard_thresh`
+is trained on a single DBox. If there are many, other sizes (`model.dboxes: coco`, or the ones that `fit_dboxes` finds) or tiles
+(`data.tiles`) help more than longer training. Photos that are equal or look alike are listed, above all those of data.val with
+a copy or a neighbouring frame in data.train; output_dir/duplicates.png shows the first pairs.
 """
 
 import sys
+from pathlib import Path
 
 from ssd.system.arguments import config_named
 from ssd.system.command import command
@@ -24,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     from data.dataset.errors import DataError
     from data.transforms.tiles import cut_tiles
     from ssd.dbox import make_dbox_list, spec_of
+    from ssd.diagnostics.duplicates import describe_duplicates, draw_duplicates, find_duplicates
     from ssd.training.datasets import load_data
     from ssd.training.run import Run
 
@@ -44,6 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\ntiles of data.train: {len(tiles)}, {int((np.diff(tiles.starts) == 0).sum())} without objects")
         if len(tiles.labels):
             print_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, named)
+    duplicates = find_duplicates(train_photos, val_photos, config.data.group_by)
+    lines = describe_duplicates(duplicates, train_photos, val_photos)
+    if lines:
+        picture = Path(config.output_dir) / "duplicates.png"
+        draw_duplicates(picture, duplicates, train_photos, val_photos)
+        print("", *lines, f"picture: {picture}", sep="\n")
     print(f"\nno faults, but {len(damaged)} that data.damaged: skip leaves out" if damaged else "\nno faults")
     return 0
 

@@ -12,6 +12,7 @@ from data.dataset.annotations import Annotations, example_pair
 from data.dataset.conventions import convention_fault
 from data.dataset.entry import PhotoEntry
 from data.dataset.errors import DataError
+from data.dataset.groups import describe_groups, group_photos, names_within
 from data.dataset.names import spelled_on_disk
 from data.dataset.parallel_reader import (
     BOX_FIXES,
@@ -23,8 +24,9 @@ from data.dataset.parallel_reader import (
     read_entries,
 )
 from data.dataset.photo_info_cache import PhotoInfoCache
+from data.dataset.similar import SIDE
 from data.dataset.source_cache import FolderDigest, SourceCache
-from data.dataset.splits import draw
+from data.dataset.splits import divide, draw
 from data.layouts.find import list_entries
 from data.layouts.format_reader import FormatReader
 from ssd.config.schema import DataConfig, SourceConfig
@@ -74,7 +76,7 @@ def load_annotations(
     for source in getattr(data, part):
         folder = spelled_on_disk(Path(data.root) / source.path)
         used_seed = seed if source.val_fraction or fraction < 1 else None
-        entries = (data.class_names, data.other_classes, data.format, data.damaged)
+        entries = (data.class_names, data.other_classes, data.format, data.damaged, data.group_by)
         if folder not in digests:
             digests[folder] = FolderDigest(folder, lambda: reader.report(0, 0))
         cache = SourceCache(folder, (source.model_dump(), *entries, used_seed, fraction), digests[folder])
@@ -114,15 +116,56 @@ class _SourceReader:
         """Return a folder's annotations, its faults, and whether they are sure to be the same next time."""
         notes: list[str] = []
         try:
-            reader, entries = list_entries(folder, source, self.data, self.seed, notes)
+            reader, entries = list_entries(folder, source, self.data, notes)
         except DataError as error:
             return None, str(error).splitlines(), False
-        if self.fraction < 1:
-            entries = [entry for entry in entries if draw(self.seed, f"fraction:{entry.name}") < self.fraction]
+        if source.val_fraction is None:
+            entries = [entry for entry in entries if self._is_used(entry.name)]
         batches = self._read(entries)
         self.num_done += len(entries)
         faults = [fault for batch in batches for fault in batch.faults] or _box_faults(folder, reader, batches)
-        return _combine(self.data.class_names, batches, notes), faults, all(batch.is_lasting for batch in batches)
+        loaded = _combine(self.data.class_names, batches, notes)
+        if source.val_fraction is not None and len(loaded.photos) and not faults:
+            try:
+                loaded = self._part_of(folder, source, entries, loaded)
+            except DataError as error:
+                faults = str(error).splitlines()
+        return loaded, faults, all(batch.is_lasting for batch in batches)
+
+    def _is_used(self, name: str) -> bool:
+        """Return whether a photo is in `data.fraction`."""
+        return self.fraction == 1 or draw(self.seed, f"fraction:{name}") < self.fraction
+
+    def _part_of(
+        self, folder: Path, source: SourceConfig, entries: Sequence[PhotoEntry], loaded: LoadedAnnotations
+    ) -> LoadedAnnotations:
+        """Return the part of a folder without splits that a source names. Notes about the folder go with its training part.
+
+        Raises:
+            DataError: the folder cannot be divided.
+        """
+        assert source.val_fraction is not None
+        photos = loaded.photos
+        name_of = {os.fsencode(entry.photo): entry.name for entry in entries if entry.photo}
+        names = [name_of[path] for path in photos.paths.tolist()]
+        base = folder if folder.is_dir() else folder.parent
+        groups = group_photos(names_within(base, photos), photos, self.data.group_by)
+        objects = None
+        if self.data.group_by != "none":
+            objects = np.zeros((len(photos), len(photos.classes)))
+            owners = np.repeat(np.arange(len(photos)), np.diff(photos.starts))
+            np.add.at(objects, (owners[~photos.difficult], photos.labels[~photos.difficult]), 1)
+        try:
+            is_val = divide(names, groups.of_photo, objects, source.val_fraction, self.seed)
+        except ValueError:
+            what = "one photo" if len(photos) == 1 else f"{len(photos)} photos of one group (data.group_by)"
+            raise DataError(f"{folder}: {what} cannot be divided into train and val; add more") from None
+        if source.split == "val":
+            return LoadedAnnotations(photos.select(np.flatnonzero(is_val)), (), (), 0)
+        used = [i for i in np.flatnonzero(~is_val).tolist() if self._is_used(names[i])]
+        note = describe_groups(groups, photos)
+        notes = [*loaded.notes, *([f"{folder}: {note}; each is on one side of the split"] if note else [])]
+        return LoadedAnnotations(photos.select(used), tuple(notes), loaded.damaged, loaded.num_damaged)
 
     def _read(self, entries: Sequence[PhotoEntry]) -> list[EntryBatch]:
         """Read annotations, and check the photos that are not in `photo_infos`."""
@@ -150,6 +193,7 @@ class _SourceReader:
 
 
 def _combine(classes: tuple[str, ...], batches: Sequence[EntryBatch], notes: Sequence[str]) -> LoadedAnnotations:
+    infos = [info for batch in batches for info in batch.infos]
     photos = Annotations(
         classes=classes,
         paths=np.array([path for batch in batches for path in batch.paths], np.bytes_),
@@ -159,7 +203,9 @@ def _combine(classes: tuple[str, ...], batches: Sequence[EntryBatch], notes: Seq
         labels=np.concatenate([np.zeros(0, np.int64), *(batch.labels for batch in batches)]),
         difficult=np.concatenate([np.zeros(0, bool), *(batch.difficult for batch in batches)]),
         truncated=np.concatenate([np.zeros(0, np.int8), *(batch.truncated for batch in batches)]),
-        contents=np.concatenate([np.zeros(0, np.int64), *(batch.contents for batch in batches)]),
+        contents=np.array([info.content for info in infos], np.int64),
+        thumbnails=np.frombuffer(b"".join(info.thumbnail for info in infos), np.uint8).reshape(-1, SIDE, SIDE),
+        captured=np.array([info.captured for info in infos], np.int64).reshape(-1, 2),
     )
     fixes = []
     for kind, text in BOX_FIXES.items():

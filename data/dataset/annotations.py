@@ -26,6 +26,8 @@ class Annotations:
     difficult: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] int8, as in VOC: 1 if the object extends beyond its box, 0 if not, -1 if unknown
     contents: np.ndarray  # [n] int64: digests of the files, equal for copies under other names
+    thumbnails: np.ndarray  # [n, 16, 16] uint8, grey: see `data.dataset.similar`
+    captured: np.ndarray  # [n, 2] int64: digest of the camera, and seconds; zeros if unknown
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,7 +50,8 @@ class Annotations:
         starts = np.cumsum([0, *map(len, rows)])
         return type(self)(
             self.classes, self.paths[indices], self.sizes[indices], starts,
-            self.boxes[objects], self.labels[objects], self.difficult[objects], self.truncated[objects], self.contents[indices],
+            self.boxes[objects], self.labels[objects], self.difficult[objects], self.truncated[objects],
+            *(getattr(self, name)[indices] for name in ("contents", "thumbnails", "captured")),
         )  # fmt: skip
 
     def path(self, index: int) -> str:

@@ -1,5 +1,6 @@
 """Photos: decoded in the orientation of their annotations, and checked before training."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,12 @@ import numpy as np
 from data.dataset.disk_cache import content_digest
 from data.dataset.errors import DamagedError, DataError, UnreachableError
 from data.dataset.photo_objects import PhotoSize
-from ssd.system.images import ImageError, TooLarge, decode_stored, read_bytes, turned
+from data.dataset.similar import thumbnail
+from ssd.system.images import ImageError, TooLarge, decode_stored, read_bytes, read_exif, turned
 
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+CAMERA_TAGS = (0x010F, 0x0110, 0xA431)  # EXIF: make, model, serial number
+TIME_TAG = 0x9003  # EXIF: when the photo was taken
 REMEDY = "replace it, or remove it from the split"
 
 # OpenCV's own threads would compete with the loader's processes for the cores.
@@ -23,6 +27,8 @@ class PhotoInfo(NamedTuple):
 
     size: PhotoSize
     content: int  # digest of the file, equal for copies under other names
+    thumbnail: bytes  # grey, upright: `similar.SIDE` rows of as many bytes
+    captured: tuple[int, int]  # digest of the camera's name, and seconds; zeros if unknown
 
 
 def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -75,4 +81,16 @@ def check_photo(path: Path) -> PhotoInfo:
         raise DamagedError(f"{error}; {REMEDY}") from None
     height, width = stored.shape[:2]
     upright = (height, width) if orientation in ROTATED else (width, height)
-    return PhotoInfo(PhotoSize(width, height, *upright), content_digest(encoded.data))
+    small = turned(thumbnail(stored), orientation).tobytes()
+    return PhotoInfo(PhotoSize(width, height, *upright), content_digest(encoded.data), small, captured(encoded))
+
+
+def captured(encoded: np.ndarray) -> tuple[int, int]:
+    """Return what a photo's EXIF data say about its origin: a digest of the camera, and the time in seconds; or zeros."""
+    exif = read_exif(encoded)
+    camera = " ".join(str(exif[tag]) for tag in CAMERA_TAGS if tag in exif)
+    try:
+        time = datetime.strptime(str(exif[TIME_TAG]).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except (KeyError, ValueError):
+        return 0, 0
+    return (content_digest(camera.encode()), int((time - datetime.min).total_seconds())) if camera else (0, 0)

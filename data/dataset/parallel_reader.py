@@ -48,7 +48,7 @@ class EntryBatch(NamedTuple):
 
     paths: list[bytes]  # n
     sizes: np.ndarray  # [n, 2] int32 pixels: width, height
-    contents: np.ndarray  # [n] int64: digests of the files
+    infos: list[PhotoInfo]  # of the n photos
     counts: np.ndarray  # [n] int64: objects per photo
     boxes: np.ndarray  # [N, 4] float32
     labels: np.ndarray  # [N] int64
@@ -145,14 +145,14 @@ class _EntryReader(Dataset[EntryBatch]):
 
     def __getitems__(self, batch: Sequence[tuple[PhotoEntry, CachedCheck]]) -> EntryBatch:
         paths: list[bytes] = []
-        contents: list[int] = []
+        infos: list[PhotoInfo] = []
         photos: list[PhotoObjects] = []
         checked: list[Check] = []
         faults: list[str] = []
         damaged: list[str] = []
         num_damaged, is_lasting = 0, True
         for entry, cached in batch:
-            objects, content, errors = self._read(entry, cached, checked)
+            objects, info, errors = self._read(entry, cached, checked)
             lines = [line for error in errors for line in str(error).splitlines()]
             is_lasting &= not any(isinstance(error, UnreachableError) for error in errors)
             if self.skip_damaged and any(isinstance(error, DamagedError) for error in errors):
@@ -160,15 +160,15 @@ class _EntryReader(Dataset[EntryBatch]):
                 num_damaged += 1
             elif lines:
                 faults += lines
-            elif entry.photo and objects:
+            elif entry.photo and objects and info:
                 paths.append(os.fsencode(entry.photo))
-                contents.append(content)
+                infos.append(info)
                 photos.append(objects)
         places = {kind: [place for photo in photos for place in getattr(photo, kind)] for kind in BOX_FIXES}
         return EntryBatch(
             paths=paths,
             sizes=np.array([(photo.width, photo.height) for photo in photos], np.int32).reshape(-1, 2),
-            contents=np.array(contents, np.int64),
+            infos=infos,
             counts=np.array([len(photo.labels) for photo in photos], np.int64),
             boxes=np.concatenate([np.zeros((0, 4), np.float32), *(photo.boxes for photo in photos)]),
             labels=np.concatenate([np.zeros(0, np.int64), *(photo.labels for photo in photos)]),
@@ -186,20 +186,20 @@ class _EntryReader(Dataset[EntryBatch]):
 
     def _read(
         self, entry: PhotoEntry, cached: CachedCheck, checked: list[Check]
-    ) -> tuple[PhotoObjects | None, int, list[DataError]]:
-        """Return one photo's objects if usable, its content's digest, and all errors."""
+    ) -> tuple[PhotoObjects | None, PhotoInfo | None, list[DataError]]:
+        """Return one photo's objects if usable, the result of its check, and all errors."""
         errors: list[DataError] = []
-        size, content = None, 0
+        info = None
         try:
-            size, content = _photo_info(entry, cached, checked)
+            info = _photo_info(entry, cached, checked)
         except DamagedError as error:
             errors.append(error)
             if self.skip_damaged:
-                return None, content, errors
+                return None, info, errors
         try:
-            return entry.read(size), content, errors
+            return entry.read(info and info.size), info, errors
         except DataError as error:
-            return None, content, [*errors, error]
+            return None, info, [*errors, error]
 
 
 def _photo_info(entry: PhotoEntry, cached: CachedCheck, checked: list[Check]) -> PhotoInfo:

@@ -11,10 +11,13 @@ import simplejpeg
 from data.dataset.disk_cache import FileSignature, file_signature, load_arrays, save_arrays
 from data.dataset.images import PhotoInfo
 from data.dataset.photo_objects import PhotoSize
+from data.dataset.similar import SIDE
 
 # Increase the number when a check may give another result, as it may with another version of a decoder.
-FORMAT = f"5-{PIL.__version__}-{simplejpeg.__version__}"
-ARRAYS = {"names", "stamps", "sizes", "contents", "faulty", "faults"}
+FORMAT = f"6-{PIL.__version__}-{simplejpeg.__version__}"
+ARRAYS = {"names", "stamps", "sizes", "contents", "thumbnails", "captured", "faulty", "faults"}
+
+PER_PHOTO = ("stamps", "sizes", "contents", "thumbnails", "captured")  # arrays with a row for each photo
 
 
 class PhotoInfoCache:
@@ -25,7 +28,7 @@ class PhotoInfoCache:
         arrays = load_arrays(self.name)
         if set(arrays) != ARRAYS:
             arrays = _arrays([], [], [], {})
-        self.signatures, self.sizes, self.contents = arrays["stamps"], arrays["sizes"], arrays["contents"]
+        self.arrays = {name: arrays[name] for name in PER_PHOTO}
         self.rows = {name: row for row, name in enumerate(arrays["names"].tolist())}
         self.faults = dict(zip(arrays["faulty"].tolist(), arrays["faults"].tolist(), strict=True))
         self.new: dict[bytes, tuple[FileSignature, PhotoInfo | str]] = {}
@@ -38,13 +41,14 @@ class PhotoInfoCache:
         """Return the last check of a photo, or its fault; None if the file has changed or was never checked."""
         row = self.rows.get(os.fsencode(path.name))
         try:
-            if row is None or tuple(self.signatures[row].tolist()) != file_signature(path, os.stat(path)):
+            if row is None or tuple(self.arrays["stamps"][row].tolist()) != file_signature(path, os.stat(path)):
                 return None
         except OSError:  # the check reports it
             return None
         if row in self.faults:
             return f"{path}{self.faults[row]}"
-        return PhotoInfo(PhotoSize(*self.sizes[row].tolist()), int(self.contents[row]))
+        size, content, small, captured = (self.arrays[name][row] for name in PER_PHOTO[1:])
+        return PhotoInfo(PhotoSize(*size.tolist()), int(content), small.tobytes(), tuple(captured.tolist()))
 
     def add(self, path: Path, signature: FileSignature, result: PhotoInfo | str) -> None:
         """Add a check.
@@ -64,7 +68,7 @@ class PhotoInfoCache:
         rows = np.array(list(kept.values()), np.int64)
         positions = {row: position for position, row in enumerate(kept.values())}
         faults = {positions[row]: text for row, text in self.faults.items() if row in positions}
-        nothing = PhotoInfo(PhotoSize(0, 0, 0, 0), 0)
+        nothing = PhotoInfo(PhotoSize(0, 0, 0, 0), 0, bytes(SIDE * SIDE), (0, 0))
         for position, (_, result) in enumerate(self.new.values(), start=len(kept)):
             if isinstance(result, str):
                 faults[position] = result
@@ -74,7 +78,7 @@ class PhotoInfoCache:
             [nothing if isinstance(result, str) else result for _, result in self.new.values()],
             faults,
         )
-        for name, old in (("stamps", self.signatures), ("sizes", self.sizes), ("contents", self.contents)):
+        for name, old in self.arrays.items():
             arrays[name] = np.concatenate([old[rows], arrays[name]])
         save_arrays(self.name, arrays)
 
@@ -87,6 +91,8 @@ def _arrays(
         "stamps": np.array(signatures, np.int64).reshape(-1, 4),
         "sizes": np.array([info.size for info in infos], np.int32).reshape(-1, 4),
         "contents": np.array([info.content for info in infos], np.int64),
+        "thumbnails": np.frombuffer(b"".join(info.thumbnail for info in infos), np.uint8).reshape(-1, SIDE, SIDE),
+        "captured": np.array([info.captured for info in infos], np.int64).reshape(-1, 2),
         "faulty": np.array(list(faults), np.int64),
         "faults": np.array(list(faults.values()), np.str_),
     }

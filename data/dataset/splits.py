@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.dataset.errors import DataError
 from data.dataset.names import nfc
 from ssd.config.schema import SourceConfig
@@ -101,24 +103,61 @@ def find_split(folder: Path, source: SourceConfig, names: Sequence[str]) -> str 
     raise DataError(f"{folder}: no such split: {wanted}; {hint}")
 
 
-def divide(names: list[str], folder: Path, source: SourceConfig, seed: int) -> set[str]:
-    """Return the train or val part of a folder without splits. Each part has at least one photo.
+def divide(names: Sequence[str], groups: np.ndarray, objects: np.ndarray | None, fraction: float, seed: int) -> np.ndarray:
+    """Choose the photos to evaluate on, group by group.
 
-    A hash of its name decides where a photo goes, so adding, removing or reordering others does not move it.
+    A hash of its first photo's name decides where a group goes, so adding, removing or reordering others does not move it. Only
+    if some class, or the photos themselves, are divided very unevenly do groups change sides, those of the nearest hash first.
+
+    Args:
+        names: `[n]`, distinct, of the photos.
+        groups: `[n]` int64, the group of each photo; photos of one group stay together.
+        objects: `[n, C]`, the objects of each class that count in an evaluation; None to let the hash alone decide.
+        fraction: share of the photos, and of the objects of each class, to evaluate on.
+        seed: of the hash.
+
+    Returns:
+        Whether each photo is for evaluation `[n]`; both parts have at least one.
 
     Raises:
-        DataError: there is only one photo.
+        ValueError: there is only one group.
     """
-    assert source.val_fraction is not None
-    draws = {name: draw(seed, name) for name in names}
-    if len(draws) < 2:
-        raise DataError(f"{folder}: one photo cannot be divided into train and val; add more")
-    val = {name for name, drawn in draws.items() if drawn < source.val_fraction}
-    if not val:
-        val = {min(draws, key=lambda name: draws[name])}
-    if len(val) == len(draws):
-        val.remove(max(draws, key=lambda name: draws[name]))
-    return val if source.split == "val" else set(draws) - val
+    first = {group: name for name, group in sorted(zip(names, groups.tolist(), strict=True), reverse=True)}
+    if len(first) < 2:
+        raise ValueError("there is only one group")
+    rows = np.searchsorted(order := np.array(sorted(first)), groups)
+    draws = np.array([draw(seed, first[group]) for group in order.tolist()])
+    is_val = draws < fraction
+    if not is_val.any():
+        is_val[draws.argmin()] = True
+    if is_val.all():
+        is_val[draws.argmax()] = False
+    if objects is None:
+        return is_val[rows]
+    counts = np.zeros((len(order), objects.shape[1] + 1))
+    np.add.at(counts, rows, np.column_stack([objects, np.ones(len(names))]))
+    counts = counts[:, counts.any(axis=0)] / counts.sum(axis=0)[counts.any(axis=0)]  # shares of each class, and of all photos
+    distance = np.abs(draws - fraction)
+    cost = _unevenness(is_val @ counts, fraction)
+    while cost > 0:
+        moves = np.where(is_val[:, None], -counts, counts)
+        costs = _unevenness(is_val @ counts + moves, fraction)
+        costs[is_val & (is_val.sum() == 1) | ~is_val & ((~is_val).sum() == 1)] = np.inf
+        better = np.flatnonzero(costs <= costs.min() + 1e-9)
+        move = better[distance[better].argmin()]
+        if costs[move] >= cost - 1e-9:
+            break
+        is_val[move] ^= True
+        cost = costs[move]
+    return is_val[rows]
+
+
+def _unevenness(shares: np.ndarray, fraction: float) -> np.ndarray:
+    """Return by how much shares `[..., C]` of the classes miss a half to one and a half of a fraction; a missing class counts
+    most."""
+    share = np.minimum(fraction, 1 - fraction)
+    missing = (shares < 1e-9) | (shares > 1 - 1e-9)
+    return np.maximum(np.abs(shares - fraction) - share / 2, 0).sum(axis=-1) + missing.sum(axis=-1)
 
 
 def draw(seed: int, name: str) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 from data.dataset.entry import PhotoEntry, warn_if_most
 from data.dataset.errors import DataError
 from data.dataset.names import nfc
-from data.dataset.splits import divide, find_split
+from data.dataset.splits import find_split
 from data.layouts.coco import CocoReader
 from data.layouts.format_reader import FormatReader
 from data.layouts.source_file import ARCHIVES, format_of_file
@@ -79,15 +79,14 @@ def unknown_format_help(tree: FileTree) -> str:
 
 
 def list_entries(
-    folder: Path, source: SourceConfig, data: DataConfig, seed: int, notes: list[str]
+    folder: Path, source: SourceConfig, data: DataConfig, notes: list[str]
 ) -> tuple[FormatReader, list[PhotoEntry]]:
-    """Return the reader of one source, and its photos.
+    """Return the reader of one source, and its photos; all of them if `source.val_fraction` is to divide them.
 
     Args:
         folder: of the source.
         source: which part of it.
         data: the section of the configuration with this source.
-        seed: for splitting a folder without splits.
         notes: receives notes about what was fixed or left out.
 
     Raises:
@@ -103,7 +102,4 @@ def list_entries(
         notes.append(warn_if_most(f"{folder}: {unread}", count, count + len(reader.tree.photos)))
     if not entries:
         raise DataError(f"{folder}: {f'split {split}' if split else 'the folder'} contains no photos")
-    if source.val_fraction is not None:
-        chosen = divide([entry.name for entry in entries], folder, source, seed)
-        entries = [entry for entry in entries if entry.name in chosen]
     return reader, entries

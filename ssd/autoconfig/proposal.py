@@ -10,11 +10,12 @@ import torch
 from tqdm import tqdm
 
 from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
-from data.dataset.annotations import Annotations, shared_warning
+from data.dataset.annotations import Annotations
 from data.dataset.class_names import similar_classes
 from data.dataset.coverage import all_boxes
 from data.dataset.entry import WARNING, prefix_note
 from data.dataset.errors import DataError
+from data.dataset.groups import mixed_warning
 from data.dataset.names import spelled_on_disk
 from data.dataset.parallel_reader import ProgressCallback
 from data.dataset.source_cache import FolderDigest
@@ -262,7 +263,7 @@ def summarise_data(data: Folder, tiles: list[str], warning: str) -> list[str]:
     notes = (*dataset_notes(data.loaded), *similar_classes(data.counts), *absent_classes(train, val), *tiles)
     return [
         *first_faults(left_out(data.loaded), MAX_FAULTS),
-        *shared_warning(train, val),
+        *mixed_warning(train, val),
         *([warning] if warning else []),
         *(note if note.startswith(WARNING) else f"note: {note}" for note in notes),
         f"{data.folder}: {data.kind.upper()} layout, {len(train)} photos to train on, {len(val)} to evaluate on",

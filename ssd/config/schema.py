@@ -115,6 +115,12 @@ class DataConfig(_Section):
     """how to treat objects whose class is not listed"""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """share of the training photos to use, the same ones each time"""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """balanced: photos with rare classes appear more often in training, by the square root of how rare they are"""
+    group_by: str = "auto"
+    """photos that val_fraction keeps on one side of the split. auto: copies, photos that look alike, bursts, frames of a film,
+    and folders; folder: those of one folder; none: each photo by itself; or a regular expression, whose first group is equal in
+    the paths of such photos"""
     keep_difficult: bool = True
     """train on objects marked difficult; evaluation always ignores them"""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
@@ -128,6 +134,15 @@ class DataConfig(_Section):
     evaluation"""
     tiles: TilesConfig | None = None
     """cut large photos into tiles in training, evaluation and use; null: no tiles"""
+
+    @field_validator("group_by")
+    @classmethod
+    def _expression(cls, rule: str) -> str:
+        try:
+            re.compile(rule)
+        except re.error as error:
+            raise ValueError(f"expected auto, none, folder or a regular expression, got {rule!r} ({error})") from None
+        return rule
 
     @field_validator("classes")
     @classmethod
@@ -231,6 +246,8 @@ class LossConfig(_Section):
     """mined negatives per positive"""
     min_neg: Annotated[int, Field(ge=0)] = 0
     """minimum number of mined negatives per photo, also without objects; 0 in the paper"""
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """factors on the classification loss of positives by class name; 1 for all others, as in the paper"""
 
 
 class AugmentConfig(_Section):
@@ -356,3 +373,11 @@ class Config(_Section):
     """iterations between train records"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> Self:
+        unknown = [name for name in self.loss.class_weights if name not in self.data.class_names]
+        if unknown:
+            known = ", ".join(self.data.class_names)
+            raise ValueError(f"loss.class_weights: expected names of data.classes ({known}), got {unknown[0]!r}")
+        return self

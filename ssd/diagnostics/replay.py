@@ -80,7 +80,7 @@ def replay(
         model.freeze(config.model.freeze)
     model.to(device).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    criterion = build_criterion(config)
+    criterion = build_criterion(config, device)
     # Batch normalisation needs the whole batch, so there is one forward pass for all photos.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         loc, conf, dbox_list = model(normalize(step.batch.images, step.preprocessing, device, inference_format(device)))

@@ -8,11 +8,12 @@ import unicodedata
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from ssd.system.errors import UserError, first_line
 from ssd.system.files import write_whole
@@ -135,6 +136,23 @@ def _open(encoded: np.ndarray, path: str | Path) -> tuple[Image.Image, int]:
         raise TooLarge(f"{printable(path)}: has {int(number):,} pixels, more than {MAX_PIXELS:,}; scale it down") from None
     except Exception:
         raise ImageError(f"{printable(path)}: {_tiff_kind(encoded) or 'is not a supported image'}") from None
+
+
+def read_exif(encoded: np.ndarray) -> dict[int, Any]:
+    """Return the EXIF entries of a photo by their tags; empty if it has none or they are damaged.
+
+    Args:
+        encoded: `[n]` uint8, the bytes of a file that can be decoded.
+    """
+    try:
+        with _opening, warnings.catch_warnings(action="ignore"):
+            header = Image.open(io.BytesIO(encoded.data), formats=FORMATS)
+            if "exif" not in header.info:  # PNG's getexif would decode the whole photo
+                return {}
+            exif = header.getexif()
+            return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    except Exception:  # a damaged block may raise anything
+        return {}
 
 
 def _tiff_kind(encoded: np.ndarray) -> str:

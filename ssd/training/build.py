@@ -162,12 +162,17 @@ def build_step(run: Run, model: SSD300, preprocessing: Preprocessing, schedule: 
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     ema = ModelEMA(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, ema, train.clip_grad_norm)
-    return TrainStep(model, build_criterion(run.config), preprocessing, updater, run.dtype, run.world, train.compile)
+    return TrainStep(
+        model, build_criterion(run.config, run.device), preprocessing, updater, run.dtype, run.world, train.compile
+    )
 
 
-def build_criterion(config: Config) -> MultiBoxLoss:
+def build_criterion(config: Config, device: torch.device) -> MultiBoxLoss:
     """Return the loss of training and evaluation."""
-    return MultiBoxLoss(config.loss.jaccard_thresh, config.loss.neg_pos, min_neg=config.loss.min_neg)
+    loss, classes = config.loss, config.data.class_names
+    weights = [1.0, *(loss.class_weights.get(name, 1.0) for name in classes)]
+    tensor = torch.tensor(weights, device=device) if loss.class_weights else None
+    return MultiBoxLoss(loss.jaccard_thresh, loss.neg_pos, min_neg=loss.min_neg, class_weights=tensor)
 
 
 def synchronise_norms(run: Run, model: SSD300) -> None:

@@ -20,7 +20,7 @@ from data.dataset.source_cache import FolderDigest
 from data.loading.dataset import DetectionDataset
 from data.loading.image_cache import ImageCache, cache_bytes, fits
 from data.loading.loader import WatchedLoader, choose_workers, make_loader
-from data.loading.sampler import EvalSampler, SampleKey, TrainSampler
+from data.loading.sampler import EvalSampler, SampleKey, TrainSampler, repeat_factors
 from data.loading.workers import num_caches
 from data.transforms.tiles import cut_tiles
 from ssd.batch import Batch
@@ -234,7 +234,8 @@ def train_loader(run: Run, samples: DetectionDataset, iterations: int, first_ite
         ConfigError: the batch cannot be divided evenly.
     """
     accumulate, seed = run.config.train.accumulate, run.config.seed
-    order = TrainSampler(len(samples), run.batch_size, iterations, seed, first_iteration, accumulate, run.world)
+    weights = repeat_factors(samples.crops.starts, samples.crops.labels) if run.config.data.sampling == "balanced" else None
+    order = TrainSampler(len(samples), run.batch_size, iterations, seed, first_iteration, accumulate, run.world, weights)
     # Several processes agree on a stop after a step: none may leave a step that the others are in.
     return _loader(run, samples, order, run.stop if run.world.size == 1 else None)
 

@@ -229,10 +229,14 @@ def first_state(run: Run, preprocessing: Preprocessing, start: ResumePoint) -> T
     run_id = (not start.clear and state.run_id) or secrets.token_hex(8)
     first = replace(state, config=config, num_processes=run.world.size, run_id=run_id)
     changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
-    is_divided = any(source.val_fraction for source in run.config.data.val)
-    if is_divided and state.config.get("seed", run.config.seed) != run.config.seed:
-        changed.append("seed")
-        run.say("warning: the new seed splits the folder differently: some photos of data.val were trained on")
+    if any(source.val_fraction for source in run.config.data.val):
+        data = state.config.get("data", {})
+        was, now = data.get("group_by", "none" if data else run.config.data.group_by), run.config.data.group_by
+        anew = [] if state.config.get("seed", run.config.seed) == run.config.seed else ["seed"]
+        anew += [] if was == now else [f"data.group_by ({was} before)"]
+        for name in anew:
+            run.say(f"warning: the new {name} splits the folder differently: some photos of data.val were trained on")
+        changed += anew
     keeps_best = run.world.all_gather(has_best(run.folder, start))[0]  # only the main process may see the disk
     if state.best_map < 0 or (keeps_best and not changed):
         return first

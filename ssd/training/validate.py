@@ -64,7 +64,7 @@ def evaluate_photos(
     return evaluate(
         PixelModel(model, preprocessing, run.device, run.dtype),
         EvaluationData(batches or val_loader(run, samples), samples.crops, photos.sizes, ground_truth, photos.classes),
-        build_criterion(run.config),
+        build_criterion(run.config, run.device),
         run.config.eval,
         run.world,
         run.stop,

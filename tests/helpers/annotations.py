@@ -10,6 +10,7 @@ import numpy as np
 from data.dataset.annotation_loader import LoadedAnnotations, Part, load_annotations
 from data.dataset.annotations import Annotations
 from data.dataset.parallel_reader import ProgressCallback, no_progress
+from data.dataset.similar import SIDE
 from ssd.config.schema import DataConfig, SourceConfig
 from tests.helpers.exports import NAMES
 
@@ -38,13 +39,18 @@ def load(
     return load_sources([source], folder.parent, classes, **options)
 
 
+def blank(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return thumbnails and times of photos that are alike to no other."""
+    return np.zeros((count, SIDE, SIDE), np.uint8), np.zeros((count, 2), np.int64)
+
+
 def square_objects(side: float, count: int = 40) -> Annotations:
     """Return a photo of 300 × 300 pixels with square objects of one size."""
     corners = np.random.default_rng(0).uniform(0, 300 - side, (count, 2)).astype(np.float32)
     return Annotations(
         ("a",), np.array([b"p"]), np.array([[300, 300]], np.int32), np.array([0, count]),
         np.concatenate([corners, corners + side], axis=1), np.zeros(count, np.int64), np.zeros(count, bool),
-        np.full(count, -1, np.int8), np.zeros(1, np.int64),
+        np.full(count, -1, np.int8), np.zeros(1, np.int64), *blank(1),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 import train
 from data.dataset.annotations import Annotations, shared_warning
 from data.dataset.errors import DataError
+from data.dataset.similar import SIDE
 from tests.helpers.annotations import load
 from tests.helpers.exports import NAMES, SHOTS, SMALL, coco, dump, photos, texts, write, xmls
 from tests.helpers.voc import item, make_folder, xml
@@ -32,6 +33,8 @@ def photos_of(*labels: list[int], folder: str = "a", first: int = 0) -> Annotati
         difficult=numbers % 2 == 1,
         truncated=(numbers % 3 - 1).astype(np.int8),
         contents=np.arange(len(labels)) + 100 * (first + 1),
+        thumbnails=np.broadcast_to(np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), SIDE, SIDE)),
+        captured=np.arange(2 * len(labels)).reshape(-1, 2) + first,
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.dataset import splits
@@ -88,32 +89,70 @@ def test_which_source_is_divided():
         find_split(FOLDER, source("train", 0.5), ["train", "val"])
 
 
-def parts(names: list[str], fraction: float, seed: int) -> tuple[set[str], set[str]]:
-    train, val = (divide(names, FOLDER, source(part, fraction), seed) for part in ("train", "val"))
-    assert train | val == set(names)
-    assert not train & val
-    return train, val
+def validation(names: list[str], fraction: float, seed: int = 0, groups=None, objects=None) -> set[str]:
+    numbers = np.arange(len(names)) if groups is None else np.array(groups)
+    chosen = divide(names, numbers, None if objects is None else np.array(objects), fraction, seed)
+    assert 0 < chosen.sum() < len(names)
+    return {name for name, is_val in zip(names, chosen, strict=True) if is_val}
 
 
 def test_a_photos_draw_decides_its_part():
     names = [f"{number:03}" for number in range(200)]
-    _, val = parts(names, 0.3, 0)
+    val = validation(names, 0.3)
     assert val == {name for name in names if draw(0, name) < 0.3}
     assert 30 < len(val) < 90
-    assert parts(names[:100], 0.3, 0)[1] == val & set(names[:100])
-    assert parts(names, 0.3, 1)[1] != val
+    assert validation(names[:100], 0.3) == val & set(names[:100])
+    assert validation(names, 0.3, seed=1) != val
+    assert validation(names, 0.3, objects=np.ones((200, 1))) == val  # even enough: nothing moves
 
 
 def test_each_part_has_at_least_the_photo_with_the_nearest_draw(monkeypatch):
     """The draw decides, not the name."""
     drawn = {"a": 0.5, "b": 0.2, "c": 0.9, "d": 0.4}
     monkeypatch.setattr(splits, "draw", lambda _, name: drawn[name])
-    assert parts(list(drawn), 0.1, 0) == ({"a", "c", "d"}, {"b"})
-    assert parts(list(drawn), 0.95, 0) == ({"c"}, {"a", "b", "d"})
-    assert parts(list(drawn), 0.4, 0) == ({"a", "c", "d"}, {"b"})  # a draw equal to the fraction goes to train
-    assert parts(["a", "b"], 0.1, 0) == ({"a"}, {"b"})
-    with pytest.raises(DataError, match="one photo cannot be divided into train and val"):
-        divide(["a"], FOLDER, source("train", 0.5), 0)
+    assert validation(list(drawn), 0.1) == {"b"}
+    assert validation(list(drawn), 0.95) == {"a", "b", "d"}
+    assert validation(list(drawn), 0.4) == {"b"}  # a draw equal to the fraction goes to train
+    assert validation(["a", "b"], 0.1) == {"b"}
+    with pytest.raises(ValueError, match="only one group"):
+        divide(["a", "b"], np.array([3, 3]), None, 0.5, 0)
+
+
+def test_a_group_goes_where_the_draw_of_its_first_name_says():
+    names = [f"{number:03}" for number in range(100)]
+    groups = np.arange(100) // 5 + 7
+    val = validation(names, 0.3, groups=groups)
+    firsts = {name[:2] for name in val}
+    assert val == {name for name, group in zip(names, groups, strict=True) if draw(0, names[5 * (group - 7)]) < 0.3}
+    assert len(firsts) > 1
+    order = np.random.default_rng(0).permutation(100)
+    assert validation([names[i] for i in order], 0.3, groups=groups[order]) == val  # the order does not matter
+
+
+def test_every_class_is_on_both_sides_if_groups_allow():
+    """Brute force over all divisions finds none that divides the objects more evenly where groups are few."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        num_groups, classes = 9, 3
+        groups = rng.integers(0, num_groups, 40)
+        groups[:num_groups] = np.arange(num_groups)
+        objects = rng.integers(0, 3, (40, classes)) * (rng.random((40, classes)) < 0.3)
+        chosen = divide([str(i) for i in range(40)], groups, objects, 0.25, seed)
+        assert all(len(set(chosen[groups == group])) == 1 for group in range(num_groups))
+        for label in range(classes):
+            owners = set(groups[objects[:, label] > 0])
+            if len(owners) > 1:
+                assert 0 < objects[chosen, label].sum() < objects[:, label].sum()
+
+
+def test_a_rare_class_moves_few_photos():
+    names = [f"{number:03}" for number in range(200)]
+    by_draw = sorted(range(200), key=lambda number: draw(0, names[number]))
+    objects = np.zeros((200, 2))
+    objects[:, 0] = 1
+    objects[by_draw[100:103], 1] = 1  # three objects, which the draw alone leaves in train
+    plain = validation(names, 0.2)
+    assert validation(names, 0.2, objects=objects) == plain | {names[by_draw[100]]}
 
 
 def test_draws_are_uniform_and_reproducible():

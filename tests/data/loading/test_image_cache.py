@@ -12,7 +12,7 @@ from data.loading.sampler import EvalSampler
 from data.shapes import CLASSES
 from data.transforms.augment import CROP_ASPECT, CROP_SCALE
 from ssd.config.schema import AugmentConfig
-from tests.helpers.annotations import load
+from tests.helpers.annotations import blank, load
 
 FILL = (124, 116, 104)
 SIZES = np.array([[640, 480], [1500, 1415], [2830, 2829], [4000, 3000], [2830, 9001], [4245, 4245]], np.int32)
@@ -61,7 +61,7 @@ def large(tmp_path) -> Annotations:
     boxes = np.array([[1900, 1400, 2150, 1650]], np.float32)
     return Annotations(
         ("cat",), path, np.array([[4000, 3001]], np.int32), np.array([0, 1]), boxes, np.zeros(1, np.int64), np.zeros(1, bool),
-        np.zeros(1, np.int8), np.zeros(1, np.int64),
+        np.zeros(1, np.int8), np.zeros(1, np.int64), *blank(1),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from data.transforms.tiles import cut_tiles
 from ssd.config.schema import AugmentConfig, TilesConfig
 from ssd.inference.tiles import tile_edges
 from ssd.system.distributed import World
+from tests.helpers.annotations import blank
 
 FILL = (124, 116, 104)
 SIZES = [(700, 300), (90, 80), (250, 1), (100, 100), (101, 100), (333, 512)]
@@ -38,7 +39,7 @@ def made_up(seed: int, sizes: list[tuple[int, int]], most: int) -> Annotations:
     return Annotations(
         ("cat", "dog"), np.array([f"{i}.png".encode() for i in range(len(sizes))]), np.array(sizes, np.int32),
         np.concatenate([[0], counts]).cumsum(), boxes, rng.integers(0, 2, number), rng.random(number) < 0.3,
-        np.full(number, -1, np.int8), np.arange(len(sizes)),
+        np.full(number, -1, np.int8), np.arange(len(sizes)), *blank(len(sizes)),
     )  # fmt: skip
 
 

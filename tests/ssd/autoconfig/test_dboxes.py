@@ -12,7 +12,7 @@ from ssd.autoconfig.proposal import render
 from ssd.autoconfig.recipes import Setting
 from ssd.config.schema import ModelConfig
 from ssd.dbox import SSD300_VOC, spec_of
-from tests.helpers.annotations import square_objects
+from tests.helpers.annotations import blank, square_objects
 
 
 def test_coverage_weights_all_classes_equally():
@@ -55,7 +55,9 @@ def test_small_objects_in_large_photos_get_a_note_about_tiles(side, photo, noted
     sides = np.array([side, 100, 100, 100]) * photo / 300
     boxes = np.stack([np.zeros(4), np.zeros(4), sides, sides], axis=1).astype(np.float32)
     rest = np.zeros(4, bool), np.zeros(4, np.int8), np.arange(2)
-    photos = Annotations(("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest)
+    photos = Annotations(
+        ("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest, *blank(2)
+    )
     notes = dboxes.tiles_note(photos, SSD300_VOC)
     assert [note.split(";")[0] for note in notes] == noted * [
         "25% of the objects are smaller than the smallest DBox (30 of 300 pixels), in photos larger than 600"

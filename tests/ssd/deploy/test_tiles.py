@@ -23,6 +23,7 @@ from ssd.loss import MultiBoxLoss
 from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.distributed import World
 from ssd.weights.checkpoint import TrainState, load_checkpoint, save_checkpoint, weights_alone
+from tests.helpers.annotations import blank
 
 DBOXES = make_dbox_list()
 
@@ -71,7 +72,7 @@ def photos(tmp_path_factory) -> Annotations:
     return Annotations(
         ("square",), paths, np.array(list(SQUARES), np.int32),
         np.cumsum([0, *counts]), np.array(boxes, np.float32), np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool),
-        np.full(len(boxes), -1, np.int8), np.arange(len(counts)),
+        np.full(len(boxes), -1, np.int8), np.arange(len(counts)), *blank(len(counts)),
     )  # fmt: skip
 
 

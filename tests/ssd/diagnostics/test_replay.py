@@ -28,7 +28,7 @@ def test_losses_and_gradients_equal_those_of_training(tmp_path, shapes_root, fre
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     rows = replay(NonFiniteStep(0, batch, ["a", "b", "c"], preprocessing, weights), config, run.device, run.dtype)
 
-    criterion = build_criterion(config)
+    criterion = build_criterion(config, torch.device("cpu"))
     loc, conf, dbox_list = model.train()(normalize(batch.images, preprocessing, run.device))
     for i, (loss_l, loss_c, norm, path) in enumerate(rows):
         labels = batch.targets.labels[i : i + 1]

@@ -87,7 +87,7 @@ def test_a_step_follows_the_configuration():
     group = step.updater.optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.2, 0.8, 0.03)
     assert (step.updater.ema.decay, step.updater.clip_grad_norm) == (0.9, 7.0)
-    for criterion in (step.criterion, build_criterion(run.config)):
+    for criterion in (step.criterion, build_criterion(run.config, run.device)):
         assert (criterion.jaccard_thresh, criterion.neg_pos, criterion.min_neg) == (0.4, 2, 5)
     assert build_step(run_of(train=train), model, preprocessing, schedule_of(10, **train)).updater.ema is None
 

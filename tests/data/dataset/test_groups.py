@@ -1,0 +1,171 @@
+"""Which photos stay on one side of a split."""
+
+import re
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.dataset import groups
+from data.dataset.annotations import Annotations
+from data.dataset.errors import DataError
+from data.dataset.groups import group_photos, mixed_pairs, mixed_warning, names_within
+from data.dataset.images import captured
+from data.dataset.similar import SIDE
+from tests.helpers.annotations import load
+
+RNG = np.random.default_rng(0)
+
+
+def unlike(count: int) -> Annotations:
+    """Return photos that have nothing in common, with one object each."""
+    return Annotations(
+        ("cat",), np.array([f"{i}.jpg".encode() for i in range(count)]), np.full((count, 2), 100, np.int32),
+        np.arange(count + 1), np.tile(np.array([[10, 10, 50, 50]], np.float32), (count, 1)), np.zeros(count, np.int64),
+        np.zeros(count, bool), np.full(count, -1, np.int8), np.arange(count),
+        RNG.integers(0, 256, (count, SIDE, SIDE), dtype=np.uint8), np.zeros((count, 2), np.int64),
+    )  # fmt: skip
+
+
+def joined(names: list[str], rule: str = "auto", photos: Annotations | None = None) -> list[set[str]]:
+    """Return the groups of more than one photo."""
+    labels = group_photos(names, photos or unlike(len(names)), rule).of_photo
+    found = [{names[i] for i in np.flatnonzero(labels == label)} for label in dict.fromkeys(labels.tolist())]
+    return [group for group in found if len(group) > 1]
+
+
+OTHERS = ["x1", "y", "street", "IMG_4711", "IMG_4712", "000005", "000006"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat_jpg.rf.0a1b2c3d4e5f60718293a4b5c6d7e8f9", "cat_jpg.rf.ffffffffffffffffffffffffffffffff"],
+        ["walk_mp4-12_jpg.rf.0a1b2c3d4e5f6071", "walk_mp4-12_jpg.rf.aaaaaaaaaaaaaaaa", "walk_mp4-340_jpg.rf.bbbbbbbbbbbbbbbb"],
+        ["cat", "cat_aug1", "cat-augmented_22", "cat_flip", "cat_rot90", "cat_hflip"],
+        ["cat", "cat (2)", "cat - Kopie", "cat - Copy (3)"],
+        ["film/frame_0001", "film/frame_0002", "film/frame_0400"],
+        ["walk_frame12", "walk_frame_13"],
+    ],
+    ids=["roboflow", "roboflow video", "augmented", "copies", "frames", "frames of one file"],
+)
+def test_names_tell_what_belongs_together(names):
+    assert joined([*names, *OTHERS]) == [set(names)]
+    assert joined([*names, *OTHERS], "none") == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"image ({number})" for number in range(1, 9)],  # renamed by Windows: no photo is called "image"
+        [f"raccoon-{number}" for number in range(9)],
+        ["cat/1", "cat/2", "dog/1", "dog/2"],
+        ["copy", "copy2", "frameless", "aug"],
+        [f"field_crop_{number}" for number in range(30)],  # more than copies of one photo
+    ],
+)
+def test_other_names_tell_nothing(names):
+    assert joined(names) == []
+
+
+def test_numbered_photos_are_a_film_if_neighbours_look_similar():
+    names = [f"cam{camera}_{number:04}" for camera in (1, 2) for number in range(10)]
+    photos = unlike(20)
+    scene = photos.thumbnails[:1].astype(float)
+    noise = np.random.default_rng(1).normal(0, 60, (10, SIDE, SIDE))
+    photos.thumbnails[:10] = np.clip(scene + noise, 0, 255)  # similar to 0.6 or so, less than two photos that look alike
+    assert joined(names, photos=photos) == [set(names[:10])]
+
+
+def test_photos_of_one_camera_within_seconds_belong_together():
+    photos = unlike(6)
+    photos.captured[:] = [(7, 100), (7, 102), (8, 103), (7, 105), (7, 300), (0, 0)]
+    assert joined(list("abcdef"), photos=photos) == [{"a", "b", "d"}]
+
+
+def test_equal_files_belong_together():
+    photos = replace(unlike(4), contents=np.array([5, 6, 5, 7]))
+    assert joined(list("abcd"), photos=photos) == [{"a", "c"}]
+
+
+def test_many_folders_are_groups_unless_they_are_classes():
+    names = [f"patient{folder}/{letter}" for folder in range(6) for letter in "abc"]
+    assert joined(names) == [{f"patient{folder}/{letter}" for letter in "abc"} for folder in range(6)]
+    photos = unlike(18)
+    by_class = replace(photos, classes=tuple("abcdef"), labels=np.arange(18) // 3)
+    assert joined(names, photos=by_class) == []
+    assert joined(names[:12]) == []  # four folders are few
+    assert len(joined(names[:12], "folder")) == 4
+
+
+def test_an_expression_names_groups():
+    names = ["2024_a_1", "2024_b_2", "2025_a_3", "other"]
+    assert joined(names, r"_([ab])_") == [{"2024_a_1", "2025_a_3"}]
+    assert joined(names, r"^\d+") == [{"2024_a_1", "2024_b_2"}]
+
+
+def test_a_single_film_is_divided_into_consecutive_blocks():
+    names = [f"frame_{number}" for number in range(100)]  # in the order of numbers, not of letters
+    names[50] = "frame_49_aug1"
+    found = joined(names)
+    assert len(found) == groups.NUM_BLOCKS
+    numbers = [sorted(int(re.findall(r"\d+", name)[0]) for name in group) for group in found]
+    assert all(each[-1] - each[0] <= 6 for each in numbers)
+    assert any({"frame_49", "frame_49_aug1"} <= group for group in found)  # a copy stays with its photo
+
+
+def test_split_folders_do_not_separate_relatives(tmp_path):
+    photos = unlike(3)
+    names = ["train/images/a_jpg.rf.0123456789", "valid/images/a_jpg.rf.abcdef0123", "valid/images/b"]
+    paths = np.array([f"{tmp_path}/{name}.jpg".encode() for name in names])
+    train, val = (replace(photos, paths=paths).select(rows) for rows in ([0], [1, 2]))
+    assert names_within(tmp_path, val) == ["images/a_jpg.rf.abcdef0123", "images/b"]
+    assert mixed_pairs(train, val, "auto") == [(0, 0)]
+    (warning,) = mixed_warning(train, val)
+    assert warning.startswith("warning: 1 of 2 photos of data.val are copies or neighbours of photos of data.train (")
+    assert mixed_warning(train, val.select([1])) == []
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Ten photos of noise, each with a copy of other size and quality."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    box = "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>50</xmax><ymax>50</ymax></bndbox>"
+    for number in range(10):
+        image = cv2.resize(RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+        for name, pixels in ((f"a{number}", image), (f"z{9 - number}", cv2.resize(image, (120, 90)))):
+            cv2.imwrite(str(folder / f"{name}.jpg"), pixels)
+            (folder / f"{name}.xml").write_text(f"<annotation><object><name>cat</name>{box}</object></annotation>")
+    return folder
+
+
+def test_copies_stay_on_one_side_when_a_folder_is_divided(copied):
+    train, val = (load(copied, part, val_fraction=0.3) for part in ("train", "val"))
+    sides = [{photos.path(i)[-6:-4] for i in range(len(photos))} for photos in (train.photos, val.photos)]
+    for names in sides:
+        assert {f"z{9 - int(name[1])}" for name in names if name[0] == "a"} == {name for name in names if name[0] == "z"}
+    assert 2 <= len(val.photos) <= 10
+    assert "20 photos form 10 groups: 10 look alike" in train.notes[0]
+    assert val.notes == ()
+    alone = load(copied, "val", val_fraction=0.3, group_by="none").photos
+    assert {alone.path(i)[-6] for i in range(len(alone))} == {"a", "z"}
+    with pytest.raises(DataError, match=r"20 photos of one group \(data.group_by\) cannot be divided"):
+        load(copied, "val", val_fraction=0.3, group_by="folder")
+
+
+def test_when_and_by_what_a_photo_was_taken(tmp_path):
+    image, exif = Image.new("RGB", (9, 9)), Image.Exif()
+    exif[0x010F], exif[0x0110] = "Maker", "Model 3"
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
+    image.save(tmp_path / "a.jpg", exif=exif)
+    camera, seconds = captured(np.fromfile(tmp_path / "a.jpg", np.uint8))
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:09:00"
+    image.save(tmp_path / "b.jpg", exif=exif)
+    assert captured(np.fromfile(tmp_path / "b.jpg", np.uint8)) == (camera, seconds + 51)
+    exif.get_ifd(0x8769)[0x9003] = "yesterday"
+    for name, options in (("c.jpg", {"exif": exif}), ("d.jpg", {}), ("e.png", {}), ("f.jpg", {"exif": b"Exif\0\0MM\0*\0\0"})):
+        image.save(tmp_path / name, **options)
+        assert captured(np.fromfile(tmp_path / name, np.uint8)) == (0, 0)
