@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         picture = Path(config.output_dir) / "duplicates.png"
         draw_duplicates(picture, duplicates, train_photos, val_photos)
         print("", *lines, f"picture: {picture}", sep="\n")
-    print(f"\nno faults, but {len(damaged)} that data.damaged: skip leaves out" if damaged else "\nno faults")
+    print(f"\nno other faults; data.damaged: skip leaves out {len(damaged)}" if damaged else "\nno faults")
     return 0
 
 

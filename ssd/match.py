@@ -1,7 +1,7 @@
 """Matching: which DBox is matched to which object (SSD paper, section 2.2, "Matching strategy").
 
-First every object takes one DBox for itself, in falling overlap. Then every other DBox whose best overlap reaches the
-threshold takes its best object.
+First every object takes one DBox for itself, in order of decreasing overlap. Then every other DBox whose best overlap reaches
+the threshold takes its best object.
 
 Many overlaps are equal: those of an object inside several DBoxes of one area, or of a DBox inside several objects. If rounding
 decided between them, each device would choose another DBox. So overlaps are computed in float64 and compared in steps of 2^-16.
@@ -55,7 +55,7 @@ def match(
         boxes: corners `[G, 4]`, relative to the image; G may be 0.
         labels: `[G]`, counted from 0 over the class names.
         dbox_list: centres `[P, 4]`.
-        jaccard_thresh: minimum overlap that makes a DBox positive which no object has taken for itself.
+        jaccard_thresh: minimum overlap at which a DBox that no object has claimed becomes positive.
         variances: as in `ssd.boxes.encode`.
 
     Returns:

@@ -161,7 +161,7 @@ class _SourceReader:
             what = "one photo" if len(photos) == 1 else f"{len(photos)} photos of one group (data.group_by)"
             raise DataError(f"{folder}: {what} cannot be divided into train and val; add more") from None
         if source.split == "val":
-            return LoadedAnnotations(photos.select(np.flatnonzero(is_val)), (), (), 0)
+            return LoadedAnnotations(photos.select(np.flatnonzero(is_val).tolist()), (), (), 0)
         used = [i for i in np.flatnonzero(~is_val).tolist() if self._is_used(names[i])]
         note = describe_groups(groups, photos)
         notes = [*loaded.notes, *([f"{folder}: {note}; each is on one side of the split"] if note else [])]

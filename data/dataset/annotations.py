@@ -15,7 +15,7 @@ from ssd.system.images import printable
 
 @dataclass(frozen=True)
 class Annotations:
-    """n photos and their N objects. Loader workers share these arrays without touching, and so copying, them."""
+    """n photos and their N objects. Loader workers share these arrays: nothing writes to them, so nothing is copied."""
 
     classes: tuple[str, ...]
     paths: np.ndarray  # [n] bytes
@@ -113,7 +113,7 @@ class Annotations:
         return [(self.path(first[int(other.contents[row])]), other.path(row)) for row in rows]
 
     def repeats(self) -> list[tuple[str, str]]:
-        """Return pairs of paths for photos that repeat the content of an earlier one: the earlier path, then theirs."""
+        """Return pairs of paths for photos of equal content: the path of the first, then that of the repeat."""
         _, first, which = np.unique(self.contents, return_index=True, return_inverse=True)
         rows = np.flatnonzero(first[which] != np.arange(len(self))).tolist()
         return [(self.path(int(first[which[row]])), self.path(row)) for row in rows]

@@ -21,7 +21,7 @@ class FormatReader(Protocol):
     def __init__(self, tree: FileTree) -> None: ...
 
     def num_annotated(self) -> float:
-        """Return about how many photos have boxes in this format; the format with most is chosen.
+        """Return roughly how many photos have boxes in this format; the format with the most is chosen.
 
         Less than one means that only folder names, or similar files that cannot be read, suggest the format.
         """

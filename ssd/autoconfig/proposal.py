@@ -66,7 +66,7 @@ class Folder(NamedTuple):
 
 
 def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
-    """Propose a configuration for what is in a folder and for the speed of this machine, which takes some seconds to time.
+    """Propose a configuration that suits a folder and the speed of this machine, which takes some seconds to time.
 
     Args:
         folder: photos with annotations.
@@ -136,9 +136,10 @@ def read_folder(folder: Path) -> Folder:
 
 
 def require_class_names(folder: Path, counts: Mapping[str, int]) -> None:
-    """
+    """Check that class names can be used in a configuration.
+
     Raises:
-        DataError: a class name cannot be used in a configuration.
+        DataError: one cannot.
     """
     for name, count in counts.items():
         try:

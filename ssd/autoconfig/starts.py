@@ -142,5 +142,5 @@ def describe_longer_run(plan: StartPlan, budget: Budget, num_photos: int) -> str
     return (
         f"with --minutes {minutes:g}: {longer.epochs} epochs"
         if longer.epochs
-        else f"--minutes {minutes:g} is less than an epoch"
+        else f"--minutes {minutes:g} is too short for one epoch"
     )

@@ -318,7 +318,7 @@ class TrainConfig(_Section):
         elif self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {list(self.milestones)} must rise")
+            raise ValueError(f"milestones {list(self.milestones)} must be ascending")
         return self
 
 

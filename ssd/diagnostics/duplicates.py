@@ -14,7 +14,7 @@ from data.dataset.groups import mixed_pairs
 from data.dataset.images import read_image
 from data.dataset.similar import find_alike, similarities
 from ssd.boxes import iou
-from ssd.evaluation.pictures import draw_boxes
+from ssd.inference.pictures import draw_boxes
 from ssd.system.images import printable, write_picture
 
 SAME = 0.98  # similarity from which boxes of two photos of one size should agree

@@ -252,6 +252,6 @@ def _loader(
 
 
 def fullest_batch(samples: DetectionDataset, count: int) -> Batch:
-    """Return the `count` samples with most objects, which need most memory; they repeat if there are fewer."""
+    """Return the `count` samples with the most objects, which need the most memory; they repeat if there are fewer."""
     order = np.argsort(-np.diff(samples.crops.starts), kind="stable")
     return samples.__getitems__([(0, int(index)) for index in np.resize(order, count)])

@@ -45,7 +45,7 @@ class Schedule:
         return iteration > 0 and (iteration % self.eval_every == 0 or iteration == self.iterations)
 
     def next_evaluation(self, iteration: int) -> int:
-        """Return the iteration, counted from 1, that the next evaluation follows after `iteration` of them are done."""
+        """Return the iteration, counted from 1, after which the next evaluation runs, once `iteration` are done."""
         return min((iteration // self.eval_every + 1) * self.eval_every, self.iterations)
 
     def warnings(self) -> list[str]:

@@ -1,4 +1,7 @@
-"""Validation of a run: evaluate its network, compare the result with the best one, and at the end write picture and report."""
+"""Validation of a run: evaluate its network, compare the result with the best one, and at the end write picture and report.
+
+`Trainer._evaluate_if_due` calls these after an evaluation: it records the result, saves best.pt, and stops if patience is over.
+"""
 
 import math
 from collections.abc import Iterable

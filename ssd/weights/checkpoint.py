@@ -33,7 +33,7 @@ class CheckpointError(UserError):
 
 @dataclass
 class TrainState:
-    """The state of a run between two iterations."""
+    """The state of a run between two iterations. In the file, the names in `KEYS` differ."""
 
     model: dict[str, Tensor]
     classes: list[str]

@@ -52,14 +52,14 @@ def load_pretrained(
     classes: Sequence[str],
     prune: Callable[[dict[str, Tensor]], Preprocessing] | None = None,
 ) -> tuple[Preprocessing, list[str]]:
-    """Load pretrained weights into a model. `slim` fits width 0.25 with batch normalisation, all others width 1.
+    """Load pretrained weights into a model. `half` and `slim` fit one width with batch normalisation, all others width 1.
 
     Args:
         model: the network, changed in place. With batch normalisation in its backbone, the only backbone weights that fit
             are those of torchvision's VGG16 with batch normalisation.
         source: `coco` (torchvision's SSD300, with the class scores of classes of the same name) or `imagenet` (torchvision's
-            VGG16, backbone only), both downloaded once; `slim` (a slim SSD300 included in the project, used like `coco`);
-            `none`; or a file with any of these, or with the reduced-fc VGG16 from which the supported ports start.
+            VGG16, backbone only), both downloaded once; `half` or `slim` (narrow SSD300s included in the project, used like
+            `coco`); `none`; or a file with any of these, or with the reduced-fc VGG16 from which the supported ports start.
         classes: names of the model's classes.
         prune: loads VGG16's convolutions into a model that is narrower or has batch normalisation.
 

@@ -273,7 +273,7 @@ def test_exponential_aliases_are_rejected_quickly(tmp_path, link):
         (LEAST, ["model.batch_norm=1"], "model.batch_norm: expected 'none', 'backbone' or 'all', got 1"),
         (LEAST, ["train.batch_size=8", "train.accumulate=3"], "train: batch_size 8 is not a multiple of accumulate 3"),
         (LEAST, ["train.batch_size=auto", "train.accumulate=2"], "batch_size: auto chooses accumulate too"),
-        (LEAST, ["train.milestones=[3,2]"], "milestones [3, 2] must rise"),
+        (LEAST, ["train.milestones=[3,2]"], "milestones [3, 2] must be ascending"),
         (LEAST, ["train.milestones=[3,x]"], "train.milestones.1: expected an integer > 0, got 'x'"),
         (LEAST, ["checkpoint=5"], "checkpoint: expected a mapping of keys to values, got 5"),
         (LEAST + "train: {iterations: 3, epochs: 4}", [], "both set; one must be null"),
