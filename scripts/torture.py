@@ -127,8 +127,7 @@ def kill_often(arguments: list[str], output: Path, kills: int, iterations: int, 
             if code == -signal.SIGKILL:
                 survived += 1
                 print(
-                    f"  kill {survived}/{kills} after {delay:.2f} s, {iterations_done(output)} iterations on disk",
-                    flush=True,
+                    f"  kill {survived}/{kills} after {delay:.2f} s, {iterations_done(output)} iterations on disk", flush=True
                 )
             elif code:
                 print(f"  resuming after {survived} kills failed with exit code {code}:\n{log.read()}", flush=True)

@@ -12,12 +12,7 @@ PRE_NMS_TOP_K = 400
 
 @torch.no_grad()
 def detect(
-    loc: Tensor,
-    conf: Tensor,
-    dbox_list: Tensor,
-    score_thresh: float = 0.01,
-    nms_thresh: float = 0.45,
-    top_k: int = 200,
+    loc: Tensor, conf: Tensor, dbox_list: Tensor, score_thresh: float = 0.01, nms_thresh: float = 0.45, top_k: int = 200
 ) -> list[dict[str, Tensor]]:
     """Return the detections in a batch.
 
@@ -51,13 +46,7 @@ def detect(
 
 
 def _detect(
-    loc: Tensor,
-    scores: Tensor,
-    dbox_list: Tensor,
-    score_thresh: float,
-    nms_thresh: float,
-    top_k: int,
-    num_best: int,
+    loc: Tensor, scores: Tensor, dbox_list: Tensor, score_thresh: float, nms_thresh: float, top_k: int, num_best: int
 ) -> tuple[list[dict[str, Tensor]], list[bool]]:
     """Return the detections among boxes that score above the `num_best`-th DBox of their image.
 

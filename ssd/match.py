@@ -43,11 +43,7 @@ class Matched(NamedTuple):
 
 
 def match(
-    boxes: Tensor,
-    labels: Tensor,
-    dbox_list: Tensor,
-    jaccard_thresh: float = 0.5,
-    variances: tuple[float, float] = VARIANCES,
+    boxes: Tensor, labels: Tensor, dbox_list: Tensor, jaccard_thresh: float = 0.5, variances: tuple[float, float] = VARIANCES
 ) -> tuple[Tensor, Tensor]:
     """Match the objects of one image to DBoxes.
 
@@ -68,10 +64,7 @@ def match(
 
 @torch.no_grad()
 def match_batch(
-    targets: Targets,
-    dbox_list: Tensor,
-    jaccard_thresh: float = 0.5,
-    variances: tuple[float, float] = VARIANCES,
+    targets: Targets, dbox_list: Tensor, jaccard_thresh: float = 0.5, variances: tuple[float, float] = VARIANCES
 ) -> Matched:
     """Match the objects of B images to DBoxes; arguments as in `match`."""
     if targets.labels.device.type in NO_FLOAT64:

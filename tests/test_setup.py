@@ -62,10 +62,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_installed_command_works_in_another_folder(installed, tmp_path):
     def run(program: str, *arguments: str) -> str:
-        around = {**os.environ, "PYTHONPATH": ""}
-        done = subprocess.run(
-            [installed / program, *arguments], cwd=tmp_path, env=around, capture_output=True, text=True, check=False
-        )
+        words, around = [installed / program, *arguments], {**os.environ, "PYTHONPATH": ""}
+        done = subprocess.run(words, cwd=tmp_path, env=around, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -98,14 +98,9 @@ class FolderDigest:
 
 
 class SourceCache:
-    """The cache of one source read with one set of options.
+    """The cache of one source read with one set of options: everything that determines what is read, as plain values.
 
     It is valid as long as the folder's digest and the code that reads data are unchanged.
-
-    Args:
-        folder: of the source, or the file that stands for it.
-        options: everything that determines what is read, as plain values.
-        digest: of the folder as it is now.
     """
 
     def __init__(self, folder: Path, options: object, digest: FolderDigest) -> None:
@@ -125,10 +120,7 @@ class SourceCache:
     def save(self, paths: np.ndarray, arrays: Mapping[str, np.ndarray], texts: Mapping[str, Any]) -> None:
         """Save what was read, unless a photo lies in a folder that the digest does not cover.
 
-        Args:
-            paths: of the photos `[n]`, bytes.
-            arrays: what was read.
-            texts: what else was read, as plain values.
+        `paths` are those of the photos `[n]`, bytes; `texts` are plain values.
         """
         try:
             folders = {_identity(os.stat(folder)) for folder in set(map(os.path.dirname, paths.tolist()))}

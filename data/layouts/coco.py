@@ -175,13 +175,9 @@ class CocoReader(FormatReader):
 
 
 class _PhotoFinder:
-    """Finds the photos that one JSON file names, even if its tool had other folders.
+    """Finds the photos that the JSON file `path` names, even if its tool had other folders.
 
-    Args:
-        tree: the files of the folder.
-        by_name: its photos by file name in lower case.
-        path: the JSON file.
-        split: of the file, if any.
+    `by_name` has the photos of the tree by file name in lower case; `split` is the file's, if any.
     """
 
     def __init__(self, tree: FileTree, by_name: Mapping[str, list[str]], path: str, split: str) -> None:

@@ -85,14 +85,7 @@ def photo_named(path: str) -> str:
 
 
 def unique_photo_entry(tree: FileTree, name: str, photos: Sequence[str], read: Callable) -> PhotoEntry:
-    """Return the entry of the only photo, or a faulty one if there are several of one name.
-
-    Args:
-        tree: the files of the folder.
-        name: of the entry.
-        photos: one, or several that differ only in their suffix.
-        read: as in `PhotoEntry`.
-    """
+    """Return the entry of the only photo, or a faulty one if there are several, which differ only in their suffix."""
     if len(photos) == 1:
         return PhotoEntry(name, tree.path(photos[0]), "", read)
     fault = f"{tree.path(photos[0])}: {posixpath.basename(photos[1])} has the same name; remove or rename one of them"

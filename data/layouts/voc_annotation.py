@@ -192,12 +192,7 @@ def _angle(item: ElementTree.Element) -> str:
 
 
 def _box(item: ElementTree.Element, width: int, height: int) -> tuple[float, float, float, float]:
-    """Return the corners of one object's box, in inclusive pixels counted from 1.
-
-    Args:
-        item: the object.
-        width: of the photo, pixels.
-        height: of the photo, pixels.
+    """Return the corners of one object's box, in inclusive pixels counted from 1. `width` and `height` are the photo's.
 
     Raises:
         ValueError: the box is missing, rotated, not made of numbers, or inverted.

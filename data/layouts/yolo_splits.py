@@ -28,13 +28,7 @@ NO_SPLIT = Split([], [], [])
 
 
 class SplitFinder:
-    """Finds the splits that a folder's files name.
-
-    Args:
-        tree: the folder.
-        path: its data.yaml; empty if it has none.
-        content: of that file.
-    """
+    """Finds the splits that a folder's files name. `path` is its data.yaml, empty if it has none; `content` is its content."""
 
     def __init__(self, tree: FileTree, path: str, content: Mapping[str, Any]) -> None:
         self.tree, self.path, self.content = tree, path, content

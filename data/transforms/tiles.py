@@ -12,12 +12,7 @@ def cut_tiles(photos: Annotations, options: TilesConfig, seed: int) -> LabelledC
     """Return all photos, whole, and the tiles of those that are larger than a tile.
 
     An object belongs to each tile that contains at least `options.keep` of its area, and is clipped to the tile. With less, its
-    visible pixels are background.
-
-    Args:
-        photos: the annotations.
-        options: of the tiles.
-        seed: for drawing the tiles without objects that training uses.
+    visible pixels are background. `seed` is for drawing the tiles without objects that training uses.
     """
     whole = LabelledCrops.whole(photos)
     owners, edges = tile_edges(photos.sizes, options.size, options.overlap)

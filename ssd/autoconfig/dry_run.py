@@ -15,9 +15,7 @@ from ssd.training.run_log import describe, duration
 def dry_run(run: Run, began: float) -> None:
     """Train for a few steps and print the time and memory of the whole run. Writes nothing.
 
-    Args:
-        run: the run.
-        began: start of the command, by `time.perf_counter`.
+    `began` is the start of the command, by `time.perf_counter`.
     """
     data = load_data(run)
     parts = build_parts(run, data, *build_model(run, None, data.train))

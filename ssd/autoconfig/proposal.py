@@ -68,11 +68,7 @@ class Folder(NamedTuple):
 def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
     """Propose a configuration that suits a folder and the speed of this machine, which takes some seconds to time.
 
-    Args:
-        folder: photos with annotations.
-        name: of the configuration.
-        budget: what the run may use.
-        start: seconds from the start of the command until now.
+    `start` is the seconds from the start of the command until now.
 
     Raises:
         DataError: the dataset format is unknown, something cannot be used, or a split has no objects.
@@ -217,12 +213,7 @@ def damaged_setting(train: LoadedAnnotations, val: LoadedAnnotations) -> Setting
 def run_settings(plan: StartPlan, device: str, num_photos: int, num_val_photos: int, coverages: dict[str, float]) -> Settings:
     """Return the entries for network, loss, length and evaluations.
 
-    Args:
-        plan: the chosen start.
-        device: cpu or cuda.
-        num_photos: training photos.
-        num_val_photos: validation photos.
-        coverages: share of the objects that each kind of DBoxes covers.
+    `coverages` is the share of the objects that each kind of DBoxes covers.
     """
     model = model_settings(plan.recipe, device, num_photos)
     return {

@@ -110,15 +110,7 @@ class Length(NamedTuple):
 
 
 def plan_length(recipe: Recipe, timings: Timings, num_photos: int, size: int, minutes: float) -> Length:
-    """Return the longest useful run that ends in time.
-
-    Args:
-        recipe: the recipe.
-        timings: of the run's parts on this machine.
-        num_photos: training photos.
-        size: photos in a batch.
-        minutes: time limit.
-    """
+    """Return the longest useful run on `num_photos` training photos, in batches of `size`, that ends within `minutes`."""
     seconds = MARGIN * 60 * minutes - timings.of_run(0, 0, 0)
     evaluation = timings.evaluation + 3 * timings.checkpoint  # last.pt, best.pt and a numbered checkpoint
     evaluations = int(EVALUATION_SHARE * seconds / evaluation) if evaluation else EVALUATIONS

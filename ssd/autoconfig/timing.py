@@ -49,13 +49,9 @@ class Timings(NamedTuple):
 
 
 def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Timings:
-    """Time a network with random weights, before the real ones are available.
+    """Time a network with random weights, before the real ones are available; `config` names none.
 
-    Args:
-        config: of the run, without pretrained weights.
-        freeze: the last frozen layer.
-        data: the photos of the run.
-        start: seconds from the start of the command until now.
+    `freeze` is the last frozen layer, `start` the seconds from the start of the command until now.
     """
     began = time.perf_counter()
     device = choose_device(config.device)
@@ -71,10 +67,7 @@ def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Tim
 def measure(run: Run, parts: RunParts, start: float) -> Timings:
     """Time each part of a run. This trains the network a little; files go to temporary folders.
 
-    Args:
-        run: the run.
-        parts: of the run.
-        start: seconds that starting took.
+    `start` is the seconds that starting took.
 
     Raises:
         Stopped: the run is asked to stop.

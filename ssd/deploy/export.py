@@ -30,12 +30,7 @@ FREE = {0: torch.export.Dim("batch"), 1: torch.export.Dim("height"), 2: torch.ex
 
 
 class PixelsToBoxes(nn.Module):
-    """Resize, preprocessing, network and decoding, in operations that ONNX has.
-
-    Args:
-        model: the network.
-        preprocessing: of its input.
-    """
+    """Resize, preprocessing, network and decoding, in operations that ONNX has."""
 
     def __init__(self, model: SSD300, preprocessing: Preprocessing) -> None:
         super().__init__()

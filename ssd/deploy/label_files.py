@@ -16,12 +16,7 @@ LEAST_LISTED = 100
 
 
 def write_faults(
-    folder: Path,
-    formats: Collection[str],
-    evaluation: Evaluation,
-    faults: Faults,
-    names: Sequence[str],
-    sizes: np.ndarray,
+    folder: Path, formats: Collection[str], evaluation: Evaluation, faults: Faults, names: Sequence[str], sizes: np.ndarray
 ) -> int:
     """Write the likeliest faults in the formats of `ssd.deploy.results`, and return their number.
 

@@ -16,12 +16,8 @@ from ssd.evaluation.voc_eval import APResult, Arrays, mean_of_present, voc_eval
 def coco_eval(detections: Sequence[Arrays], ground_truth: Sequence[Arrays], num_classes: int) -> APResult:
     """Compute COCO's AP@[.5:.95] of each class and their mean. Counts and curves are VOC's, at overlap 0.5.
 
-    Difficult objects count as crowds: neither missed nor hit. At most 100 detections of each class in a photo count.
-
-    Args:
-        detections: one entry for each image, as in `voc_eval`.
-        ground_truth: one entry for each image, as in `voc_eval`.
-        num_classes: without background.
+    Difficult objects count as crowds: neither missed nor hit. At most 100 detections of each class in a photo count. Arguments
+    are those of `voc_eval`.
     """
     images = [{"id": i} for i in range(len(ground_truth))]
     categories = [{"id": label} for label in range(num_classes)]

@@ -75,12 +75,7 @@ def bar(share: float) -> str:
 
 
 def faults_pictures(
-    errors: Errors,
-    faults: Faults,
-    classes: Sequence[str],
-    names: Sequence[str],
-    image: Callable[[int], np.ndarray],
-    count: int,
+    errors: Errors, faults: Faults, classes: Sequence[str], names: Sequence[str], image: Callable[[int], np.ndarray], count: int
 ) -> str:
     """Return pictures of the likeliest label faults: the label in white, the detection in the colour of its class.
 

@@ -10,16 +10,7 @@ import numpy as np
 import torch
 from torchvision.ops import nms
 
-from ssd.evaluation.error_kinds import (
-    BOTH,
-    CLASSIFICATION,
-    DUPLICATE,
-    HIT,
-    IGNORED,
-    LOCALISATION,
-    NO_OBJECT,
-    Errors,
-)
+from ssd.evaluation.error_kinds import BOTH, CLASSIFICATION, DUPLICATE, HIT, IGNORED, LOCALISATION, NO_OBJECT, Errors
 from ssd.evaluation.voc_eval import IOU_THRESH
 
 # An object without a label; or a label with the wrong class, a misplaced box, or no object in its box.

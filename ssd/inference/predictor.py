@@ -215,12 +215,8 @@ def choose_tiles(tiles: Literal["trained", "none"] | int | TilesConfig, state: T
 def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
     """Return a faster copy of a network in evaluation mode, with the same outputs up to rounding.
 
-    Batch normalisation is folded into the convolutions. Their weights are stored in the precision of the activations, which
-    autocast would otherwise convert for every batch.
-
-    Args:
-        model: the network; not changed.
-        dtype: of the activations.
+    Batch normalisation is folded into the convolutions. Their weights are stored in the precision of the activations, `dtype`;
+    autocast would otherwise convert them for every batch.
     """
     network = copy.deepcopy(model).eval()
     for block in list(network.modules()):

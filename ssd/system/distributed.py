@@ -54,9 +54,7 @@ class World:
     def all_gather(self, value: T, patient: bool = False) -> list[T]:
         """Return the values of all processes in order of rank. Not for the training step: it waits for the device.
 
-        Args:
-            value: the value of this process.
-            patient: allow hours until the last process arrives.
+        `patient` allows hours until the last process arrives.
         """
         if self.size == 1:
             return [value]
@@ -65,11 +63,7 @@ class World:
         return values  # pyright: ignore[reportReturnType]
 
     def require_same(self, value: str, remedy: str) -> None:
-        """Raise in all processes if their values differ.
-
-        Args:
-            value: the value of this process, in words.
-            remedy: what the user should do if the values differ.
+        """Raise in all processes if their values, in words, differ. `remedy` says what the user should do then.
 
         Raises:
             UsageError: they differ; the message names the process and both values.

@@ -43,13 +43,7 @@ class Digest(NamedTuple):
 
 
 def fetch(
-    path: Path,
-    urls: Sequence[str],
-    digest: Digest,
-    *,
-    attempts: int = ATTEMPTS,
-    stall: float = STALL,
-    space: float = 0.0,
+    path: Path, urls: Sequence[str], digest: Digest, *, attempts: int = ATTEMPTS, stall: float = STALL, space: float = 0.0
 ) -> Path:
     """Download a file, unless it exists. An interrupted download resumes, from any of the addresses.
 

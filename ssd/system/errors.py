@@ -34,11 +34,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def optional(what: object) -> Iterator[None]:
-    """Turn any error within the block into a warning. For pictures and reports, which must not end a run.
-
-    Args:
-        what: the file or output that the block writes.
-    """
+    """Turn any error within the block, which writes `what`, into a warning: pictures and reports must not end a run."""
     try:
         yield
     except Exception as error:

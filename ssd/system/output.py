@@ -9,11 +9,7 @@ from typing import Any, TextIO
 
 
 class Output:
-    """A stream that drops what it cannot write: to a closed pipe, a closed terminal or a full disk.
-
-    Args:
-        stream: the stream to write to.
-    """
+    """A stream that drops what it cannot write: to a closed pipe, a closed terminal or a full disk."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream: Any = stream

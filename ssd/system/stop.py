@@ -29,10 +29,7 @@ class Stopped(BaseException):
     """The run was stopped on request, and its checkpoint is on disk.
 
     Like KeyboardInterrupt it is not an Exception: it may be raised inside any waiting code, such as a decoder, whose error
-    handling must not catch it.
-
-    Args:
-        number: number of the signal, or TIME_LIMIT.
+    handling must not catch it. `number` is the signal's, or TIME_LIMIT.
     """
 
     def __init__(self, number: int) -> None:
@@ -171,11 +168,7 @@ class StopQuestion:
 
 
 class Interrupt(KeyboardInterrupt):
-    """A signal that ends a command, as Ctrl-C does.
-
-    Args:
-        number: number of the signal.
-    """
+    """A signal that ends a command, as Ctrl-C does."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")

@@ -31,12 +31,7 @@ RUN_FILES = (
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a run.
-
-    Args:
-        folder: where they are.
-        keep: how many numbered ones are kept.
-    """
+    """The folder `checkpoints` of a run, which keeps the newest `keep` numbered ones."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder

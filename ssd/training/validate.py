@@ -49,12 +49,7 @@ def evaluate_photos(
 ) -> Evaluation:
     """Evaluate a network on photos.
 
-    Args:
-        run: the run.
-        samples: the photos.
-        preprocessing: of the network's input.
-        model: the network.
-        batches: this process's share of the photos, if their workers have already started.
+    `batches` is this process's share of the photos, if their workers have already started.
 
     Raises:
         Stopped: on request.
@@ -135,14 +130,7 @@ def _evaluate(
 
 
 def finish(run: Run, samples: DetectionDataset, path: Path, best: Best) -> None:
-    """Write the picture, the labels to check and the report of a checkpoint; print where they are, and last its mAP.
-
-    Args:
-        run: the run.
-        samples: the validation photos.
-        path: the checkpoint.
-        best: its evaluation.
-    """
+    """Write the picture, the labels to check and the report of a checkpoint; print where they are, and last its mAP."""
     if not run.world.is_main:
         return
     evaluation = best.evaluation

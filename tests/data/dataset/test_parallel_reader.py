@@ -19,8 +19,7 @@ def test_objects_are_counted_in_parallel(folders, kind, monkeypatch):
     assert sum(alone.values()) == 106
     assert watched[-1] == ((1, 1) if kind == "coco" else (32, 32))
     assert len(watched) == (1 if kind == "coco" else 11)
-    workers = parallel_reader.count_in_files(
-        [str(i) for i in range(12)], lambda _: [os.getpid()], 2, parallel_reader.no_progress
-    )
+    files = [str(i) for i in range(12)]
+    workers = parallel_reader.count_in_files(files, lambda _: [os.getpid()], 2, parallel_reader.no_progress)
     assert os.getpid() not in workers
     assert list(workers.values()) == [6, 6]

@@ -75,12 +75,7 @@ TABLE = {"data/train_labels.csv": "filename,width,height,class,xmin,ymin,xmax,ym
             r"Found: 10 \.xml, 1 \.heic; .*1 \.heic skipped as unsupported; convert HEIC to JPEG by",
         ),
         (None, None, {}, r"Found: no files; .*no supported photos"),
-        (
-            "VOC2012/JPEGImages",
-            None,
-            {},
-            rf"{NO_OBJECT} 10 photos; .*VOC needs an XML file per photo",
-        ),
+        ("VOC2012/JPEGImages", None, {}, rf"{NO_OBJECT} 10 photos; .*VOC needs an XML file per photo"),
         (None, "Annotations", {}, rf"{NO_OBJECT} 10 \.xml; .*no supported photos"),
     ],
 )

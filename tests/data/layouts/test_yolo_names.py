@@ -69,10 +69,7 @@ NOTES = '{"categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]}'
             "kpt_shape: expected two numbers, got ['999999999999...9",
         ),
         ({"data.yaml": f"names: [cat]\nkpt_shape: [{'1, ' * 999}1]"}, "got ['1', '1', '1', '1', '1', '1', ...]"),
-        (
-            {"data.yaml": "names: [cat, [dog, wolf]]"},
-            "data.yaml: names: expected text as the name of 1, got a list",
-        ),
+        ({"data.yaml": "names: [cat, [dog, wolf]]"}, "data.yaml: names: expected text as the name of 1, got a list"),
     ],
 )
 def test_contradictory_names_are_refused(tmp_path, files, message, proposed):

@@ -2,16 +2,7 @@
 
 import pytest
 
-from ssd.autoconfig.recipes import (
-    COCO,
-    EVALUATION_SHARE,
-    MIN_SAMPLES,
-    SLIM,
-    Length,
-    minutes_for,
-    plan_length,
-    train_settings,
-)
+from ssd.autoconfig.recipes import COCO, EVALUATION_SHARE, MIN_SAMPLES, SLIM, Length, minutes_for, plan_length, train_settings
 from ssd.autoconfig.timing import Timings
 from ssd.config.schema import TrainConfig
 

@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from ssd.autoconfig.proposal import describe_plan, render, run_settings
-from ssd.autoconfig.recipes import (
-    COCO,
-    SCRATCH,
-    SLIM,
-    Setting,
-    batch_size,
-)
+from ssd.autoconfig.recipes import COCO, SCRATCH, SLIM, Setting, batch_size
 from ssd.autoconfig.starts import Budget, choose_start
 from ssd.autoconfig.timing import Timings
 from ssd.config.entries import top_entry
