@@ -32,10 +32,8 @@ from tests.helpers.annotations import load
 pytestmark = pytest.mark.usefixtures("restored_signals")
 TALLY: Counter[str] = Counter()  # printed at the end of the session by conftest.py
 
-OBJECT = (
-    "<object><name>cat</name><difficult>0</difficult><bndbox>"
-    "<xmin>11</xmin><ymin>21</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
-)
+BOX = "<bndbox><xmin>11</xmin><ymin>21</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+OBJECT = f"<object><name>cat</name><difficult>0</difficult>{BOX}</object>"
 SIZE = "<size><width>100</width><height>80</height><depth>3</depth></size>"
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
 
@@ -136,9 +134,8 @@ def link(path: str, target: str) -> Callable[[Path], object]:
     return lambda folder: ((folder / path).unlink(), (folder / path).symlink_to(target))
 
 
-BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
-    f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-)
+ENTITIES = [f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in zip("abcdefgh", "bcdefghi", strict=True)]
+BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(ENTITIES)
 OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><object><name>&x;</name></object></annotation>'
 JPEG, PNG = encoded(".jpg"), encoded(".png")
 

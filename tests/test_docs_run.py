@@ -238,11 +238,8 @@ def test_the_job_for_slurm_runs(project, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     small = " ".join(shlex.quote(word) for word in SMALL["train.py"])
-    text = (
-        text.replace("29500", str(port))
-        .replace("/shared/", str(tmp_path) + "/")
-        .replace("nproc-per-node 4", "nproc-per-node 1")
-    )
+    for old, new in (("29500", str(port)), ("/shared/", f"{tmp_path}/"), ("nproc-per-node 4", "nproc-per-node 1")):
+        text = text.replace(old, new)
     (tmp_path / "job.sh").write_text(text.replace("--resume auto", f"--resume auto {small}"))
     # A cluster of two machines; this machine stands for both.
     stubs = {"scontrol": "echo localhost; echo other", "srun": '"$@" & first=$!; "$@" || exit 1; wait $first'}
@@ -250,15 +247,10 @@ def test_the_job_for_slurm_runs(project, tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
         (tmp_path / name).chmod(0o755)
     around = environment()
-    around |= {
-        "PATH": f"{tmp_path}:{around['PATH']}",
-        "SLURM_JOB_NODELIST": "nodes[1-2]",
-        "SLURM_JOB_ID": "7",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        ["bash", str(tmp_path / "job.sh")], cwd=project, capture_output=True, text=True, timeout=300, env=around
-    )
+    slurm = {"SLURM_JOB_NODELIST": "nodes[1-2]", "SLURM_JOB_ID": "7"}
+    around |= {"PATH": f"{tmp_path}:{around['PATH']}", **slurm, "OMP_NUM_THREADS": "1"}
+    words = ["bash", str(tmp_path / "job.sh")]
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=300, env=around)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 process(es)" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("mAP@0.5 (VOC07 11-point)")

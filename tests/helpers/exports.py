@@ -125,22 +125,12 @@ def coco(shots: Sequence[Shot] = SHOTS, prefix: str = "", text: bool = False, fi
     quoted = str if text else lambda value: value
     images, annotations = [], []
     for i, shot in enumerate(shots):
-        images.append(
-            {
-                "id": quoted(i + 7),
-                "file_name": f"{prefix}{shot.name}.jpg",
-                "width": shot.width,
-                "height": shot.height,
-                "license": 1,
-            }
-        )
+        image = {"id": quoted(i + 7), "file_name": f"{prefix}{shot.name}.jpg", "width": shot.width, "height": shot.height}
+        images.append({**image, "license": 1})
         for label, x1, y1, x2, y2 in shot.objects:
             box = [quoted(value) for value in (float(x1), float(y1), float(x2 - x1), float(y2 - y1))]
-            row = {
-                "id": len(annotations) + 1,
-                "image_id": i + 7 if text else quoted(i + 7),
-                "category_id": quoted(label + first),
-            }
+            image_id = i + 7 if text else quoted(i + 7)
+            row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": quoted(label + first)}
             annotations.append(row | {"bbox": box, "area": 1.0, "iscrowd": 0, "segmentation": []} | extra)
     categories = [{"id": label + first, "name": name, "supercategory": ""} for label, name in enumerate(NAMES)]
     return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
@@ -168,10 +158,8 @@ def pets(folder: Path) -> None:
     for shot in SHOTS:
         photo(folder / f"annotations/trimaps/{shot.name}.png", shot)
         write(folder / f"annotations/trimaps/._{shot.name}.png", "macOS")
-    write(
-        folder / "annotations/list.txt",
-        "#Image CLASS-ID SPECIES BREED ID\n" + "".join(f"{shot.name} 1 1 1\n" for shot in SHOTS),
-    )
+    rows = "".join(f"{shot.name} 1 1 1\n" for shot in SHOTS)
+    write(folder / "annotations/list.txt", f"#Image CLASS-ID SPECIES BREED ID\n{rows}")
     write(folder / "annotations/trainval.txt", "".join(f"{shot.name} 1 1 1\n" for shot in SHOTS[:7]))
     write(folder / "annotations/test.txt", "".join(f"{shot.name} 1 1 1\n" for shot in SHOTS[7:]))
 
@@ -246,10 +234,8 @@ def cvat_voc(folder: Path) -> None:
     write(folder / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\n")
     write(folder / "ImageSets/Main/default.txt", "".join(f"{shot.name}\n" for shot in SHOTS))
     for name in NAMES:
-        write(
-            folder / f"ImageSets/Main/{name}_default.txt",
-            "".join(f"{shot.name} {i % 2 * 2 - 1}\n" for i, shot in enumerate(SHOTS)),
-        )
+        rows = "".join(f"{shot.name} {i % 2 * 2 - 1}\n" for i, shot in enumerate(SHOTS))
+        write(folder / f"ImageSets/Main/{name}_default.txt", rows)
 
 
 def cvat_coco(folder: Path) -> None:
@@ -376,34 +362,16 @@ class Export(NamedTuple):
 
 
 EXPORTS = [
-    Export(raccoon, "voc"),
-    Export(kangaroo, "voc"),
-    Export(pets, "voc", 7, 3),
-    Export(pascal, "voc", 4, 3),
-    Export(labelimg_voc, "voc"),
-    Export(labelimg_yolo, "yolo"),
-    Export(roboflow_voc, "voc", 6, 2),
-    Export(roboflow_yolo, "yolo", 6, 2),
-    Export(roboflow_darknet, "yolo", 6, 2),
-    Export(roboflow_coco, "coco", 6, 2),
-    Export(label_studio_voc, "voc"),
-    Export(label_studio_yolo, "yolo"),
-    Export(label_studio_coco, "coco"),
-    Export(cvat_voc, "voc"),
-    Export(cvat_coco, "coco"),
-    Export(cvat_coco_flat, "coco"),
-    Export(cvat_yolo, "yolo"),
-    Export(cvat_ultralytics, "yolo"),
-    Export(ultralytics, "yolo", 6, 4),
-    Export(coco2017, "coco", 6, 4),
-    Export(macos, "voc"),
-    Export(links, "voc"),
-    Export(nested, "yolo"),
-    Export(capitals, "voc", 6, 2),
-    Export(quoted, "coco"),
-    Export(pose, "yolo", 6, 4),
-    Export(copied, "voc"),
-]
+    Export(raccoon, "voc"), Export(kangaroo, "voc"), Export(pets, "voc", 7, 3), Export(pascal, "voc", 4, 3),
+    Export(labelimg_voc, "voc"), Export(labelimg_yolo, "yolo"),
+    Export(roboflow_voc, "voc", 6, 2), Export(roboflow_coco, "coco", 6, 2),
+    Export(roboflow_yolo, "yolo", 6, 2), Export(roboflow_darknet, "yolo", 6, 2),
+    Export(label_studio_voc, "voc"), Export(label_studio_yolo, "yolo"), Export(label_studio_coco, "coco"),
+    Export(cvat_voc, "voc"), Export(cvat_coco, "coco"), Export(cvat_coco_flat, "coco"),
+    Export(cvat_yolo, "yolo"), Export(cvat_ultralytics, "yolo"), Export(ultralytics, "yolo", 6, 4),
+    Export(coco2017, "coco", 6, 4), Export(macos, "voc"), Export(links, "voc"), Export(nested, "yolo"),
+    Export(capitals, "voc", 6, 2), Export(quoted, "coco"), Export(pose, "yolo", 6, 4), Export(copied, "voc"),
+]  # fmt: skip
 
 
 def numbers_of(loaded: LoadedAnnotations) -> set[int]:

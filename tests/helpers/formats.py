@@ -20,9 +20,8 @@ def as_coco(photos: Annotations) -> dict:
         images.append({"id": 100 + i, "file_name": Path(photos.path(i)).name, "width": width, "height": height})
         for j in range(photos.starts[i], photos.starts[i + 1]):
             x1, y1, x2, y2 = photos.boxes[j].tolist()
-            annotations.append(
-                {"id": j, "image_id": 100 + i, "category_id": 7 * int(photos.labels[j]) + 3, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            )
+            box, category = [x1, y1, x2 - x1, y2 - y1], 7 * int(photos.labels[j]) + 3
+            annotations.append({"id": j, "image_id": 100 + i, "category_id": category, "bbox": box})
     categories = [{"id": 7 * label + 3, "name": name} for label, name in enumerate(photos.classes)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -47,9 +46,8 @@ def write_yolo(photos: Annotations, images: Path, labels: Path) -> None:
 
 
 def assert_same_objects(photos: Annotations, expected: Annotations) -> None:
-    assert [Path(photos.path(i)).name for i in range(len(photos))] == [
-        Path(expected.path(i)).name for i in range(len(expected))
-    ]
+    names, wanted = ([Path(each.path(i)).name for i in range(len(each))] for each in (photos, expected))
+    assert names == wanted
     np.testing.assert_array_equal(photos.sizes, expected.sizes)
     np.testing.assert_array_equal(photos.starts, expected.starts)
     np.testing.assert_array_equal(photos.labels, expected.labels)

@@ -8,16 +8,10 @@ import numpy as np
 
 
 def item(name: str | None = "cat", box: tuple | None = (11, 21, 30, 40), extra: str = "") -> str:
-    corners = "".join(
-        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box or (), strict=False)
-    )
-    return (
-        "<object>"
-        + (f"<name>{name}</name>" if name is not None else "")
-        + extra
-        + (f"<bndbox>{corners}</bndbox>" if box is not None else "")
-        + "</object>"
-    )
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), box or (), strict=False)
+    corners = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+    named = f"<name>{name}</name>" if name is not None else ""
+    return f"<object>{named}{extra}{f'<bndbox>{corners}</bndbox>' if box is not None else ''}</object>"
 
 
 def xml(*items: str, size: tuple[int, int] | None = (100, 80)) -> str:

@@ -101,21 +101,16 @@ def test_the_loss_ignores_object_order(images, random):
         assume(not contested and len(set(best.amax(dim=1).tolist())) == len(best))
     shuffled = [target[random.sample(range(len(target)), len(target))] for target in targets]
     criterion = MultiBoxLoss()
-    torch.testing.assert_close(
-        criterion((loc, conf, DBOXES), shuffled), criterion((loc, conf, DBOXES), targets), rtol=1e-5, atol=1e-5
-    )
+    found, expected = (criterion((loc, conf, DBOXES), each) for each in (shuffled, targets))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 pixels = st.tuples(*[st.integers(1, 40)] * 2, *[st.integers(0, 20)] * 2).map(lambda c: (c[0], c[1], c[0] + c[2], c[1] + c[3]))
 label = st.integers(0, 2)
 score = st.sampled_from([0.1, 0.5, 0.5, 0.9])  # with ties
-photos = st.lists(
-    st.tuples(
-        st.lists(st.tuples(pixels, label, st.booleans()), max_size=4), st.lists(st.tuples(pixels, label, score), max_size=6)
-    ),
-    min_size=1,
-    max_size=5,
-)
+true_rows = st.lists(st.tuples(pixels, label, st.booleans()), max_size=4)
+found_rows = st.lists(st.tuples(pixels, label, score), max_size=6)
+photos = st.lists(st.tuples(true_rows, found_rows), min_size=1, max_size=5)
 
 
 @settings(max_examples=100, deadline=None)

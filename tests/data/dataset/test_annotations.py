@@ -84,10 +84,9 @@ def test_the_digest_covers_names_sizes_and_objects_but_not_the_folder():
     photos = photos_of([0, 1], [2])
     assert photos_of([0, 1], [2], folder="moved/to").digest() == photos.digest()
     assert len(photos.digest()) == 8
-    others = [
-        replace(photos, **{name: getattr(photos, name).copy()}) for name in ("sizes", "starts", "boxes", "labels", "difficult")
-    ]
-    for other, name in zip(others, ("sizes", "starts", "boxes", "labels", "difficult"), strict=True):
+    names = ("sizes", "starts", "boxes", "labels", "difficult")
+    others = [replace(photos, **{name: getattr(photos, name).copy()}) for name in names]
+    for other, name in zip(others, names, strict=True):
         values = getattr(other, name)
         values[-1] = ~values[-1] if values.dtype == bool else values[-1] + 1
     others.append(replace(photos, paths=np.array([b"a/0.jpg", b"a/2.jpg"])))
@@ -169,12 +168,9 @@ def without_objects(folder: Path, layout: str, part: str) -> None:
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_parts_without_objects_are_refused(tmp_path, layout, part, capsys, proposed):
     without_objects(tmp_path / "mine", layout, part)
-    config = {
-        "output_dir": str(tmp_path / "run"),
-        "data": {"root": str(tmp_path), "classes": list(NAMES)}
-        | {each: [{"path": "mine", "split": each}] for each in ("train", "val")},
-        "model": {"pretrained": "none"},
-    }
+    parts = {each: [{"path": "mine", "split": each}] for each in ("train", "val")}
+    data = {"root": str(tmp_path), "classes": list(NAMES), **parts}
+    config = {"output_dir": str(tmp_path / "run"), "data": data, "model": {"pretrained": "none"}}
     write(tmp_path / "b.yaml", json.dumps(config))
     assert train.main(["--config", str(tmp_path / "b.yaml"), *SMALL]) == 2
     (line,) = capsys.readouterr().err.splitlines()

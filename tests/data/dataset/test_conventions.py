@@ -48,9 +48,8 @@ def test_the_message_names_the_convention_that_fits(layout, written_as, largest)
         head, _, named = fault.partition("; as ")
         assert head.endswith(f"boxes reach beyond their photo (here, ...), read as {FORMATS[layout].convention}")
         either = f"{CORNERS} or {Y_FIRST}"  # the same when relative to the photo
-        assert named.startswith(
-            f"{either if layout == 'yolo' and written_as != LEFT_TOP else written_as} they would fit: convert"
-        )
+        fitting = either if layout == "yolo" and written_as != LEFT_TOP else written_as
+        assert named.startswith(f"{fitting} they would fit: convert")
 
 
 def test_boxes_for_photos_of_another_size_are_reported():

@@ -16,10 +16,8 @@ from tests.helpers.voc import item, make_folder, xml
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    make_folder(
-        tmp_path / "one",
-        {"a": xml(item()), "b": xml(), "c": xml(item(extra="<truncated>1</truncated>"), item(box=(1, 1, 9, 9)))},
-    )
+    third = xml(item(extra="<truncated>1</truncated>"), item(box=(1, 1, 9, 9)))
+    make_folder(tmp_path / "one", {"a": xml(item()), "b": xml(), "c": third})
     return tmp_path / "one"
 
 

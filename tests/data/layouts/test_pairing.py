@@ -68,10 +68,8 @@ def test_names_match_in_either_unicode_form(tmp_path, of_files, of_names):
         voc(tmp_path / "f", [of_files], ["1"]),
     ]
     write(tmp_path / "e/train.txt", f"images/{of_names}.jpg\n")
-    write(
-        tmp_path / "f/Annotations/1.xml",
-        xml(item(), size=None).replace("<annotation>", f"<annotation><filename>{of_names}.jpg</filename>"),
-    )
+    content = xml(item(), size=None).replace("<annotation>", f"<annotation><filename>{of_names}.jpg</filename>")
+    write(tmp_path / "f/Annotations/1.xml", content)
     for folder in folders:
         photos = load(folder, "train" if folder.name in "be" else "all").photos
         assert (len(photos), len(photos.labels)) == (1, 1)

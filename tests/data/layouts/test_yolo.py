@@ -63,9 +63,8 @@ def test_common_yolo_layouts(tmp_path, shapes, images, labels, names):
         (tmp_path / "mine/data.yaml").write_text(f"names: {names}\n")
     assert find_format(tmp_path / "mine")[0] == "yolo"
     assert CLASSES == ("circle", "square", "triangle", "star", "cross")
-    assert_same_objects(
-        load_shapes(tmp_path / "mine", "train").photos, replace(shapes, labels=4 - shapes.labels) if names else shapes
-    )
+    expected = replace(shapes, labels=4 - shapes.labels) if names else shapes
+    assert_same_objects(load_shapes(tmp_path / "mine", "train").photos, expected)
 
 
 def test_yolo_names_take_precedence_over_numbers(tmp_path, shapes):

@@ -68,9 +68,8 @@ def large(tmp_path) -> Annotations:
 def test_a_reduced_photo_changes_samples_only_by_interpolation(large):
     cache = ImageCache(large.sizes, 300)
     assert cache.sizes.tolist() == [[2000, 1501]]
-    plain, cached = (
-        DetectionDataset(large, 300, FILL, 1, AugmentConfig(photometric=False), cache=each) for each in (None, cache)
-    )
+    options = AugmentConfig(photometric=False)
+    plain, cached = (DetectionDataset(large, 300, FILL, 1, options, cache=each) for each in (None, cache))
     keys = [(epoch, 0) for epoch in range(12)]
     one, other = plain.__getitems__(keys), cached.__getitems__(keys)
     assert all(torch.equal(a, b) for a, b in zip(one.targets, other.targets, strict=True))

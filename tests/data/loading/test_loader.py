@@ -59,9 +59,8 @@ def test_batches_are_bytes_and_padded_targets(photos):
 
 def test_difficult_objects_can_be_excluded(photos):
     marked = replace(photos, difficult=np.ones_like(photos.difficult))
-    assert len(DetectionDataset(marked, 300, FILL, keep_difficult=True)[(0, 1)].targets.objects) == len(
-        photos.labels[photos.objects(1)]
-    )
+    targets = DetectionDataset(marked, 300, FILL, keep_difficult=True)[(0, 1)].targets
+    assert len(targets.objects) == len(photos.labels[photos.objects(1)])
     assert len(DetectionDataset(marked, 300, FILL, keep_difficult=False)[(0, 1)].targets.objects) == 0
 
 

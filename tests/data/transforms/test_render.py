@@ -21,9 +21,8 @@ def test_boxes_match_the_pixels(seed):
     x2, y2 = x1 + int(generator.integers(40, width // 2)), y1 + int(generator.integers(40, height // 2))
     image = np.full((height, width, 3), 20, np.uint8)
     image[y1:y2, x1:x2] = (250, 20, 20)
-    plan = draw_augmentation(
-        generator, width, height, np.array([[x1, y1, x2, y2]], np.float32), AugmentConfig(photometric=False)
-    )
+    box = np.array([[x1, y1, x2, y2]], np.float32)
+    plan = draw_augmentation(generator, width, height, box, AugmentConfig(photometric=False))
     out = np.zeros((300, 300, 3), np.uint8)
     render(image, plan, (20, 20, 20), out)
     red = out[..., 0].astype(int) > 135

@@ -59,6 +59,5 @@ def test_small_objects_in_large_photos_get_a_note_about_tiles(side, photo, noted
         ("cat",), np.array([b"a", b"b"]), sizes, np.array([0, 3, 4]), boxes, np.zeros(4, np.int64), *rest, *blank(2)
     )
     notes = dboxes.tiles_note(photos, SSD300_VOC)
-    assert [note.split(";")[0] for note in notes] == noted * [
-        "25% of the objects are smaller than the smallest DBox (30 of 300 pixels), in photos larger than 600"
-    ]
+    expected = "25% of the objects are smaller than the smallest DBox (30 of 300 pixels), in photos larger than 600"
+    assert [note.split(";")[0] for note in notes] == noted * [expected]

@@ -12,9 +12,8 @@ from ssd.weights.checkpoint import CheckpointError
 from ssd.weights.pretrained import TORCHVISION_BIASES, load_pretrained
 
 POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-PIXELS = nn.functional.interpolate(
-    torch.randint(0, 256, (2, 3, 20, 20), generator=torch.Generator().manual_seed(0)).float(), 300, mode="bilinear"
-)
+COARSE = torch.randint(0, 256, (2, 3, 20, 20), generator=torch.Generator().manual_seed(0))
+PIXELS = nn.functional.interpolate(COARSE.float(), 300, mode="bilinear")
 PIXELS = PIXELS.byte().permute(0, 2, 3, 1).contiguous()
 
 

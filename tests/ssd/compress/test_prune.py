@@ -22,9 +22,8 @@ from ssd.compress.prune import (
 )
 from ssd.model import SSD300
 
-IMAGES = nn.functional.interpolate(
-    3 * torch.randn(3, 3, 25, 25, generator=torch.Generator().manual_seed(0)), 300, mode="bicubic"
-)
+COARSE = 3 * torch.randn(3, 3, 25, 25, generator=torch.Generator().manual_seed(0))
+IMAGES = nn.functional.interpolate(COARSE, 300, mode="bicubic")
 
 
 def drawn(width: float, batch_norm: str) -> SSD300:

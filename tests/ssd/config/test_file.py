@@ -74,32 +74,25 @@ def test_custom_dboxes(tmp_path):
 
 
 def test_boolean_notations(tmp_path):
-    config = load_config(write(tmp_path, LEAST + "augment: {crop: no, expand: Off, mirror: on, photometric: True}\n"))
-    assert (config.augment.crop, config.augment.expand, config.augment.mirror, config.augment.photometric) == (
-        False,
-        False,
-        True,
-        True,
-    )
+    path = write(tmp_path, LEAST + "augment: {crop: no, expand: Off, mirror: on, photometric: True}\n")
+    augment = load_config(path).augment
+    assert (augment.crop, augment.expand, augment.mirror, augment.photometric) == (False, False, True, True)
 
 
 def test_unquoted_class_names_stay_text(tmp_path):
     in_line = write(tmp_path, f"data: {{classes: [{', '.join(ODD_NAMES)}], train: [{{path: a}}], val: [{{path: b}}]}}\n")
     assert load_config(in_line).data.class_names == tuple(ODD_NAMES)
     lines = "".join(f"  - {name}\n" for name in ODD_NAMES)
-    assert load_config(
-        write(tmp_path, f"data:\n  train: [{{path: a}}]\n  val: [{{path: b}}]\n  classes:\n{lines}")
-    ).data.classes == tuple(ODD_NAMES)
+    path = write(tmp_path, f"data:\n  train: [{{path: a}}]\n  val: [{{path: b}}]\n  classes:\n{lines}")
+    assert load_config(path).data.classes == tuple(ODD_NAMES)
     config = load_config(write(tmp_path, LEAST), [f"data.classes=[{','.join(ODD_NAMES)}]"])
     assert config.data.class_names == tuple(ODD_NAMES)
 
 
 def test_dump_round_trip(tmp_path):
     names = [*ODD_NAMES, *NEED_QUOTES]
-    values = {
-        "output_dir": "1e3",
-        "data": {"classes": names, "root": "007", "train": [{"path": "no", "split": "2007"}], "val": [{"path": "~"}]},
-    }
+    data = {"classes": names, "root": "007", "train": [{"path": "no", "split": "2007"}], "val": [{"path": "~"}]}
+    values = {"output_dir": "1e3", "data": data}
     config = parse_config(values)
     assert load_config(write(tmp_path, dump_yaml(config.model_dump(mode="json")))) == config
     assert load_config(write(tmp_path, dump_yaml(values, in_line=True))) == config
@@ -109,10 +102,8 @@ def test_dump_round_trip(tmp_path):
 
 
 def test_numeric_paths_and_names_stay_text(tmp_path):
-    path = write(
-        tmp_path, "output_dir: 2024-05-01\ndata: {root: 1e3, train: [{path: 2007, split: 007}], val: [{path: 1.10}]}\n"
-    )
-    config = load_config(path, ["data.val.0.split=2012"])
+    text = "output_dir: 2024-05-01\ndata: {root: 1e3, train: [{path: 2007, split: 007}], val: [{path: 1.10}]}\n"
+    config = load_config(write(tmp_path, text), ["data.val.0.split=2012"])
     assert (config.output_dir, config.data.root) == ("2024-05-01", "1e3")
     assert (config.data.train[0].path, config.data.train[0].split) == ("2007", "007")
     assert (config.data.val[0].path, config.data.val[0].split) == ("1.10", "2012")
@@ -178,11 +169,8 @@ def test_bom_crlf_and_document_markers(tmp_path):
 
 
 def test_anchors_and_merges(tmp_path):
-    path = write(
-        tmp_path,
-        "data: {train: &a [{path: &p a}], val: *a}\noutput_dir: *p\ncheckpoint: &e {every: 7}\neval: {<<: *e, top_k: 3}\n",
-    )
-    config = load_config(path)
+    text = "data: {train: &a [{path: &p a}], val: *a}\noutput_dir: *p\ncheckpoint: &e {every: 7}\neval: {<<: *e, top_k: 3}\n"
+    config = load_config(write(tmp_path, text))
     assert (config.data.val[0].path, config.output_dir) == ("a", "a")
     assert (config.eval.every, config.eval.top_k) == (7, 3)
     two = LEAST + "checkpoint: &a {every: 7}\nloss: &b {neg_pos: 2}\neval: {<<: [*a, {every: 8, top_k: 4}], top_k: 3}\n"
@@ -315,12 +303,8 @@ SAID = ("expected ", "unknown key (value ", "is missing and has no default", "cl
 def test_no_message_of_pydantic_is_shown():
     """Any wrong value for any key gives a line that names the key, in our own words."""
     places = [tuple(key.split(".")) for key in known_keys()]
-    places += [(*place, "nonsense") for place in places] + [
-        ("nonsense",),
-        ("data", "train", 0),
-        ("data", "train", 0, "path"),
-        ("data", "classes", 0),
-    ]
+    places += [(*place, "nonsense") for place in places]
+    places += [("nonsense",), ("data", "train", 0), ("data", "train", 0, "path"), ("data", "classes", 0)]
     refused: set[tuple[str | int, ...]] = set()
     for place, wrong in itertools.product(places, WRONG):
         values: Any = {"data": {"classes": ["k"], "train": [{"path": "a"}], "val": [{"path": "b"}]}}
@@ -350,9 +334,8 @@ def test_no_message_of_pydantic_is_shown():
                     assert text.startswith(SAID) or name in ("model", "train"), line
                     for phrase in ("Input should", "Value error", "valid", "type=", "validat", "function", "literal["):
                         assert phrase not in line, line
-    assert {key for key in known_keys() if not key.startswith(("data.train.", "data.val."))} <= {
-        ".".join(map(str, place)) for place in refused
-    }
+    required = {key for key in known_keys() if not key.startswith(("data.train.", "data.val."))}
+    assert required <= {".".join(map(str, place)) for place in refused}
 
 
 def test_every_key_has_a_schema_entry():

@@ -144,9 +144,8 @@ def test_a_browser_shows_detections(predictor, photo, tmp_path):
         thread.start()
         words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000"]
         try:
-            done = subprocess.run(
-                [browser, *words, "--dump-dom", f"http://{demo.HOST}:{port}/"], capture_output=True, text=True, timeout=120
-            )
+            words += ["--dump-dom", f"http://{demo.HOST}:{port}/"]
+            done = subprocess.run([browser, *words], capture_output=True, text=True, timeout=120)
         finally:
             server.shutdown()
             thread.join()

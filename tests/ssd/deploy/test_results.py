@@ -19,9 +19,8 @@ def entry(number: int) -> FrameDetections:
     labels = np.arange(number % 5) % len(CLASSES)
     boxes = np.arange(4 * len(labels), dtype=np.float32).reshape(-1, 4) + np.float32([0, 0, 9, 9])
     scores = np.linspace(0.9, 0.5, len(labels), dtype=np.float32)
-    return FrameDetections(
-        f"{number}.jpg", None, 100, 80, Detections(boxes, labels, scores, [CLASSES[label] for label in labels])
-    )
+    detections = Detections(boxes, labels, scores, [CLASSES[label] for label in labels])
+    return FrameDetections(f"{number}.jpg", None, 100, 80, detections)
 
 
 def read(folder: Path) -> tuple[list[str], int, list[str], int]:
@@ -29,12 +28,8 @@ def read(folder: Path) -> tuple[list[str], int, list[str], int]:
     listed = json.loads((folder / "detections.json").read_text())
     coco = json.loads((folder / "coco.json").read_text())
     assert [item["id"] for item in coco["annotations"]] == list(range(1, len(coco["annotations"]) + 1))
-    return (
-        [each["name"] for each in listed],
-        sum(len(each["objects"]) for each in listed),
-        [image["file_name"] for image in coco["images"]],
-        len(coco["annotations"]),
-    )
+    names, num_objects = [each["name"] for each in listed], sum(len(each["objects"]) for each in listed)
+    return names, num_objects, [image["file_name"] for image in coco["images"]], len(coco["annotations"])
 
 
 def test_files_are_valid_after_every_addition(tmp_path):

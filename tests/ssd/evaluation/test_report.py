@@ -65,19 +65,8 @@ def report_input():
     names = ["a<b>.jpg", "b.jpg"]
     image = np.full((80, 100, 3), 90, np.uint8)
     facts, sizes = {"run": "runs/x"}, np.array([[100, 80]] * 2)
-    return ReportInput(
-        "SSD300: mine & yours",
-        evaluation,
-        objects,
-        names,
-        lambda _: image,
-        records,
-        {"seed": 0},
-        facts,
-        sizes,
-        EDGES,
-        label_faults(evaluation.errors, 2),
-    )
+    title, faults = "SSD300: mine & yours", label_faults(evaluation.errors, 2)
+    return ReportInput(title, evaluation, objects, names, lambda _: image, records, {"seed": 0}, facts, sizes, EDGES, faults)
 
 
 def test_precision_and_recall_by_score(report_input):
@@ -131,9 +120,8 @@ def test_unusual_class_names_and_photo_shapes(report_input, recwarn):
     detections = [found((1, 1, 3, 3, i, 0.9), (1, 1, 2, 3, i + 2, 0.6)) for i in range(2)]
     objects = [truth((1, 1, 3, 3, i, False), (1, 1, 2, 3, i + 2, False)) for i in range(2)]
     evaluation = evaluation_of(names, detections, objects)
-    text = render(
-        replace(report_input, evaluation=evaluation, ground_truth=objects, names=["a", "b"], image=photos.__getitem__)
-    )
+    changes = {"evaluation": evaluation, "ground_truth": objects, "names": ["a", "b"], "image": photos.__getitem__}
+    text = render(replace(report_input, **changes))
     for name in names:
         assert text.count(f">{html.escape(name)}<") == 5  # table, APs, legend, both axes of the confusion
     assert not [str(warning.message) for warning in recwarn]

@@ -68,15 +68,8 @@ def test_batch_sizes_that_need_no_padding(compiled_sizes):
 
 def test_detect_compiles_on_request(checkpoint, paths, compiled_sizes, tmp_path):
     for words in ([], ["--compile"]):
-        arguments = [
-            str(checkpoint),
-            str(paths[0]),
-            "--device",
-            "cpu",
-            "--no-pictures",
-            "--output",
-            str(tmp_path / str(len(words))),
-        ]
+        output = str(tmp_path / str(len(words)))
+        arguments = [str(checkpoint), str(paths[0]), "--device", "cpu", "--no-pictures", "--output", output]
         assert detect.main([*arguments, *words]) == 0
         assert compiled_sizes == [1] * len(words)
 

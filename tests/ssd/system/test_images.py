@@ -110,9 +110,8 @@ def test_damaged_jpeg_is_rejected_by_name(tmp_path, capfd, content):
 )
 def test_harmless_jpeg_warnings_are_hidden(tmp_path, capfd, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    np.testing.assert_array_equal(
-        read_photo(tmp_path / "a.jpg"), cv2.imdecode(np.frombuffer(JPEG, np.uint8), cv2.IMREAD_COLOR_RGB)
-    )
+    expected = cv2.imdecode(np.frombuffer(JPEG, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.jpg"), expected)
     assert capfd.readouterr() == ("", "")
 
 

@@ -35,9 +35,8 @@ def test_automatic_accumulation_warns_about_what_it_changes(steps, batch_norm, m
     samples = cast("DetectionDataset", SimpleNamespace(cache=None))
     build.settle_batch_size(run, SSD300(2, batch_norm, 0.05), IMAGENET, samples, None)
     said = capsys.readouterr().out
-    assert ("warning: batch normalisation takes its statistics from each accumulation step" in said) is (
-        steps > 1 and batch_norm != "none"
-    )
+    warned = "warning: batch normalisation takes its statistics from each accumulation step" in said
+    assert warned is (steps > 1 and batch_norm != "none")
     # No more photos at once than the step that was tried.
     assert run.config.eval.batch_size == min(16, 32 // steps)
     assert ("eval.batch_size 8 instead of 16" in said) is (steps > 1)

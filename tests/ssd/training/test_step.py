@@ -27,9 +27,8 @@ def _two_threads():
 def test_steps_with_several_threads_are_equal_bit_for_bit():
     photos = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8, generator=photos)
-    targets = pad_targets(
-        [torch.tensor([[0.1, 0.1, 0.6, 0.7, 0]]), torch.tensor([[0.3, 0.2, 0.9, 0.5, 1], [0.1, 0.6, 0.3, 0.9, 2]])]
-    )
+    rows = ([[0.1, 0.1, 0.6, 0.7, 0]], [[0.3, 0.2, 0.9, 0.5, 1], [0.1, 0.6, 0.3, 0.9, 2]])
+    targets = pad_targets([torch.tensor(each) for each in rows])
     trained = []
     for _ in range(2):
         torch.manual_seed(0)

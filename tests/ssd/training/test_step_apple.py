@@ -73,9 +73,8 @@ def test_a_step_takes_nothing_that_apple_s_gpus_lack(monkeypatch, kind):
     with FakeTensorMode():
         with STAND_IN:
             model = SSD300(4, batch_norm="all", width=0.05)
-        updater = Updater(
-            model, make_optimizer(model, kind, 0.1, 0.9, 0.01), schedule_of(), torch.float32, ModelEMA(model, 0.9), 10.0
-        )
+        optimizer = make_optimizer(model, kind, 0.1, 0.9, 0.01)
+        updater = Updater(model, optimizer, schedule_of(), torch.float32, ModelEMA(model, 0.9), 10.0)
         step = TrainStep(model, MultiBoxLoss(), IMAGENET, updater, torch.float32, World(), False)
         images = torch.empty(2, 300, 300, 3, dtype=torch.uint8)
         with Forbidden():

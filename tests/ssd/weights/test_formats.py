@@ -71,9 +71,8 @@ def test_detections_match_torchvision(tmp_path, photos):
         difference = ((ours - their).abs().max() / their.abs().max()).item()
         print(f"torchvision: largest difference {difference:.1e} of the largest value")
         assert difference < TOLERANCE
-    detections = predict(
-        PixelModel(network, preprocessing, device, torch.float32), photos, PostprocessConfig(score_thresh=0.02)
-    )
+    model = PixelModel(network, preprocessing, device, torch.float32)
+    detections = predict(model, photos, PostprocessConfig(score_thresh=0.02))
     for found, their in zip(detections, theirs(pixels), strict=True):
         assert len(found["scores"]) == len(their["scores"]) > 20
         torch.testing.assert_close(found["scores"], their["scores"], rtol=0, atol=TOLERANCE)
