@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd.system.arguments import Parser, add_overrides, whole_number
+from ssd.system.arguments import Parser, add_overrides, bounded, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ssd.weights.checkpoint import TrainState
 
 MAX_WIDTH = 4.0
+width = bounded(float, lambda value: 0 < value <= MAX_WIDTH, f"a factor above 0, up to {MAX_WIDTH:g}")
 
 
 @command()
@@ -175,16 +176,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add_overrides(parser, "data.root=/data, the folder of the run's photos")
     return parser.parse_intermixed_args(arguments)
-
-
-def width(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= MAX_WIDTH:
-        raise argparse.ArgumentTypeError(f"expected a factor above 0, up to {MAX_WIDTH:g}, got {text!r}")
-    return value
 
 
 def check_usage(options: argparse.Namespace, output: Path) -> None:

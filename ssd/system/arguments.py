@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from ssd.config import Config
@@ -78,28 +79,23 @@ def config_named(description: str | None, arguments: list[str] | None) -> Config
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return a parser of integers from `least` to `most`, both included."""
     expected = f"an integer ≥ {least}" if most is None else f"an integer from {least} to {most}"
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-        return value
-
-    return read
+    return bounded(int, lambda value: value >= least and (most is None or value <= most), expected)
 
 
-def fraction(text: str) -> float:
-    """Parse a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
+def bounded(read: Callable[[str], T], fits: Callable[[T], bool], expected: str) -> Callable[[str], T]:
+    """Return a parser of values that `fits` accepts; `expected` describes them in messages."""
+
+    def parse(text: str) -> T:
+        with suppress(ValueError):
+            value = read(text)
+            if fits(value):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return parse
+
+
+fraction = bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def several(read: Callable[[str], T]) -> Callable[[str], list[T]]:
