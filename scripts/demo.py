@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.deploy.inputs import split_checkpoint
     from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
-    from ssd.weights.sources import default_score
+    from ssd.weights.checkpoint import load_checkpoint
+    from ssd.weights.sources import SHIPPED, checkpoint_file
 
     checkpoint, words = split_checkpoint([word for word in (options.checkpoint, options.photo) if word])
     photo = Path(words[0]) if words else None
@@ -43,14 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
             pass
 
     keep_freed_memory()
-    predictor = Predictor.from_checkpoint(checkpoint, options.device, score_thresh=LEAST_SCORE)
+    state = load_checkpoint(checkpoint_file(checkpoint))
+    predictor = Predictor.from_checkpoint(state, options.device, score_thresh=LEAST_SCORE)
+    scores = sorted(state.class_scores.values()) if checkpoint in SHIPPED else []
+    usual = scores[len(scores) // 2] if scores else 0.5
     try:
         listening = socket.create_server((HOST, options.port))
     except OSError as error:
         raise UsageError(f"--port {options.port}: cannot be used ({error.strerror}); choose another port") from None
     with listening:
         port = listening.getsockname()[1]
-        demo = Demo(predictor, default_score(checkpoint) if options.score is None else options.score, photo, port)
+        demo = Demo(predictor, usual if options.score is None else options.score, photo, port)
         server = make_server(HOST, port, demo, threaded=True, request_handler=Quiet, fd=listening.fileno())
         print(f"open http://{HOST}:{port} in a browser; Ctrl-C stops the server", flush=True)
         try:
@@ -67,7 +71,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("photo", nargs="?", metavar="PHOTO", help="photo to show first")
     parser.add_argument("--port", type=whole_number(0, 65535), default=8000, metavar="N", help="server port; 0: any (8000)")
-    parser.add_argument("--score", type=fraction, metavar="S", help="initial position of the slider (0.5; half: 0.2)")
+    parser.add_argument("--score", type=fraction, metavar="S", help="initial position of the slider (0.5)")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_intermixed_args(arguments)
 

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
     from ssd.system.images import passed_over, printable
-    from ssd.weights.sources import checkpoint_file, default_score
+    from ssd.weights.sources import checkpoint_file
 
     keep_freed_memory()
     checkpoint, words = split_checkpoint([word for word in (options.checkpoint, *options.inputs) if word])
@@ -58,9 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     inputs = find_inputs(words)
     if passed_over(inputs.unread):
         print(f"note: {passed_over(inputs.unread)}", file=sys.stderr)
-    score = default_score(checkpoint) if options.score is None else options.score
     predictor = Predictor.from_checkpoint(
-        checkpoint, options.device, score_thresh=score, nms_thresh=options.nms, tiles=options.tiles,
+        checkpoint, options.device, score_thresh=options.score, nms_thresh=options.nms, tiles=options.tiles,
         compile=options.compile,
     )  # fmt: skip
     output = output_folder(options.output, options.overwrite, Path("runs/detect"))
@@ -89,7 +88,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="checkpoints/best.pt of a run, converted weights, or a shipped name (half)",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photo, folder, pattern in quotes, video, or camera:N")
-    parser.add_argument("--score", type=fraction, metavar="S", help="minimum score of a detection (0.5; half: 0.2)")
+    parser.add_argument(
+        "--score",
+        type=score,
+        metavar="S",
+        help="minimum score of a detection (0.5), or auto: for each class the best on its validation photos",
+    )
     parser.add_argument(
         "--nms", type=fraction, default=0.45, metavar="O", help="maximum overlap of two boxes of a class (0.45)"
     )
@@ -106,6 +110,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="use torch.compile; compiling takes 10 to 20 seconds")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_intermixed_args(arguments)
+
+
+def score(text: str) -> str | float:
+    """Return the argument `score_thresh` of `Predictor.from_checkpoint`."""
+    return text if text == "auto" else fraction(text)
 
 
 def tiles(text: str) -> str | int:

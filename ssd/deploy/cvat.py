@@ -11,7 +11,7 @@ import cvat_sdk.auto_annotation as cvat  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from ssd.inference.predictor import Predictor
-from ssd.weights.sources import DEFAULT, default_score
+from ssd.weights.sources import DEFAULT
 
 
 class Detection:
@@ -38,11 +38,10 @@ def create(checkpoint: str = DEFAULT, score: float | None = None, device: str = 
 
     Args:
         checkpoint: path, or the name of shipped weights.
-        score: minimum score of a detection; by default 0.5, or that of the shipped weights.
+        score: minimum score of a detection; by default 0.5, or those of the shipped weights.
         device: auto | cpu | mps | cuda | cuda:N.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
     """
-    least = default_score(checkpoint) if score is None else score
-    return Detection(Predictor.from_checkpoint(checkpoint, device, score_thresh=least))
+    return Detection(Predictor.from_checkpoint(checkpoint, device, score_thresh=score))

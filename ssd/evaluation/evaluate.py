@@ -20,6 +20,8 @@ from ssd.loss import MultiBoxLoss
 from ssd.system.distributed import World
 from ssd.system.stop import Stopped, StopRequest
 
+THRESHOLDS = np.linspace(0, 1, 101)  # scores at which precision, recall and F1 are computed
+
 
 class EvaluationData(NamedTuple):
     """The photos to evaluate on."""
@@ -68,20 +70,33 @@ class Evaluation:
 
     def score_curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return score thresholds 0..1, and precision, recall and F1 at each, averaged over the classes with objects."""
-        thresholds = np.linspace(0, 1, 101)
         present = np.flatnonzero(self.result.num_objects).tolist()
         if not present:
-            nothing = np.zeros_like(thresholds)
-            return thresholds, nothing, nothing, nothing
-        recall, precision, _ = map(np.array, zip(*(self.result.at(label, thresholds) for label in present), strict=True))
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
-        return thresholds, precision.mean(0), recall.mean(0), f1.mean(0)
+            nothing = np.zeros_like(THRESHOLDS)
+            return THRESHOLDS, nothing, nothing, nothing
+        precision, recall, f1 = np.mean([self._curves_of(label) for label in present], axis=0)
+        return THRESHOLDS, precision, recall, f1
+
+    def _curves_of(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return precision, recall and F1 of a class at each of `THRESHOLDS`."""
+        recall, precision, _ = self.result.at(label, THRESHOLDS)
+        return precision, recall, 2 * precision * recall / np.maximum(precision + recall, 1e-9)
 
     def best_score(self) -> tuple[float, float]:
         """Return the score threshold with the best mean F1, and that F1; 0.5 and 0 if there is no true positive."""
         thresholds, _, _, f1 = self.score_curves()
         best = int(f1.argmax())
         return (float(thresholds[best]), float(f1[best])) if f1[best] else (0.5, 0.0)
+
+    def class_scores(self) -> dict[str, float]:
+        """Return the score threshold with the best F1 of each class, the middle of several; for a class without true positives,
+        that of all classes."""
+        best, _ = self.best_score()
+        scores = {}
+        for label, name in enumerate(self.classes):
+            f1 = self._curves_of(label)[2] if self.result.num_objects[label] else np.zeros(1)
+            scores[name] = float(np.median(THRESHOLDS[f1 == f1.max()])) if f1.any() else best
+        return scores
 
     def table(self) -> str:
         """Return a table of AP, objects and detections by class, followed by the loss and the time taken."""

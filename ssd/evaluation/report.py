@@ -202,12 +202,14 @@ def hardest(matches: MatchSummary) -> list[int]:
 
 def class_table(evaluation: Evaluation) -> str:
     result = evaluation.result
+    scores = evaluation.class_scores()
     rows = zip(evaluation.classes, result.ap, result.num_objects, result.num_detections, strict=True)
     cells = "".join(
         f"<tr><td>{html.escape(name)}<td>{'–' if np.isnan(ap) else f'{ap:.4f}'}<td>{objects}<td>{detections}"
+        f"<td>{scores[name]:.2f}"
         for name, ap, objects, detections in rows
     )
-    return f"<div class=wide><table><tr><th>class<th>AP<th>objects<th>detections{cells}</table></div>"
+    return f"<div class=wide><table><tr><th>class<th>AP<th>objects<th>detections<th>best score{cells}</table></div>"
 
 
 def facts_table(facts: Mapping[str, str]) -> str:

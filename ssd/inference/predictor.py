@@ -1,7 +1,7 @@
 """Detection of objects in photos with a trained network."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, Self
@@ -24,9 +24,9 @@ from ssd.preprocessing import Preprocessing, resize
 from ssd.system.device import choose_device, choose_precision, compute_in_forks, inference_format
 from ssd.system.errors import first_line
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
-from ssd.weights.checkpoint import TrainState, load_checkpoint
+from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
-from ssd.weights.sources import checkpoint_file
+from ssd.weights.sources import SHIPPED, checkpoint_file
 
 Photo = str | Path | np.ndarray | Image.Image | Tensor
 
@@ -48,6 +48,7 @@ class Predictor:
         dtype: of the activations.
         options: thresholds of the detections.
         tiles: size and overlap of the tiles; photos with a longer side are cut into tiles. None: no tiles.
+        class_scores: minimum score of the detections of each class, beside that in `options`.
         compile: run the network through torch.compile: a little faster after ten to twenty seconds for the first batch, and for
             each new batch size.
 
@@ -65,6 +66,7 @@ class Predictor:
         options: PostprocessConfig,
         tiles: TilesConfig | None = None,
         compile: bool = False,
+        class_scores: Mapping[str, float] | None = None,
     ) -> None:
         compute_in_forks()
         self.model = for_inference(model, dtype).to(device)
@@ -75,6 +77,7 @@ class Predictor:
         self.dtype = dtype
         self.options = options
         self.tiles = tiles
+        self.class_scores = np.array([(class_scores or {}).get(name, 0.0) for name in classes])
 
     @classmethod
     def from_checkpoint(
@@ -82,7 +85,7 @@ class Predictor:
         checkpoint: str | Path | TrainState,
         device: str | int | torch.device = "auto",
         precision: str = "auto",
-        score_thresh: float = 0.5,
+        score_thresh: float | Literal["auto"] | None = None,
         nms_thresh: float = 0.45,
         top_k: int = 200,
         tiles: Literal["trained", "none"] | int | TilesConfig = "trained",
@@ -95,23 +98,33 @@ class Predictor:
                 slim), or a loaded checkpoint.
             device: auto | cpu | mps | cuda | cuda:N, or N alone.
             precision: auto | float32 | bfloat16 | float16.
-            score_thresh: minimum score of a detection.
+            score_thresh: minimum score of a detection; `auto`: for each class the one with the best F1 on the validation
+                photos; None: `auto` for shipped weights that have it, otherwise 0.5.
             nms_thresh: of two boxes of a class with a larger overlap, the lower-scoring one is dropped.
             top_k: maximum number of detections in a photo.
             tiles: those of training, none, or their side in pixels.
             compile: run the network through torch.compile, as above.
 
         Raises:
-            CheckpointError: the file is missing, damaged, or not a checkpoint of this application.
+            CheckpointError: the file is missing, damaged, or not a checkpoint of this application, or has no thresholds for
+                `auto`.
             ConfigError: this machine lacks the device, the precision, or a compiler.
             ValueError: a threshold, `top_k` or `tiles` is out of range.
         """
         state = checkpoint if isinstance(checkpoint, TrainState) else load_checkpoint(checkpoint_file(checkpoint))
         where = choose_device(f"cuda:{device}" if isinstance(device, Integral) else str(device))
         dtype = choose_precision(precision, where)
+        class_scores = {}
+        if score_thresh is None:
+            score_thresh = "auto" if str(checkpoint) in SHIPPED and state.class_scores else 0.5
+        if score_thresh == "auto":
+            class_scores = state.class_scores
+            if not class_scores:
+                raise CheckpointError(f"{checkpoint}: has no thresholds for --score auto; give a number, such as 0.5")
+            score_thresh = min(class_scores.values())
         options = check_thresholds(score_thresh, nms_thresh, top_k)
-        preprocessing = Preprocessing(**state.preprocessing)
-        return cls(network_of(state), state.classes, preprocessing, where, dtype, options, choose_tiles(tiles, state), compile)
+        network, preprocessing, chosen = network_of(state), Preprocessing(**state.preprocessing), choose_tiles(tiles, state)
+        return cls(network, state.classes, preprocessing, where, dtype, options, chosen, compile, class_scores)
 
     def __call__(self, images: Photo | Iterable[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
         """Return the detections in photos of any sizes.
@@ -174,7 +187,9 @@ class Predictor:
 
     def _merged(self, found: Sequence[dict[str, Tensor]], crops: np.ndarray) -> Detections:
         merged = merge(found, crops, crops[0, 2:], self.options.nms_thresh, self.options.top_k)
-        return merged._replace(names=[self.classes[label] for label in merged.labels])
+        kept = merged.scores >= self.class_scores[merged.labels]
+        labels = merged.labels[kept]
+        return Detections(merged.boxes[kept], labels, merged.scores[kept], [self.classes[label] for label in labels])
 
 
 def check_thresholds(score_thresh: float, nms_thresh: float, top_k: int) -> PostprocessConfig:

@@ -80,6 +80,7 @@ def compare_with_best(state: TrainState, evaluation: Evaluation) -> bool:
     is_better = gain > MAP_TOLERANCE or (abs(gain) <= MAP_TOLERANCE and is_lower)
     if is_better:
         state.best_map, state.best_loss = evaluation.mean_ap, min(math.inf, evaluation.loss)  # inf for NaN
+        state.class_scores = evaluation.class_scores()
     state.not_improved = 0 if is_better else state.not_improved + 1
     return is_better
 
@@ -148,7 +149,7 @@ def finish(run: Run, samples: DetectionDataset, path: Path, best: Best) -> None:
         write_report(report, content)
         run.say(f"report: {report}")
     score, f1 = evaluation.best_score()
-    run.say(f"suggested --score {score:.2f} (best F1 {f1:.3f})")
+    run.say(f"suggested --score {score:.2f} (best F1 {f1:.3f}); --score auto uses a threshold for each class")
     run.say(f"{path}, iteration {best.iteration}:")
     run.say(evaluation.summary)
 

@@ -46,6 +46,7 @@ class TrainState:
     average: dict[str, Tensor] | None = None  # moving average of the weights, if the run has one
     best_map: float = -1.0
     best_loss: float = math.inf  # validation loss of the best evaluation, which breaks ties in mAP
+    class_scores: dict[str, float] = field(default_factory=dict)  # minimum score of each class with the best F1 on data.val
     evaluated_at: int = -1  # iteration of the last evaluation
     not_improved: int = 0  # evaluations since the best one
     loss_sums: Tensor | None = None  # since the last train record: loss_l and loss_c
@@ -62,14 +63,15 @@ class TrainState:
 def weights_alone(state: TrainState) -> TrainState:
     """Return a state for using the network, without what resuming needs.
 
-    It has the weights in half precision, the preprocessing, the classes, the shape of the network, and the tiles of training.
-    Vectors (biases, and scales and statistics of batch normalisation) keep their precision: they are small, and a variance may
-    exceed the range of float16.
+    It has the weights in half precision, the preprocessing, the classes with their thresholds, the shape of the network, and
+    the tiles of training. Vectors (biases, and scales and statistics of batch normalisation) keep their precision: they are
+    small, and a variance may exceed the range of float16.
     """
     weights = {name: value.half() if value.ndim > 1 else value for name, value in state.weights.items()}
     tiles = state.config.get("data", {}).get("tiles")
     shape = shape_of(state.config["model"])
-    return TrainState(weights, state.classes, state.preprocessing, {"model": shape, "data": {"tiles": tiles}})
+    config = {"model": shape, "data": {"tiles": tiles}}
+    return TrainState(weights, state.classes, state.preprocessing, config, class_scores=state.class_scores)
 
 
 def shape_of(options: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from ssd.weights.checkpoint import CheckpointError
 # Shipped weights; written by scripts/export.py --format weights.
 SHIPPED = {name: Path(__file__).with_name(f"{name}.pt") for name in SHIPPED_WIDTHS}
 
-# The minimum score of each with the best F1 on its validation photos (docs/results.md).
-SHIPPED_SCORES = {"half": 0.2, "slim": 0.2}
 DEFAULT = "half"  # for detection without a checkpoint
 
 # Without a network connection, fail within seconds.
@@ -27,11 +25,6 @@ STALL = 8.0  # seconds
 def checkpoint_file(name: str | Path) -> Path:
     """Return the path of a checkpoint: a file, or shipped weights by their name."""
     return SHIPPED[str(name)] if str(name) in SHIPPED and not Path(name).exists() else Path(name)
-
-
-def default_score(name: str | Path) -> float:
-    """Return the minimum score of detections with a checkpoint, unless the user gives one."""
-    return 0.5 if Path(name).exists() else SHIPPED_SCORES.get(str(name), 0.5)
 
 
 def weights_file(source: str, batch_norm: bool) -> Path:

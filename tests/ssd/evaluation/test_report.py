@@ -81,6 +81,8 @@ def test_precision_and_recall_by_score(report_input):
     assert precision[at[1.0]] == 1
     assert recall[at[1.0]] == 0
     assert report_input.evaluation.best_score() == (pytest.approx(0.61), pytest.approx((1 + 2 / 3) / 2))
+    # The best F1 of cats lies above the false one, that of dogs anywhere up to the only one.
+    assert report_input.evaluation.class_scores() == {"cat": pytest.approx((0.61 + 0.9) / 2), "dog": pytest.approx(0.8 / 2)}
 
 
 def test_the_report_is_self_contained(report_input):

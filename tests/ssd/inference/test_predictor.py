@@ -14,7 +14,7 @@ from ssd.inference.predictor import Predictor, for_inference, to_pixels
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.system.images import ImageError, read_photo
-from ssd.weights.checkpoint import load_checkpoint
+from ssd.weights.checkpoint import CheckpointError, load_checkpoint
 from tests.helpers.annotations import load
 from tests.helpers.detections import assert_alike
 from tests.helpers.paths import ROOT
@@ -194,6 +194,24 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_each_class_has_a_threshold_of_its_own(checkpoint, paths):
+    state = load_checkpoint(checkpoint)
+    found = Predictor.from_checkpoint(state, "cpu", score_thresh=0.05)(paths)
+    scores = {name: 0.1 * number for number, name in enumerate(state.classes, start=1)}
+    state.class_scores = scores
+    chosen = Predictor.from_checkpoint(state, "cpu", score_thresh="auto")(paths)
+    kept = [[score >= scores[name] for score, name in zip(each.scores, each.names, strict=True)] for each in found]
+    assert any(map(all, kept)) or any(map(any, kept))
+    assert not all(map(all, kept))
+    for before, mask, after in zip(found, kept, chosen, strict=True):
+        assert after.scores.tolist() == before.scores[mask].tolist()
+        assert after.names == [name for name, is_kept in zip(before.names, mask, strict=True) if is_kept]
+        assert np.array_equal(after.boxes, before.boxes[mask])
+    state.class_scores = {}
+    with pytest.raises(CheckpointError, match="has no thresholds for --score auto; give a number"):
+        Predictor.from_checkpoint(state, "cpu", score_thresh="auto")
+
+
 def test_a_predictor_works_after_a_fork(checkpoint):
     """The child used to wait forever for threads that only the parent has."""
     done = completed([sys.executable, "-c", FORKED, str(checkpoint)], timeout=60, cwd=ROOT)
