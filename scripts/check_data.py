@@ -35,18 +35,21 @@ def main(arguments: list[str] | None = None) -> int:
             train_photos, val_photos, damaged = load_data(Run.alone(config, stop), max_faults=None)
     except DataError as error:
         raise UserError(f"{error}\n{len(str(error).splitlines())} faults") from None
-    dbox_list = make_dbox_list(spec_of(config.model.dboxes))
+    thresh, input_size = config.loss.jaccard_thresh, config.model.row.input_size
+    dbox_list = make_dbox_list(spec_of(config.model.dboxes, config.model.row))
     named = config.model.dboxes if isinstance(config.model.dboxes, str) else "model.dboxes"
     for line in damaged:
         print(f"left out: {line}")
     for name, photos in (("train", train_photos), ("val", val_photos)):
-        print_part(name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, named)
+        print_part(
+            name, photos, best_overlaps(photos, dbox_list), config.loss.jaccard_thresh, named, config.model.row.input_size
+        )
     if config.data.tiles:
         crops = cut_tiles(train_photos, config.data.tiles, config.seed)
         tiles = crops.select(crops.trained & (np.arange(len(crops)) >= len(train_photos)))
         print(f"\ntiles of data.train: {len(tiles)}, {int((np.diff(tiles.starts) == 0).sum())} without objects")
         if len(tiles.labels):
-            print_sizes(tiles, best_overlaps(tiles, dbox_list), config.loss.jaccard_thresh, named)
+            print_sizes(tiles, best_overlaps(tiles, dbox_list), thresh, named, input_size)
     duplicates = find_duplicates(train_photos, val_photos, config.data.group_by)
     lines = describe_duplicates(duplicates, train_photos, val_photos)
     if lines:

@@ -1,16 +1,17 @@
-"""Convert another project's SSD300 weights to a checkpoint: python scripts/convert_weights.py FILE
+"""Convert another project's SSD weights to a checkpoint: python scripts/convert_weights.py FILE
 
     python scripts/convert_weights.py ssd300_mAP_77.43_v2.pth
     python scripts/detect.py ssd300_mAP_77.43_v2.converted.pt photos/
 
-The formats of amdegroot/ssd.pytorch, lufficc/SSD, qfgaohao/pytorch-ssd (VGG16) and torchvision's ssd300_vgg16 are recognised.
+The formats of amdegroot/ssd.pytorch, lufficc/SSD and qfgaohao/pytorch-ssd (SSD300 and SSD512 with VGG16), and torchvision's
+ssd300_vgg16 and ssdlite320_mobilenet_v3_large are recognised.
 To train from such weights, no conversion is needed: name the file in model.init_from.
 """
 
 import sys
 from pathlib import Path
 
-from ssd.architecture import SSD300_VGG16
+from ssd.architecture import ARCHITECTURES
 from ssd.system.arguments import Parser
 from ssd.system.command import command
 from ssd.system.errors import UsageError
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--dboxes",
-        choices=tuple(SSD300_VGG16.dbox_sizes),
+        choices=sorted({name for row in ARCHITECTURES.values() for name in row.dbox_sizes}),
         help="DBox sizes of the file; default: coco for COCO's classes, otherwise voc",
     )
     options = parser.parse_args(arguments)
@@ -45,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     model, mean = state.config["model"], ", ".join(f"{value:g}" for value in state.preprocessing["mean"])
     print(f"format: {project}; {len(state.weights)} tensors")
     print(f"classes: {', '.join(state.classes)}")
-    print(f"DBoxes: {model['dboxes']}, clamped; norm of conv4_3: {model['conv4_3_norm']}; input: RGB minus {mean}")
+    print(f"architecture: {model['architecture']}; DBoxes: {model['dboxes']}, clamped")
+    print(f"norm of the first map: {model['conv4_3_norm']}; input: RGB minus {mean}")
     print(f"written: {output}")
     return 0
 

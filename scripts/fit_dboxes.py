@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     from data.dataset.coverage import all_boxes, best_overlaps, print_change
     from ssd.autoconfig.dbox_fit import COVERED, fit, objects_of
     from ssd.config.yaml import dump_yaml
-    from ssd.dbox import DBOX_SPECS, make_dbox_list, spec_of
+    from ssd.dbox import make_dbox_list, named_specs, spec_of
     from ssd.training.datasets import load_part, make_crops
     from ssd.training.run import Run
 
@@ -30,10 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         photos = load_part(Run.alone(config, stop), "train")
     photos.require_objects("data.train", with_difficult=True)
     crops = make_crops(photos, config).of_training()
-    found = fit(objects_of(all_boxes(crops), crops.labels, config.seed))
-    before, after = (best_overlaps(crops, make_dbox_list(spec_of(dboxes))) for dboxes in (config.model.dboxes, found))
-    print_change(photos.classes, crops, before, after, COVERED)
-    named = next((name for name, spec in DBOX_SPECS.items() if spec == spec_of(found)), None)
+    row = config.model.row
+    found = fit(objects_of(all_boxes(crops), crops.labels, config.seed, row))
+    before, after = (best_overlaps(crops, make_dbox_list(spec_of(dboxes, row))) for dboxes in (config.model.dboxes, found))
+    print_change(photos.classes, crops, before, after, COVERED, row.input_size)
+    named = next((name for name, spec in named_specs(row).items() if spec == spec_of(found, row)), None)
     print(f"\nmodel:\n  dboxes: {dump_yaml(named or found.to_plain(), in_line=True)}")
     return 0
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from data.loading.dataset import DetectionDataset
     from ssd.compress.prune import LayerFit
-    from ssd.model import SSD300
+    from ssd.model import SSD
     from ssd.preprocessing import Preprocessing
     from ssd.training.run import Run
     from ssd.weights.checkpoint import TrainState
@@ -67,7 +67,7 @@ def slim_features(features: dict, options: argparse.Namespace) -> "TrainState":
         raise UsageError(f"{options.source}: is not from a run and names no photos; name a folder with --photos")
     shape = ModelConfig(pretrained="none", width=options.width, batch_norm=options.batch_norm or "backbone")
     network = build_network(2, shape)
-    pixels = pixels_of_folder(options.photos, options.number)
+    pixels = pixels_of_folder(options.photos, options.number, network.input_size)
     preprocessing = start_from_features(network, features, pixels, str(options.source), report)
     layers = tuple(f"backbone.{name}." for name in CONV_NAMES)
     weights = {name: value for name, value in network.state_dict().items() if name.startswith(layers)}
@@ -79,6 +79,7 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     """Return a checkpoint with fewer channels, and print its size and mAP before and after."""
     import torch
 
+    from ssd.backbones.vgg import VGG16
     from ssd.compress.prune import prune
     from ssd.config.file import parse_config
     from ssd.config.schema import ModelConfig
@@ -90,15 +91,17 @@ def slim_checkpoint(state: "TrainState", options: argparse.Namespace) -> "TrainS
     from ssd.weights.pretrained import build_network, network_of
 
     wide = network_of(state)
+    if not isinstance(wide.backbone, VGG16):
+        raise UsageError(f"{options.source}: is {wide.architecture.title}; only networks with VGG16 can be made narrower")
     if options.width > wide.width:
         raise UsageError(f"--width {options.width:g}: the checkpoint has width {wide.width:g}; name a smaller one")
     given = {"width": options.width, **({"batch_norm": options.batch_norm} if options.batch_norm else {})}
     shape = ModelConfig.model_validate({**shape_of(state.config["model"]), **given})
     narrow = build_network(len(state.classes) + 1, shape).eval()
-    preprocessing = Preprocessing(**state.preprocessing)
+    preprocessing = Preprocessing.from_plain(state.preprocessing)
     run = None
     if options.photos:
-        pixels = pixels_of_folder(options.photos, options.number)
+        pixels = pixels_of_folder(options.photos, options.number, wide.input_size)
     elif "train" in state.config.get("data", {}):
         run = Run.alone(parse_config(state.config, str(options.source), options.overrides))
         pixels = sample_pixels(run, load_part(run, "train"), options.number)
@@ -120,8 +123,8 @@ def report(layer: "LayerFit") -> None:
     print(f"{name:9} {layer.kept:5} of {layer.of:4} channels  unexplained variance {layer.unexplained:.3f}", flush=True)
 
 
-def pixels_of_folder(folder: Path, number: int) -> "Tensor":
-    """Return up to `number` of a folder's photos at the network's size, `[N, 300, 300, 3]` uint8 RGB.
+def pixels_of_folder(folder: Path, number: int, size: int) -> "Tensor":
+    """Return up to `number` of a folder's photos at the network's size, `[N, size, size, 3]` uint8 RGB.
 
     Raises:
         UsageError: the folder contains no photos.
@@ -130,23 +133,23 @@ def pixels_of_folder(folder: Path, number: int) -> "Tensor":
     import torch
 
     from ssd.inference.pictures import evenly_spaced
-    from ssd.preprocessing import IMAGENET, resize
+    from ssd.preprocessing import resize
     from ssd.system.images import SUFFIXES, read_photo
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UsageError(f"--photos {folder}: contains no photos ({', '.join(SUFFIXES)})")
     photos = (read_photo(paths[index]) for index in evenly_spaced(len(paths), number))
-    return torch.from_numpy(np.stack([resize(photo, IMAGENET.size, IMAGENET.size) for photo in photos]))
+    return torch.from_numpy(np.stack([resize(photo, size, size) for photo in photos]))
 
 
-def gflop(network: "SSD300") -> float:
+def gflop(network: "SSD") -> float:
     """Return the GFLOP for one photo; a multiplication and an addition count as two."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, 300, 300))
+        network(torch.zeros(1, 3, network.input_size, network.input_size))
     return counter.get_total_flops() / 1e9
 
 

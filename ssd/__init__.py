@@ -1,4 +1,4 @@
-"""SSD300: the paper, file by file, and the rooms around it."""
+"""SSD: the paper, file by file, and the rooms around it."""
 
 import os
 

@@ -32,7 +32,7 @@ class Targets(NamedTuple):
 class Batch(NamedTuple):
     """B samples."""
 
-    images: Tensor  # [B, 300, 300, 3] uint8, RGB
+    images: Tensor  # [B, S, S, 3] uint8, RGB
     targets: Targets
     indices: Tensor  # [B] int64: the crop that each image shows, as an index into `Crops`
 

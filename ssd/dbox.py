@@ -12,14 +12,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ssd.architecture import SSD300_VGG16
+from ssd.architecture import SSD300_VGG16, Architecture
 
 
 class DBoxRow(NamedTuple):
     """The DBoxes of one feature map; all lengths in pixels of the network input."""
 
     cells: int  # the map has cells × cells cells
-    step: int  # distance between the centres of neighbouring cells
+    step: float  # distance between the centres of neighbouring cells
     min_size: float  # side of the small square DBox, and geometric mean side of the others
     max_size: float  # the large square DBox has side sqrt(min_size * max_size)
     aspect_ratios: tuple[float, ...]  # each adds a wide and a tall DBox
@@ -47,7 +47,7 @@ class DBoxSpec:
 
 
 class DBoxSizes(Protocol):
-    """Custom sizes and aspect ratios for the feature maps of SSD300. Their counts are fixed."""
+    """Custom sizes and aspect ratios for the feature maps of a network. Their counts are fixed."""
 
     @property
     def sizes(self) -> Sequence[float]:
@@ -60,21 +60,26 @@ class DBoxSizes(Protocol):
         ...
 
 
-def spec_of(dboxes: str | DBoxSizes) -> DBoxSpec:
-    """Return the DBoxes for a name in DBOX_SPECS, or for custom sizes and ratios."""
-    return DBOX_SPECS[dboxes] if isinstance(dboxes, str) else _spec(dboxes.sizes, dboxes.ratios)
+def spec_of(dboxes: str | DBoxSizes, architecture: Architecture = SSD300_VGG16) -> DBoxSpec:
+    """Return a network's DBoxes for a name in its `dbox_sizes`, or for custom sizes and ratios."""
+    if isinstance(dboxes, str):
+        sizes, ratios = architecture.dbox_sizes[dboxes], [row.aspect_ratios for row in architecture.maps]
+    else:
+        sizes, ratios = dboxes.sizes, dboxes.ratios
+    maps = tuple(
+        DBoxRow(architecture.cells(row), row.step, low, high, tuple(own))
+        for row, (low, high), own in zip(architecture.maps, pairwise(sizes), ratios, strict=True)
+    )
+    return DBoxSpec(maps, architecture.input_size)
 
 
-def _spec(sizes: Sequence[float], ratios: Sequence[Sequence[float]]) -> DBoxSpec:
-    rows = zip(SSD300_VGG16.maps, pairwise(sizes), ratios, strict=True)
-    return DBoxSpec(tuple(DBoxRow(SSD300_VGG16.cells(row), row.step, low, high, tuple(r)) for row, (low, high), r in rows))
+def named_specs(architecture: Architecture = SSD300_VGG16) -> dict[str, DBoxSpec]:
+    """Return a network's DBoxes by their names in `model.dboxes`."""
+    return {name: spec_of(name, architecture) for name in architecture.dbox_sizes}
 
 
-DBOX_SPECS = {
-    name: _spec(sizes, [row.aspect_ratios for row in SSD300_VGG16.maps]) for name, sizes in SSD300_VGG16.dbox_sizes.items()
-}
-SSD300_VOC = DBOX_SPECS["voc"]
-SSD300_COCO = DBOX_SPECS["coco"]
+SSD300_VOC = spec_of("voc")
+SSD300_COCO = spec_of("coco")
 
 
 def cell_sizes(row: DBoxRow) -> list[tuple[float, float]]:
@@ -94,7 +99,7 @@ def make_dbox_list(spec: DBoxSpec = SSD300_VOC) -> Tensor:
         Float32 `[P, 4]`, centres (cx, cy, w, h) relative to the image; P = 8732 for `SSD300_VOC`. The order is that of the
         predictions: by feature map, then row, then column, then DBox of the cell.
     """
-    maps = []
+    maps: list[Tensor] = []
     for row in spec.maps:
         centers = (torch.arange(row.cells, dtype=torch.float64) + 0.5) * row.step
         cells = torch.cartesian_prod(centers, centers).flip(1)  # (cx, cy), row by row

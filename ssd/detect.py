@@ -1,8 +1,10 @@
 """Raw predictions to detections: decoding, thresholds and non-maximum suppression (SSD paper, section 3)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import nms  # pyright: ignore[reportMissingTypeStubs]
 
 from ssd.boxes import NO_FLOAT64, decode
 
@@ -35,7 +37,7 @@ def detect(
     # One NaN logit makes the whole softmax row NaN, which would rank above every score.
     scores.masked_fill_((scores[..., 0].isnan() | ~loc.isfinite().all(dim=2))[..., None], 0)
     # NMS removes a box only because of higher scores. If the best few hundred boxes leave `top_k` detections, the others do not
-    # matter. Early in training nearly all 8,732 × (C - 1) pass the threshold.
+    # matter. Early in training nearly all P × (C - 1) pass the threshold.
     found, complete = _detect(loc, scores, dbox_list, score_thresh, nms_thresh, top_k, num_best=5 * top_k)
     rest = [i for i, is_complete in enumerate(complete) if not is_complete]
     if rest:
@@ -68,11 +70,12 @@ def _detect(
     # Boxes are shifted by class, so that one NMS call per image covers all classes. One call for the batch, or one per class as
     # in torchvision's batched_nms, takes three times as long. In float32 the shift would cost small boxes their last digits.
     apart = boxes.double() + label[:, None]
-    counts = torch.bincount(image, minlength=num_images).tolist()
-    parts = zip(*(values.split(counts) for values in (boxes, label, scores, apart)), strict=True)
-    found = []
+    counts = cast("list[int]", torch.bincount(image, minlength=num_images).tolist())  # pyright: ignore[reportUnknownMemberType]
+    cuts = cast("list[bool]", is_cut.tolist())  # pyright: ignore[reportUnknownMemberType]
+    parts = zip(*(torch.split(values, counts) for values in (boxes, label, scores, apart)), strict=True)
+    found: list[dict[str, Tensor]] = []
     for boxes_i, labels_i, scores_i, apart_i in parts:
         kept = nms(apart_i, scores_i.double(), nms_thresh)[:top_k]  # falling scores
         found.append({"boxes": boxes_i[kept], "labels": labels_i[kept], "scores": scores_i[kept]})
-    complete = [not cut or len(of_image["scores"]) == top_k for cut, of_image in zip(is_cut.tolist(), found, strict=True)]
+    complete = [not cut or len(of_image["scores"]) == top_k for cut, of_image in zip(cuts, found, strict=True)]
     return found, complete

@@ -1,13 +1,14 @@
-"""SSD300: the VGG16 backbone, the extra feature layers, and the heads that predict offsets and class scores."""
+"""SSD: a backbone, extra feature layers, and heads that predict offsets and class scores, built from a row of the table."""
 
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from ssd.architecture import SSD300_VGG16, Conv
-from ssd.backbones.vgg import LAYER_NAMES, VGG16, ConvBlock
-from ssd.dbox import SSD300_VOC, DBoxSpec, make_dbox_list
+from ssd.architecture import SSD300_VGG16, Architecture, Conv
+from ssd.backbones import build_backbone
+from ssd.backbones.conv_block import BatchNorm, ConvBlock
+from ssd.dbox import DBoxSpec, make_dbox_list, spec_of
 
 
 class L2Norm(nn.Module):
@@ -21,32 +22,32 @@ class L2Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The sum of squares is float32, because bfloat16 would round it. The products keep the precision of the activations:
         # a float32 copy of this map would cost more than the rest of the layer.
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+        norm = cast("Tensor", torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32))  # pyright: ignore
         # For a cell of zeros the factor is 1e5: infinite in float16, and its product with 0 NaN.
         factor = torch.rsqrt(norm.square() + self.epsilon).clamp(max=torch.finfo(x.dtype).max)  # [B, 1, H, W]
         return x * factor.to(x.dtype) * self.weight.to(x.dtype)[:, None, None]
 
 
 class ExtraLayers(nn.Module):
-    """conv6_1 to conv9_2: the four smallest feature maps (SSD paper, figure 2)."""
+    """The layers behind the backbone, which make the smallest feature maps (SSD paper, figure 2)."""
 
-    def __init__(self, inputs: int, batch_norm: bool, width: float) -> None:
+    def __init__(self, architecture: Architecture, inputs: int, batch_norm: bool, width: float) -> None:
         super().__init__()
-        cells = {row.layer: SSD300_VGG16.cells(row) for row in SSD300_VGG16.maps}
-        self.sources = [layer.name for layer in SSD300_VGG16.extras if layer.name in cells]
-        self.out_channels = []
-        for layer in SSD300_VGG16.extras:
+        cells = {row.layer: architecture.cells(row) for row in architecture.maps}
+        self.sources = [layer.name for layer in architecture.extras if layer.name in cells]
+        self.out_channels: list[int] = []
+        for layer in architecture.extras:
             layer = layer.at_width(width)
-            # One cell has no variance: in a batch of one image, a norm after conv9_2 would fail.
-            self.add_module(layer.name, ConvBlock(inputs, layer, batch_norm and cells.get(layer.name) != 1))
+            has_norm = batch_norm and (architecture.separable or cells.get(layer.name) != 1)
+            self.add_module(layer.name, ConvBlock(inputs, layer, has_norm, architecture.norm_constants))
             if layer.name in cells:
                 self.out_channels.append(layer.channels)
             inputs = layer.channels
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU6(inplace=True) if architecture.separable else nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the maps of conv6_2, conv7_2, conv8_2 and conv9_2 for the map of fc7."""
-        maps = []
+        """Return the maps of the extra layers for the last map of the backbone."""
+        maps: list[Tensor] = []
         for name, block in self.named_children():
             if name != "relu":
                 x = self.relu(block(x))
@@ -55,33 +56,35 @@ class ExtraLayers(nn.Module):
         return maps
 
 
-CONV4_3_NORMS = {"l2": L2Norm, "batch": nn.BatchNorm2d, "none": nn.Identity}
+CONV4_3_NORMS = {"l2": L2Norm, "batch": BatchNorm, "none": nn.Identity}
 
 
-class SSD300(nn.Module):
-    """SSD for inputs of 300 × 300 pixels (Liu et al., ECCV 2016).
+class SSD(nn.Module):
+    """SSD (Liu et al., ECCV 2016), or SSDLite (MobileNetV2, section 6.2), for a row of the table of architectures.
 
     The values of `batch_norm` follow ScratchDet (Zhu et al., CVPR 2019, arXiv 1810.08425), which trains SSD from scratch. In
     its published code the backbone includes the extra layers, and the detection head is the convolutions that predict offsets
     and scores:
 
     - `none`: no batch normalisation, as in the SSD paper; for pretrained weights without it.
-    - `backbone`: after each convolution of VGG16 and the extra layers.
+    - `backbone`: after each convolution of the backbone and the extra layers.
     - `all`: after those of the heads as well.
 
-    A convolution before a norm has no bias. conv9_2 and the heads on its map are never normalised: one cell has no variance in
-    a batch of one image.
+    A convolution before a norm has no bias. In SSD, layers with a single cell are never normalised, since one cell has no
+    variance in a batch of one image. SSDLite always has `all`; in its heads the depthwise convolutions are normalised.
 
     Args:
         num_classes: columns of the class scores, including background: 21 for VOC.
-        batch_norm: `none`, `backbone` or `all`: see above.
+        batch_norm: one of the architecture's `batch_norms`, by default the first.
         width: factor on the number of channels of every layer, for small machines.
-        spec: the DBoxes.
-        conv4_3_norm: how the features of conv4_3 are scaled for their heads: `l2`, as in the paper; `none`, as in ScratchDet
-            (section 4.1), where batch normalisation has already scaled them; `batch`, for weights of a port that uses it.
+        spec: the DBoxes, by default the architecture's for VOC.
+        conv4_3_norm: how the first feature map, in VGG16 conv4_3, is scaled for its heads: `l2`, as in the paper; `none`, as in
+            ScratchDet (section 4.1), where batch normalisation has already scaled it; `batch`, for weights of a port that uses
+            it. By default as the architecture says.
+        architecture: the row of the table.
 
     Raises:
-        ValueError: `num_classes` is below 2, `width` is not positive, or a norm is unknown.
+        ValueError: `num_classes` is below 2, `width` is not positive, or a norm is not possible.
     """
 
     dbox_list: Tensor
@@ -89,32 +92,42 @@ class SSD300(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        batch_norm: str = "none",
+        batch_norm: str | None = None,
         width: float = 1.0,
-        spec: DBoxSpec = SSD300_VOC,
-        conv4_3_norm: str = SSD300_VGG16.first_map_norm,
+        spec: DBoxSpec | None = None,
+        conv4_3_norm: str | None = None,
+        architecture: Architecture = SSD300_VGG16,
     ) -> None:
         super().__init__()
+        batch_norm = architecture.batch_norms[0] if batch_norm is None else batch_norm
+        conv4_3_norm = architecture.first_map_norm if conv4_3_norm is None else conv4_3_norm
+        spec = spec_of("voc", architecture) if spec is None else spec
         if num_classes < 2:
             raise ValueError(f"num_classes: expected background and at least one class (2 or more), got {num_classes}")
         if not width > 0:
             raise ValueError(f"width: expected a positive factor, got {width}")
         if conv4_3_norm not in CONV4_3_NORMS:
             raise ValueError(f"conv4_3_norm: expected {' or '.join(CONV4_3_NORMS)}, got {conv4_3_norm!r}")
+        self.architecture = architecture
         self.num_classes = num_classes
         self.width = width
-        self.frozen: list[str] = []  # layers of the backbone
-        self.backbone = VGG16(batch_norm, width)
-        conv4_3_channels, fc7_channels = self.backbone.out_channels
-        self.conv4_3_norm = CONV4_3_NORMS[conv4_3_norm](conv4_3_channels)
-        self.extras = ExtraLayers(fc7_channels, self.backbone.has_batch_norm, width)
+        self.frozen: tuple[str, ...] = ()  # layers of the backbone
+        self.backbone = build_backbone(architecture, batch_norm, width)
+        self.conv4_3_norm = CONV4_3_NORMS[conv4_3_norm](self.backbone.out_channels[0])
+        self.extras = ExtraLayers(architecture, self.backbone.out_channels[-1], self.backbone.has_batch_norm, width)
         self.loc, self.conf = nn.ModuleList(), nn.ModuleList()
-        for inputs, row in zip([*self.backbone.out_channels, *self.extras.out_channels], spec.maps, strict=True):
-            has_norm = batch_norm == "all" and row.cells > 1
-            self.loc.append(_head(inputs, row.boxes_per_cell * 4, has_norm))
-            self.conf.append(_head(inputs, row.boxes_per_cell * num_classes, has_norm))
+        channels = [*self.backbone.out_channels, *self.extras.out_channels]
+        for inputs, row, boxes_per_cell in zip(channels, spec.maps, architecture.boxes_per_cell, strict=True):
+            has_norm = batch_norm == "all" and (architecture.separable or row.cells > 1)
+            self.loc.append(_head(architecture, inputs, boxes_per_cell * 4, has_norm))
+            self.conf.append(_head(architecture, inputs, boxes_per_cell * num_classes, has_norm))
         self.register_buffer("dbox_list", make_dbox_list(spec), persistent=False)
         self.init_weights()
+
+    @property
+    def input_size(self) -> int:
+        """Side of the input in pixels."""
+        return self.architecture.input_size
 
     def freeze(self, last: str) -> None:
         """Freeze the weights and batch statistics of the backbone from the image up to a layer.
@@ -123,14 +136,15 @@ class SSD300(nn.Module):
         statistics.
 
         Args:
-            last: the last frozen layer: a convolution of the backbone, such as `conv3_3`, or `fc7`.
+            last: the last frozen layer, one of the backbone's `layer_names`, such as `conv3_3` of VGG16.
 
         Raises:
             ValueError: the backbone has no such layer.
         """
-        if last not in LAYER_NAMES:
-            raise ValueError(f"freeze: expected one of {', '.join(LAYER_NAMES)}, got {last!r}")
-        self.frozen = LAYER_NAMES[: LAYER_NAMES.index(last) + 1]
+        names = self.backbone.layer_names
+        if last not in names:
+            raise ValueError(f"freeze: expected one of {', '.join(names)}, got {last!r}")
+        self.frozen = names[: names.index(last) + 1]
         for name in self.frozen:
             self.backbone.get_submodule(name).requires_grad_(False)
 
@@ -142,15 +156,18 @@ class SSD300(nn.Module):
         return self
 
     def init_weights(self) -> None:
-        """Draw Xavier uniform weights and set biases to zero, as ssd_pascal.py; He normal where batch norm and ReLU follow.
+        """Draw random weights and set biases to zero.
 
-        The latter are the normalised convolutions of backbone and extra layers; no ReLU follows the heads.
+        SSD: Xavier uniform, as in ssd_pascal.py, but He normal where batch norm and ReLU follow, in backbone and extra layers;
+        no ReLU follows the heads. SSDLite: normal with a standard deviation of 0.03, as in torchvision.
         """
         blocks = [*self.backbone.children(), *self.extras.children()]
         before_relu = {block.conv for block in blocks if isinstance(block, ConvBlock) and hasattr(block, "norm")}
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
-                if conv in before_relu:
+                if self.architecture.separable:
+                    nn.init.normal_(conv.weight, std=0.03)
+                elif conv in before_relu:
                     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
                 else:
                     nn.init.xavier_uniform_(conv.weight)
@@ -161,21 +178,41 @@ class SSD300(nn.Module):
         """Return raw predictions, in training and evaluation alike.
 
         Args:
-            images: `[B, 3, 300, 300]`, normalised for the weights (`ssd.preprocessing`).
+            images: `[B, 3, S, S]` for an input of S pixels, normalised for the weights (`ssd.preprocessing`).
 
         Returns:
             loc `[B, P, 4]` offsets, conf `[B, P, C]` logits (column 0 = background), dbox_list `[P, 4]` centres.
         """
-        conv4_3, fc7 = self.backbone(images)
-        maps = [self.conv4_3_norm(conv4_3), fc7, *self.extras(fc7)]
+        first, *others = features = self.backbone(images)
+        maps: list[Tensor] = [self.conv4_3_norm(first), *others, *self.extras(features[-1])]
         loc = [_by_dbox(head(x), 4) for head, x in zip(self.loc, maps, strict=True)]
         conf = [_by_dbox(head(x), self.num_classes) for head, x in zip(self.conf, maps, strict=True)]
         return torch.cat(loc, dim=1), torch.cat(conf, dim=1), self.dbox_list
 
 
-def _head(inputs: int, outputs: int, batch_norm: bool) -> nn.Module:
-    """Return the convolution that predicts offsets or scores, optionally with batch normalisation."""
-    block = ConvBlock(inputs, Conv("head", outputs), batch_norm)
+class SSD300(SSD):
+    """SSD for inputs of 300 × 300 pixels with VGG16, as in the paper; the arguments are those of `SSD`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        batch_norm: str | None = None,
+        width: float = 1.0,
+        spec: DBoxSpec | None = None,
+        conv4_3_norm: str | None = None,
+    ) -> None:
+        super().__init__(num_classes, batch_norm, width, spec, conv4_3_norm, SSD300_VGG16)
+
+
+def _head(architecture: Architecture, inputs: int, outputs: int, batch_norm: bool) -> nn.Module:
+    """Return the convolution that predicts offsets or scores, with batch normalisation or separable if the row says so."""
+    if architecture.separable:
+        layers = nn.Sequential()
+        layers.depthwise = ConvBlock(inputs, Conv("depthwise", inputs, depthwise=True), batch_norm, architecture.norm_constants)
+        layers.relu = nn.ReLU6(inplace=True)
+        layers.pointwise = nn.Conv2d(inputs, outputs, 1)
+        return layers
+    block = ConvBlock(inputs, Conv("head", outputs), batch_norm, architecture.norm_constants)
     return block if batch_norm else block.conv  # without a norm, checkpoints name the convolution itself
 
 

@@ -1,23 +1,24 @@
 """Image preprocessing, defined once and stored in every checkpoint: from pixels of a photo to network input."""
 
+from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from ssd.architecture import SSD300_VGG16
-
 
 class Preprocessing(NamedTuple):
-    """The preprocessing that weights were trained with. Means and scales are per channel, in the order R, G, B."""
+    """The colours that weights were trained with. Means and scales are per channel, in the order R, G, B.
+
+    The size of the input belongs to the architecture.
+    """
 
     mean: tuple[float, float, float]  # subtracted from pixels in 0..255
     scale: tuple[float, float, float]  # factor on the difference
     channel_order: str = "rgb"  # rgb | bgr: channels of the network input
-    size: int = SSD300_VGG16.input_size  # pixels a side; the aspect ratio is not kept
 
     @property
     def fill(self) -> tuple[int, int, int]:
@@ -26,8 +27,13 @@ class Preprocessing(NamedTuple):
         return red, green, blue
 
     def to_plain(self) -> dict[str, object]:
-        """Return plain values for a checkpoint; `Preprocessing(**values)` reads them."""
+        """Return plain values for a checkpoint."""
         return self._asdict()
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Return the preprocessing in a checkpoint; older ones also have the size of the input."""
+        return cls(**{name: value for name, value in values.items() if name != "size"})
 
 
 # torchvision's ImageNet weights: pixels in 0..1, normalised.

@@ -10,10 +10,14 @@ from data.dataset.annotations import Annotations
 from data.dataset.class_names import similar_classes
 from data.dataset.crops import LabelledCrops
 from ssd.boxes import iou, to_corners
-from ssd.preprocessing import IMAGENET
 
-SIDE_BINS = (0, 8, 16, 32, 64, 128, 301)  # bins of an object's side in the network's input, pixels
+SIDE_BINS = (0, 8, 16, 32, 64, 128)  # where bins of an object's side begin, in pixels of the network's input
 CHUNK = 1024  # objects compared with the DBoxes at a time
+
+
+def side_bins(input_size: int) -> tuple[int, ...]:
+    """Return the edges of the bins for an input of so many pixels a side; the last bin includes them."""
+    return (*SIDE_BINS, input_size + 1)
 
 
 def best_overlaps(photos: Annotations | LabelledCrops, dbox_list: torch.Tensor) -> np.ndarray:
@@ -29,7 +33,7 @@ def all_boxes(photos: Annotations | LabelledCrops) -> np.ndarray:
     return (photos.boxes / np.tile(sizes, 2)).astype(np.float32)
 
 
-def print_part(part: str, photos: Annotations, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+def print_part(part: str, photos: Annotations, overlaps: np.ndarray, thresh: float, dboxes: str, input_size: int) -> None:
     """Print the statistics of one part of the data."""
     counts = np.diff(photos.starts)
     print(
@@ -49,35 +53,43 @@ def print_part(part: str, photos: Annotations, overlaps: np.ndarray, thresh: flo
         of_class = photos.labels == label
         difficult = int(photos.difficult[of_class].sum())
         print(f"  {name:{width}}  {int(of_class.sum()):7d}  {difficult:9d}  {len(np.unique(owners[of_class])):6d}")
-    print_sizes(photos, overlaps, thresh, dboxes)
+    print_sizes(photos, overlaps, thresh, dboxes, input_size)
 
 
-def print_sizes(photos: Annotations | LabelledCrops, overlaps: np.ndarray, thresh: float, dboxes: str) -> None:
+def print_sizes(photos: Annotations | LabelledCrops, overlaps: np.ndarray, thresh: float, dboxes: str, input_size: int) -> None:
     """Print how large objects are in the network's input, and how many the DBoxes cover."""
-    boxes = all_boxes(photos) * IMAGENET.size
+    boxes = all_boxes(photos) * input_size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
-    print(f"  side in the {IMAGENET.size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")
-    for low, high in pairwise(SIDE_BINS):
+    print(f"  side in the {input_size} pixel input  objects  covered (best overlap with a DBox of {dboxes} >= {thresh:g})")
+    for low, high in pairwise(side_bins(input_size)):
         inside = (sides >= low) & (sides < high)
         if inside.any():
-            label = f"{low} to {min(high, IMAGENET.size)}"
+            label = f"{low} to {min(high, input_size)}"
             print(f"  {label:>27}  {int(inside.sum()):7d}  {(overlaps[inside] >= thresh).mean():7.1%}")
     print(f"  {'all':>27}  {len(sides):7d}  {(overlaps >= thresh).mean():7.1%}")
 
 
-def print_change(classes: Sequence[str], crops: LabelledCrops, before: np.ndarray, after: np.ndarray, thresh: float) -> None:
+def print_change(
+    classes: Sequence[str],
+    crops: LabelledCrops,
+    before: np.ndarray,
+    after: np.ndarray,
+    thresh: float,
+    input_size: int,
+) -> None:
     """Print how many objects of each class and size two sets of DBoxes cover.
 
     `before` and `after` `[N]` are each object's largest overlap with the current and the fitted DBoxes. An object is covered
     from an overlap of `thresh`.
     """
-    boxes = all_boxes(crops) * IMAGENET.size
+    boxes = all_boxes(crops) * input_size
     sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     by_class = {name: crops.labels == label for label, name in enumerate(classes)}
-    by_size = {f"{low} to {min(high, IMAGENET.size)}": (sides >= low) & (sides < high) for low, high in pairwise(SIDE_BINS)}
+    bins = pairwise(side_bins(input_size))
+    by_size = {f"{low} to {min(high, input_size)}": (sides >= low) & (sides < high) for low, high in bins}
     width = max(len("mean over classes"), *map(len, classes))
     shares = []
-    for title, groups in (("class", by_class), (f"side, of {IMAGENET.size}", by_size)):
+    for title, groups in (("class", by_class), (f"side, of {input_size}", by_size)):
         print(f"  {title:{width}}  objects  covered now  fitted")
         for name, rows in groups.items():
             if rows.any():

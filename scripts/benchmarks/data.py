@@ -10,13 +10,14 @@ from torchvision.transforms import v2
 from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
 from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, rows
+from ssd.architecture import SSD300_VGG16
 from ssd.config.schema import AugmentConfig
 from ssd.preprocessing import IMAGENET
 
 
 def bench_data(setting: Setting, batch_size: int) -> list[Row]:
     """Measure one process, from files on disk to augmented uint8 batches. Floor: decoding and one resize."""
-    photos, size = setting.photos, IMAGENET.size
+    photos, size = setting.photos, SSD300_VGG16.input_size
     indices = np.random.default_rng(0).permutation(len(photos))[: 8 * batch_size].tolist()
     samples = DetectionDataset(photos, size, IMAGENET.fill, augment=AugmentConfig())
 

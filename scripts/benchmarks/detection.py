@@ -7,10 +7,13 @@ from torch import Tensor
 from scripts.benchmarks import networks
 from scripts.benchmarks.measuring import OURS, PEER, Row, Setting, measure, real_batch, rows
 from scripts.benchmarks.networks import torchvision_network
+from ssd.architecture import SSD300_VGG16
 from ssd.boxes import to_corners
 from ssd.dbox import make_dbox_list
 from ssd.detect import detect
 from ssd.match import match_batch
+
+SIZE = SSD300_VGG16.input_size
 
 
 def bench_detect(setting: Setting, batch_size: int) -> list[Row]:
@@ -19,7 +22,7 @@ def bench_detect(setting: Setting, batch_size: int) -> list[Row]:
     batch = real_batch(setting.photos, batch_size)
     dbox_list = make_dbox_list().to(device)
     peer = torchvision_network().eval()
-    anchors, shapes = [to_corners(dbox_list) * 300] * batch_size, [(300, 300)] * batch_size
+    anchors, shapes = [to_corners(dbox_list) * SIZE] * batch_size, [(SIZE, SIZE)] * batch_size
     generator = torch.Generator().manual_seed(0)
     loc = torch.randn(batch_size, len(dbox_list), 4, generator=generator).to(device)
     noise = torch.randn(batch_size, len(dbox_list), networks.NUM_CLASSES + 1, generator=generator).to(device)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from scripts.benchmarks import networks
 from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, real_batch, rows
 from scripts.benchmarks.networks import torchvision_loss, torchvision_network, torchvision_targets
+from ssd.architecture import SSD300_VGG16
 from ssd.boxes import to_corners
 from ssd.dbox import make_dbox_list
 from ssd.loss import MultiBoxLoss
@@ -27,7 +28,7 @@ def bench_loss(setting: Setting, batch_size: int) -> list[Row]:
     labels = match_batch(targets, dbox_list).conf.flatten()
     peer = torchvision_network()
     peer_targets = torchvision_targets(batch, device)
-    anchors = [to_corners(dbox_list) * 300] * batch_size
+    anchors = [to_corners(dbox_list) * SSD300_VGG16.input_size] * batch_size
 
     def ours() -> None:
         loss_l, loss_c = criterion((loc, conf, dbox_list), targets)

@@ -9,6 +9,7 @@ import torch
 
 from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
+from ssd.architecture import SSD300_VGG16
 from ssd.batch import Batch
 from ssd.config import Config
 from ssd.preprocessing import IMAGENET
@@ -84,5 +85,5 @@ def show(measured: list[Row]) -> None:
 
 def real_batch(photos: Annotations, batch_size: int) -> Batch:
     """Return a batch of photos without augmentation, always the same."""
-    samples = DetectionDataset(photos, IMAGENET.size, IMAGENET.fill)
+    samples = DetectionDataset(photos, SSD300_VGG16.input_size, IMAGENET.fill)
     return samples.__getitems__([(0, i % len(photos)) for i in range(batch_size)])

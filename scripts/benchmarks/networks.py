@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection import ssd300_vgg16
-from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
 from scripts.benchmarks.measuring import PEER
+from ssd.architecture import SSD300_VGG16
 from ssd.batch import Batch
-from ssd.model import SSD300
+from ssd.model import SSD
 
 NUM_CLASSES = 20
 
@@ -36,11 +37,11 @@ def peer_variants(dtype: torch.dtype) -> list[Variant]:
     return [Variant(precision, form) for precision in precisions for form in (torch.contiguous_format, torch.channels_last)]
 
 
-def our_network() -> SSD300:
-    return SSD300(NUM_CLASSES + 1)
+def our_network() -> SSD:
+    return SSD(NUM_CLASSES + 1)
 
 
-def conv_inputs(model: SSD300) -> list[tuple[nn.Conv2d, torch.Size]]:
+def conv_inputs(model: SSD) -> list[tuple[nn.Conv2d, torch.Size]]:
     """Return every convolution of a network, in any precision, and the shape `[C, H, W]` of its input."""
     inputs: list[tuple[nn.Conv2d, torch.Size]] = []
     handles = [
@@ -50,26 +51,26 @@ def conv_inputs(model: SSD300) -> list[tuple[nn.Conv2d, torch.Size]]:
     ]
     dtype = next(model.parameters()).dtype
     with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        model(torch.zeros(1, 3, 300, 300))
+        model(torch.zeros(1, 3, model.input_size, model.input_size))
     for handle in handles:
         handle.remove()
     return inputs
 
 
-def torchvision_network() -> SSD:
+def torchvision_network() -> torchvision_ssd.SSD:
     return ssd300_vgg16(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1)
 
 
 def torchvision_targets(batch: Batch, device: torch.device) -> list[dict[str, Tensor]]:
     """Convert the targets to those of torchvision's SSD: pixels, labels from 1."""
     return [
-        {"boxes": (boxes[labels >= 0] * 300).to(device), "labels": (labels[labels >= 0] + 1).to(device)}
+        {"boxes": (boxes[labels >= 0] * SSD300_VGG16.input_size).to(device), "labels": (labels[labels >= 0] + 1).to(device)}
         for boxes, labels in zip(batch.targets.boxes, batch.targets.labels, strict=True)
     ]
 
 
 def torchvision_loss(
-    model: SSD, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]], anchors: list[Tensor]
+    model: torchvision_ssd.SSD, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]], anchors: list[Tensor]
 ) -> dict[str, Tensor]:
     """Compute the losses from the head's outputs as torchvision's SSD does in training."""
     matched = [

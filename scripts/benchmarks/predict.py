@@ -16,7 +16,7 @@ from scripts.benchmarks.networks import Variant, conv_inputs, our_network, peer_
 from ssd.config.schema import PostprocessConfig
 from ssd.deploy.export import INPUT, export_onnx
 from ssd.inference.predictor import Predictor, for_inference
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import IMAGENET
 
 OPTIONS = PostprocessConfig(score_thresh=0.5)  # no detection passes with random weights; case `detect` measures the rest
@@ -59,7 +59,7 @@ def torchvision_inference(setting: Setting, images: torch.Tensor, variant: Varia
     return run
 
 
-def exported(model: SSD300, classes: list[str], images: np.ndarray) -> Runs:
+def exported(model: SSD, classes: list[str], images: np.ndarray) -> Runs:
     """Export a network to ONNX, and return its runs in other libraries."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
@@ -77,7 +77,7 @@ def exported(model: SSD300, classes: list[str], images: np.ndarray) -> Runs:
     return runs
 
 
-def convolutions(setting: Setting, model: SSD300, batch_size: int) -> Callable[[], None]:
+def convolutions(setting: Setting, model: SSD, batch_size: int) -> Callable[[], None]:
     """Run every convolution of the network on an input of its shape, with nothing in between."""
     layers: list[tuple[nn.Conv2d, torch.Tensor]] = []
     for conv, shape in conv_inputs(for_inference(model, setting.dtype)):

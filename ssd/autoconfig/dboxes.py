@@ -4,17 +4,18 @@ import numpy as np
 
 from data.dataset.annotations import Annotations
 from data.dataset.coverage import all_boxes, best_overlaps
+from ssd.architecture import SSD300_VGG16, Architecture
 from ssd.autoconfig.dbox_fit import COVERED, Sizes, fit, objects_of
 from ssd.autoconfig.recipes import Setting
 from ssd.config.schema import TilesConfig
-from ssd.dbox import DBOX_SPECS, DBoxSpec, make_dbox_list
+from ssd.dbox import DBoxSpec, make_dbox_list, named_specs
 
 FITTED = "fitted"  # name of DBoxes that are made for the objects
 MIN_GAIN = 0.05  # coverage that other DBoxes must gain over those of the weights, whose heads are trained for their own
 MANY_SMALL = 0.25  # share of the objects that makes tiles worth a note
 
 
-def dbox_coverages(photos: Annotations) -> dict[str, float]:
+def dbox_coverages(photos: Annotations, architecture: Architecture = SSD300_VGG16) -> dict[str, float]:
     """Return the share of objects that each named kind of DBoxes covers: the mean over the classes, as in mAP."""
     counts = np.bincount(photos.labels)
     present = counts > 0
@@ -23,14 +24,14 @@ def dbox_coverages(photos: Annotations) -> dict[str, float]:
         covered = best_overlaps(photos, make_dbox_list(spec)) >= COVERED
         return float((np.bincount(photos.labels, covered)[present] / counts[present]).mean())
 
-    return {name: coverage(spec) for name, spec in DBOX_SPECS.items()}
+    return {name: coverage(spec) for name, spec in named_specs(architecture).items()}
 
 
-def fitted_dboxes(photos: Annotations, coverages: dict[str, float]) -> Sizes | None:
+def fitted_dboxes(photos: Annotations, coverages: dict[str, float], architecture: Architecture = SSD300_VGG16) -> Sizes | None:
     """Return DBoxes made for the objects, or None where the named ones leave too little to gain."""
     if max(coverages.values()) + MIN_GAIN >= 1:
         return None
-    return fit(objects_of(all_boxes(photos), photos.labels))
+    return fit(objects_of(all_boxes(photos), photos.labels, architecture=architecture))
 
 
 def choose_dboxes(coverages: dict[str, float], of_weights: str | None) -> Setting:

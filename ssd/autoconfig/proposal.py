@@ -25,6 +25,7 @@ from data.layouts.tree import list_tree
 from data.loading.image_cache import cache_bytes
 from data.loading.loader import choose_workers
 from data.loading.workers import num_caches
+from ssd.architecture import SSD300_VGG16
 from ssd.autoconfig.dbox_fit import Sizes, coverage, objects_of
 from ssd.autoconfig.dboxes import FITTED, choose_dboxes, dbox_coverages, fitted_dboxes, tiles_note
 from ssd.autoconfig.recipes import Length, Recipe, Setting, Settings, batch_size, model_settings, train_settings
@@ -35,7 +36,6 @@ from ssd.config.file import parse_config
 from ssd.config.schema import ConfigError, DataConfig, SourceConfig
 from ssd.config.yaml import dump_yaml, parse_yaml
 from ssd.dbox import spec_of
-from ssd.preprocessing import IMAGENET
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError
 from ssd.system.machine import num_cores
@@ -196,7 +196,8 @@ def data_settings(data: Folder, name: str) -> Settings:
 
 def cache_setting(photos: Annotations, device: str) -> Settings:
     """Keep decoded photos in memory if they fit."""
-    size = cache_bytes(photos.sizes, IMAGENET.size) * num_caches(choose_workers("auto", torch.device(device), World()))
+    workers = choose_workers("auto", torch.device(device), World())
+    size = cache_bytes(photos.sizes, SSD300_VGG16.input_size) * num_caches(workers)
     if size > MEMORY_SHARE * free_memory():
         return {}
     return {"data.cache": Setting("ram", f"decodes each photo once; takes {size / 2**30:.1f} GiB")}

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssd.backbones.vgg import CONV_NAMES
+from ssd.backbones.vgg import CONV_NAMES, is_features
 from ssd.compress.prune import LayerFit, parts_of, prune
-from ssd.config.schema import ModelConfig
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.weights.checkpoint import CheckpointError, is_own
-from ssd.weights.formats import format_of, weights_in
-from ssd.weights.pretrained import build_network, is_features, load_backbone
+from ssd.weights.formats import project_of, weights_in
+from ssd.weights.pretrained import load_backbone
 
 LAST = "backbone.conv5_3"
 NUM_CONVS = 13
@@ -23,11 +22,11 @@ SCALE = 1 / 58  # for pixels, with batch normalisation; 58 is about the standard
 def features_in(content: Any) -> dict[str, Tensor] | None:
     """Return the state dict in the content of a file if it holds VGG16's convolutions and no classifier; else None."""
     weights = weights_in(content)
-    return weights if not is_own(content) and not format_of(weights) and is_features(weights) else None
+    return weights if not is_own(content) and not project_of(weights) and is_features(weights) else None
 
 
 def start_from_features(
-    model: SSD300,
+    model: SSD,
     features: dict[str, Tensor],
     pixels: Tensor,
     source: str,
@@ -38,7 +37,7 @@ def start_from_features(
     Args:
         model: network of width 1 or less, on the CPU; changed in place.
         features: state dict of the convolutions.
-        pixels: photos similar to the training photos, `[N, 300, 300, 3]` uint8 RGB.
+        pixels: photos similar to the training photos, `[N, S, S, 3]` uint8 RGB.
         source: name of the weights in messages.
         watch: receives the fit of each layer.
 
@@ -50,8 +49,8 @@ def start_from_features(
     """
     if model.width > 1:
         raise CheckpointError(f"model.pretrained: {source}: has no channels for model.width {model.width:g}; set 1.0 or less")
-    wide = build_network(2, ModelConfig(pretrained="none"))
-    preprocessing = load_backbone(wide, features, source)
+    wide = SSD(2, architecture=model.architecture)
+    preprocessing, _ = load_backbone(wide, features, source)
     for fit in prune(wide, model, normalize(pixels, preprocessing, memory_format=torch.contiguous_format), LAST):
         watch(fit)
     if not model.backbone.has_batch_norm:
@@ -65,7 +64,7 @@ def start_from_features(
 
 
 @torch.no_grad()
-def to_unit_scale(model: SSD300) -> None:
+def to_unit_scale(model: SSD) -> None:
     """Scale the outputs of the 13 convolutions to unit variance, and the weights of each next layer to compensate.
 
     VGG16's activations reach hundreds; learning rates for normalised networks would hardly change its weights.

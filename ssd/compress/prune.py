@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssd.backbones.vgg import STAGES, ConvBlock
-from ssd.model import SSD300
+from ssd.backbones.conv_block import ConvBlock
+from ssd.backbones.vgg import STAGES
+from ssd.model import SSD
 
 PHOTOS = 64  # enough to prune a network
 PLACES = 200  # positions sampled per feature map and photo for the least squares
@@ -35,7 +36,7 @@ class Layer(NamedTuple):
 
     name: str  # name of the module
     source: str | None  # layer whose output it reads; None: the image
-    between: Callable[[SSD300, Tensor], Tensor]  # maps that output, before its activation, to the input
+    between: Callable[[SSD, Tensor], Tensor]  # maps that output, before its activation, to the input
 
 
 class LayerFit(NamedTuple):
@@ -62,7 +63,7 @@ class Weights(NamedTuple):
     bias: Tensor  # [O]
 
 
-def layers_of(model: SSD300) -> list[Layer]:
+def layers_of(model: SSD) -> list[Layer]:
     """Return the convolutions of a network in forward order, the heads last."""
     layers = [Layer("backbone.conv1_1", None, lambda _, x: x)]
     for stage, row in enumerate(STAGES):
@@ -71,23 +72,24 @@ def layers_of(model: SSD300) -> list[Layer]:
                 between = _relu if place else _POOLS[stage - 1]
                 layers.append(Layer(f"backbone.{layer.name}", layers[-1].name, between))
     extras = [f"extras.{name}" for name, block in model.extras.named_children() if isinstance(block, ConvBlock)]
-    layers += [Layer(name, before, _relu) for name, before in zip(extras, ["backbone.fc7", *extras[:-1]], strict=True)]
-    maps = ["backbone.conv4_3", "backbone.fc7", *extras[1::2]]
+    layers += [Layer(name, before, _relu) for name, before in zip(extras, [layers[-1].name, *extras[:-1]], strict=True)]
+    by_layer = {layer.name.rpartition(".")[2]: layer.name for layer in layers}
+    maps = [by_layer[row.layer] for row in model.architecture.maps]
     for kind in ("loc", "conf"):
         for place, source in enumerate(maps):
             layers.append(Layer(f"{kind}.{place}", source, _normed if place == 0 else _relu))
     return layers
 
 
-def _relu(_: SSD300, x: Tensor) -> Tensor:
+def _relu(_: SSD, x: Tensor) -> Tensor:
     return F.relu(x)
 
 
-def _normed(model: SSD300, x: Tensor) -> Tensor:
+def _normed(model: SSD, x: Tensor) -> Tensor:
     return model.conv4_3_norm(F.relu(x))
 
 
-def _pooled(name: str) -> Callable[[SSD300, Tensor], Tensor]:
+def _pooled(name: str) -> Callable[[SSD, Tensor], Tensor]:
     return lambda model, x: model.backbone.get_submodule(name)(F.relu(x))
 
 
@@ -116,19 +118,20 @@ def parts_of(model: nn.Module, name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d | N
 
 
 @torch.no_grad()
-def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None) -> Iterator[LayerFit]:
+def prune(wide: SSD, narrow: SSD, images: Tensor, last: str | None = None) -> Iterator[LayerFit]:
     """Initialise a narrow network from a trained wide one.
 
     Args:
         wide: network to prune, on the CPU; not changed, but set to evaluation mode.
         narrow: network with the same classes and DBoxes and at most the same width; changed in place.
-        images: network input `[N, 3, 300, 300]`. Needs 0.1 GB of memory per photo.
+        images: network input `[N, 3, S, S]`. Needs 0.1 GB of memory per photo.
         last: last layer to initialise, such as `backbone.conv5_3`; by default all layers.
 
     Yields:
         The fit of each layer.
     """
     layers = layers_of(wide)
+    first_map = f"backbone.{wide.architecture.maps[0].layer}"
     if last is not None:
         layers = layers[: [layer.name for layer in layers].index(last) + 1]
     wide.eval()
@@ -160,7 +163,7 @@ def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None)
             narrow.get_submodule(name).load_state_dict(wide.get_submodule(name).state_dict())
         else:
             _write(narrow, name, fit, result)
-        if name == "backbone.conv4_3":
+        if name == first_map:
             _select_norm(wide.conv4_3_norm, narrow.conv4_3_norm, chosen)
         kept[name], outputs[name] = chosen, (whole, result)
         for each in [*outputs]:
@@ -169,7 +172,7 @@ def prune(wide: SSD300, narrow: SSD300, images: Tensor, last: str | None = None)
         yield LayerFit(name, len(chosen), conv.out_channels, unexplained)
 
 
-def _alike(wide: SSD300, narrow: SSD300, name: str) -> bool:
+def _alike(wide: SSD, narrow: SSD, name: str) -> bool:
     """Return whether a layer has a norm in both networks or in neither."""
     return (parts_of(wide, name)[1] is None) == (parts_of(narrow, name)[1] is None)
 
@@ -222,7 +225,7 @@ def _inverted(reader: Reader) -> Reader:
     return Reader(reader.taps, torch.linalg.inv(gram + ridge * torch.eye(len(gram))), weight / variance.sqrt())
 
 
-def _reading(wide: SSD300, layers: Sequence[Layer], outputs: Tensor, generator: torch.Generator) -> list[Reader]:
+def _reading(wide: SSD, layers: Sequence[Layer], outputs: Tensor, generator: torch.Generator) -> list[Reader]:
     """Return the readers of a layer's outputs `[N, C, H, W]`. Without any, an identity weights all channels equally."""
     if not layers:
         conv = nn.Conv2d(outputs.shape[1], outputs.shape[1], 1)
@@ -329,7 +332,7 @@ def _moments(outputs: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares.mean(dim=0) - mean.square()).clamp(min=0).sqrt()
 
 
-def _write(model: SSD300, name: str, fit: Weights, outputs: Tensor) -> None:
+def _write(model: SSD, name: str, fit: Weights, outputs: Tensor) -> None:
     """Store weights in a layer. A norm, if any, is calibrated to give the same outputs `[N, O, H, W]`."""
     conv, norm = parts_of(model, name)
     if norm is None:
@@ -349,6 +352,6 @@ def _write(model: SSD300, name: str, fit: Weights, outputs: Tensor) -> None:
 
 
 def _select_norm(wide: nn.Module, narrow: nn.Module, channels: Tensor) -> None:
-    """Copy the kept channels of conv4_3's norm."""
+    """Copy the kept channels of the first map's norm."""
     state = {name: value[channels] if value.ndim else value for name, value in wide.state_dict().items()}
     narrow.load_state_dict(state)

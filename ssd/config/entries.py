@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from ssd.architecture import ARCHITECTURES
 from ssd.config.schema import Config
 
 Entry = dict[str, Any]  # JSON schema of a section, a list or a value
@@ -40,7 +41,10 @@ ALIASES = {
     for alias in names.split()
 }
 INPUT_SIZES = ("img", "img_size", "image_size", "imgsz", "input_size", "resolution")
-INPUT_SIZE = "the network input is fixed at 300 × 300 pixels; for small objects, data.tiles cuts large photos into tiles"
+_SIZES = ", ".join(f"{name}: {row.input_size}" for name, row in ARCHITECTURES.items())
+INPUT_SIZE = (
+    f"the input size belongs to model.architecture ({_SIZES}); for small objects, data.tiles cuts large photos into tiles"
+)
 
 
 @cache

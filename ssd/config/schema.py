@@ -7,12 +7,21 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from ssd.architecture import ARCHITECTURES, SSD300_VGG16
+from ssd.architecture import ARCHITECTURES, Architecture
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -42,7 +51,7 @@ def _expanded(path: str) -> str:
 
 DEFAULT_BATCH_SIZE = 32  # as in the paper; the learning rates of the recipes are tuned for it
 
-LEAST_TILE, MOST_TILE = 32, 65_536  # pixels of a photo; the input size is 300
+LEAST_TILE, MOST_TILE = 32, 65_536  # pixels of a photo
 MOST_OVERLAP = 0.8  # of tiles; more would give too many tiles for any memory
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")  # examples
@@ -61,6 +70,11 @@ class _Section(BaseModel):
 def _one_of(names: Collection[str]) -> Any:
     """Restrict text to names from the table of architectures, as a Literal of them would."""
     return Field(pattern=f"^({'|'.join(map(re.escape, names))})$", json_schema_extra={"enum": [*names]})
+
+
+def _documented(names: Iterable[str]) -> Any:
+    """List values in the documentation; which of them the chosen architecture has is checked later."""
+    return Field(json_schema_extra={"enum": [*dict.fromkeys(names)]})
 
 
 class SourceConfig(_Section):
@@ -161,64 +175,107 @@ class DataConfig(_Section):
         return VOC_CLASSES if self.classes == "voc" else tuple(self.classes)
 
 
-Size = Annotated[float, Field(ge=1, le=600)]
+Size = Annotated[float, Field(ge=1, le=2 * max(row.input_size for row in ARCHITECTURES.values()))]
 Ratio = Annotated[float, Field(gt=1, le=20)]
 Ratios = Annotated[tuple[Ratio, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-NUM_RATIOS = tuple(len(row.aspect_ratios) for row in SSD300_VGG16.maps)  # the heads have outputs for these
 
 
 class DBoxesConfig(_Section):
-    """Custom DBoxes, as many as SSD300 has; `scripts/fit_dboxes.py` fits them to the training photos."""
+    """Custom DBoxes, as many as the architecture has; `scripts/fit_dboxes.py` fits them to the training photos."""
 
     sizes: Annotated[tuple[Size, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-    """seven, rising: the smallest of each feature map and the largest of the last, in pixels of the network's 300"""
+    """rising: the smallest of each feature map and the largest of the last, in pixels of the network input; seven for ssd300"""
     ratios: Annotated[tuple[Ratios, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-    """aspect ratios of each feature map: six lists of one, two, two, two, one and one; each adds a wide and a tall box"""
+    """aspect ratios of each feature map; for ssd300 six lists of one, two, two, two, one and one; each adds a wide and a tall
+    box"""
 
-    @model_validator(mode="after")
-    def _of_ssd300(self) -> Self:
-        if len(self.sizes) != len(NUM_RATIOS) + 1 or list(self.sizes) != sorted(set(self.sizes)):
-            raise ValueError(f"expected {len(NUM_RATIOS) + 1} sizes, each larger than the one before, got {list(self.sizes)}")
+    def check(self, architecture: Architecture) -> None:
+        """
+        Raises:
+            ValueError: the sizes do not rise or are too large, or the heads of the architecture have outputs for other counts.
+        """
+        num_ratios = architecture.num_ratios
+        if max(self.sizes) > 2 * architecture.input_size:
+            raise ValueError(f"expected sizes up to {2 * architecture.input_size}, got {list(self.sizes)}")
+        if len(self.sizes) != len(num_ratios) + 1 or list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"expected {len(num_ratios) + 1} sizes, each larger than the one before, got {list(self.sizes)}")
         counts = tuple(len(row) for row in self.ratios)
-        if counts != NUM_RATIOS:
-            expected, given = (", ".join(map(str, numbers)) for numbers in (NUM_RATIOS, counts))
-            raise ValueError(f"expected {len(NUM_RATIOS)} lists of {expected} ratios, got lists of {given}")
-        return self
+        if counts != num_ratios:
+            expected, given = (", ".join(map(str, numbers)) for numbers in (num_ratios, counts))
+            raise ValueError(f"expected {len(num_ratios)} lists of {expected} ratios, got lists of {given}")
 
 
 # Widths of the shipped networks, `ssd/weights/NAME.pt`.
 SHIPPED_WIDTHS = {"half": 0.5, "slim": 0.25}
+SHIPPED_ARCHITECTURE = ARCHITECTURES["ssd300"]
+
+
+DBOX_NAMES = tuple(dict.fromkeys(name for row in ARCHITECTURES.values() for name in row.dbox_sizes))
 
 
 class ModelConfig(_Section):
     """The network and its initial weights."""
 
     architecture: Annotated[str, _one_of(ARCHITECTURES)] = "ssd300"
-    """ssd300: SSD with VGG16 and an input of 300 × 300 pixels"""
+    """ssd300 and ssd512: SSD with VGG16 and an input of 300 or 512 pixels a side; ssdlite320_mobilenet_v3: SSDLite with
+    MobileNetV3-Large, a sixtieth of the arithmetic; ssdlite320_mobilenet_v3_full: with all channels in the last layers, which
+    weights from ImageNet have"""
     pretrained: Path = "imagenet"
-    """coco: torchvision's SSD300, trained on COCO; imagenet: torchvision's VGG16; half, slim: the shipped SSD300 of width
-    0.5 or 0.25; none; or a file with such weights or with a reduced-fc VGG16"""
+    """coco: torchvision's SSD300 or SSDLite, trained on COCO; imagenet: torchvision's VGG16 or MobileNetV3; half, slim: the
+    shipped SSD300 of width 0.5 or 0.25; none; or a file with such weights or with a reduced-fc VGG16"""
     init_from: Path | None = None
     """checkpoint to start from instead of `pretrained`: also of other classes or another project; loads the weights that fit"""
-    freeze: Annotated[str, _one_of(SSD300_VGG16.freezable)] | None = None
+    freeze: Annotated[str, _documented(name for row in ARCHITECTURES.values() for name in row.freezable)] | None = None
     """last frozen layer of the backbone, with all layers before it: faster, and safer with few photos; null: none"""
-    dboxes: Annotated[str, _one_of(SSD300_VGG16.dbox_sizes)] | DBoxesConfig = "voc"
-    """smallest DBoxes: voc: 30 of the network's 300 pixels; coco: 21, for small objects; or custom, see below"""
+    dboxes: Annotated[str, _one_of(DBOX_NAMES)] | DBoxesConfig = "voc"
+    """smallest DBoxes: voc: 30 of 300 pixels, 36 of 512, 64 of 320; coco: 21, 20 or 64, for small objects; or custom, see
+    below"""
     batch_norm: Annotated[Literal["none", "backbone", "all"], BeforeValidator(_as_word)] = "none"
-    """batch normalisation, needed for training from scratch; backbone: in VGG16 and the extra layers; all: in the heads too;
-    true and false mean backbone and none"""
+    """batch normalisation, needed for training from scratch; backbone: in backbone and extra layers; all: in the heads too, as
+    SSDLite always has it; true and false mean backbone and none"""
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """factor on the number of channels of every layer"""
-    conv4_3_norm: Literal["l2", "batch", "none"] = SSD300_VGG16.first_map_norm
-    """scaling of the features of conv4_3; batch: only for weights trained with it; none: no scaling, for training from scratch
-    with batch normalisation"""
+    conv4_3_norm: Literal["l2", "batch", "none"] = "l2"
+    """scaling of the first feature map, VGG16's conv4_3; batch: only for weights trained with it; none: no scaling, for
+    training from scratch with batch normalisation, and in SSDLite"""
+
+    @property
+    def row(self) -> Architecture:
+        """The architecture's row in the table."""
+        return ARCHITECTURES[self.architecture]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_row(cls, values: object) -> object:
+        if isinstance(values, dict) and (row := ARCHITECTURES.get(str(values.get("architecture")))):
+            return {"batch_norm": row.batch_norms[0], "conv4_3_norm": row.first_map_norm, **values}
+        return values
+
+    @field_validator("freeze", "dboxes", "batch_norm")
+    @classmethod
+    def _of_the_row(cls, value: str | DBoxesConfig | None, info: ValidationInfo) -> str | DBoxesConfig | None:
+        if (row := ARCHITECTURES.get(info.data.get("architecture", ""))) is None:  # reported already
+            return value
+        if isinstance(value, DBoxesConfig):
+            value.check(row)
+            return value
+        possible = {"freeze": (*row.freezable, None), "dboxes": row.dbox_sizes, "batch_norm": row.batch_norms}
+        names = possible[info.field_name or ""]
+        if value not in names:
+            *first, last = ["null" if name is None else f"'{name}'" for name in names]
+            words = f"{', '.join(first)} or {last}" if first else last
+            raise ValueError(f"expected {words} for {info.data['architecture']}, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         if self.init_from is not None:
             return self
+        row = self.row
         if self.pretrained in SHIPPED_WIDTHS:
             width = SHIPPED_WIDTHS[self.pretrained]
+            if row.backbone != SHIPPED_ARCHITECTURE.backbone:
+                raise ValueError(f"pretrained: {self.pretrained} is an SSD300; set architecture: ssd300, or other weights")
             if (self.width, self.batch_norm, self.conv4_3_norm) != (width, "backbone", "l2"):
                 raise ValueError(
                     f"pretrained: {self.pretrained} needs width: {width}, batch_norm: backbone and conv4_3_norm: l2; set these"
@@ -228,10 +285,12 @@ class ModelConfig(_Section):
             raise ValueError(
                 f"pretrained: {self.pretrained} has no weights of width {self.width}; set width: 1.0, or pretrained: none"
             )
-        if self.pretrained == "coco" and self.batch_norm != "none":
+        if self.pretrained == "coco" and self.batch_norm != row.batch_norms[0]:
             raise ValueError("pretrained: coco has no batch normalisation; set batch_norm: none, or pretrained: imagenet")
-        if self.pretrained == "coco" and self.conv4_3_norm != "l2":
-            raise ValueError("pretrained: coco was trained with conv4_3_norm: l2; set that, or pretrained: imagenet")
+        if self.pretrained == "coco" and self.conv4_3_norm != row.first_map_norm:
+            raise ValueError(
+                f"pretrained: coco was trained with conv4_3_norm: {row.first_map_norm}; set that, or pretrained: imagenet"
+            )
         if self.freeze is not None and self.pretrained == "none":
             raise ValueError(f"freeze: {self.freeze} would freeze random weights; set pretrained or init_from")
         return self

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ssd.boxes import decode
 from ssd.config.schema import PostprocessConfig
 from ssd.detect import PRE_NMS_TOP_K
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
 
 OPSET = 18
@@ -32,7 +32,7 @@ FREE = {0: torch.export.Dim("batch"), 1: torch.export.Dim("height"), 2: torch.ex
 class PixelsToBoxes(nn.Module):
     """Resize, preprocessing, network and decoding, in operations that ONNX has."""
 
-    def __init__(self, model: SSD300, preprocessing: Preprocessing) -> None:
+    def __init__(self, model: SSD, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model = model.float()
         self.preprocessing = preprocessing
@@ -40,7 +40,7 @@ class PixelsToBoxes(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return corners in pixels `[B, P, 4]` and scores `[B, C - 1, P]` for images `[B, H, W, 3]` uint8 RGB."""
         height, width = images.shape[1], images.shape[2]
-        resized = resize(images, self.preprocessing.size)
+        resized = resize(images, self.model.input_size)
         loc, conf, dbox_list = self.model(normalize(resized, self.preprocessing))
         corners = decode(loc, dbox_list).clamp(0, 1)
         horizontal = torch.tensor([1.0, 0.0, 1.0, 0.0], device=images.device)
@@ -96,7 +96,7 @@ def metadata_of(classes: Sequence[str], options: PostprocessConfig) -> dict[str,
     return {"classes": json.dumps(list(classes)), "thresholds": json.dumps(thresholds), "input": "RGB"}
 
 
-def network_graph(model: SSD300, preprocessing: Preprocessing) -> onnx.ModelProto:
+def network_graph(model: SSD, preprocessing: Preprocessing) -> onnx.ModelProto:
     """Return the network as an ONNX graph from `images` to all_boxes `[B, P, 4]` and all_scores `[B, C - 1, P]`."""
     program = torch.onnx.export(
         PixelsToBoxes(model, preprocessing).eval(),
@@ -134,7 +134,7 @@ def with_detection(
 
 
 def export_onnx(
-    path: Path, model: SSD300, preprocessing: Preprocessing, classes: Sequence[str], options: PostprocessConfig
+    path: Path, model: SSD, preprocessing: Preprocessing, classes: Sequence[str], options: PostprocessConfig
 ) -> None:
     """Write an ONNX file with classes and thresholds in its metadata.
 

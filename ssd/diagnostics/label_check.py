@@ -55,7 +55,7 @@ def check_labels(
     if not state.config.get("data", {}).get(part):
         raise CheckpointError(f"{checkpoint}: contains only weights and names no photos; use checkpoints/best.pt of a run")
     config = parse_config(state.config, str(checkpoint), [*ANYWHERE, *overrides])
-    model, preprocessing = network_of(state), Preprocessing(**state.preprocessing)
+    model, preprocessing = network_of(state), Preprocessing.from_plain(state.preprocessing)
     with StopRequest().listening() as stop, open_run(config, stop) as run:
         folder = output_folder(output, overwrite, run.folder / f"labels_{part}")
         samples = eval_dataset(run, load_part(run, part), preprocessing)

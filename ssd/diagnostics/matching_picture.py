@@ -18,7 +18,7 @@ from ssd.config.file import parse_config
 from ssd.inference.pictures import class_colour, evenly_spaced
 from ssd.loss import hard_negative_mining
 from ssd.match import match
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.images import printable
 from ssd.training.datasets import eval_dataset, load_data, load_part, train_dataset
@@ -49,7 +49,7 @@ def matching_picture(checkpoint: Path, augmented: bool, count: int, overrides: S
     """
     state = load_checkpoint(checkpoint)
     config = parse_config(state.config, str(checkpoint), overrides)
-    preprocessing, model = Preprocessing(**state.preprocessing), network_of(state)
+    preprocessing, model = Preprocessing.from_plain(state.preprocessing), network_of(state)
     batch, names = some_samples(config, preprocessing, augmented, count)
     return figure(batch, names, [match_photo(model, preprocessing, config, batch, i) for i in range(len(names))])
 
@@ -67,7 +67,7 @@ def some_samples(config: Config, preprocessing: Preprocessing, augmented: bool, 
 
 
 @torch.no_grad()
-def match_photo(model: SSD300, preprocessing: Preprocessing, config: Config, batch: Batch, number: int) -> PhotoMatches:
+def match_photo(model: SSD, preprocessing: Preprocessing, config: Config, batch: Batch, number: int) -> PhotoMatches:
     """Match and mine one photo of a batch with the functions that training uses."""
     labels = batch.targets.labels[number]
     objects, labels = batch.targets.boxes[number][labels >= 0], labels[labels >= 0]

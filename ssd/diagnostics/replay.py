@@ -11,7 +11,7 @@ from data.loading.dataset import DetectionDataset
 from data.loading.sampler import TrainSampler
 from ssd.batch import Batch, Targets
 from ssd.config import Config
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.device import inference_format
 from ssd.system.files import write_whole
@@ -64,7 +64,7 @@ def load_step(folder: Path) -> NonFiniteStep:
     content, weights = loaded
     try:
         batch = Batch(content["images"], Targets(**content["targets"]), content["indices"])
-        preprocessing = Preprocessing(**content["preparation"])
+        preprocessing = Preprocessing.from_plain(content["preparation"])
         return NonFiniteStep(content["iteration"], batch, content["paths"], preprocessing, weights)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'non_finite'}: does not hold a step to replay ({error})") from None
@@ -97,7 +97,7 @@ def replay(
 
 
 def explain_non_finite(
-    run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300, iteration: int
+    run: Run, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD, iteration: int
 ) -> NonFiniteError:
     """Save the batch and the weights of a step that was not finite, and return the error with advice for the user."""
     size = run.batch_size

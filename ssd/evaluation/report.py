@@ -25,7 +25,6 @@ from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.plots import PLOT_STYLE, ap_plot, confusion_plot, grid, pr_plot, score_plot
 from ssd.evaluation.voc_eval import IOU_THRESH
 from ssd.inference.pictures import TRUTH, draw_boxes, evenly_spaced, jpeg, scaled_into
-from ssd.preprocessing import IMAGENET
 from ssd.system.files import write_whole
 
 NUM_HARDEST = 6
@@ -63,6 +62,7 @@ class ReportInput:
     config: Mapping[str, Any]
     facts: Mapping[str, str]  # shown with the environment
     sizes: np.ndarray  # [n, 2] width and height of the photos, pixels
+    input_size: int  # side of the network's input, pixels
     edges: Sequence[int]  # limits of the groups of objects by size, in pixels of the network's input
     faults: Faults  # in the labels
 
@@ -138,8 +138,8 @@ def why_it_fails(report: ReportInput, score_thresh: float) -> list[str]:
     return [
         f"<h2>Why it fails</h2><p class=note>mAP lost: {lost}, at overlap {IOU_THRESH:g}. {by_group}. Errors and the share of "
         f"objects found: with scores from {score_thresh:.2f}. Side: the square root of the area, in pixels of the network's "
-        f"{IMAGENET.size} × {IMAGENET.size} input.</p>", kinds_table(errors, score_thresh),
-        groups_tables(errors, report.ground_truth, report.sizes, IMAGENET.size, report.edges, score_thresh),
+        f"{report.input_size} × {report.input_size} input.</p>", kinds_table(errors, score_thresh),
+        groups_tables(errors, report.ground_truth, report.sizes, report.input_size, report.edges, score_thresh),
         "<h2>Labels that may be wrong</h2><p class=note>The likeliest of each kind in turn; labels/coco.json has "
         "more. Labels are white, detections coloured.</p>",
         faults_pictures(errors, report.faults, classes, report.names, report.image, NUM_FAULTS),

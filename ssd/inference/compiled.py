@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.system.device import inference_format
 from ssd.system.machine import require_cpp_compiler
 
@@ -23,7 +23,7 @@ class Compiled:
         ConfigError: the device is a CPU, and no C++ compiler is installed.
     """
 
-    def __init__(self, network: SSD300, device: torch.device) -> None:
+    def __init__(self, network: SSD, device: torch.device) -> None:
         if device.type == "cpu":
             require_cpp_compiler("compile")
         self.network = torch.compile(network, dynamic=False)
@@ -31,7 +31,7 @@ class Compiled:
         self.sizes: set[int] = set()  # compiled batch sizes
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the network's outputs for images `[B, 3, 300, 300]`."""
+        """Return the network's outputs for images `[B, 3, S, S]`."""
         from torch._inductor import config
 
         count = len(images)

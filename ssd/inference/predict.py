@@ -13,7 +13,7 @@ from ssd.detect import detect
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.device import inference_format
 
-Outputs = tuple[Tensor, Tensor, Tensor]  # offsets, class scores and DBoxes, as `SSD300` returns them
+Outputs = tuple[Tensor, Tensor, Tensor]  # offsets, class scores and DBoxes, as `SSD` returns them
 
 
 class Detections(NamedTuple):
@@ -47,13 +47,13 @@ class PixelModel:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Outputs:
-        """Return the raw predictions for pixels `[B, 300, 300, 3]` uint8 RGB."""
+        """Return the raw predictions for pixels `[B, S, S, 3]` uint8 RGB."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(normalize(images, self.preprocessing, self.device, inference_format(self.device)))
 
 
 def predict(model: PixelModel, images: Tensor, options: PostprocessConfig) -> list[dict[str, Tensor]]:
-    """Return the detections in pixels `[B, 300, 300, 3]` uint8 RGB, as `ssd.detect.detect` does."""
+    """Return the detections in pixels `[B, S, S, 3]` uint8 RGB, as `ssd.detect.detect` does."""
     return postprocess(model(images), options)
 
 

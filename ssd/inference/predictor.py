@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, Self
@@ -13,13 +14,12 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssd.backbones.vgg import ConvBlock
 from ssd.config.schema import LEAST_TILE, MOST_TILE, PostprocessConfig, TilesConfig
 from ssd.inference.compiled import Compiled
 from ssd.inference.merge import merge
 from ssd.inference.predict import Detections, PixelModel, predict
 from ssd.inference.tiles import tile_edges
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, resize
 from ssd.system.device import choose_device, choose_precision, compute_in_forks, inference_format
 from ssd.system.errors import first_line
@@ -58,7 +58,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: SSD300,
+        model: SSD,
         classes: Sequence[str],
         preprocessing: Preprocessing,
         device: torch.device,
@@ -123,7 +123,7 @@ class Predictor:
                 raise CheckpointError(f"{checkpoint}: has no thresholds for --score auto; give a number, such as 0.5")
             score_thresh = min(class_scores.values())
         options = check_thresholds(score_thresh, nms_thresh, top_k)
-        network, preprocessing, chosen = network_of(state), Preprocessing(**state.preprocessing), choose_tiles(tiles, state)
+        network, preprocessing, chosen = network_of(state), Preprocessing.from_plain(state.preprocessing), choose_tiles(tiles, state)
         return cls(network, state.classes, preprocessing, where, dtype, options, chosen, compile, class_scores)
 
     def __call__(self, images: Photo | Iterable[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
@@ -171,7 +171,7 @@ class Predictor:
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(inputs), batch_size):
             batch = inputs[start : start + batch_size]
-            size = self.preprocessing.size
+            size = self.model.input_size
             images = np.stack([resize(image[y1:y2, x1:x2], size, size) for image, (x1, y1, x2, y2) in batch])
             found += predict(self.pixel_model, torch.from_numpy(images), self.options)
         ends = np.cumsum([len(edges) for edges in crops]).tolist()
@@ -227,7 +227,7 @@ def choose_tiles(tiles: Literal["trained", "none"] | int | TilesConfig, state: T
     return TilesConfig(size=int(tiles), overlap=(trained or TilesConfig()).overlap)
 
 
-def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
+def for_inference(model: SSD, dtype: torch.dtype) -> SSD:
     """Return a faster copy of a network in evaluation mode, with the same outputs up to rounding.
 
     Batch normalisation is folded into the convolutions. Their weights are stored in the precision of the activations, `dtype`;
@@ -235,9 +235,11 @@ def for_inference(model: SSD300, dtype: torch.dtype) -> SSD300:
     """
     network = copy.deepcopy(model).eval()
     for block in list(network.modules()):
-        if isinstance(block, ConvBlock) and hasattr(block, "norm"):
-            block.conv = fuse_conv_bn_eval(block.conv, block.norm)
-            del block.norm
+        # In every backbone a norm follows its convolution in the list of their parent's layers.
+        for (name, conv), (norm_name, norm) in pairwise([*block.named_children()]):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(block, name, fuse_conv_bn_eval(conv, norm))
+                setattr(block, norm_name, nn.Identity())
     for conv in network.modules():
         if isinstance(conv, nn.Conv2d):
             conv.to(dtype)

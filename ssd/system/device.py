@@ -108,13 +108,16 @@ def inference_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if is_apple(device) else torch.channels_last
 
 
-def choose_training_format(device: torch.device, dtype: torch.dtype, width: float) -> torch.memory_format:
+def choose_training_format(
+    device: torch.device, dtype: torch.dtype, width: float, separable: bool = False
+) -> torch.memory_format:
     """Return the memory format for training: as in inference, but contiguous for a wide float32 network on an AVX2 processor.
 
     Args:
         device: device of the network.
         dtype: precision of the activations.
         width: factor on the number of channels.
+        separable: whether the network has depthwise convolutions.
     """
     # Time in contiguous memory ÷ time in channels_last, two cores, forward and backward of the network:
     #   width 1, float32, AVX2: 0.76 (batch 4); inference 1.16 (batch 1), also if only the input is channels_last
@@ -122,8 +125,10 @@ def choose_training_format(device: torch.device, dtype: torch.dtype, width: floa
     #   width 0.25, float32, AVX512: 1.27; inference 1.34 and 1.42
     #   width 0.25, bfloat16: 1.33; inference 1.67 and 1.80
     # On one core, float32, AVX2, batch 8: 0.88 at width 0.5, 1.05 at width 0.35; the same at about 0.4.
+    # SSDLite, one core, batch 8: float32, AVX2: 1.27, AVX512: 1.28; bfloat16: 1.07; inference (batch 1) 1.12, 1.19 and 1.61
     is_avx2 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return torch.contiguous_format if is_avx2 and dtype == torch.float32 and width >= WIDE else inference_format(device)
+    is_dense = width >= WIDE and not separable
+    return torch.contiguous_format if is_avx2 and dtype == torch.float32 and is_dense else inference_format(device)
 
 
 def device_name(device: torch.device) -> str:

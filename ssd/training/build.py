@@ -19,7 +19,7 @@ from ssd.config.schema import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConf
 from ssd.config.yaml import dump_yaml
 from ssd.dbox import spec_of
 from ssd.loss import MultiBoxLoss
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
@@ -33,7 +33,7 @@ from ssd.weights.checkpoint import CheckpointError, TrainState, shape_of
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
 
 
-def build_model(run: Run, state: TrainState | None, photos: Annotations | None = None) -> tuple[SSD300, Preprocessing]:
+def build_model(run: Run, state: TrainState | None, photos: Annotations | None = None) -> tuple[SSD, Preprocessing]:
     """Build the network on its device, and return the preprocessing for its weights.
 
     Args:
@@ -52,7 +52,7 @@ def build_model(run: Run, state: TrainState | None, photos: Annotations | None =
     return model, preprocessing
 
 
-def _initial_weights(run: Run, model: SSD300, photos: Annotations | None) -> Preprocessing:
+def _initial_weights(run: Run, model: SSD, photos: Annotations | None) -> Preprocessing:
     """Load the weights that `model.init_from` or `model.pretrained` names."""
     options, classes = run.config.model, run.config.data.class_names
     if options.init_from:
@@ -65,7 +65,7 @@ def _initial_weights(run: Run, model: SSD300, photos: Annotations | None) -> Pre
     return preprocessing
 
 
-def _prune_features(run: Run, model: SSD300, photos: Annotations | None, features: dict[str, Tensor]) -> Preprocessing:
+def _prune_features(run: Run, model: SSD, photos: Annotations | None, features: dict[str, Tensor]) -> Preprocessing:
     """Prune pretrained features on some training photos, in the main process, and send the others its weights."""
     source, photos = run.config.model.pretrained, photos or load_part(run, "train")
     outcome: tuple[dict[str, Tensor], Preprocessing] | str | None = None  # or an error, which all processes raise
@@ -88,7 +88,7 @@ def _prune_features(run: Run, model: SSD300, photos: Annotations | None, feature
     return preprocessing
 
 
-def _weights_of(run: Run, model: SSD300, state: TrainState) -> Preprocessing:
+def _weights_of(run: Run, model: SSD, state: TrainState) -> Preprocessing:
     """Load the weights of a checkpoint that has the same classes and the same architecture.
 
     Raises:
@@ -106,7 +106,8 @@ def _weights_of(run: Run, model: SSD300, state: TrainState) -> Preprocessing:
     )
     try:
         model.load_state_dict(state.weights)
-        fits = spec_of(theirs.dboxes) == spec_of(ours.dboxes)  # the weights do not depend on the DBoxes' sizes
+        # The weights do not depend on the DBoxes' sizes.
+        fits = spec_of(theirs.dboxes, theirs.row) == spec_of(ours.dboxes, ours.row)
     except RuntimeError:
         fits = False
     if not fits:
@@ -121,14 +122,14 @@ def _weights_of(run: Run, model: SSD300, state: TrainState) -> Preprocessing:
             if differing
             else "the checkpoint's weights do not fit its own configuration"
         )
-    return Preprocessing(**state.preprocessing)
+    return Preprocessing.from_plain(state.preprocessing)
 
 
-def place(run: Run, model: SSD300, freeze: str | None) -> None:
+def place(run: Run, model: SSD, freeze: str | None) -> None:
     """Move a network to its device and memory format, and freeze its layers up to `freeze`."""
     if freeze:
         model.freeze(freeze)
-    memory_format = choose_training_format(run.device, run.dtype, model.width)
+    memory_format = choose_training_format(run.device, run.dtype, model.width, model.architecture.separable)
     model.to(run.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
@@ -141,7 +142,7 @@ class RunParts(NamedTuple):
     step: TrainStep
 
 
-def build_parts(run: Run, data: Data, model: SSD300, preprocessing: Preprocessing, state: TrainState | None = None) -> RunParts:
+def build_parts(run: Run, data: Data, model: SSD, preprocessing: Preprocessing, state: TrainState | None = None) -> RunParts:
     """Build datasets, schedule and training step, and restore a state; settles `train.batch_size: auto`.
 
     Raises:
@@ -156,7 +157,7 @@ def build_parts(run: Run, data: Data, model: SSD300, preprocessing: Preprocessin
     return RunParts(train_set, val_set, schedule, step)
 
 
-def build_step(run: Run, model: SSD300, preprocessing: Preprocessing, schedule: Schedule) -> TrainStep:
+def build_step(run: Run, model: SSD, preprocessing: Preprocessing, schedule: Schedule) -> TrainStep:
     train = run.config.train
     synchronise_norms(run, model)
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
@@ -175,7 +176,7 @@ def build_criterion(config: Config, device: torch.device) -> MultiBoxLoss:
     return MultiBoxLoss(loss.jaccard_thresh, loss.neg_pos, min_neg=loss.min_neg, class_weights=tensor)
 
 
-def synchronise_norms(run: Run, model: SSD300) -> None:
+def synchronise_norms(run: Run, model: SSD) -> None:
     """Compute batch normalisation over the batch of all processes, if the device can."""
     if run.world.size > 1 and learns_statistics(model):
         if run.device.type == "cuda":
@@ -191,7 +192,7 @@ def learns_statistics(model: nn.Module) -> bool:
 
 
 def settle_batch_size(
-    run: Run, model: SSD300, preprocessing: Preprocessing, samples: DetectionDataset, state: TrainState | None
+    run: Run, model: SSD, preprocessing: Preprocessing, samples: DetectionDataset, state: TrainState | None
 ) -> None:
     """Replace `train.batch_size: auto` by the resumed run's numbers, or by what fits into memory.
 
@@ -231,7 +232,7 @@ def settle_batch_size(
     limit_evaluation(run)
 
 
-def _trial_step(run: Run, model: SSD300, preprocessing: Preprocessing, samples: DetectionDataset) -> Callable[[int], object]:
+def _trial_step(run: Run, model: SSD, preprocessing: Preprocessing, samples: DetectionDataset) -> Callable[[int], object]:
     """Return a function that takes a step with a number of photos, on a copy of the network that is thrown away."""
 
     def step(count: int) -> None:

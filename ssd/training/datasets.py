@@ -166,7 +166,7 @@ def list_damaged(run: Run, lines: list[str]) -> None:
 
 
 def sample_pixels(run: Run, photos: Annotations, count: int) -> Tensor:
-    """Return up to `count` photos from across a data set at the network's size, `[N, 300, 300, 3]` uint8 RGB, for pruning."""
+    """Return up to `count` photos from across a data set at the network's size, `[N, S, S, 3]` uint8 RGB, for pruning."""
     samples = eval_dataset(run, photos, IMAGENET)
     return samples.__getitems__([(0, index) for index in evenly_spaced(len(photos), count)]).images
 
@@ -174,17 +174,18 @@ def sample_pixels(run: Run, photos: Annotations, count: int) -> Tensor:
 def train_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """Return augmented samples of the photos, and of tiles of large ones."""
     config = run.config
-    crops = make_crops(photos, config).of_training()
+    crops, size = make_crops(photos, config).of_training(), config.model.row.input_size
     return DetectionDataset(
-        photos, preprocessing.size, preprocessing.fill, config.seed, config.augment,
-        config.data.keep_difficult, _image_cache(run, crops, preprocessing.size), crops,
+        photos, size, preprocessing.fill, config.seed, config.augment,
+        config.data.keep_difficult, _image_cache(run, crops, size), crops,
     )  # fmt: skip
 
 
 def eval_dataset(run: Run, photos: Annotations, preprocessing: Preprocessing) -> DetectionDataset:
     """Return samples of the photos without augmentation, and of all tiles of large ones; targets are those of training."""
     keep_difficult, crops = run.config.data.keep_difficult, make_crops(photos, run.config)
-    return DetectionDataset(photos, preprocessing.size, preprocessing.fill, keep_difficult=keep_difficult, crops=crops)
+    size = run.config.model.row.input_size
+    return DetectionDataset(photos, size, preprocessing.fill, keep_difficult=keep_difficult, crops=crops)
 
 
 def make_crops(photos: Annotations, config: Config) -> LabelledCrops:

@@ -48,7 +48,7 @@ def describe(run: Run, parts: RunParts, iteration: int) -> None:
     lines = [
         f"data: {len(photos)} photos with {len(photos.labels)} objects to train on, {len(val_photos)} to evaluate on",
         *tiles_notes(config, parts.train_set, parts.val_set),
-        f"model: SSD300, {parameters:,} parameters, {len(config.data.class_names)} classes and background",
+        f"model: {config.model.row.title}, {parameters:,} parameters, {len(config.data.class_names)} classes and background",
         f"training: iterations {iteration} to {schedule.iterations} of {schedule.batch_size} {what}, {length}",
         f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}",
         *(f"warning: {warning}" for warning in schedule.warnings()),

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.device import choose_training_format
 from ssd.system.distributed import World
@@ -40,7 +40,7 @@ class TrainStep:
 
     def __init__(
         self,
-        model: SSD300,
+        model: SSD,
         criterion: MultiBoxLoss,
         preprocessing: Preprocessing,
         updater: "Updater",
@@ -54,7 +54,7 @@ class TrainStep:
         self.updater = updater
         self.device = model.dbox_list.device
         self.dtype = dtype
-        self.memory_format = choose_training_format(self.device, dtype, model.width)
+        self.memory_format = choose_training_format(self.device, dtype, model.width, model.architecture.separable)
         self.world = world
         self.ddp = DistributedDataParallel(model, gradient_as_bucket_view=True) if world.size > 1 else None
         network = self.ddp or model

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from torch import nn
 
-from data.dataset.coverage import SIDE_BINS
+from data.dataset.coverage import side_bins
 from data.loading.dataset import DetectionDataset
 from ssd.batch import Batch
 from ssd.deploy.label_files import write_faults
@@ -20,7 +20,7 @@ from ssd.evaluation.evaluate import Evaluation, EvaluationData, evaluate
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import ReportInput, write_report
 from ssd.inference.predict import PixelModel
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import Preprocessing
 from ssd.system.device import device_name
 from ssd.system.errors import optional
@@ -93,7 +93,7 @@ def is_patience_over(state: TrainState, patience: int | None) -> bool:
     return patience is not None and state.not_improved >= patience and state.best_map > 0
 
 
-def evaluate_checkpoint(run: Run, path: Path, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300) -> Best:
+def evaluate_checkpoint(run: Run, path: Path, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD) -> Best:
     """Evaluate a checkpoint of this run. The main process loads it for all, because the others may not see its disk."""
     iteration = 0
     if run.world.is_main:
@@ -122,7 +122,7 @@ def eval_only(run: Run, resume: str | None) -> None:
 
 
 def _evaluate(
-    run: Run, path: Path, iteration: int, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD300
+    run: Run, path: Path, iteration: int, samples: DetectionDataset, preprocessing: Preprocessing, model: SSD
 ) -> Best:
     run.say(f"evaluating {path}, iteration {iteration}")
     evaluation = evaluate_photos(run, samples, preprocessing, model)
@@ -156,7 +156,7 @@ def finish(run: Run, samples: DetectionDataset, path: Path, best: Best) -> None:
 
 def report_input(run: Run, samples: DetectionDataset, evaluation: Evaluation, checkpoint: str) -> ReportInput:
     """Collect the content of a report; `checkpoint` describes the evaluated checkpoint."""
-    photos = samples.photos
+    photos, architecture = samples.photos, run.config.model.row
     records = read_records(run.folder)
     trained = [record for record in records if record["kind"] == "train"]
     facts = {
@@ -174,7 +174,7 @@ def report_input(run: Run, samples: DetectionDataset, evaluation: Evaluation, ch
         facts["images a second"] = f"{np.median([record['images_per_s'] for record in trained]):.1f}, median"
     facts["time of the evaluation"] = f"{evaluation.seconds:.1f} seconds"
     return ReportInput(
-        title=f"SSD300: {run.folder.name}",
+        title=f"{architecture.title}: {run.folder.name}",
         evaluation=evaluation,
         ground_truth=[photos.ground_truth(i) for i in range(len(photos))],
         names=photos.names(),
@@ -183,6 +183,7 @@ def report_input(run: Run, samples: DetectionDataset, evaluation: Evaluation, ch
         config=run.config.model_dump(mode="json"),
         facts=facts,
         sizes=photos.sizes,
-        edges=SIDE_BINS,
+        input_size=architecture.input_size,
+        edges=side_bins(architecture.input_size),
         faults=label_faults(evaluation.errors, len(evaluation.classes)),
     )

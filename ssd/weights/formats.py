@@ -1,41 +1,40 @@
-"""Load SSD300 weights of other projects: recognise the format by its keys and convert it to a `TrainState`.
+"""Load weights of other projects: recognise the format by its keys and convert it to a `TrainState`.
 
-All four projects use RGB input minus the mean of Caffe's VGG16, variances 0.1 and 0.2, and the DBox order of `ssd.dbox`. One
-difference remains: torchvision clamps only the width and height of DBoxes. So 114 of its 8,732 DBoxes, in the last row and
-column of conv6_2, have a centre 4 of 300 pixels further right or down than here.
+The four projects with SSD300 and SSD512 use RGB input minus the mean of Caffe's VGG16. All have variances 0.1 and 0.2, and the
+DBox order of `ssd.dbox`. One difference remains: torchvision clamps only the width and height of DBoxes. So 114 of the 8,732
+DBoxes of SSD300, in the last row and column of conv6_2, have a centre 4 of 300 pixels further right or down than here. In
+SSDLite all centres lie within the image, and the DBoxes are equal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from ssd.architecture import SSD300_VGG16
-from ssd.backbones.vgg import LAYER_NAMES
+from ssd.architecture import ARCHITECTURES, Architecture
+from ssd.backbones.mobilenet import SPLIT, MobileNetV3Large
+from ssd.backbones.vgg import LAYER_NAMES, REDUCED_POSITIONS
 from ssd.config.schema import VOC_CLASSES, ModelConfig
-from ssd.dbox import SSD300_VOC
-from ssd.model import SSD300
+from ssd.model import SSD
 from ssd.preprocessing import CAFFE, Preprocessing
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, state_in
 
-NUM_MAPS = len(SSD300_VGG16.maps)
-EXTRAS = tuple(f"extras.{layer.name}.conv" for layer in SSD300_VGG16.extras)
-# Positions of the 13 convolutions, fc6 and fc7 in the layer list of ports of Caffe's reduced-fc VGG16.
-REDUCED_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28, 31, 33)
 BACKBONE = tuple(f"backbone.{name}.conv" for name in LAYER_NAMES)
 BATCH_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 # The image_mean of SSD300_VGG16_Weights, times 255.
 TORCHVISION = Preprocessing(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), scale=(1.0, 1.0, 1.0))
+# SSDLite of torchvision: pixels in -1..1.
+CENTERED = Preprocessing(mean=(127.5, 127.5, 127.5), scale=(1 / 127.5, 1 / 127.5, 1 / 127.5))
 
 
 class WeightFormat(NamedTuple):
-    """The state dict keys of one project."""
+    """The state dict keys of one project's SSD with VGG16."""
 
     project: str
     backbone: tuple[str, ...]  # the 13 convolutions, fc6 and fc7
-    extras: tuple[str, ...]  # conv6_1 to conv9_2
+    extra: Callable[[int], str]  # the extra layer with this number, from 0: conv6_1, ...
     l2_norm: str  # scales of conv4_3's L2 norm
     batch_norm: str | None  # the batch normalisation that some weights of the project have instead
     loc: str
@@ -47,7 +46,7 @@ FORMATS = (
     WeightFormat(
         "amdegroot/ssd.pytorch",
         tuple(f"vgg.{i}" for i in REDUCED_POSITIONS),
-        tuple(f"extras.{i}" for i in range(8)),
+        "extras.{}".format,
         "L2Norm.weight",
         None,
         "loc.{}",
@@ -56,7 +55,7 @@ FORMATS = (
     WeightFormat(
         "lufficc/SSD",
         tuple(f"backbone.vgg.{i}" for i in REDUCED_POSITIONS),
-        tuple(f"backbone.extras.{i}" for i in range(8)),
+        "backbone.extras.{}".format,
         "backbone.l2_norm.weight",
         None,
         "box_head.predictor.reg_headers.{}",
@@ -65,7 +64,7 @@ FORMATS = (
     WeightFormat(
         "qfgaohao/pytorch-ssd",
         tuple(f"base_net.{i}" for i in REDUCED_POSITIONS),
-        tuple(f"extras.{i}.{j}" for i in range(4) for j in (0, 2)),
+        lambda i: f"extras.{i // 2}.{2 * (i % 2)}",
         "source_layer_add_ons.0.scale",
         "source_layer_add_ons.0",
         "regression_headers.{}",
@@ -77,7 +76,7 @@ FORMATS = (
             *(f"backbone.features.{i}" for i in REDUCED_POSITIONS[:10]),
             *(f"backbone.extra.0.{i}" for i in (1, 3, 5, "7.1", "7.3")),
         ),
-        tuple(f"backbone.extra.{i}.{j}" for i in range(1, 5) for j in (0, 2)),
+        lambda i: f"backbone.extra.{1 + i // 2}.{2 * (i % 2)}",
         "backbone.scale_weight",
         None,
         "head.regression_head.module_list.{}",
@@ -85,6 +84,9 @@ FORMATS = (
         TORCHVISION,
     ),
 )
+_PLACES = {name: place for place, name in enumerate(MobileNetV3Large.layer_names)}
+FULL_TAIL = 960  # channels of conv16
+SSDLITE_MARK = "head.classification_head.module_list.0.1.weight"  # in torchvision's SSDLite alone
 
 
 def load_any(path: Path, classes: Sequence[str] | None = None, dboxes: str | None = None) -> tuple[TrainState, str]:
@@ -109,22 +111,30 @@ def state_of(
     if is_own(content):
         return state_in(content, path), "here"
     state = weights_in(content)
-    weight_format = format_of(state)
-    if weight_format is None:
+    project = project_of(state)
+    if project is None:
         known = ", ".join(weight_format.project for weight_format in FORMATS)
-        raise CheckpointError(f"{path}: is not a checkpoint of this application, nor SSD300 with VGG16 of {known}")
-    try:
-        return _convert(state, weight_format, classes, dboxes), weight_format.project
-    except KeyError as error:
-        raise CheckpointError(f"{path}: looks like {weight_format.project}, but lacks {error}; another network?") from None
-    except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: looks like {weight_format.project}, but does not fit: {' '.join(str(error).split())}"
-        ) from None
+            f"{path}: is not a checkpoint of this application, nor SSD300 or SSD512 with VGG16 of {known}, nor torchvision's "
+            "SSDLite"
+        )
+    try:
+        return _convert(state, classes, dboxes), project
+    except KeyError as error:
+        raise CheckpointError(f"{path}: looks like {project}, but lacks {error}; another network?") from None
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: looks like {project}, but does not fit: {' '.join(str(error).split())}") from None
 
 
-def format_of(state: Mapping[str, Any]) -> WeightFormat | None:
-    """Return the format of a state dict; None if it is unknown."""
+def project_of(state: Mapping[str, Any]) -> str | None:
+    """Return the project of a state dict; None if it is unknown."""
+    if SSDLITE_MARK in state:
+        return "torchvision"
+    weight_format = _format_of(state)
+    return weight_format.project if weight_format else None
+
+
+def _format_of(state: Mapping[str, Any]) -> WeightFormat | None:
     return next((each for each in FORMATS if f"{each.conf.format(0)}.weight" in state), None)
 
 
@@ -139,12 +149,40 @@ def weights_in(content: Any) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in named.items()}
 
 
-def _convert(
-    state: Mapping[str, Tensor], weight_format: WeightFormat, classes: Sequence[str] | None, dboxes: str | None
-) -> TrainState:
-    prefixes = dict(zip((*BACKBONE, *EXTRAS), (*weight_format.backbone, *weight_format.extras), strict=True))
-    prefixes |= {f"loc.{i}": weight_format.loc.format(i) for i in range(NUM_MAPS)}
-    prefixes |= {f"conf.{i}": weight_format.conf.format(i) for i in range(NUM_MAPS)}
+def _convert(state: Mapping[str, Tensor], classes: Sequence[str] | None, dboxes: str | None) -> TrainState:
+    weight_format = _format_of(state)
+    if weight_format is None:
+        architecture, weights = _from_ssdlite(state)
+        norm, preprocessing, head = "none", CENTERED, "conf.0.pointwise.bias"
+    else:
+        architecture, weights, norm = _from_vgg(state, weight_format)
+        preprocessing, head = weight_format.preprocessing, "conf.0.bias"
+    row = ARCHITECTURES[architecture]
+    num_classes = len(weights[head]) // row.boxes_per_cell[0] - 1
+    names = list(classes) if classes is not None else _names(num_classes)
+    if len(names) != num_classes:
+        raise ValueError(f"{num_classes} classes in the file, {len(names)} names given")
+    sizes = dboxes or ("coco" if names in (coco_names(), torchvision_names()) else "voc")
+    entries = {"architecture": architecture, "pretrained": "none", "dboxes": sizes, "conv4_3_norm": norm}
+    options = ModelConfig.model_validate(entries)
+    weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
+    # Raises if a shape or a name does not fit.
+    SSD(num_classes + 1, conv4_3_norm=norm, architecture=row).load_state_dict(weights)
+    return TrainState(weights, names, preprocessing.to_plain(), {"model": options.model_dump(mode="json")})
+
+
+def _from_vgg(state: Mapping[str, Tensor], weight_format: WeightFormat) -> tuple[str, dict[str, Tensor], str]:
+    """Return the name of the architecture, the weights by their names here, and the norm of conv4_3."""
+    num_maps = sum(f"{weight_format.conf.format(i)}.weight" in state for i in range(10))
+    by_maps = {len(row.maps): name for name, row in ARCHITECTURES.items() if row.backbone == "vgg16"}
+    if num_maps not in by_maps:
+        raise ValueError(f"{num_maps} feature maps, expected {' or '.join(map(str, by_maps))}")
+    architecture = by_maps[num_maps]
+    prefixes = dict(zip(BACKBONE, weight_format.backbone, strict=True))
+    extras = ARCHITECTURES[architecture].extras
+    prefixes |= {f"extras.{layer.name}.conv": weight_format.extra(i) for i, layer in enumerate(extras)}
+    prefixes |= {f"loc.{i}": weight_format.loc.format(i) for i in range(num_maps)}
+    prefixes |= {f"conf.{i}": weight_format.conf.format(i) for i in range(num_maps)}
     weights = {
         f"{ours}.{entry}": state[f"{theirs}.{entry}"] for ours, theirs in prefixes.items() for entry in ("weight", "bias")
     }
@@ -153,15 +191,36 @@ def _convert(
         weights |= {f"conv4_3_norm.{entry}": state[f"{weight_format.batch_norm}.{entry}"] for entry in BATCH_NORM_ENTRIES}
     else:
         weights["conv4_3_norm.weight"] = state[weight_format.l2_norm].flatten()
-    num_classes = len(weights["conf.0.bias"]) // SSD300_VOC.boxes_per_cell[0] - 1
-    names = list(classes) if classes is not None else _names(num_classes)
-    if len(names) != num_classes:
-        raise ValueError(f"{num_classes} classes in the file, {len(names)} names given")
-    sizes = dboxes or ("coco" if names in (coco_names(), torchvision_names()) else "voc")
-    options = ModelConfig.model_validate({"pretrained": "none", "dboxes": sizes, "conv4_3_norm": norm})
-    weights = {name: value.detach().clone().contiguous() for name, value in weights.items()}
-    SSD300(num_classes + 1, conv4_3_norm=norm).load_state_dict(weights)  # raises if a shape or a name does not fit
-    return TrainState(weights, names, weight_format.preprocessing.to_plain(), {"model": options.model_dump(mode="json")})
+    return architecture, weights, norm
+
+
+def _from_ssdlite(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return the name of the architecture and the weights by their names here, for torchvision's SSDLite."""
+    has_full_tail = len(state["backbone.features.1.3.0.weight"]) == FULL_TAIL
+    architecture = "ssdlite320_mobilenet_v3_full" if has_full_tail else "ssdlite320_mobilenet_v3"
+    row = ARCHITECTURES[architecture]
+    own = SSD(2, architecture=row).state_dict()
+    return architecture, {name: state[ssdlite_name(name, row)] for name in own}
+
+
+def ssdlite_name(name: str, architecture: Architecture) -> str:
+    """Return torchvision's name for a tensor of SSDLite."""
+    part, layer, *rest = name.split(".")
+    if part == "backbone":
+        place = _PLACES[layer]
+        if layer == SPLIT:  # torchvision keeps its expansion, `block.0`, in the first part
+            return ".".join(
+                ["backbone.features.0", str(place), *rest[2:]] if rest[1] == "0" else ["backbone.features.1.0", *rest[1:]]
+            )
+        split = _PLACES[SPLIT]
+        return ".".join([f"backbone.features.{int(place > split)}.{place if place < split else place - split}", *rest])
+    if part == "extras":
+        number = [each.name for each in architecture.extras].index(layer)
+        return f"backbone.extra.{number // 3}.{number % 3}.{('conv', 'norm').index(rest[0])}.{rest[1]}"
+    heads = "head.regression_head" if part == "loc" else "head.classification_head"
+    if rest[0] == "pointwise":
+        return f"{heads}.module_list.{layer}.1.{rest[1]}"
+    return f"{heads}.module_list.{layer}.0.{('conv', 'norm').index(rest[1])}.{rest[2]}"
 
 
 def torchvision_names() -> list[str]:

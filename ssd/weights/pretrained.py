@@ -6,31 +6,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssd.backbones.vgg import CONV_NAMES, LAYER_NAMES
+from ssd.backbones.backbone import WeightsError
+from ssd.backbones.vgg import VGG16, is_features
 from ssd.config.schema import ModelConfig
 from ssd.config.yaml import dump_yaml
 from ssd.dbox import make_dbox_list, spec_of
-from ssd.model import SSD300
-from ssd.preprocessing import CAFFE, IMAGENET, OXFORD, Preprocessing
+from ssd.model import SSD
+from ssd.preprocessing import IMAGENET, Preprocessing
 from ssd.weights.checkpoint import CheckpointError, TrainState, is_own, read_tensors, shape_of
 from ssd.weights.class_names import same_class
-from ssd.weights.formats import REDUCED_POSITIONS, format_of, load_any, state_of, weights_in
+from ssd.weights.formats import load_any, project_of, state_of, weights_in
 from ssd.weights.sources import weights_file
 
-# Positions of the 13 convolutions in torchvision's `features`.
-CONV_POSITIONS = REDUCED_POSITIONS[:13]
-BN_CONV_POSITIONS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
-TORCHVISION_BIASES = (0.4034, 0.3778, 0.4644)  # first biases of VGG16_Weights.IMAGENET1K_V1
 MOST_NAMED = 6  # tensors named in one message
 
 
-def build_network(num_classes: int, options: ModelConfig) -> SSD300:
+def build_network(num_classes: int, options: ModelConfig) -> SSD:
     """Return the network of a configuration with random weights; `num_classes` includes background."""
-    spec = spec_of(options.dboxes)
-    return SSD300(num_classes, options.batch_norm, options.width, spec, options.conv4_3_norm)
+    spec = spec_of(options.dboxes, options.row)
+    return SSD(num_classes, options.batch_norm, options.width, spec, options.conv4_3_norm, options.row)
 
 
-def network_of(state: TrainState) -> SSD300:
+def network_of(state: TrainState) -> SSD:
     """Return the network of a checkpoint with its weights, in evaluation mode.
 
     Raises:
@@ -47,7 +44,7 @@ def network_of(state: TrainState) -> SSD300:
 
 
 def load_pretrained(
-    model: SSD300,
+    model: SSD,
     source: str,
     classes: Sequence[str],
     prune: Callable[[dict[str, Tensor]], Preprocessing] | None = None,
@@ -55,11 +52,12 @@ def load_pretrained(
     """Load pretrained weights into a model. `half` and `slim` fit one width with batch normalisation, all others width 1.
 
     Args:
-        model: the network, changed in place. With batch normalisation in its backbone, the only backbone weights that fit
-            are those of torchvision's VGG16 with batch normalisation.
-        source: `coco` (torchvision's SSD300, with the class scores of classes of the same name) or `imagenet` (torchvision's
-            VGG16, backbone only), both downloaded once; `half` or `slim` (narrow SSD300s included in the project, used like
-            `coco`); `none`; or a file with any of these, or with the reduced-fc VGG16 from which the supported ports start.
+        model: the network, changed in place. With batch normalisation in a VGG16, the only backbone weights that fit are those
+            of torchvision's VGG16 with batch normalisation.
+        source: `coco` (torchvision's SSD300 or SSDLite, with the class scores of classes of the same name) or `imagenet`
+            (torchvision's VGG16 or MobileNetV3, backbone only), both downloaded once; `half` or `slim` (narrow SSD300s included
+            in the project, used like `coco`); `none`; or a file with any of these, or with the reduced-fc VGG16 from which the
+            supported ports start.
         classes: names of the model's classes.
         prune: loads VGG16's convolutions into a model that is narrower or has batch normalisation.
 
@@ -71,47 +69,51 @@ def load_pretrained(
     """
     if source == "none":
         return IMAGENET, []
-    path = weights_file(source, model.backbone.has_batch_norm)
+    path = weights_file(source, model.architecture, model.backbone.has_batch_norm)
     try:
         content = read_tensors(path)
     except CheckpointError as error:
         raise CheckpointError(f"model.pretrained: {error}") from None
     weights = weights_in(content)
-    if is_own(content) or format_of(weights):
+    if is_own(content) or project_of(weights):
         return take_fitting(model, *state_of(content, path), path, classes, f"model.pretrained: {source}")
     if not weights:
         raise CheckpointError(f"model.pretrained: {path}: is not a state dict")
-    if prune and is_features(weights) and (model.width != 1 or model.backbone.has_batch_norm):
+    if prune and _needs_pruning(model) and is_features(weights):
         return prune(weights), []
-    return load_backbone(model, weights, source), []
+    preprocessing, new = load_backbone(model, weights, source)
+    return preprocessing, [f"model.pretrained: {source}: newly initialised: {', '.join(new)}"] * bool(new)
 
 
-def load_backbone(model: SSD300, state: Mapping[str, Tensor], source: str) -> Preprocessing:
-    """Load weights of VGG16 into the backbone of a model; `source` names them in messages.
+def _needs_pruning(model: SSD) -> bool:
+    """Return whether plain weights of VGG16 have to be pruned or normalised for a network."""
+    return isinstance(model.backbone, VGG16) and (model.width != 1 or model.backbone.has_batch_norm)
+
+
+def load_backbone(model: SSD, state: Mapping[str, Tensor], source: str) -> tuple[Preprocessing, list[str]]:
+    """Load weights of another project into the backbone of a model; `source` names them in messages.
+
+    Returns:
+        The preprocessing of the weights, and the layers whose weights are not all in the file.
 
     Raises:
         CheckpointError: the weights have another format.
     """
-    batch_norm = model.backbone.has_batch_norm
-    if is_features(state):
-        converted, preprocessing = from_features(state, source), preprocessing_of_features(state)
-    elif "features.0.weight" in state:
-        converted, preprocessing = from_torchvision(state, batch_norm, source), IMAGENET
-    elif "0.weight" in state and not batch_norm:
-        converted, preprocessing = from_reduced_fc(state, source), CAFFE
-    else:
-        expected = "torchvision's VGG16 with batch normalisation" if batch_norm else "torchvision's or a reduced-fc VGG16"
-        raise CheckpointError(f"model.pretrained: {source}: is not {expected} (its first entry: {next(iter(state), None)})")
+    try:
+        converted, preprocessing = model.backbone.convert(state)
+    except WeightsError as error:
+        raise CheckpointError(f"model.pretrained: {source}: {error}") from None
     own = model.backbone.state_dict()
     for name, value in converted.items():
         if own[name].shape != value.shape:
             shapes = f"{list(value.shape)}, expected {list(own[name].shape)}"
             raise CheckpointError(f"model.pretrained: {source}: {name} has the shape {shapes}")
     model.backbone.load_state_dict({**own, **converted})
-    return preprocessing
+    new = {name.partition(".")[0] for name in own.keys() - converted.keys() if own[name].ndim > 1}
+    return preprocessing, [layer for layer in model.backbone.layer_names if layer in new]
 
 
-def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
+def init_from(model: SSD, path: Path, classes: Sequence[str]) -> tuple[Preprocessing, list[str]]:
     """Load the weights that fit from a checkpoint, whose classes and width may differ.
 
     Args:
@@ -129,7 +131,7 @@ def init_from(model: SSD300, path: Path, classes: Sequence[str]) -> tuple[Prepro
 
 
 def take_fitting(
-    model: SSD300, state: TrainState, project: str, path: Path, classes: Sequence[str], entry: str
+    model: SSD, state: TrainState, project: str, path: Path, classes: Sequence[str], entry: str
 ) -> tuple[Preprocessing, list[str]]:
     """Load the weights of a state that fit. Class scores are matched by name: background and shared classes keep theirs.
 
@@ -149,7 +151,8 @@ def take_fitting(
     """
     own, taken, left = model.state_dict(), {}, []
     for name, value in state.weights.items():
-        fitted = _by_class(value, own[name], state.classes, classes) if name.startswith("conf.") and name in own else value
+        has_classes = name in own and name.startswith("conf.") and ".depthwise." not in name
+        fitted = _by_class(value, own[name], state.classes, classes) if has_classes else value
         if name in own and fitted is not None and fitted.shape == own[name].shape:
             taken[name] = fitted
         else:
@@ -161,11 +164,15 @@ def take_fitting(
     new = [name for name in classes if same_class(name, state.classes) is None]
     origin = "" if project == "here" else f" (format: {project})"
     notes = [f"{entry}: {len(taken)} of {len(own)} tensors loaded from {path}{origin}"]
-    theirs = state.config.get("model", {}).get("dboxes")
+    options = state.config.get("model", {})
+    theirs = options.get("dboxes")
     has_heads = any(name.startswith(("loc.", "conf.")) for name in taken)
     if theirs is not None:
-        known = ModelConfig.model_validate({"dboxes": theirs}).dboxes
-        if has_heads and not torch.equal(make_dbox_list(spec_of(known)), model.dbox_list.cpu()):
+        shape = {name: options[name] for name in ("architecture", "dboxes") if name in options}
+        known = ModelConfig.model_validate({"pretrained": "none", **shape})
+        if has_heads and known.row != model.architecture:
+            notes.append(f"{entry}: the heads were trained for {known.row.title} and adapt to this network in training")
+        elif has_heads and not torch.equal(make_dbox_list(spec_of(known.dboxes, known.row)), model.dbox_list.cpu()):
             which = f"the {theirs} DBoxes" if isinstance(theirs, str) else "other DBoxes"
             notes.append(
                 f"{entry}: the heads were trained with {which} and adapt to this model's in training; to use them "
@@ -184,7 +191,7 @@ def take_fitting(
     notes += [f"{entry}: newly initialised classes: {', '.join(new)}"] * bool(new)
     more = f", and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
     notes += [f"{entry}: not loaded: {', '.join(left[:MOST_NAMED])}{more}"] * bool(left)
-    return Preprocessing(**state.preprocessing), notes
+    return Preprocessing.from_plain(state.preprocessing), notes
 
 
 def batch_norm_of(weights: Mapping[str, Tensor]) -> str:
@@ -217,73 +224,3 @@ def _by_class(theirs: Tensor, ours: Tensor, their_classes: Sequence[str], our_cl
         if place is not None:
             fitted[:, column] = theirs[:, place + 1]
     return fitted.flatten(0, 1)
-
-
-def is_features(state: Mapping[str, Tensor]) -> bool:
-    """Return whether a state dict has VGG16's 13 convolutions in torchvision's layout, and no classifier or one of NaN, like
-    `VGG16_Weights.IMAGENET1K_FEATURES`."""
-    if f"features.{CONV_POSITIONS[-1]}.weight" not in state:
-        return False
-    classifier = [value for name, value in state.items() if name.startswith("classifier.")]
-    return not classifier or any(bool(value.isnan().any()) for value in classifier)
-
-
-def preprocessing_of_features(state: Mapping[str, Tensor]) -> Preprocessing:
-    """Return the preprocessing for VGG16's convolutions: torchvision's if the first biases are those of its own training,
-    else Oxford's, without a scale."""
-    first = state["features.0.bias"][:3].float()
-    is_torchvision = torch.allclose(first, torch.tensor(TORCHVISION_BIASES), atol=1e-3)
-    return IMAGENET if is_torchvision else OXFORD
-
-
-def from_features(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Convert the 13 convolutions from torchvision's layout to weights of the backbone, in float32."""
-    converted = {}
-    for name, position in zip(CONV_NAMES, CONV_POSITIONS, strict=True):
-        for entry in ("weight", "bias"):
-            if (value := state.get(f"features.{position}.{entry}")) is None:
-                raise CheckpointError(f"model.pretrained: {source}: features.{position}.{entry} ({name}) is missing")
-            converted[f"{name}.conv.{entry}"] = value.float()
-    return converted
-
-
-def from_torchvision(state: Mapping[str, Tensor], batch_norm: bool, source: str) -> dict[str, Tensor]:
-    """Convert torchvision's VGG16 to weights of the backbone; decimate its classifier to fc6 and fc7 (DeepLab, ParseNet).
-
-    fc6 keeps every fourth output and every third row and column of its 7 × 7 window, fc7 every fourth input and output.
-    """
-    positions = BN_CONV_POSITIONS if batch_norm else CONV_POSITIONS
-    converted = {}
-    try:
-        for name, position in zip(CONV_NAMES, positions, strict=True):
-            bias = state[f"features.{position}.bias"]
-            converted[f"{name}.conv.weight"] = state[f"features.{position}.weight"]
-            if batch_norm:
-                norm = f"features.{position + 1}"
-                for entry in ("weight", "bias", "running_var"):
-                    converted[f"{name}.norm.{entry}"] = state[f"{norm}.{entry}"]
-                # Our convolutions have no bias before a norm; subtract it from the running mean instead.
-                converted[f"{name}.norm.running_mean"] = state[f"{norm}.running_mean"] - bias
-            else:
-                converted[f"{name}.conv.bias"] = bias
-        fc6 = state["classifier.0.weight"].view(4096, 512, 7, 7)
-        fc7 = state["classifier.3.weight"].view(4096, 4096, 1, 1)
-        converted["fc6.conv.weight"] = fc6[::4, :, ::3, ::3]
-        converted["fc7.conv.weight"] = fc7[::4, ::4]
-        if not batch_norm:
-            converted["fc6.conv.bias"] = state["classifier.0.bias"][::4]
-            converted["fc7.conv.bias"] = state["classifier.3.bias"][::4]
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"model.pretrained: {source}: is not a complete VGG16 of torchvision ({error})") from None
-    return converted
-
-
-def from_reduced_fc(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Convert a reduced-fc VGG16 (`0.weight`, ...), as used by amdegroot, lufficc and qfgaohao, to weights of the backbone."""
-    converted = {}
-    for name, position in zip(LAYER_NAMES, REDUCED_POSITIONS, strict=True):
-        for entry in ("weight", "bias"):
-            if f"{position}.{entry}" not in state:
-                raise CheckpointError(f"model.pretrained: {source}: {position}.{entry} ({name}) is missing")
-            converted[f"{name}.conv.{entry}"] = state[f"{position}.{entry}"]
-    return converted

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torchvision.models import VGG16_BN_Weights, VGG16_Weights
-from torchvision.models.detection import SSD300_VGG16_Weights
+from torchvision.models import get_weight
 
+from ssd.architecture import SSD300_VGG16, Architecture
 from ssd.config.schema import SHIPPED_WIDTHS
 from ssd.system.download import Digest, DownloadError, ask, fetch
 from ssd.system.files import looked_in
@@ -27,14 +27,14 @@ def checkpoint_file(name: str | Path) -> Path:
     return SHIPPED[str(name)] if str(name) in SHIPPED and not Path(name).exists() else Path(name)
 
 
-def weights_file(source: str, batch_norm: bool) -> Path:
+def weights_file(source: str, architecture: Architecture, batch_norm: bool) -> Path:
     """Return the file for `model.pretrained`; download missing weights of torchvision.
 
     Raises:
         CheckpointError: the download failed, or there is no such file.
     """
     if source in ("coco", "imagenet"):
-        return find_or_download(source, torchvision_url(source, batch_norm))
+        return find_or_download(source, torchvision_url(source, architecture, batch_norm))
     if source in SHIPPED:
         path = SHIPPED[source]
         if not path.exists():
@@ -51,11 +51,10 @@ def weights_file(source: str, batch_norm: bool) -> Path:
     return path
 
 
-def torchvision_url(source: str, batch_norm: bool = False) -> str:
-    """Return the address of torchvision's weights: `coco` (SSD300) or `imagenet` (VGG16 with or without batch norm)."""
-    if source == "coco":
-        return SSD300_VGG16_Weights.COCO_V1.url
-    return (VGG16_BN_Weights.IMAGENET1K_V1 if batch_norm else VGG16_Weights.IMAGENET1K_V1).url
+def torchvision_url(source: str, architecture: Architecture = SSD300_VGG16, batch_norm: bool = False) -> str:
+    """Return the address of torchvision's weights: `coco` (the network) or `imagenet` (its backbone, with or without batch
+    norm)."""
+    return get_weight(architecture.coco if source == "coco" else architecture.imagenet[batch_norm]).url
 
 
 def hub_file(url: str) -> Path:

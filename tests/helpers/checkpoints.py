@@ -13,7 +13,7 @@ def state(iteration: int = 5) -> TrainState:
     return TrainState(
         model={"a.weight": torch.randn(3, 4, generator=generator), "a.count": torch.tensor(iteration)},
         classes=["cat", "dog"],
-        preprocessing={"mean": (1.0, 2.0, 3.0), "scale": (1.0, 1.0, 1.0), "channel_order": "rgb", "size": 300},
+        preprocessing={"mean": (1.0, 2.0, 3.0), "scale": (1.0, 1.0, 1.0), "channel_order": "rgb"},
         config={"seed": 0, "train": {"lr": 1e-3, "milestones": [1, 2]}},
         iteration=iteration,
         optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},

@@ -31,19 +31,27 @@ def reduced_fc() -> list[nn.Module]:
     return [*layers, nn.Conv2d(1024, 1024, 1), nn.ReLU()]
 
 
-def extra_layers() -> list[nn.Module]:
+def extra_layers(size: int = 300) -> list[nn.Module]:
     rows = ((1024, 256, 1, 1, 0), (256, 512, 3, 2, 1), (512, 128, 1, 1, 0), (128, 256, 3, 2, 1))
-    rows += ((256, 128, 1, 1, 0), (128, 256, 3, 1, 0)) * 2
+    if size == 300:
+        rows += ((256, 128, 1, 1, 0), (128, 256, 3, 1, 0)) * 2
+    else:
+        rows += ((256, 128, 1, 1, 0), (128, 256, 3, 2, 1)) * 2
+        rows += ((256, 128, 1, 1, 0), (128, 256, 4, 1, 1))
     return [nn.Conv2d(*row) for row in rows]
 
 
-def heads(values: int) -> nn.ModuleList:
-    rows = zip((512, 1024, 512, 256, 256, 256), (4, 6, 6, 6, 4, 4), strict=True)
+def heads(values: int, size: int = 300) -> nn.ModuleList:
+    boxes_per_cell = (4, 6, 6, 6, 4, 4) if size == 300 else (4, 6, 6, 6, 6, 4, 4)
+    channels = (512, 1024, 512, *[256] * (len(boxes_per_cell) - 3))
+    rows = zip(channels, boxes_per_cell, strict=True)
     return nn.ModuleList(nn.Conv2d(channels, boxes * values, 3, padding=1) for channels, boxes in rows)
 
 
 class Port(nn.Module):
     """The forward pass of all three ports, which differ in the names of their modules."""
+
+    columns: int  # of the class scores
 
     def run(self, x: Tensor, base: nn.ModuleList, norm: nn.Module, extras: list[nn.Module], loc, conf) -> tuple[Tensor, Tensor]:
         sources = []
@@ -60,13 +68,15 @@ class Port(nn.Module):
         outputs = []
         for group in (loc, conf):
             maps = [head(source).permute(0, 2, 3, 1).flatten(1) for head, source in zip(group, sources, strict=True)]
-            outputs.append(torch.cat(maps, 1).view(len(x), 8732, -1))
+            values = 4 if group is loc else self.columns
+            outputs.append(torch.cat(maps, 1).view(len(x), -1, values))
         return outputs[0], outputs[1]
 
 
 class Amdegroot(Port):
     def __init__(self, columns: int) -> None:
         super().__init__()
+        self.columns = columns
         self.vgg, self.extras = nn.ModuleList(reduced_fc()), nn.ModuleList(extra_layers())
         self.L2Norm = L2Norm("weight")
         self.loc, self.conf = heads(4), heads(columns)
@@ -76,13 +86,15 @@ class Amdegroot(Port):
 
 
 class Lufficc(Port):
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, size: int = 300) -> None:
         super().__init__()
+        self.columns = columns
         self.backbone, self.box_head = nn.Module(), nn.Module()
-        self.backbone.vgg, self.backbone.extras = nn.ModuleList(reduced_fc()), nn.ModuleList(extra_layers())
+        self.backbone.vgg, self.backbone.extras = nn.ModuleList(reduced_fc()), nn.ModuleList(extra_layers(size))
         self.backbone.l2_norm = L2Norm("weight")
         self.box_head.predictor = nn.Module()
-        self.box_head.predictor.cls_headers, self.box_head.predictor.reg_headers = heads(columns), heads(4)
+        predictor = self.box_head.predictor
+        predictor.cls_headers, predictor.reg_headers = heads(columns, size), heads(4, size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         backbone, head = self.backbone, self.box_head.predictor
@@ -92,6 +104,7 @@ class Lufficc(Port):
 class Qfgaohao(Port):
     def __init__(self, columns: int, batch_norm: bool) -> None:
         super().__init__()
+        self.columns = columns
         extras = extra_layers()
         self.base_net = nn.ModuleList(reduced_fc())
         pairs = zip(extras[::2], extras[1::2], strict=True)
@@ -112,6 +125,7 @@ class Qfgaohao(Port):
 PORTS = {
     "amdegroot/ssd.pytorch": lambda columns: Amdegroot(columns),
     "lufficc/SSD": lambda columns: Lufficc(columns),
+    "lufficc/SSD, SSD512": lambda columns: Lufficc(columns, 512),
     "qfgaohao/pytorch-ssd": lambda columns: Qfgaohao(columns, batch_norm=True),
     "qfgaohao/pytorch-ssd, older": lambda columns: Qfgaohao(columns, batch_norm=False),
 }

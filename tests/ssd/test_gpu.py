@@ -49,7 +49,7 @@ def test_a_whole_step_asks_the_device_nothing(tmp_path, shapes_root):
     photos = load_data(run).train
     model, preprocessing = build_model(run, None)
     step = build_step(run, model, preprocessing, Schedule(run.config.train, run.config.eval.every, len(photos)))
-    samples = DetectionDataset(photos, preprocessing.size, preprocessing.fill)
+    samples = DetectionDataset(photos, 300, preprocessing.fill)
     batches = [samples.__getitems__([(0, i), (0, i + 1)]) for i in (0, 2)]
     batches = [
         batch._replace(images=batch.images.pin_memory(), targets=type(batch.targets)(*(t.pin_memory() for t in batch.targets)))

@@ -31,7 +31,7 @@ def test_channel_order_and_memory():
 
 
 def test_survives_a_checkpoint():
-    assert Preprocessing(**IMAGENET.to_plain()) == IMAGENET
+    assert Preprocessing.from_plain(IMAGENET.to_plain()) == IMAGENET
 
 
 def test_the_mean_is_what_surrounds_an_expanded_photo():

@@ -5,7 +5,7 @@ import torch
 from ssd.autoconfig.dbox_fit import Objects, Sizes, coverage, fit, kmeans_start, map_overlap, objects_of
 from ssd.boxes import iou, to_corners
 from ssd.config.schema import ModelConfig
-from ssd.dbox import DBOX_SPECS, SSD300_VOC, make_dbox_list, spec_of
+from ssd.dbox import SSD300_VOC, make_dbox_list, named_specs, spec_of
 
 VOC = Sizes((30, 60, 111, 162, 213, 264, 315), ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)))
 ODD = Sizes((9, 20, 31, 77, 150, 330, 390), ((5,), (1.2, 7), (3, 4), (2, 6), (4,), (1.5,)))
@@ -25,7 +25,7 @@ def test_one_cell_is_enough_for_the_largest_overlap(sizes):
     corners = np.sort(rng.uniform(0, 300, (500, 2, 2)), axis=1).reshape(-1, 4)
     dboxes = to_corners(make_dbox_list(spec_of(sizes)).double())
     expected = iou(torch.from_numpy(corners / 300), dboxes).amax(dim=1).numpy()
-    overlap = np.max([map_overlap(row, corners) for row in spec_of(sizes).maps], axis=0)
+    overlap = np.max([map_overlap(row, corners, 300) for row in spec_of(sizes).maps], axis=0)
     np.testing.assert_allclose(overlap, expected, atol=1e-5)
 
 
@@ -86,5 +86,5 @@ def test_fitted_sizes_are_a_valid_configuration():
 
 
 def test_specs_by_name_and_by_sizes():
-    assert spec_of("coco") is DBOX_SPECS["coco"]
+    assert spec_of("coco") == named_specs()["coco"]
     assert torch.equal(make_dbox_list(spec_of(VOC)), make_dbox_list(SSD300_VOC))

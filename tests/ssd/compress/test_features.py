@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from ssd.backbones.vgg import CONV_NAMES
+from ssd.backbones.vgg import CONV_NAMES, TORCHVISION_BIASES
 from ssd.compress.features import features_in, start_from_features
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET, OXFORD, Preprocessing, normalize
 from ssd.weights.checkpoint import CheckpointError
-from ssd.weights.pretrained import TORCHVISION_BIASES, load_pretrained
+from ssd.weights.pretrained import load_pretrained
 
 POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 COARSE = torch.randint(0, 256, (2, 3, 20, 20), generator=torch.Generator().manual_seed(0))
@@ -40,7 +40,8 @@ def test_features_without_a_classifier_initialise_a_network(features, tmp_path, 
     torch.manual_seed(1)
     model = SSD300(3)
     drawn = model.backbone.fc6.conv.weight.clone()
-    assert load_pretrained(model, str(tmp_path / "features.pth"), ["a", "b"]) == (OXFORD, [])
+    path = str(tmp_path / "features.pth")
+    assert load_pretrained(model, path, ["a", "b"]) == (OXFORD, [f"model.pretrained: {path}: newly initialised: fc6, fc7"])
     assert torch.equal(model.backbone.conv4_3.conv.weight, features["features.21.weight"].float())
     assert torch.equal(model.backbone.fc6.conv.weight, drawn)
 
@@ -49,7 +50,9 @@ def test_torchvision_features_get_torchvision_preprocessing(features, tmp_path):
     """They have the same keys as Oxford's, but need other pixel values."""
     biases = torch.cat([torch.tensor(TORCHVISION_BIASES), torch.zeros(61)])
     torch.save({**features, "features.0.bias": biases}, tmp_path / "features.pth")
-    assert load_pretrained(SSD300(3), str(tmp_path / "features.pth"), ["a", "b"]) == (IMAGENET, [])
+    path = str(tmp_path / "features.pth")
+    notes = [f"model.pretrained: {path}: newly initialised: fc6, fc7"]
+    assert load_pretrained(SSD300(3), path, ["a", "b"]) == (IMAGENET, notes)
 
 
 def test_other_files_are_not_features(features):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ssd.architecture import Conv
-from ssd.backbones.vgg import ConvBlock
+from ssd.backbones.conv_block import ConvBlock
 from ssd.compress.prune import (
     Reader,
     Weights,

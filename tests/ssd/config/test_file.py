@@ -65,7 +65,8 @@ def test_custom_dboxes(tmp_path):
         ("model.dboxes.sizes=[20, 10, 40, 80, 160, 240, 300]", "model.dboxes: expected 7 sizes, each larger than the one "),
         ("model.dboxes.ratios=[[2]]", "model.dboxes: expected 6 lists of 1, 2, 2, 2, 1, 1 ratios, got lists of 1"),
         ("model.dboxes.ratio=3", "model.dboxes.ratio: unknown key (value 3); did you mean model.dboxes.ratios?"),
-        ("model.dboxes.sizes=10", "model.dboxes.sizes: expected a list of one or more, each a number ≥ 1 and ≤ 600, got 10"),
+        ("model.dboxes.sizes=10", "model.dboxes.sizes: expected a list of one or more, each a number ≥ 1 and ≤ 1024, got 10"),
+        ("model.dboxes.sizes=[10, 20, 40, 80, 160, 240, 601]", "model.dboxes: expected sizes up to 600, got [10.0, "),
         ("model.dboxes=small", "model.dboxes: expected 'voc', 'coco' or a mapping of keys to values, got 'small'"),
         ("model.dboxes={sizes: [1]}", "model.dboxes.ratios: is missing and has no default"),
     ):
@@ -197,7 +198,7 @@ def test_exponential_aliases_are_rejected_quickly(tmp_path, link):
         (LEAST, ["lr=3"], "lr: unknown key (value 3); did you mean train.lr?"),
         (LEAST, ["batch_size=3"], "batch_size: unknown key (value 3); did you mean train.batch_size?"),
         (LEAST, ["train.batch=3"], "train.batch: unknown key (value 3); did you mean train.batch_size?"),
-        (LEAST, ["imgsz=640"], "imgsz: unknown key (value 640); the network input is fixed at 300 × 300 pixels"),
+        (LEAST, ["imgsz=640"], "imgsz: unknown key (value 640); the input size belongs to model.architecture (ssd300: 300"),
         (LEAST, ["data.root=$NOT_SET/x"], "data.root: $NOT_SET in '$NOT_SET/x' is not set; set this environment variable"),
         (LEAST, ["data.train.0.path=${NOT_SET}"], "data.train.0.path: ${NOT_SET} in '${NOT_SET}' is not set"),
         (LEAST, ["output_dir=~no-such-user/x"], "output_dir: '~no-such-user/x' names the home folder of an unknown user"),

@@ -23,7 +23,7 @@ def test_losses_and_gradients_equal_those_of_training(tmp_path, shapes_root, fre
     for value in model.buffers():  # statistics that differ from any batch's
         if value.is_floating_point() and value.dim() == 1:
             value.add_(0.3)
-    samples = DetectionDataset(load_data(run).train, preprocessing.size, preprocessing.fill)
+    samples = DetectionDataset(load_data(run).train, 300, preprocessing.fill)
     batch = samples.__getitems__([(0, 0), (0, 1), (0, 2)])
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     rows = replay(NonFiniteStep(0, batch, ["a", "b", "c"], preprocessing, weights), config, run.device, run.dtype)

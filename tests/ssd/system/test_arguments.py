@@ -23,7 +23,7 @@ def test_wrong_arguments_are_reported_on_one_line(command, capsys):
     [
         ("--epochs 10 --batch-size=16", "write train.epochs=10 train.batch_size=16"),
         ("-b 16 --lr0 0.01", "write train.batch_size=16 train.lr=0.01"),
-        ("--device cpu --imgsz 640", "write device=cpu; the network input is fixed at 300 × 300 pixels"),
+        ("--device cpu --imgsz 640", "write device=cpu; the input size belongs to model.architecture (ssd300: 300"),
         ("--weights a.pt train.lr=1 --output-dir x", "write model.init_from=a.pt output_dir=x"),
         ("--train.lr 3 --amp", "write train.lr=3 train.precision=..."),
     ],

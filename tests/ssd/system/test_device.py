@@ -48,6 +48,7 @@ def test_memory_format_for_training(capability, monkeypatch):
     # On Apple GPUs, batch normalisation in channels_last is reported to be wrong.
     apple = [case for case in cases if case[0].type == "mps"]
     assert contiguous == [*([(CPU, torch.float32, 0.5), (CPU, torch.float32, 1.0)] if capability == "AVX2" else []), *apple]
+    assert all(choose_training_format(*case, separable=True) == torch.channels_last for case in cases if case not in apple)
     assert len(contiguous) + len(others) == len(cases)
 
 

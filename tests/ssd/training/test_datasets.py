@@ -60,7 +60,7 @@ def test_a_damaged_photo_of_both_parts_is_listed_once(damaged_root, tmp_path):
 def test_photos_are_cached_if_they_fit(shapes_root, tmp_path, monkeypatch, capsys):
     run = alone(tmp_path, shapes_root, cache="ram")
     photos = load_data(run).train
-    size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
+    size = image_cache.cache_bytes(photos.sizes, 300)
     samples = train_dataset(run, photos, IMAGENET)
     assert samples.cache.bytes == size
     assert "warning" not in capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_photos_are_cached_if_they_fit(shapes_root, tmp_path, monkeypatch, capsy
 def test_spawned_workers_have_a_cache_each(shapes_root, tmp_path, monkeypatch, capsys):
     run = alone(tmp_path, shapes_root, cache="ram", workers=3)
     photos = load_data(run).train
-    size = image_cache.cache_bytes(photos.sizes, IMAGENET.size)
+    size = image_cache.cache_bytes(photos.sizes, 300)
     monkeypatch.setattr(image_cache, "free_memory", lambda: 2 * size)
     assert train_dataset(run, photos, IMAGENET).cache is not None
     monkeypatch.setattr(workers, "start_method", lambda: "spawn")

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16
 
 from scripts import convert_weights
+from ssd.architecture import SSD300_VGG16, SSD512_VGG16
 from ssd.config.schema import VOC_CLASSES, PostprocessConfig
-from ssd.dbox import SSD300_COCO, SSD300_VOC, make_dbox_list
+from ssd.dbox import SSD300_COCO, make_dbox_list, spec_of
 from ssd.inference.predict import PixelModel, predict
 from ssd.model import SSD300
 from ssd.preprocessing import CAFFE, Preprocessing, normalize
@@ -21,35 +22,36 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module")
-def photos() -> Tensor:
-    """Pixels `[1, 300, 300, 3]` uint8, RGB."""
-    return torch.randint(0, 256, (1, 300, 300, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+def pixels(size: int) -> Tensor:
+    """Pixels `[1, size, size, 3]` uint8, RGB."""
+    return torch.randint(0, 256, (1, size, size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", PORTS)
-def test_outputs_match_the_ports(tmp_path, photos, name):
+def test_outputs_match_the_ports(tmp_path, name):
     torch.manual_seed(1)
     theirs = PORTS[name](21).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     state, project = load_any(tmp_path / "theirs.pth")
     assert project == name.partition(",")[0]
     assert state.classes == list(VOC_CLASSES)
-    assert Preprocessing(**state.preprocessing) == CAFFE
-    images = photos.permute(0, 3, 1, 2) - torch.tensor([123.0, 117.0, 104.0])[:, None, None]
-    loc, conf, dbox_list = network_of(state)(images)
+    assert Preprocessing.from_plain(state.preprocessing) == CAFFE
+    network = network_of(state)
+    images = pixels(network.input_size).permute(0, 3, 1, 2) - torch.tensor([123.0, 117.0, 104.0])[:, None, None]
+    loc, conf, dbox_list = network(images)
     expected = theirs(images)
     for ours, their in ((loc, expected[0]), (conf, expected[1])):
         difference = ((ours - their).abs().max() / their.abs().max()).item()
         print(f"{name}: largest difference {difference:.1e} of the largest value")
         assert difference < TOLERANCE
-    assert torch.equal(dbox_list, make_dbox_list(SSD300_VOC))
+    assert torch.equal(dbox_list, make_dbox_list(spec_of("voc", SSD512_VGG16 if "512" in name else SSD300_VGG16)))
 
 
 @torch.no_grad()
-def test_detections_match_torchvision(tmp_path, photos):
+def test_detections_match_torchvision(tmp_path):
     torch.manual_seed(2)
+    photos = pixels(300)
     theirs = ssd300_vgg16(weights=None, weights_backbone=None).eval()
     theirs.score_thresh, theirs.nms_thresh, theirs.topk_candidates, theirs.detections_per_img = 0.02, 0.45, 400, 200
     for head in theirs.head.classification_head.module_list:  # larger scores for a few boxes
@@ -62,9 +64,9 @@ def test_detections_match_torchvision(tmp_path, photos):
     assert state.classes[11] == "N/A 12"
     network = network_of(state)
     assert torch.equal(network.dbox_list, make_dbox_list(SSD300_COCO))
-    preprocessing, device = Preprocessing(**state.preprocessing), torch.device("cpu")
-    pixels = [photo.permute(2, 0, 1).float() / 255 for photo in photos]
-    prepared, _ = theirs.transform(pixels)
+    preprocessing, device = Preprocessing.from_plain(state.preprocessing), torch.device("cpu")
+    inputs = [photo.permute(2, 0, 1).float() / 255 for photo in photos]
+    prepared, _ = theirs.transform(inputs)
     outputs = theirs.head(list(theirs.backbone(prepared.tensors).values()))
     loc, conf, _ = network(normalize(photos, preprocessing, device))
     for ours, their in ((loc, outputs["bbox_regression"]), (conf, outputs["cls_logits"])):
@@ -73,7 +75,7 @@ def test_detections_match_torchvision(tmp_path, photos):
         assert difference < TOLERANCE
     model = PixelModel(network, preprocessing, device, torch.float32)
     detections = predict(model, photos, PostprocessConfig(score_thresh=0.02))
-    for found, their in zip(detections, theirs(pixels), strict=True):
+    for found, their in zip(detections, theirs(inputs), strict=True):
         assert len(found["scores"]) == len(their["scores"]) > 20
         torch.testing.assert_close(found["scores"], their["scores"], rtol=0, atol=TOLERANCE)
         boxes = (found["boxes"][:, None] - their["boxes"] / 300).abs().amax(2)

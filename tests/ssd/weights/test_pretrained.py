@@ -6,13 +6,13 @@ import torch
 from torchvision.models import vgg16, vgg16_bn
 from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 
+from ssd.backbones.vgg import REDUCED_POSITIONS
 from ssd.config.schema import ModelConfig
-from ssd.dbox import DBOX_SPECS, SSD300_COCO
+from ssd.dbox import SSD300_COCO, spec_of
 from ssd.model import SSD300
 from ssd.preprocessing import CAFFE, IMAGENET, normalize
 from ssd.system import download
 from ssd.weights.checkpoint import CheckpointError, TrainState, save_checkpoint
-from ssd.weights.formats import REDUCED_POSITIONS
 from ssd.weights.pretrained import build_network, init_from, load_pretrained
 from ssd.weights.sources import SHIPPED, find_or_download
 
@@ -168,7 +168,7 @@ def test_pretrained_accepts_a_detector_file(tmp_path, torchvision_ssd):
 
 
 def checkpoint(path, classes, dboxes="voc", **options):
-    model = SSD300(len(classes) + 1, spec=DBOX_SPECS[dboxes], **options)
+    model = SSD300(len(classes) + 1, spec=spec_of(dboxes), **options)
     preprocessing, config = CAFFE.to_plain(), {"model": {"dboxes": dboxes}}
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -238,5 +238,20 @@ def test_init_from_reports_different_dboxes(tmp_path):
     (told,) = [note for note in notes if "DBoxes" in note]
     assert "the heads were trained with the coco DBoxes and adapt" in told
     assert "to use them unchanged, set model.dboxes: coco" in told
-    _, notes = init_from(SSD300(2, width=0.1, spec=DBOX_SPECS["coco"]), tmp_path / "a.pt", ["cat"])
+    _, notes = init_from(SSD300(2, width=0.1, spec=spec_of("coco")), tmp_path / "a.pt", ["cat"])
     assert not any("DBoxes" in note for note in notes)
+
+
+def test_ssd512_starts_from_the_layers_of_ssd300_that_fit(tmp_path):
+    torch.manual_seed(0)
+    source = SSD300(3, width=0.05)
+    config = {"model": ModelConfig(pretrained="none", width=0.05).model_dump(mode="json")}
+    save_checkpoint(tmp_path / "a.pt", TrainState(source.state_dict(), ["cat", "dog"], IMAGENET.to_plain(), config))
+    model = build_network(3, ModelConfig(architecture="ssd512", pretrained="none", width=0.05))
+    _, notes = init_from(model, tmp_path / "a.pt", ["cat", "dog"])
+    # Six DBoxes a cell instead of four.
+    left = {f"{head}.4.{entry}" for head in ("loc", "conf") for entry in ("weight", "bias")}
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) != (name in left) for name, value in source.state_dict().items())
+    assert "model.init_from: the heads were trained for SSD300 and adapt to this network in training" in notes
+    assert notes[-1].startswith("model.init_from: not loaded: loc.4.weight [16, 16, 3, 3] (expected [24, 16, 3, 3])")

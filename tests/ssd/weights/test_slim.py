@@ -8,7 +8,7 @@ import torch
 from scripts import export
 from ssd.autoconfig.recipes import SLIM
 from ssd.config.schema import VOC_CLASSES
-from ssd.dbox import DBOX_SPECS
+from ssd.dbox import spec_of
 from ssd.model import SSD300
 from ssd.preprocessing import IMAGENET
 from ssd.weights import sources
@@ -124,7 +124,7 @@ def test_shipped_file(path, width, size, classes):
     state = load_checkpoint(path)
     assert set(state.classes) == classes
     assert state.config["model"]["dboxes"] == SLIM.dboxes
-    spec = DBOX_SPECS[state.config["model"]["dboxes"]]
+    spec = spec_of(state.config["model"]["dboxes"])
     whole = SSD300(len(state.classes) + 1, "backbone", width, spec).eval()
     whole.load_state_dict(state.weights)
     images = torch.randn(1, 3, 300, 300)
