@@ -66,7 +66,9 @@ def report_input():
     image = np.full((80, 100, 3), 90, np.uint8)
     facts, sizes = {"run": "runs/x"}, np.array([[100, 80]] * 2)
     title, faults = "SSD300: mine & yours", label_faults(evaluation.errors, 2)
-    return ReportInput(title, evaluation, objects, names, lambda _: image, records, {"seed": 0}, facts, sizes, 300, EDGES, faults)
+    return ReportInput(
+        title, evaluation, objects, names, lambda _: image, records, {"seed": 0}, facts, sizes, 300, EDGES, faults
+    )
 
 
 def test_precision_and_recall_by_score(report_input):
