@@ -123,8 +123,8 @@ class Predictor:
                 raise CheckpointError(f"{checkpoint}: has no thresholds for --score auto; give a number, such as 0.5")
             score_thresh = min(class_scores.values())
         options = check_thresholds(score_thresh, nms_thresh, top_k)
-        network, preprocessing, chosen = network_of(state), Preprocessing.from_plain(state.preprocessing), choose_tiles(tiles, state)
-        return cls(network, state.classes, preprocessing, where, dtype, options, chosen, compile, class_scores)
+        preprocessing, chosen = Preprocessing.from_plain(state.preprocessing), choose_tiles(tiles, state)
+        return cls(network_of(state), state.classes, preprocessing, where, dtype, options, chosen, compile, class_scores)
 
     def __call__(self, images: Photo | Iterable[Photo], bgr: bool = False, batch_size: int = 16) -> list[Detections]:
         """Return the detections in photos of any sizes.
