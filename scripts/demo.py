@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.weights.checkpoint import load_checkpoint
     from ssd.weights.sources import SHIPPED, checkpoint_file
 
-    checkpoint, words = split_checkpoint([word for word in (options.checkpoint, options.photo) if word])
+    checkpoint, words = split_checkpoint([word for word in (options.checkpoint, options.photo) if word is not None])
     photo = Path(words[0]) if words else None
     if photo and not photo.is_file():
         raise UsageError(f"{photo}: {'is not a file; name a photo' if photo.exists() else 'no such file'}")

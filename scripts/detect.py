@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.weights.sources import checkpoint_file
 
     keep_freed_memory()
-    checkpoint, words = split_checkpoint([word for word in (options.checkpoint, *options.inputs) if word])
+    checkpoint, words = split_checkpoint([word for word in (options.checkpoint, *options.inputs) if word is not None])
     if not words:
         what = "name photos after the checkpoint" if checkpoint_file(checkpoint).exists() else "no such file or folder"
         raise UsageError(f"{checkpoint}: {what}")

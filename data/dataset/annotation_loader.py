@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ class LoadedAnnotations:
     notes: tuple[str, ...]
     damaged: tuple[str, ...]  # why photos were left out, one line per fault
     num_damaged: int  # photos left out
+    num_read: int  # photos, with those left out and, in a folder that is divided, with those not chosen
 
 
 def load_annotations(
@@ -88,8 +89,10 @@ def load_annotations(
                 continue
             if is_lasting and not found:
                 arrays = {name: value for name, value in vars(loaded.photos).items() if name != "classes"}
-                texts = {"notes": loaded.notes, "damaged": loaded.damaged, "num_damaged": loaded.num_damaged}
+                texts = {name: value for name, value in vars(loaded).items() if name != "photos"}
                 cache.save(loaded.photos.paths, arrays, texts)
+        if part == "val" and any(other.path == source.path and other.val_fraction for other in data.train):
+            loaded = LoadedAnnotations(loaded.photos, (), (), 0, len(loaded.photos))  # data.train says it of the whole folder
         parts.append(loaded)
     if faults:
         raise DataError("\n".join(faults))
@@ -139,7 +142,7 @@ class _SourceReader:
     def _part_of(
         self, folder: Path, source: SourceConfig, entries: Sequence[PhotoEntry], loaded: LoadedAnnotations
     ) -> LoadedAnnotations:
-        """Return the part of a folder without splits that a source names. Notes about the folder go with its training part.
+        """Return the part of a folder without splits that a source names, with the notes about the whole folder.
 
         Raises:
             DataError: the folder cannot be divided.
@@ -160,12 +163,11 @@ class _SourceReader:
         except ValueError:
             what = "one photo" if len(photos) == 1 else f"{len(photos)} photos of one group (data.group_by)"
             raise DataError(f"{folder}: {what} cannot be divided into train and val; add more") from None
-        if source.split == "val":
-            return LoadedAnnotations(photos.select(np.flatnonzero(is_val).tolist()), (), (), 0)
-        used = [i for i in np.flatnonzero(~is_val).tolist() if self._is_used(names[i])]
+        chosen = np.flatnonzero(is_val if source.split == "val" else ~is_val).tolist()
         note = describe_groups(groups, photos)
         notes = [*loaded.notes, *([f"{folder}: {note}; each is on one side of the split"] if note else [])]
-        return LoadedAnnotations(photos.select(used), tuple(notes), loaded.damaged, loaded.num_damaged)
+        used = [i for i in chosen if self._is_used(names[i])]
+        return replace(loaded, photos=photos.select(used), notes=tuple(notes))
 
     def _read(self, entries: Sequence[PhotoEntry]) -> list[EntryBatch]:
         """Read annotations, and check the photos that are not in `photo_infos`."""
@@ -215,7 +217,8 @@ def _combine(classes: tuple[str, ...], batches: Sequence[EntryBatch], notes: Seq
             more = [f"and {count - len(examples)} more"] if count > len(examples) else []
             fixes.append(f"{count} {text}: {'; '.join([*examples, *more])}")
     damaged = tuple(line for batch in batches for line in batch.damaged)
-    return LoadedAnnotations(photos, (*notes, *fixes), damaged, sum(batch.num_damaged for batch in batches))
+    num_damaged = sum(batch.num_damaged for batch in batches)
+    return LoadedAnnotations(photos, (*notes, *fixes), damaged, num_damaged, len(photos) + num_damaged)
 
 
 def _box_faults(folder: Path, reader: FormatReader, batches: Sequence[EntryBatch]) -> list[str]:
@@ -237,8 +240,8 @@ def _from_cache(cache: SourceCache, classes: tuple[str, ...]) -> LoadedAnnotatio
     content = cache.load()
     if content is None:
         return None
-    notes, damaged, num_damaged = (content.texts[name] for name in ("notes", "damaged", "num_damaged"))
-    return LoadedAnnotations(Annotations(classes, **content.arrays), tuple(notes), tuple(damaged), num_damaged)
+    texts = {name: tuple(value) if isinstance(value, list) else value for name, value in content.texts.items()}
+    return LoadedAnnotations(Annotations(classes, **content.arrays), **texts)
 
 
 def _join(parts: Sequence[LoadedAnnotations], fraction: float) -> LoadedAnnotations:
@@ -251,7 +254,7 @@ def _join(parts: Sequence[LoadedAnnotations], fraction: float) -> LoadedAnnotati
     damaged = [line for part in parts for line in part.damaged]
     num_damaged = sum(part.num_damaged for part in parts)
     notes = [note for part in parts for note in part.notes]
-    total = len(photos) + num_damaged
+    total = sum(part.num_read for part in parts)
     if num_damaged > MAX_DAMAGED * total:
         head = f"{num_damaged} of {total} photos cannot be read; data.damaged: skip leaves out at most {MAX_DAMAGED:.0%}"
         raise DataError("\n".join([head, *damaged]))
@@ -264,4 +267,4 @@ def _join(parts: Sequence[LoadedAnnotations], fraction: float) -> LoadedAnnotati
         )
     if num_damaged:
         notes.append(f"{num_damaged} of {total} photos cannot be read and were left out (data.damaged: skip)")
-    return LoadedAnnotations(photos, tuple(notes), tuple(damaged), num_damaged)
+    return LoadedAnnotations(photos, tuple(notes), tuple(damaged), num_damaged, total)

@@ -14,18 +14,21 @@ from typing import NamedTuple
 import numpy as np
 
 from data.dataset.annotations import Annotations
-from data.dataset.similar import find_alike, similarities
+from data.dataset.similar import descriptors, find_alike, similarities
 from data.dataset.splits import role
+from ssd.system.images import printable
 
 # Endings of file names, in the order of removal. Labelling tools append the first ones to augmented copies.
-EXPORTED = re.compile(r"\.rf\.[0-9a-z]{8,}$", re.IGNORECASE)
+EXPORTED = re.compile(r"(?:_(?:jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-z]{8,}$", re.IGNORECASE)
 EDITED = re.compile(
     r"[ _.-]+(?:aug(?:mented)?|copy|[hv]?flip(?:ped)?|mirror(?:ed)?|rot(?:ated?)?|blur(?:red)?|bright(?:ness)?|noise|"
     r"crop(?:ped)?)[ _.-]*\d*$",
     re.IGNORECASE,
 )
 COPIED = re.compile(r"(?: ?\(\d\)| - [^\W\d_]+(?: \(\d\))?)$")  # photo (2), photo - Copy
-FRAME = re.compile(r"(?:[_.-](?:mp4|mov|avi|mkv|webm|m4v)-\d+_(?:jpe?g|png)|[ _.-]*(?:frame|frm)s?[ _.-]*\d+)$", re.IGNORECASE)
+FRAME = re.compile(
+    r"(?:[_.-](?:mp4|mov|avi|mkv|webm|m4v)-\d+(?:_(?:jpe?g|png))?|[ _.-]*(?:frame|frm)s?[ _.-]*\d+)$", re.IGNORECASE
+)
 NUMBER = re.compile(r"[ _.-]*\d+$")
 DIGITS = re.compile(r"(\d+)")
 
@@ -81,13 +84,17 @@ def mixed_pairs(train: Annotations, val: Annotations, rule: str) -> list[tuple[i
     both = Annotations.join([train, val])
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(both.path(index))) for index in range(len(both))])
     labels = group_photos(names_within(folder, both), both, rule).of_photo
-    pairs = []
-    for index, label in enumerate(labels[len(train) :].tolist()):
-        mates = np.flatnonzero(labels[: len(train)] == label)
-        if len(mates):
-            alike = similarities(both.thumbnails[mates], both.thumbnails[[len(train) + index] * len(mates)])
-            pairs.append((int(mates[alike.argmax()]), index))
-    return pairs
+    fine = descriptors(both.thumbnails).reshape(len(both), -1)
+    rows: dict[int, list[int]] = defaultdict(list)
+    for index, label in enumerate(labels[: len(train)].tolist()):
+        rows[label].append(index)
+    mates = {label: fine[indices] for label, indices in rows.items()}
+    labelled = enumerate(labels[len(train) :].tolist())
+    return [
+        (rows[label][int((mates[label] @ fine[len(train) + index]).argmax())], index)
+        for index, label in labelled
+        if label in mates
+    ]
 
 
 def mixed_warning(train: Annotations, val: Annotations) -> list[str]:
@@ -96,7 +103,7 @@ def mixed_warning(train: Annotations, val: Annotations) -> list[str]:
     if not pairs:
         return []
     one, other = pairs[0]
-    example = f"{train.path(one)} and {val.path(other)}{', ...' if len(pairs) > 1 else ''}"
+    example = f"{printable(train.path(one))} and {printable(val.path(other))}{', ...' if len(pairs) > 1 else ''}"
     return [
         f"warning: {len(pairs)} of {len(val)} photos of data.val are copies or neighbours of photos of data.train ({example}): "
         "mAP will be too high; scripts/check_data.py lists them"
@@ -150,7 +157,8 @@ def original_name(name: str) -> str:
 def _join_scenes(links: _Links, names: Sequence[str], photos: Annotations) -> None:
     """Join photos of one scene: alike, of one burst, frames of a film, or in one of many folders."""
     for alike in find_alike(photos.thumbnails):
-        for label in np.unique(links.labels[alike.others]).tolist():
+        labels = links.labels[alike.others]
+        for label in np.unique(labels[labels != links.labels[alike.photo]]).tolist():
             links.join("look alike", alike.photo, label)
     times = photos.captured
     order = np.lexsort((times[:, 1], times[:, 0]))
@@ -211,7 +219,7 @@ def describe_groups(groups: Groups, photos: Annotations) -> str:
     if len(groups) == len(photos):
         return ""
     reasons = [
-        f"{len(indices)} {reason} ({os.path.basename(photos.path(indices[0]))}{', ...' if len(indices) > 1 else ''})"
+        f"{len(indices)} {reason} ({printable(os.path.basename(photos.path(indices[0])))}{', ...' if len(indices) > 1 else ''})"
         for reason, indices in groups.reasons.items()
     ]
     return f"{len(photos)} photos form {len(groups)} groups: {'; '.join(reasons)}"

@@ -15,7 +15,7 @@ SIDE = 16  # of a thumbnail, pixels
 BLUR = 2.0  # standard deviation; what is coarser is ignored: many photos have a bright sky above dark ground
 MIN_CONTRAST = 1.0  # grey levels of fine structure; a photo with less, such as a blank page, is like no other
 ALIKE = 0.8
-CHUNK = 1024  # photos compared with all others at a time
+MAX_PAIRS = 2**24  # compared at a time, which takes some 150 MB
 
 
 class Alike(NamedTuple):
@@ -38,19 +38,29 @@ def find_alike(thumbnails: np.ndarray, others: np.ndarray | None = None) -> Iter
         thumbnails: `[n, SIDE, SIDE]` uint8.
         others: `[m, SIDE, SIDE]`, to compare with; by default each photo is compared with those after it.
     """
-    ours = descriptors(thumbnails)
-    theirs = ours if others is None else descriptors(others)
-    for start in range(0, len(ours), CHUNK):
-        chunk = ours[start : start + CHUNK]
-        mirrored = chunk[:, :, ::-1].reshape(len(chunk), -1)
-        columns = theirs.reshape(len(theirs), -1).T
-        similarity = np.maximum(chunk.reshape(len(chunk), -1) @ columns, mirrored @ columns)
+    even, odd = _even_and_odd(thumbnails)
+    their_even, their_odd = (even, odd) if others is None else _even_and_odd(others)
+    start = 0
+    while start < len(even):
+        first = start if others is None else 0  # each pair once
+        end = start + max(MAX_PAIRS // max(len(their_even) - first, 1), 1)
+        # Mirroring changes the sign of the odd part only.
+        similarity = np.abs(odd[start:end] @ their_odd[first:].T)
+        similarity += even[start:end] @ their_even[first:].T
         is_alike = similarity >= ALIKE
-        if others is None:  # each pair once
-            is_alike &= np.arange(len(theirs)) > start + np.arange(len(chunk))[:, None]
+        if others is None:
+            is_alike &= np.arange(is_alike.shape[1]) > np.arange(len(is_alike))[:, None]
         for row in np.flatnonzero(is_alike.any(axis=1)).tolist():
-            columns_alike = np.flatnonzero(is_alike[row])
-            yield Alike(start + row, columns_alike, similarity[row, columns_alike])
+            columns = np.flatnonzero(is_alike[row])
+            yield Alike(start + row, first + columns, similarity[row, columns])
+        start = end
+
+
+def _even_and_odd(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the parts of the descriptors that mirroring keeps and negates, `[n, SIDE * SIDE / 2]` each."""
+    fine = descriptors(thumbnails)
+    left, right = fine[:, :, : SIDE // 2], fine[:, :, : SIDE // 2 - 1 : -1]
+    return tuple((part / np.sqrt(np.float32(2))).reshape(-1, SIDE * SIDE // 2) for part in (left + right, left - right))
 
 
 def similarities(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -138,26 +138,30 @@ def divide(names: Sequence[str], groups: np.ndarray, objects: np.ndarray | None,
     np.add.at(counts, rows, np.column_stack([objects, np.ones(len(names))]))
     counts = counts[:, counts.any(axis=0)] / counts.sum(axis=0)[counts.any(axis=0)]  # shares of each class, and of all photos
     distance = np.abs(draws - fraction)
-    cost = _unevenness(is_val @ counts, fraction)
+    owners, columns = np.nonzero(counts)  # most groups have few classes
+    entries = counts[owners, columns]
+    shares = is_val @ counts
+    cost = _unevenness(shares, fraction).sum()
     while cost > 0:
-        moves = np.where(is_val[:, None], -counts, counts)
-        costs = _unevenness(is_val @ counts + moves, fraction)
+        moved = _unevenness(shares[columns] + np.where(is_val[owners], -entries, entries), fraction)
+        change = moved - _unevenness(shares, fraction)[columns]
+        costs = cost + np.bincount(owners, change, minlength=len(order))
         costs[is_val & (is_val.sum() == 1) | ~is_val & ((~is_val).sum() == 1)] = np.inf
         better = np.flatnonzero(costs <= costs.min() + 1e-9)
         move = better[distance[better].argmin()]
         if costs[move] >= cost - 1e-9:
             break
         is_val[move] ^= True
+        shares += counts[move] if is_val[move] else -counts[move]
         cost = costs[move]
     return is_val[rows]
 
 
 def _unevenness(shares: np.ndarray, fraction: float) -> np.ndarray:
-    """Return by how much shares `[..., C]` of the classes miss a half to one and a half of a fraction; a missing class counts
-    most."""
+    """Return by how much each share misses a half to one and a half of a fraction; a missing class counts most."""
     share = np.minimum(fraction, 1 - fraction)
     missing = (shares < 1e-9) | (shares > 1 - 1e-9)
-    return np.maximum(np.abs(shares - fraction) - share / 2, 0).sum(axis=-1) + missing.sum(axis=-1)
+    return np.maximum(np.abs(shares - fraction) - share / 2, 0) + missing
 
 
 def draw(seed: int, name: str) -> float:

@@ -157,8 +157,10 @@ def read_split(
     with progress_bar(f"reading {source['split']}", "photo") as watch:
         sources = (SourceConfig(**source),)
         data = DataConfig.model_construct(classes=tuple(classes), root=root, train=sources, val=sources, damaged=damaged)
+        # Of a divided folder, only the training part has the notes.
+        part = "val" if source["split"] == "val" and source.get("val_fraction") else "train"
         try:
-            return load_annotations(data, "train", workers=num_cores(), progress=watch, digests=digests)
+            return load_annotations(data, part, workers=num_cores(), progress=watch, digests=digests)
         except DataError as error:
             raise DataError("\n".join(first_faults(str(error).splitlines(), MAX_FAULTS))) from None
 
@@ -205,10 +207,8 @@ def cache_setting(photos: Annotations, device: str) -> Settings:
 
 def damaged_setting(train: LoadedAnnotations, val: LoadedAnnotations) -> Settings:
     """Skip damaged photos if there are any."""
-    if not train.num_damaged + val.num_damaged:
-        return {}
-    counts = f"{train.num_damaged} training photos and {val.num_damaged} validation photos"
-    return {"data.damaged": Setting("skip", f"{counts} cannot be read")}
+    num_damaged = train.num_damaged + val.num_damaged
+    return {"data.damaged": Setting("skip", f"{num_damaged} photos cannot be read")} if num_damaged else {}
 
 
 def run_settings(plan: StartPlan, device: str, num_photos: int, num_val_photos: int, coverages: dict[str, float]) -> Settings:

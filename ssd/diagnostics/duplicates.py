@@ -18,10 +18,12 @@ from ssd.inference.pictures import draw_boxes
 from ssd.system.images import printable, write_picture
 
 SAME = 0.98  # similarity from which boxes of two photos of one size should agree
+UNEQUAL = 0.9999  # highest similarity of files that differ
 AGREE = 0.5  # overlap from which two boxes of a class mark the same object
 MAX_LISTED = 20  # pairs of each kind
 MAX_DRAWN = 12
 HEIGHT = 240  # pixels of a photo in the picture
+MIN_WIDTH, MAX_WIDTH = 60, 640
 
 
 class Pair(NamedTuple):
@@ -46,29 +48,36 @@ def find_duplicates(train: Annotations, val: Annotations, group_by: str) -> Dupl
     within = [pair for part, photos in parts.items() for pair in _within(part, photos)]
     across = []
     for one, other in mixed_pairs(train, val, "auto" if group_by == "none" else group_by):
-        is_equal = train.contents[one] == val.contents[other]
-        similarity = 1.0 if is_equal else float(similarities(train.thumbnails[[one]], val.thumbnails[[other]])[0])
-        across.append(Pair(("train", one), ("val", other), similarity))
+        across.append(Pair(("train", one), ("val", other), _similarity(train, one, val, other)))
     conflicts = [(pair, text) for pair in (*within, *across) if (text := _conflict(pair, parts))]
     return Duplicates(within, across, conflicts)
 
 
 def _within(part: str, photos: Annotations) -> list[Pair]:
-    best: dict[int, tuple[float, int]] = {}
+    highest, best = np.zeros(len(photos), np.float32), np.arange(len(photos))
     for alike in find_alike(photos.thumbnails):
-        for other, similarity in zip(alike.others.tolist(), alike.similarity.tolist(), strict=True):
-            best[other] = max(best.get(other, (0.0, 0)), (similarity, alike.photo))
+        is_better = alike.similarity > highest[alike.others]
+        rows = alike.others[is_better]
+        highest[rows], best[rows] = np.minimum(alike.similarity[is_better], UNEQUAL), alike.photo
     _, first, which = np.unique(photos.contents, return_index=True, return_inverse=True)
-    for index in np.flatnonzero(first[which] != np.arange(len(photos))).tolist():
-        best[index] = (1.0, int(first[which[index]]))
-    return [Pair((part, one), (part, other), similarity) for other, (similarity, one) in sorted(best.items())]
+    is_repeat = first[which] != np.arange(len(photos))
+    highest[is_repeat], best[is_repeat] = 1, first[which[is_repeat]]
+    return [Pair((part, int(best[row])), (part, row), float(highest[row])) for row in np.flatnonzero(highest).tolist()]
+
+
+def _similarity(first: Annotations, row: int, second: Annotations, column: int) -> float:
+    """Return the similarity of two photos without mirroring; 1 for equal files only."""
+    if first.contents[row] == second.contents[column]:
+        return 1.0
+    return min(float(similarities(first.thumbnails[[row]], second.thumbnails[[column]])[0]), UNEQUAL)
 
 
 def _conflict(pair: Pair, parts: dict[str, Annotations]) -> str:
     """Describe how the boxes of two copies differ; empty if they agree, or if the photos are not copies."""
     (one, row), (other, column) = pair.one, pair.other
     first, second = parts[one], parts[other]
-    if pair.similarity < SAME or (first.sizes[row] != second.sizes[column]).any():
+    # In a mirrored copy, the boxes are elsewhere.
+    if _similarity(first, row, second, column) < SAME or (first.sizes[row] != second.sizes[column]).any():
         return ""
     missing = []
     overlaps = _overlaps(first, row, second, column)
@@ -107,7 +116,7 @@ def describe_duplicates(found: Duplicates, train: Annotations, val: Annotations)
             lines += [title, *map(pair_line, pairs[:MAX_LISTED]), *_more(pairs)]
     if found.conflicts:
         lines.append(
-            f"warning: {len(found.conflicts)} copies have different boxes than the photo that they repeat; correct them"
+            f"warning: {len(found.conflicts)} photos have other boxes than an equal or nearly equal photo; check their labels"
         )
         lines += [f"{pair_line(pair)}: {text}" for pair, text in found.conflicts[:MAX_LISTED]]
         lines += _more(found.conflicts)
@@ -135,9 +144,10 @@ def _drawn(photos: Annotations, index: int, part: str) -> np.ndarray:
     """Return a photo with its boxes, HEIGHT pixels high, with a title."""
     width, height = photos.sizes[index].tolist()
     image = read_image(photos.path(index), (width, height))
-    scale = HEIGHT / image.shape[0]
     rows = photos.objects(index)
-    small = cv2.resize(image, (max(round(image.shape[1] * scale), 1), HEIGHT), interpolation=cv2.INTER_AREA)
+    shown = min(max(round(image.shape[1] * HEIGHT / image.shape[0]), MIN_WIDTH), MAX_WIDTH)  # a strip is squeezed or stretched
+    small = cv2.resize(image, (shown, HEIGHT), interpolation=cv2.INTER_AREA)
+    scale = np.array([shown / image.shape[1], HEIGHT / image.shape[0]] * 2, np.float32)
     small = draw_boxes(small, photos.boxes[rows] * scale, photos.labels[rows], photos.classes)
     title = np.full((24, small.shape[1], 3), 255, np.uint8)
     text = printable(f"{part}: {os.path.basename(photos.path(index))}")

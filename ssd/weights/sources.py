@@ -15,7 +15,7 @@ from ssd.weights.checkpoint import CheckpointError
 # Shipped weights; written by scripts/export.py --format weights.
 SHIPPED = {name: Path(__file__).with_name(f"{name}.pt") for name in SHIPPED_WIDTHS}
 
-DEFAULT = "half"  # for detection without a checkpoint
+DEFAULT = str(SHIPPED["half"])  # for detection without a checkpoint
 
 # Without a network connection, fail within seconds.
 ATTEMPTS = 2
@@ -24,7 +24,7 @@ STALL = 8.0  # seconds
 
 def checkpoint_file(name: str | Path) -> Path:
     """Return the path of a checkpoint: a file, or shipped weights by their name."""
-    return SHIPPED[str(name)] if str(name) in SHIPPED and not Path(name).exists() else Path(name)
+    return SHIPPED[str(name)] if str(name) in SHIPPED and not Path(name).is_file() else Path(name)
 
 
 def weights_file(source: str, architecture: Architecture, batch_norm: bool) -> Path:

@@ -127,6 +127,7 @@ def test_the_shipped_network_finds_objects_before_any_training(tmp_path, capsys)
     "words, said",
     [
         (["half"], "half: name photos after the checkpoint"),
+        (["", "photo.png"], "error: .: is a folder; name a checkpoint in it"),
         (["nowhere"], "nowhere: no such file or folder"),
         (["nowhere.pt", "photo.png"], "nowhere.pt: no such checkpoint"),
     ],

@@ -1,6 +1,7 @@
 """Which photos stay on one side of a split."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -9,11 +10,13 @@ import pytest
 from PIL import Image
 
 from data.dataset import groups
+from data.dataset.annotation_loader import load_annotations
 from data.dataset.annotations import Annotations
 from data.dataset.errors import DataError
 from data.dataset.groups import group_photos, mixed_pairs, mixed_warning, names_within
 from data.dataset.images import captured
 from data.dataset.similar import SIDE
+from ssd.config.schema import DataConfig, SourceConfig
 from tests.helpers.annotations import load
 
 RNG = np.random.default_rng(0)
@@ -48,8 +51,10 @@ OTHERS = ["x1", "y", "street", "IMG_4711", "IMG_4712", "000005", "000006"]
         ["cat", "cat (2)", "cat - Kopie", "cat - Copy (3)"],
         ["film/frame_0001", "film/frame_0002", "film/frame_0400"],
         ["walk_frame12", "walk_frame_13"],
+        ["cat", "cat_jpg.rf.0a1b2c3d4e5f60718293a4b5c6d7e8f9"],
+        ["frame_0001_jpg.rf.0a1b2c3d4e5f6071", "frame_0002_png.rf.aaaaaaaaaaaaaaaa"],
     ],
-    ids=["roboflow", "roboflow video", "augmented", "copies", "frames", "frames of one file"],
+    ids=["roboflow", "roboflow video", "augmented", "copies", "frames", "frames of one file", "original", "roboflow frames"],
 )
 def test_names_tell_what_belongs_together(names):
     assert joined([*names, *OTHERS]) == [set(names)]
@@ -77,6 +82,14 @@ def test_numbered_photos_are_a_film_if_neighbours_look_similar():
     noise = np.random.default_rng(1).normal(0, 60, (10, SIDE, SIDE))
     photos.thumbnails[:10] = np.clip(scene + noise, 0, 255)  # similar to 0.6 or so, less than two photos that look alike
     assert joined(names, photos=photos) == [set(names[:10])]
+
+
+def test_exported_names_are_numbered_like_their_originals():
+    names = [f"cam_{number:04}_jpg.rf.{number:032x}" for number in range(10)]
+    photos = unlike(20)
+    noise = np.random.default_rng(1).normal(0, 60, (10, SIDE, SIDE))
+    photos.thumbnails[:10] = np.clip(photos.thumbnails[:1] + noise, 0, 255)
+    assert joined([*names, *"abcdefghij"], photos=photos) == [set(names)]
 
 
 def test_photos_of_one_camera_within_seconds_belong_together():
@@ -143,7 +156,7 @@ def copied(tmp_path):
 
 
 def test_copies_stay_on_one_side_when_a_folder_is_divided(copied):
-    train, val = (load(copied, part, val_fraction=0.3) for part in ("train", "val"))
+    train, val = (load(copied, part, val_fraction=0.3, part=part) for part in ("train", "val"))
     sides = [{photos.path(i)[-6:-4] for i in range(len(photos))} for photos in (train.photos, val.photos)]
     for names in sides:
         assert {f"z{9 - int(name[1])}" for name in names if name[0] == "a"} == {name for name in names if name[0] == "z"}
@@ -154,6 +167,14 @@ def test_copies_stay_on_one_side_when_a_folder_is_divided(copied):
     assert {alone.path(i)[-6] for i in range(len(alone))} == {"a", "z"}
     with pytest.raises(DataError, match=r"20 photos of one group \(data.group_by\) cannot be divided"):
         load(copied, "val", val_fraction=0.3, group_by="folder")
+
+
+def test_names_that_are_not_utf8_are_written_printably(tmp_path):
+    photos = replace(unlike(2), paths=np.array([b"/a/caf\xe9.jpg", b"/a/caf\xe9 (2).jpg"]), contents=np.zeros(2, np.int64))
+    (warning,) = mixed_warning(photos.select([0]), photos.select([1]))
+    assert r"/a/caf\xe9.jpg and /a/caf\xe9 (2).jpg" in warning
+    found = groups.Groups(np.zeros(2, np.int64), {"equal files": [1]})
+    assert groups.describe_groups(found, photos) == r"2 photos form 1 groups: 1 equal files (caf\xe9 (2).jpg)"
 
 
 def test_when_and_by_what_a_photo_was_taken(tmp_path):
@@ -169,3 +190,27 @@ def test_when_and_by_what_a_photo_was_taken(tmp_path):
     for name, options in (("c.jpg", {"exif": exif}), ("d.jpg", {}), ("e.png", {}), ("f.jpg", {"exif": b"Exif\0\0MM\0*\0\0"})):
         image.save(tmp_path / name, **options)
         assert captured(np.fromfile(tmp_path / name, np.uint8)) == (0, 0)
+
+
+def test_damaged_photos_of_a_divided_folder_are_counted_among_all_of_it(copied):
+    for number in range(10):
+        for copy in range(2):
+            for suffix in (".jpg", ".xml"):
+                shutil.copy(copied / f"a{number}{suffix}", copied / f"b{number}{copy}{suffix}")
+    (copied / "a0.jpg").write_bytes(b"damaged")
+    options = {"val_fraction": 0.3, "damaged": "skip"}
+    train = load(copied, "train", **options, fraction=0.2)  # one of 40, though more than 5 % of the photos in use
+    assert len(train.photos) < 19
+    assert train.notes[-1] == "1 of 40 photos cannot be read and were left out (data.damaged: skip)"
+    train = load(copied, "train", **options, fraction=0.2)  # from the cache
+    assert train.notes[-1] == "1 of 40 photos cannot be read and were left out (data.damaged: skip)"
+    assert load(copied, "val", part="val", **options).damaged == ()  # data.train says it
+
+
+def test_a_divided_folder_that_is_only_evaluated_on_has_its_notes(copied):
+    (copied / "a0.jpg").write_bytes(b"damaged")
+    train, val = (SourceConfig(path=path, split="val", val_fraction=0.3) for path in ("other", "mine"))
+    data = DataConfig(root=str(copied.parent), classes=("cat",), train=(train,), val=(val,), damaged="skip")
+    loaded = load_annotations(data, "val")
+    assert loaded.num_damaged == len(loaded.damaged) == 1
+    assert "19 photos form 10 groups" in loaded.notes[0]

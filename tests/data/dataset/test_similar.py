@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data.dataset import similar
 from data.dataset.similar import ALIKE, SIDE, find_alike, similarities, thumbnail
 from ssd.system.images import read_photo
 from tests.helpers.paths import ROOT
@@ -44,7 +45,7 @@ def test_blank_photos_are_like_no_other():
 
 
 def test_pairs_are_found_once_and_across_chunks(monkeypatch):
-    monkeypatch.setattr("data.dataset.similar.CHUNK", 3)
+    monkeypatch.setattr("data.dataset.similar.MAX_PAIRS", 20)
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 256, (10, SIDE, SIDE), dtype=np.uint8)
     photos[[4, 8]] = photos[1]
@@ -62,3 +63,13 @@ def test_real_neighbours_are_found(shared_data):
     assert pairs["bccd/JPEGImages"] == {("BloodImage_00037", "BloodImage_00038")}
     names = {tuple(sorted(int(name.split("-")[1]) for name in pair)) for pair in pairs["raccoon/images"]}
     assert names == {(65, 98), (11, 116), (52, 74), (50, 52), (50, 74), (83, 120), (21, 45), (51, 85)}
+
+
+@pytest.mark.parametrize("max_pairs", [1, 50, 10_000])
+def test_each_pair_is_found_once_whatever_is_compared_at_a_time(monkeypatch, max_pairs):
+    rng = np.random.default_rng(0)
+    scenes = rng.integers(0, 256, (5, SIDE, SIDE))
+    copies = np.clip(np.concatenate([scenes, scenes[:, :, ::-1], scenes]) + rng.normal(0, 20, (15, SIDE, SIDE)), 0, 255)
+    monkeypatch.setattr(similar, "MAX_PAIRS", max_pairs)
+    found = [(alike.photo, other) for alike in find_alike(copies.astype(np.uint8)) for other in alike.others.tolist()]
+    assert sorted(found) == [(i, j) for i in range(15) for j in range(i + 1, 15) if i % 5 == j % 5]

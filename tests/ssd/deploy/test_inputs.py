@@ -7,6 +7,7 @@ import pytest
 from ssd.deploy import inputs
 from ssd.deploy.inputs import find_inputs, output_name, split_checkpoint
 from ssd.system.errors import UsageError
+from ssd.weights.sources import DEFAULT, SHIPPED, checkpoint_file
 
 
 def test_candidate_names_add_parent_folders_and_then_numbers():
@@ -26,7 +27,7 @@ def test_result_names_fall_back_to_the_input_suffix_and_then_numbers():
 def test_an_input_in_the_first_place_means_the_shipped_network(tmp_path, monkeypatch, word):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    assert split_checkpoint([word, "other"]) == ("half", [word, "other"])
+    assert split_checkpoint([word, "other"]) == (DEFAULT, [word, "other"])
 
 
 @pytest.mark.parametrize("word", ["best.pt", "none/last.pt", "best.onnx", "slim", "runs/mine", "[1].pt"])
@@ -35,7 +36,18 @@ def test_anything_else_in_the_first_place_is_a_checkpoint(tmp_path, monkeypatch,
     (tmp_path / "runs/mine/checkpoints").mkdir(parents=True)
     (tmp_path / "[1].pt").touch()
     assert split_checkpoint([word, "a.jpg"]) == (word, ["a.jpg"])
-    assert split_checkpoint([]) == ("half", [])
+    assert split_checkpoint([]) == (DEFAULT, [])
+
+
+@pytest.mark.parametrize("is_folder", [True, False], ids=["folder", "file"])
+def test_a_folder_or_file_called_half_does_not_hide_the_shipped_network(tmp_path, monkeypatch, is_folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "half").mkdir() if is_folder else (tmp_path / "half").touch()
+    checkpoint, words = split_checkpoint(["photos"])
+    assert (checkpoint_file(checkpoint), words) == (SHIPPED["half"], ["photos"])
+    assert split_checkpoint(["half", "photos"])[1] == (["half", "photos"] if is_folder else ["photos"])
+    assert checkpoint_file("half") == (SHIPPED["half"] if is_folder else tmp_path.joinpath("half").relative_to(tmp_path))
 
 
 def test_unsupported_photos_are_counted_by_suffix(tmp_path):

@@ -76,9 +76,9 @@ with open_run(config, StopRequest()) as run:
             refused.append(str(error))
         run.config = given
     photos = load_data(run).val
-    older = LoadedAnnotations(photos.select(range(7, -1, -1)) if second else photos, (), (), 0)
+    older = LoadedAnnotations(photos.select(range(7, -1, -1)) if second else photos, (), (), 0, 8)
     try:
-        _require_same_photos(run, {"train": LoadedAnnotations(photos, (), (), 0), "val": older})
+        _require_same_photos(run, {"train": LoadedAnnotations(photos, (), (), 0, 8), "val": older})
     except DataError as error:
         found["other photos"] = str(error)
     model, preprocessing = build_model(run, None)
