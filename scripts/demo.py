@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
     from ssd.weights.checkpoint import load_checkpoint
-    from ssd.weights.sources import SHIPPED, checkpoint_file
+    from ssd.weights.sources import SHIPPED, SHIPPED_SCORE, checkpoint_file
 
     checkpoint, words = split_checkpoint([word for word in (options.checkpoint, options.photo) if word is not None])
     photo = Path(words[0]) if words else None
@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     keep_freed_memory()
     state = load_checkpoint(checkpoint_file(checkpoint))
     predictor = Predictor.from_checkpoint(state, options.device, score_thresh=LEAST_SCORE)
-    scores = sorted(state.class_scores.values()) if checkpoint in SHIPPED else []
-    usual = scores[len(scores) // 2] if scores else 0.5
+    is_shipped = checkpoint_file(checkpoint) in SHIPPED.values()
+    scores = sorted(state.class_scores.values()) if is_shipped else [0.5]
+    usual = scores[len(scores) // 2] if scores else SHIPPED_SCORE
     try:
         listening = socket.create_server((HOST, options.port))
     except OSError as error:

@@ -26,7 +26,7 @@ from ssd.system.errors import first_line
 from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
-from ssd.weights.sources import SHIPPED, checkpoint_file
+from ssd.weights.sources import SHIPPED, SHIPPED_SCORE, checkpoint_file
 
 Photo = str | Path | np.ndarray | Image.Image | Tensor
 
@@ -99,7 +99,7 @@ class Predictor:
             device: auto | cpu | mps | cuda | cuda:N, or N alone.
             precision: auto | float32 | bfloat16 | float16.
             score_thresh: minimum score of a detection; `auto`: for each class the one with the best F1 on the validation
-                photos; None: `auto` for shipped weights that have it, otherwise 0.5.
+                photos; None: `auto` for shipped weights that have it (0.2 for others), 0.5 for a checkpoint.
             nms_thresh: of two boxes of a class with a larger overlap, the lower-scoring one is dropped.
             top_k: maximum number of detections in a photo.
             tiles: those of training, none, or their side in pixels.
@@ -116,7 +116,8 @@ class Predictor:
         dtype = choose_precision(precision, where)
         class_scores = {}
         if score_thresh is None:
-            score_thresh = "auto" if str(checkpoint) in SHIPPED and state.class_scores else 0.5
+            is_shipped = not isinstance(checkpoint, TrainState) and checkpoint_file(checkpoint) in SHIPPED.values()
+            score_thresh = ("auto" if state.class_scores else SHIPPED_SCORE) if is_shipped else 0.5
         if score_thresh == "auto":
             class_scores = state.class_scores
             if not class_scores:

@@ -15,6 +15,7 @@ from ssd.weights.checkpoint import CheckpointError
 # Shipped weights; written by scripts/export.py --format weights.
 SHIPPED = {name: Path(__file__).with_name(f"{name}.pt") for name in SHIPPED_WIDTHS}
 
+SHIPPED_SCORE = 0.2  # minimum score of detections with those that have no thresholds of their own: best F1 (docs/results.md)
 DEFAULT = str(SHIPPED["half"])  # for detection without a checkpoint
 
 # Without a network connection, fail within seconds.

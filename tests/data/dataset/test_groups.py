@@ -170,11 +170,12 @@ def test_copies_stay_on_one_side_when_a_folder_is_divided(copied):
 
 
 def test_names_that_are_not_utf8_are_written_printably(tmp_path):
-    photos = replace(unlike(2), paths=np.array([b"/a/caf\xe9.jpg", b"/a/caf\xe9 (2).jpg"]), contents=np.zeros(2, np.int64))
-    (warning,) = mixed_warning(photos.select([0]), photos.select([1]))
+    paths = np.array([b"/a/caf\xe9.jpg", b"/a/caf\xe9 (2).jpg", b"/a/b.jpg", b"/a/c.jpg"])
+    photos = replace(unlike(4), paths=paths)
+    (warning,) = mixed_warning(photos.select([0, 2, 3]), photos.select([1]))
     assert r"/a/caf\xe9.jpg and /a/caf\xe9 (2).jpg" in warning
-    found = groups.Groups(np.zeros(2, np.int64), {"equal files": [1]})
-    assert groups.describe_groups(found, photos) == r"2 photos form 1 groups: 1 equal files (caf\xe9 (2).jpg)"
+    found = groups.Groups(np.array([0, 0, 2, 3]), {"copies by name": [1]})
+    assert groups.describe_groups(found, photos) == r"4 photos form 3 groups: 1 copies by name (caf\xe9 (2).jpg)"
 
 
 def test_when_and_by_what_a_photo_was_taken(tmp_path):
