@@ -240,8 +240,8 @@ def _from_cache(cache: SourceCache, classes: tuple[str, ...]) -> LoadedAnnotatio
     content = cache.load()
     if content is None:
         return None
-    texts = {name: tuple(value) if isinstance(value, list) else value for name, value in content.texts.items()}
-    return LoadedAnnotations(Annotations(classes, **content.arrays), **texts)
+    notes, damaged, num_damaged, num_read = (content.texts[name] for name in ("notes", "damaged", "num_damaged", "num_read"))
+    return LoadedAnnotations(Annotations(classes, **content.arrays), tuple(notes), tuple(damaged), num_damaged, num_read)
 
 
 def _join(parts: Sequence[LoadedAnnotations], fraction: float) -> LoadedAnnotations:
