@@ -64,7 +64,7 @@ def test_a_whole_run(name, tmp_path, shapes_root, monkeypatch, capsys):
 
     state = load_checkpoint(best)
     network, photos = network_of(state), shapes_root / "shapes/JPEGImages"
-    pixels = [resize(read_photo(path), row.input_size) for path in sorted(photos.iterdir())[:8]]
+    pixels = [resize(read_photo(path), row.input_size, row.input_size) for path in sorted(photos.iterdir())[:8]]
     spread_scores(network, normalize(torch.from_numpy(np.stack(pixels)), IMAGENET))
     state.average = network.state_dict()
     save_checkpoint(best, state)

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 from scripts.benchmarks.measuring import PEER
 from ssd.architecture import SSD300_VGG16
 from ssd.batch import Batch
-from ssd.model import SSD
+from ssd.model import SSD, SSD300
 
 NUM_CLASSES = 20
 
@@ -38,7 +38,7 @@ def peer_variants(dtype: torch.dtype) -> list[Variant]:
 
 
 def our_network() -> SSD:
-    return SSD(NUM_CLASSES + 1)
+    return SSD300(NUM_CLASSES + 1)
 
 
 def conv_inputs(model: SSD) -> list[tuple[nn.Conv2d, torch.Size]]:
