@@ -7,7 +7,6 @@ cvat-cli calls `create` with the arguments of -p and matches labels by name. It 
 
 from typing import Any
 
-import cvat_sdk.auto_annotation as cvat  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from ssd.inference.predictor import Predictor
@@ -18,7 +17,10 @@ class Detection:
     """CVAT's protocol `DetectionFunction`."""
 
     def __init__(self, predictor: Predictor) -> None:
+        from cvat_sdk import auto_annotation as cvat  # pyright: ignore[reportMissingImports]
+
         self.predictor = predictor
+        self.rectangle = cvat.rectangle
         self.spec = cvat.DetectionFunctionSpec(
             labels=[cvat.label_spec(name, number, type="rectangle") for number, name in enumerate(predictor.classes)]
         )
@@ -27,7 +29,7 @@ class Detection:
         """Return the shapes in one frame, with the labels' numbers in `spec`. `context` has the options of cvat-cli."""
         (found,) = self.predictor(image)
         return [
-            cvat.rectangle(int(label), box.tolist())
+            self.rectangle(int(label), box.tolist())
             for box, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
             if score >= (context.conf_threshold or 0)
         ]

@@ -212,7 +212,7 @@ def test_nothing_is_overwritten(checkpoint, photos, tmp_path, capsys, monkeypatc
         (["camera:front"], "expected a number, such as camera:0"),
         (["camera:9"], "cannot be opened as a camera"),
         (["{clip}"], "cannot be opened as a video"),
-        (["{photo}", "--formats", "yolo"], "argument --formats: unknown: 'yolo'; expected some of json"),
+        (["{photo}", "--formats", "pascal"], "argument --formats: unknown: 'pascal'; expected some of json"),
     ],
 )
 def test_invalid_inputs_are_refused_in_one_line(checkpoint, tmp_path, capsys, inputs, message):

@@ -76,7 +76,7 @@ def fit(folder: Path, figures: list[tuple[float, float]], patience: int | None =
     last, best = folder / "last.pt", folder / "best.pt"
     state = load_checkpoint(last) if resume else TrainState({}, ["cat"], {}, {})
     run = run_of(train={"iterations": state.iteration + len(figures), "batch_size": 4}, eval={"every": 1, "patience": patience})
-    made_up: Any = iter([SimpleNamespace(mean_ap=figure, loss=loss) for figure, loss in figures])
+    made_up: Any = iter([SimpleNamespace(mean_ap=figure, loss=loss, class_scores=dict) for figure, loss in figures])
     parts = RunParts(made_up, made_up, Schedule(run.config.train, 1, 8), step)
     Trainer(run, parts, state, Checkpoints(folder, 0), Mock()).fit(iter(lambda: None, 0))  # pyright: ignore
     return load_checkpoint(last).iteration, load_checkpoint(best).iteration

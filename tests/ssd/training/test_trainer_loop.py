@@ -48,7 +48,9 @@ class Loop:
         log.say, log.trained = self.said.append, lambda *values: self.records.append(values)
         log.evaluated = lambda _, iteration, __: self.evaluated.append(iteration)
         checkpoints: Any = SimpleNamespace(write=self.write, folder=Path("checkpoints"))
-        self.val_set: Any = SimpleNamespace(batches=[], evaluate=lambda _: SimpleNamespace(mean_ap=self.maps.pop(0), loss=1.0))
+        self.val_set: Any = SimpleNamespace(
+            batches=[], evaluate=lambda _: SimpleNamespace(mean_ap=self.maps.pop(0), loss=1.0, class_scores=dict)
+        )
         evaluation = {"every": changes.pop("eval_every", 2), "patience": changes.pop("patience", None)}
         sections = {"log_every": changes.pop("log_every", 2), "checkpoint": {"every": changes.pop("checkpoint_every", 100)}}
         train = {"iterations": 5, "batch_size": 4, "lr": 0.1, "warmup": 0, "milestones": [], **changes}
@@ -237,7 +239,9 @@ def test_each_evaluation_uses_its_own_loader():
     loop = Loop([])
     seen: list[list[Any]] = []
     loop.trainer.val_batches = Batches()
-    loop.val_set.evaluate = lambda batches: seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1, loss=1.0)
+    loop.val_set.evaluate = lambda batches: (
+        seen.append(list(batches)) or SimpleNamespace(mean_ap=0.1, loss=1.0, class_scores=dict)
+    )
     loop.fit()
     assert begun == [0, 2, 4]  # evaluations follow steps 2, 4 and 5
     assert seen == [[1], [2], [3]]
