@@ -89,13 +89,17 @@ class Evaluation:
         return (float(thresholds[best]), float(f1[best])) if f1[best] else (0.5, 0.0)
 
     def class_scores(self) -> dict[str, float]:
-        """Return the score threshold with the best F1 of each class, the middle of several; for a class without true positives,
-        that of all classes."""
-        best, _ = self.best_score()
+        """Return the score threshold with the best F1 of each class, the middle of several.
+
+        A class whose best F1 is less than half of that of all classes gets their threshold: the network hardly knows it, and
+        its own threshold would let many false detections through.
+        """
+        best, mean = self.best_score()
         scores = {}
         for label, name in enumerate(self.classes):
             f1 = self._curves_of(label)[2] if self.result.num_objects[label] else np.zeros(1)
-            scores[name] = float(np.median(THRESHOLDS[f1 == f1.max()])) if f1.any() else best
+            is_known = f1.max() > mean / 2
+            scores[name] = round(float(np.median(THRESHOLDS[f1 == f1.max()])), 3) if is_known else best
         return scores
 
     def table(self) -> str:
