@@ -43,6 +43,7 @@ class Bright(torch.nn.Module):
     """Detects each bright spot wider than 4 of 300 pixels as an object of the only class."""
 
     dbox_list = DBOXES
+    input_size = 300
 
     def forward(self, images):
         loc, conf = torch.zeros(len(images), len(DBOXES), 4), torch.zeros(len(images), len(DBOXES), 2)
