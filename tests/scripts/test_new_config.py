@@ -53,7 +53,7 @@ def test_ctrl_c_while_processes_count(folders, monkeypatch, proposed):
     monkeypatch.setattr(proposal, "num_cores", lambda: 2)
     monkeypatch.setattr(proposal, "tqdm", Bar)
     assert proposed(folders / "voc", code=130) == "stopped by SIGINT\n"
-    assert not multiprocessing.active_children()
+    wait_until(lambda: not multiprocessing.active_children())  # a busy machine takes its time
 
 
 @pytest.mark.parametrize("place", ["find_format", "load_annotations", "dbox_coverages", "try_out"])
