@@ -55,10 +55,11 @@ class Architecture:
     maps: tuple[FeatureMap, ...]  # from the finest to the coarsest
     dbox_sizes: Mapping[str, tuple[float, ...]]  # by name: the smallest DBox of each map and the largest of the last, in pixels
     first_map_norm: Literal["l2", "batch", "none"]  # how the first map is scaled for its heads
-    coco: str  # torchvision's weights of the network; those of another size fit in part
+    coco: str | None  # torchvision's weights of the network; those of another size fit in part; None: there are none
     imagenet: tuple[str, str]  # torchvision's weights of the backbone, without and with batch normalisation
     batch_norms: tuple[str, ...] = ("none", "backbone", "all")  # possible values of `model.batch_norm`, the default first
     norm_constants: NormConstants = PYTORCH_NORM
+    scalable: bool = True  # whether `model.width` can scale the channels of its backbone
     separable: bool = False  # SSDLite: depthwise and pointwise convolutions in the heads, and ReLU6 (MobileNetV2, section 6.2)
 
     def cells(self, feature_map: FeatureMap) -> int:
@@ -135,6 +136,25 @@ SSD512_VGG16 = replace(
     },
 )
 
+# SSD300 with ResNet-50 as in NVIDIA's Deep Learning Examples: conv4_x without its stride is the first map. NVIDIA also
+# normalises the single cell of conv9_2.
+SSD300_RESNET50 = replace(
+    SSD300_VGG16,
+    title="SSD300 with ResNet-50",
+    backbone="resnet50",
+    freezable=("conv1", "layer1", "layer2", "layer3"),
+    extras=_pairs(5, (256, 512, 2, 1), (256, 512, 2, 1), (128, 256, 2, 1), (128, 256, 1, 0), (128, 256, 1, 0)),
+    maps=tuple(
+        row._replace(layer=layer)
+        for layer, row in zip(("layer3", *(f"conv{number}_2" for number in range(5, 10))), SSD300_VGG16.maps, strict=True)
+    ),
+    first_map_norm="none",
+    coco=None,
+    # torchvision's own detectors start from V1 as well.
+    imagenet=("ResNet50_Weights.IMAGENET1K_V1",) * 2,
+    batch_norms=("backbone", "all"),
+)
+
 
 def _separable(number: int, channels: int) -> tuple[Conv, ...]:
     """Return an extra block of SSDLite: half the channels, a depthwise convolution with stride 2, all channels."""
@@ -174,6 +194,7 @@ SSDLITE320_MOBILENET_V3 = Architecture(
 ARCHITECTURES = {
     "ssd300": SSD300_VGG16,
     "ssd512": SSD512_VGG16,
+    "ssd300_resnet50": SSD300_RESNET50,
     "ssdlite320_mobilenet_v3": SSDLITE320_MOBILENET_V3,
     # The tail has all its channels, as in ImageNet's weights.
     "ssdlite320_mobilenet_v3_full": replace(

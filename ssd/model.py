@@ -161,7 +161,7 @@ class SSD(nn.Module):
         SSD: Xavier uniform, as in ssd_pascal.py, but He normal where batch norm and ReLU follow, in backbone and extra layers;
         no ReLU follows the heads. SSDLite: normal with a standard deviation of 0.03, as in torchvision.
         """
-        blocks = [*self.backbone.children(), *self.extras.children()]
+        blocks = [*self.backbone.modules(), *self.extras.modules()]
         before_relu = {block.conv for block in blocks if isinstance(block, ConvBlock) and hasattr(block, "norm")}
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):

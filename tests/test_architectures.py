@@ -18,6 +18,7 @@ from ssd.training import validate
 from ssd.training.run_log import RunLog
 from ssd.weights.checkpoint import load_checkpoint, save_checkpoint
 from ssd.weights.pretrained import network_of
+from tests.helpers.networks import narrow
 from tests.helpers.runs import assert_same_weights, small
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,8 @@ def spread_scores(model: SSD, images: torch.Tensor) -> None:
 def test_a_whole_run(name, tmp_path, shapes_root, monkeypatch, capsys):
     monkeypatch.setattr(validate, "write_report", lambda *_: None)  # takes longer than training
     row = ARCHITECTURES[name]
-    model = {"architecture": name, "pretrained": "none", "batch_norm": row.batch_norms[-1], "width": 0.1, "freeze": None}
+    width = narrow(row, 0.1)
+    model = {"architecture": name, "pretrained": "none", "batch_norm": row.batch_norms[-1], "width": width, "freeze": None}
     whole, halves = (
         small(tmp_path / part, shapes_root, **SIZE, model=model, data={"cache": "ram"}) for part in ("whole", "halves")
     )

@@ -23,9 +23,6 @@ class MobileNetV3Large(Backbone):
         width: factor on the number of channels of every layer.
         norm_constants: of batch normalisation.
         reduced_tail: halve the channels from the end of block 13 on (paper, table 6), as in weights for detection.
-
-    Raises:
-        ValueError: `batch_norm` has another value.
     """
 
     layer_names = ("conv0", *(f"block{number}" for number in range(1, 16)), "conv16")
@@ -38,8 +35,6 @@ class MobileNetV3Large(Backbone):
         reduced_tail: bool = False,
     ) -> None:
         super().__init__()
-        if batch_norm != "all":
-            raise ValueError(f"batch_norm: expected all, since MobileNetV3 always has it, got {batch_norm!r}")
         self.has_batch_norm = True
         self.reduced_tail = reduced_tail
         norm = partial(BatchNorm, eps=norm_constants.epsilon, momentum=norm_constants.momentum)

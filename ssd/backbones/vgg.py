@@ -21,7 +21,6 @@ STAGES = (
 )
 LAYER_NAMES = tuple(layer.name for stage in STAGES for layer in stage)  # from the image to fc7
 CONV_NAMES = LAYER_NAMES[:-2]  # the 13 convolutions of VGG16 itself
-BATCH_NORMS = ("none", "backbone", "all")
 # Positions of the 13 convolutions, fc6 and fc7 in the layer list of ports of Caffe's reduced-fc VGG16.
 REDUCED_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28, 31, 33)
 # Positions of the 13 convolutions in torchvision's `features`, without and with batch normalisation.
@@ -37,17 +36,12 @@ class VGG16(Backbone):
         batch_norm: `none`, or `backbone` or `all` for batch normalisation after each convolution.
         width: factor on the number of channels of every layer.
         norm_constants: of batch normalisation.
-
-    Raises:
-        ValueError: `batch_norm` has another value.
     """
 
     layer_names = LAYER_NAMES
 
     def __init__(self, batch_norm: str = "none", width: float = 1.0, norm_constants: NormConstants = PYTORCH_NORM) -> None:
         super().__init__()
-        if batch_norm not in BATCH_NORMS:
-            raise ValueError(f"batch_norm: expected {' or '.join(BATCH_NORMS)}, got {batch_norm!r}")
         self.has_batch_norm = batch_norm != "none"
         inputs = 3
         ends: list[int] = []

@@ -217,12 +217,12 @@ class ModelConfig(_Section):
     """The network and its initial weights."""
 
     architecture: Annotated[str, _one_of(ARCHITECTURES)] = "ssd300"
-    """ssd300 and ssd512: SSD with VGG16 and an input of 300 or 512 pixels a side; ssdlite320_mobilenet_v3: SSDLite with
-    MobileNetV3-Large, a sixtieth of the arithmetic; ssdlite320_mobilenet_v3_full: with all channels in the last layers, which
-    weights from ImageNet have"""
+    """ssd300 and ssd512: SSD with VGG16 and an input of 300 or 512 pixels a side; ssd300_resnet50: SSD300
+    with ResNet-50 up to conv4_x, as NVIDIA has it; ssdlite320_mobilenet_v3: SSDLite with MobileNetV3-Large, a sixtieth of the
+    arithmetic; ssdlite320_mobilenet_v3_full: with all channels in the last layers, which weights from ImageNet have"""
     pretrained: Path = "imagenet"
-    """coco: torchvision's SSD300 or SSDLite, trained on COCO; imagenet: torchvision's VGG16 or MobileNetV3; half, slim: the
-    shipped SSD300 of width 0.5 or 0.25; none; or a file with such weights or with a reduced-fc VGG16"""
+    """coco: torchvision's SSD300 or SSDLite, trained on COCO; imagenet: torchvision's VGG16, ResNet-50 or MobileNetV3;
+    half, slim: the shipped SSD300 of width 0.5 or 0.25; none; or a file with such weights or with a reduced-fc VGG16"""
     init_from: Path | None = None
     """checkpoint to start from instead of `pretrained`: also of other classes or another project; loads the weights that fit"""
     freeze: Annotated[str, _documented(name for row in ARCHITECTURES.values() for name in row.freezable)] | None = None
@@ -267,6 +267,14 @@ class ModelConfig(_Section):
             raise ValueError(f"expected {words} for {info.data['architecture']}, got {value!r}")
         return value
 
+    @field_validator("width")
+    @classmethod
+    def _scales(cls, value: float, info: ValidationInfo) -> float:
+        row = ARCHITECTURES.get(info.data.get("architecture", ""))
+        if value != 1 and row is not None and not row.scalable:
+            raise ValueError(f"expected 1.0 for {info.data['architecture']}, got {value}")
+        return value
+
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         if self.init_from is not None:
@@ -281,6 +289,8 @@ class ModelConfig(_Section):
                     f"pretrained: {self.pretrained} needs width: {width}, batch_norm: backbone and conv4_3_norm: l2; set these"
                 )
             return self
+        if self.pretrained == "coco" and row.coco is None:
+            raise ValueError(f"pretrained: there are no coco weights of {self.architecture}; set pretrained: imagenet or none")
         if self.pretrained in ("coco", "imagenet") and self.width != 1.0:
             raise ValueError(
                 f"pretrained: {self.pretrained} has no weights of width {self.width}; set width: 1.0, or pretrained: none"

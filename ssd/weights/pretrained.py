@@ -55,9 +55,9 @@ def load_pretrained(
         model: the network, changed in place. With batch normalisation in a VGG16, the only backbone weights that fit are those
             of torchvision's VGG16 with batch normalisation.
         source: `coco` (torchvision's SSD300 or SSDLite, with the class scores of classes of the same name) or `imagenet`
-            (torchvision's VGG16 or MobileNetV3, backbone only), both downloaded once; `half` or `slim` (narrow SSD300s included
-            in the project, used like `coco`); `none`; or a file with any of these, or with the reduced-fc VGG16 from which the
-            supported ports start.
+            (torchvision's VGG16, ResNet-50 or MobileNetV3, backbone only), both downloaded once; `half` or `slim` (narrow
+            SSD300s included in the project, used like `coco`); `none`; or a file with any of these, or with the reduced-fc
+            VGG16 from which the supported ports start.
         classes: names of the model's classes.
         prune: loads VGG16's convolutions into a model that is narrower or has batch normalisation.
 

@@ -55,7 +55,9 @@ def weights_file(source: str, architecture: Architecture, batch_norm: bool) -> P
 def torchvision_url(source: str, architecture: Architecture = SSD300_VGG16, batch_norm: bool = False) -> str:
     """Return the address of torchvision's weights: `coco` (the network) or `imagenet` (its backbone, with or without batch
     norm)."""
-    return get_weight(architecture.coco if source == "coco" else architecture.imagenet[batch_norm]).url
+    name = architecture.coco if source == "coco" else architecture.imagenet[batch_norm]
+    assert name is not None  # ModelConfig refuses `coco` where there is none
+    return get_weight(name).url
 
 
 def hub_file(url: str) -> Path:

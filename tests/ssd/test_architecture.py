@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from ssd.config.file import parse_config
 from ssd.config.schema import ModelConfig
 from ssd.dbox import make_dbox_list, named_specs, spec_of
 from ssd.model import SSD
+from tests.helpers.networks import narrow
 
 DATA = {"train": [{"path": "a"}], "val": [{"path": "b"}]}
 LITE = "ssdlite320_mobilenet_v3"
@@ -16,6 +19,7 @@ LITE = "ssdlite320_mobilenet_v3"
 EXPECTED = {
     "ssd300": (300, [38, 19, 10, 5, 3, 1], (4, 6, 6, 6, 4, 4), 8732),
     "ssd512": (512, [64, 32, 16, 8, 4, 2, 1], (4, 6, 6, 6, 6, 4, 4), 24_564),
+    "ssd300_resnet50": (300, [38, 19, 10, 5, 3, 1], (4, 6, 6, 6, 4, 4), 8732),
     LITE: (320, [20, 10, 5, 3, 2, 1], (6,) * 6, 3234),
     f"{LITE}_full": (320, [20, 10, 5, 3, 2, 1], (6,) * 6, 3234),
 }
@@ -38,7 +42,7 @@ def test_the_numbers_of_the_papers_follow_from_the_row(name):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_network_makes_maps_of_these_sizes(name):
     row = ARCHITECTURES[name]
-    model = SSD(3, width=0.05, architecture=row).eval()
+    model = SSD(3, width=narrow(row), architecture=row).eval()
     images = torch.zeros(2, 3, row.input_size, row.input_size)
     with torch.no_grad():
         maps = model.backbone(images)
@@ -56,7 +60,7 @@ def test_the_network_makes_maps_of_these_sizes(name):
 def test_every_layer_trains_on_one_photo_and_freezing_stops_there(name):
     row = ARCHITECTURES[name]
     torch.manual_seed(0)
-    model = SSD(3, batch_norm=row.batch_norms[-1], width=0.05, architecture=row)
+    model = SSD(3, batch_norm=row.batch_norms[-1], width=narrow(row), architecture=row)
     model.freeze(row.freezable[0])
     images = torch.randn(1, 3, row.input_size, row.input_size)
     loc, conf, _ = model.train()(images)
@@ -99,8 +103,9 @@ def test_the_configuration_knows_the_names_of_the_table():
     assert parse_config({"data": DATA}).model.architecture == "ssd300"
     assert ModelConfig.model_validate({"pretrained": "none"}).architecture in ARCHITECTURES  # as in older checkpoints
     assert ModelConfig().row is SSD300_VGG16
+    *first, last = (f"'{name}'" for name in EXPECTED)
     for entry, expected in (
-        ({"architecture": "ssd511"}, f"architecture: expected 'ssd300', 'ssd512', '{LITE}' or '{LITE}_full', got 'ssd511'"),
+        ({"architecture": "ssd511"}, f"architecture: expected {', '.join(first)} or {last}, got 'ssd511'"),
         ({"freeze": "conv1_1"}, "freeze: expected 'conv2_2', 'conv3_3', 'conv4_3', 'fc7' or null for ssd300, got 'conv1_1'"),
         (
             {"architecture": LITE, "freeze": "conv3_3"},
@@ -115,6 +120,24 @@ def test_the_configuration_knows_the_names_of_the_table():
         with pytest.raises(ConfigError) as error:
             parse_config({"data": DATA, "model": entry}, "c")
         assert str(error.value) == f"c: model.{expected}"
+
+
+def test_a_network_without_coco_weights_says_so():
+    with pytest.raises(ConfigError) as error:
+        parse_config({"data": DATA, "model": {"architecture": "ssd300_resnet50", "pretrained": "coco"}}, "c")
+    expected = "there are no coco weights of ssd300_resnet50; set pretrained: imagenet or none"
+    assert str(error.value) == f"c: model: pretrained: {expected}"
+
+
+def test_impossible_widths_and_norms_are_refused(monkeypatch):
+    row = replace(SSD300_VGG16, scalable=False)
+    with pytest.raises(ValueError, match=r"^width: expected 1\.0 for SSD300, got 0\.5$"):
+        SSD(3, width=0.5, architecture=row)
+    monkeypatch.setitem(ARCHITECTURES, "ssd300", row)
+    with pytest.raises(ConfigError, match=r"^c: model\.width: expected 1\.0 for ssd300, got 0\.5$"):
+        parse_config({"data": DATA, "model": {"width": 0.5, "pretrained": "none"}}, "c")
+    with pytest.raises(ValueError, match=r"^batch_norm: expected backbone or all, got 'none'$"):
+        SSD(3, batch_norm="none", architecture=ARCHITECTURES["ssd300_resnet50"])
 
 
 def test_entries_default_to_what_the_row_needs():

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from ssd.backbones.vgg import BATCH_NORMS
+from ssd.architecture import SSD300_VGG16
 from ssd.config.file import load_config
 from ssd.config.schema import VOC_CLASSES, Config, ModelConfig
 from ssd.model import CONV4_3_NORMS
@@ -51,7 +51,7 @@ def test_only_data_is_required(tmp_path):
 def test_schema_values_match_the_network():
     """The schema repeats these values because it is loaded without PyTorch."""
     fields = ModelConfig.model_fields
-    assert get_args(fields["batch_norm"].annotation) == BATCH_NORMS
+    assert get_args(fields["batch_norm"].annotation) == SSD300_VGG16.batch_norms
     assert get_args(fields["conv4_3_norm"].annotation) == tuple(CONV4_3_NORMS)
 
 

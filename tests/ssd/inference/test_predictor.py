@@ -18,6 +18,7 @@ from ssd.system.images import ImageError, read_photo
 from ssd.weights.checkpoint import CheckpointError, load_checkpoint
 from tests.helpers.annotations import load
 from tests.helpers.detections import assert_alike
+from tests.helpers.networks import narrow
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import completed
 
@@ -224,7 +225,8 @@ def test_a_predictor_works_after_a_fork(checkpoint):
 )
 def test_for_inference_preserves_outputs(batch_norm, name):
     torch.manual_seed(0)
-    model = SSD(4, batch_norm=batch_norm, width=0.05, architecture=ARCHITECTURES[name]).eval()
+    row = ARCHITECTURES[name]
+    model = SSD(4, batch_norm=batch_norm, width=narrow(row), architecture=row).eval()
     for norm in model.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.running_mean.normal_()

@@ -20,6 +20,7 @@ from ssd.weights.checkpoint import CheckpointError
 from ssd.weights.formats import CENTERED, load_any
 from ssd.weights.pretrained import build_network, load_pretrained, network_of
 from ssd.weights.sources import hub_file, torchvision_url
+from tests.helpers.networks import with_statistics
 
 LITE, FULL = "ssdlite320_mobilenet_v3", "ssdlite320_mobilenet_v3_full"
 
@@ -28,19 +29,6 @@ LITE, FULL = "ssdlite320_mobilenet_v3", "ssdlite320_mobilenet_v3_full"
 def _hub(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    """Give a network's norms random statistics."""
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean.normal_(std=0.3)
-            norm.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.normal_(norm.bias, std=0.3)
-    return model.eval()
 
 
 def torchvision_ssdlite(name: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
