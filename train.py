@@ -5,6 +5,7 @@
     python train.py --config configs/mine.yaml                train; Ctrl-C saves and exits
     python train.py --config configs/mine.yaml --resume auto  resume from the newest checkpoint
     python train.py --config configs/mine.yaml --eval-only    evaluate the best checkpoint and rewrite the report
+    python train.py --config configs/mine.yaml --folds 5      train on each four fifths: mean and spread of mAP
 
 Results go to output_dir (runs/mine): open report.html; give checkpoints/best.pt to scripts/detect.py.
 docs/configuration.md explains every entry. On several GPUs: torchrun --nproc-per-node N train.py --config FILE.
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssd.config import load_config
-from ssd.system.arguments import Parser, add_overrides
+from ssd.system.arguments import Parser, add_overrides, whole_number
 from ssd.system.command import command
 from ssd.system.files import require_writable
 from ssd.system.stop import StopRequest
 
 if TYPE_CHECKING:
     from ssd.training.run import Run
+    from ssd.training.validate import Best
 
 
 @command(
@@ -43,22 +45,30 @@ def main(arguments: list[str] | None = None) -> int:
     with StopRequest().listening() as stop:
         # PyTorch takes seconds to import, so the checks above come first.
         from ssd.autoconfig.dry_run import dry_run
+        from ssd.diagnostics.variance import carry_out, make_runs
         from ssd.training.run import locked, open_run
         from ssd.training.validate import eval_only
 
-        with open_run(config, stop) as run:
+        def task(run: "Run") -> "Best":
             if options.eval_only:
-                eval_only(run, options.resume)
-            elif options.dry_run:
-                dry_run(run, began)
+                return eval_only(run, options.resume)
+            with locked(run):
+                return train(run, options.resume, options.overwrite)
+
+        with open_run(config, stop) as run:
+            runs = make_runs(run, options.seeds, options.folds)
+            if options.dry_run and not options.eval_only:
+                dry_run(runs[0], began, len(runs))
+                return 0
+            stop.after(None if options.eval_only else config.train.max_hours)
+            if len(runs) > 1:
+                carry_out(run, runs, task)
             else:
-                stop.after(config.train.max_hours)
-                with locked(run):
-                    train(run, options.resume, options.overwrite)
+                task(run)
     return 0
 
 
-def train(run: "Run", resume: str | None, overwrite: bool) -> None:
+def train(run: "Run", resume: str | None, overwrite: bool) -> "Best":
     """Train to the end of the schedule, from the beginning or a checkpoint, and evaluate the best checkpoint."""
     from ssd.training.build import build_model, build_parts
     from ssd.training.checkpoints import BEST, Checkpoints, make_folder
@@ -93,7 +103,9 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> None:
     if state.iteration >= schedule.iterations:
         run.say("nothing left to train")
     path = checkpoints.folder / BEST
-    finish(run, val_set, path, best or evaluate_checkpoint(run, path, val_set, preprocessing, model))
+    best = best or evaluate_checkpoint(run, path, val_set, preprocessing, model)
+    finish(run, val_set, path, best)
+    return best
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -113,8 +125,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="take a few steps and a short evaluation, print the time and memory the run will need, write nothing",
     )
     parser.add_argument("--overwrite", action="store_true", help="give up results in output_dir: start again, or go back")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument(
+        "--seeds",
+        type=whole_number(2),
+        metavar="N",
+        help="train N times, with seeds from the configuration's on, and print mean and spread of mAP",
+    )
+    several.add_argument(
+        "--folds",
+        type=whole_number(2),
+        metavar="K",
+        help="divide the photos of data.train into K folds, evaluate on each a run trained on the others, and print mean and "
+        "spread of mAP",
+    )
     add_overrides(parser, "train.lr=5e-4")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if (options.seeds or options.folds) and options.resume not in (None, "auto"):
+        parser.error("--resume PATH resumes a single run; give --resume auto with --seeds and --folds")
+    return options
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from data.dataset.parallel_reader import (
 from data.dataset.photo_info_cache import PhotoInfoCache
 from data.dataset.similar import SIDE
 from data.dataset.source_cache import FolderDigest, SourceCache
-from data.dataset.splits import divide, draw
+from data.dataset.splits import divide, draw, make_folds
 from data.layouts.find import list_entries
 from data.layouts.format_reader import FormatReader
 from ssd.config.schema import DataConfig, SourceConfig
@@ -69,15 +69,16 @@ def load_annotations(
     Raises:
         DataError: one line per fault.
     """
-    fraction = data.fraction if part == "train" else 1.0
+    fraction = data.fraction if part == "train" and not data.fold else 1.0
     reader = _SourceReader(data, fraction, seed, workers, progress)
     digests = {} if digests is None else digests
     faults: list[str] = []
     parts: list[LoadedAnnotations] = []
-    for source in getattr(data, part):
+    sources: Sequence[SourceConfig] = data.train if data.fold else getattr(data, part)
+    for source in sources:
         folder = spelled_on_disk(Path(data.root) / source.path)
         used_seed = seed if source.val_fraction or fraction < 1 else None
-        entries = (data.class_names, data.other_classes, data.format, data.damaged, data.group_by)
+        entries = (data.class_names, data.other_classes, data.format, data.damaged, data.group_by, data.fold is not None)
         if folder not in digests:
             digests[folder] = FolderDigest(folder, lambda: reader.report(0, 0))
         cache = SourceCache(folder, (source.model_dump(), *entries, used_seed, fraction), digests[folder])
@@ -91,12 +92,14 @@ def load_annotations(
                 arrays = {name: value for name, value in vars(loaded.photos).items() if name != "classes"}
                 texts = {name: value for name, value in vars(loaded).items() if name != "photos"}
                 cache.save(loaded.photos.paths, arrays, texts)
-        if part == "val" and any(other.path == source.path and other.val_fraction for other in data.train):
+        is_of_train = data.fold or any(other.path == source.path and other.val_fraction for other in data.train)
+        if part == "val" and is_of_train:
             loaded = LoadedAnnotations(loaded.photos, (), (), 0, len(loaded.photos))  # data.train says it of the whole folder
         parts.append(loaded)
     if faults:
         raise DataError("\n".join(faults))
-    return _join(parts, fraction)
+    joined = _join(parts, fraction)
+    return _part_of_folds(joined, data, part, seed) if data.fold else joined
 
 
 @dataclass
@@ -128,7 +131,7 @@ class _SourceReader:
         self.num_done += len(entries)
         faults = [fault for batch in batches for fault in batch.faults] or _box_faults(folder, reader, batches)
         loaded = _combine(self.data.class_names, batches, notes)
-        if source.val_fraction is not None and len(loaded.photos) and not faults:
+        if source.val_fraction is not None and not self.data.fold and len(loaded.photos) and not faults:
             try:
                 loaded = self._part_of(folder, source, entries, loaded)
             except DataError as error:
@@ -136,8 +139,7 @@ class _SourceReader:
         return loaded, faults, all(batch.is_lasting for batch in batches)
 
     def _is_used(self, name: str) -> bool:
-        """Return whether a photo is in `data.fraction`."""
-        return self.fraction == 1 or draw(self.seed, f"fraction:{name}") < self.fraction
+        return is_in_fraction(name, self.fraction, self.seed)
 
     def _part_of(
         self, folder: Path, source: SourceConfig, entries: Sequence[PhotoEntry], loaded: LoadedAnnotations
@@ -155,9 +157,7 @@ class _SourceReader:
         groups = group_photos(names_within(base, photos), photos, self.data.group_by)
         objects = None
         if self.data.group_by != "none":
-            objects = np.zeros((len(photos), len(photos.classes)))
-            owners = np.repeat(np.arange(len(photos)), np.diff(photos.starts))
-            np.add.at(objects, (owners[~photos.difficult], photos.labels[~photos.difficult]), 1)
+            objects = photos.class_counts()
         try:
             is_val = divide(names, groups.of_photo, objects, source.val_fraction, self.seed)
         except ValueError:
@@ -192,6 +192,41 @@ class _SourceReader:
             for folder in folders:
                 infos[folder].save()
         return batches
+
+
+def is_in_fraction(name: str, fraction: float, seed: int) -> bool:
+    """Return whether a photo is in `data.fraction`."""
+    return fraction == 1 or draw(seed, f"fraction:{name}") < fraction
+
+
+def _part_of_folds(loaded: LoadedAnnotations, data: DataConfig, part: Part, seed: int) -> LoadedAnnotations:
+    """Return the part of the photos of data.train that `data.fold` names: the fold for data.val, the others for data.train.
+
+    Raises:
+        DataError: there are fewer groups of photos than folds.
+    """
+    number, num_folds = map(int, str(data.fold).split("/"))
+    photos = loaded.photos.select(np.sort(np.unique(loaded.photos.paths, return_index=True)[1]).tolist())  # each once
+    folders = [Path(data.root) / source.path for source in data.train]
+    base = os.path.commonpath([os.path.abspath(folder if folder.is_dir() else folder.parent) for folder in folders])
+    names = names_within(base, photos)
+    groups = group_photos(names, photos, data.group_by)
+    try:
+        is_val = make_folds(names, groups.of_photo, photos.class_counts(), num_folds, seed) == number - 1
+    except ValueError:
+        raise DataError(
+            f"data.train: {len(photos)} photos in {len(groups)} groups (data.group_by) cannot be divided into {num_folds} "
+            "folds; use fewer folds, or add photos"
+        ) from None
+    fraction = data.fraction if part == "train" else 1.0
+    chosen = np.flatnonzero(is_val if part == "val" else ~is_val).tolist()
+    used = [i for i in chosen if is_in_fraction(names[i], fraction, seed)]
+    if not used:
+        raise DataError(f"data.fraction {fraction:g} leaves no photo")
+    note = describe_groups(groups, photos)
+    notes = [*loaded.notes, *([f"{note}; each is in one fold"] if note else [])]
+    notes.append(f"fold {number} of {num_folds}: {is_val.sum()} photos to evaluate on; data.val is not used")
+    return replace(loaded, photos=photos.select(used), notes=tuple(notes) if part == "train" else ())
 
 
 def _combine(classes: tuple[str, ...], batches: Sequence[EntryBatch], notes: Sequence[str]) -> LoadedAnnotations:

@@ -83,6 +83,13 @@ class Annotations:
         boxes = edges_to_voc(self.boxes[rows])
         return {"boxes": boxes, **{name: getattr(self, name)[rows] for name in ("labels", "difficult", "truncated")}}
 
+    def class_counts(self) -> np.ndarray:
+        """Return the objects of each class that count in an evaluation, `[n, C]`: those not marked difficult."""
+        counts = np.zeros((len(self), len(self.classes)))
+        owners = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        np.add.at(counts, (owners[~self.difficult], self.labels[~self.difficult]), 1)
+        return counts
+
     def absent_classes(self) -> list[str]:
         """Return the classes without objects."""
         counts = np.bincount(self.labels, minlength=len(self.classes))

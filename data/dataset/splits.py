@@ -157,6 +157,40 @@ def divide(names: Sequence[str], groups: np.ndarray, objects: np.ndarray | None,
     return is_val[rows]
 
 
+def make_folds(names: Sequence[str], groups: np.ndarray, objects: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+    """Divide photos into folds of similar size with a similar share of each class, group by group.
+
+    Each group, largest first, goes to the fold that has least of what it holds.
+
+    Args:
+        names: `[n]` of the photos; their hash orders groups of equal size.
+        groups: `[n]` int64, the group of each photo; photos of one group stay together.
+        objects: `[n, C]`, the objects of each class that count in an evaluation.
+        num_folds: at least 2.
+        seed: of the hash.
+
+    Returns:
+        The fold of each photo `[n]` int64, from 0; no fold is empty.
+
+    Raises:
+        ValueError: there are fewer groups than folds.
+    """
+    labels, rows = np.unique(groups, return_inverse=True)
+    if len(labels) < num_folds:
+        raise ValueError(f"there are only {len(labels)} groups")
+    counts = np.zeros((len(labels), objects.shape[1] + 1))
+    np.add.at(counts, rows, np.column_stack([objects, np.ones(len(names))]))
+    counts /= np.maximum(counts.sum(axis=0), 1)  # shares of each class, and of all photos
+    first = {group: name for name, group in sorted(zip(names, groups.tolist(), strict=True), reverse=True)}
+    draws = [draw(seed, first[label]) for label in labels.tolist()]
+    fold_of = np.zeros(len(labels), np.int64)
+    shares = np.zeros((num_folds, counts.shape[1]))
+    for row in np.lexsort((draws, -counts.sum(axis=1).round(9))):
+        fold_of[row] = (shares @ counts[row]).argmin()
+        shares[fold_of[row]] += counts[row]
+    return fold_of[rows]
+
+
 def _unevenness(shares: np.ndarray, fraction: float) -> np.ndarray:
     """Return by how much each share misses a half to one and a half of a fraction; a missing class counts most."""
     share = np.minimum(fraction, 1 - fraction)

@@ -12,10 +12,13 @@ from ssd.training.run import Run
 from ssd.training.run_log import describe, duration
 
 
-def dry_run(run: Run, began: float) -> None:
+def dry_run(run: Run, began: float, num_runs: int = 1) -> None:
     """Train for a few steps and print the time and memory of the whole run. Writes nothing.
 
-    `began` is the start of the command, by `time.perf_counter`.
+    Args:
+        run: the run.
+        began: start of the command, by `time.perf_counter`.
+        num_runs: runs like this one that follow each other.
     """
     data = load_data(run)
     parts = build_parts(run, data, *build_model(run, None, data.train))
@@ -35,5 +38,7 @@ def dry_run(run: Run, began: float) -> None:
     )
     if timings.warning:
         run.say(timings.warning)
-    whole = duration(timings.of_run(iterations, evaluations, iterations // run.config.checkpoint.every))
-    run.say(f"the run will take about {whole}: {iterations} steps and {evaluations} evaluations")
+    seconds = timings.of_run(iterations, evaluations, iterations // run.config.checkpoint.every)
+    run.say(f"the run will take about {duration(seconds)}: {iterations} steps and {evaluations} evaluations")
+    if num_runs > 1:
+        run.say(f"{num_runs} such runs will take about {duration(num_runs * seconds)}")

@@ -132,9 +132,12 @@ class DataConfig(_Section):
     sampling: Literal["uniform", "balanced"] = "uniform"
     """balanced: photos with rare classes appear more often in training, by the square root of how rare they are"""
     group_by: str = "auto"
-    """photos that val_fraction keeps on one side of the split. auto: copies, photos that look alike, bursts, frames of a film,
+    """photos that val_fraction and folds keep together. auto: copies, photos that look alike, bursts, frames of a film,
     and folders; folder: those of one folder; none: each photo by itself; or a regular expression, whose first group is equal in
     the paths of such photos"""
+    fold: str | None = None
+    """N/K, such as 2/5: divide the photos of data.train into K parts, train on all but the Nth and evaluate on that one instead
+    of on data.val; a folder with val_fraction is used whole. `train.py --folds K` runs all K. null: no folds"""
     keep_difficult: bool = True
     """train on objects marked difficult; evaluation always ignores them"""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
@@ -157,6 +160,15 @@ class DataConfig(_Section):
         except re.error as error:
             raise ValueError(f"expected auto, none, folder or a regular expression, got {rule!r} ({error})") from None
         return rule
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_several(cls, fold: str | None) -> str | None:
+        if fold is not None:
+            numbers = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", fold)
+            if not numbers or not 1 <= int(numbers[1]) <= int(numbers[2]) or int(numbers[2]) < 2:
+                raise ValueError(f"expected N/K with N from 1 to K and K at least 2, such as 2/5, or null, got {fold!r}")
+        return fold
 
     @field_validator("classes")
     @classmethod

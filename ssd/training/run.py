@@ -228,8 +228,8 @@ def first_state(run: Run, preprocessing: Preprocessing, start: ResumePoint) -> T
         return replace(state, run_id=secrets.token_hex(8), num_processes=run.world.size)
     run_id = (not start.clear and state.run_id) or secrets.token_hex(8)
     first = replace(state, config=config, num_processes=run.world.size, run_id=run_id)
-    changed = [name for name in ("eval.metric", "data.val", "data.tiles") if _differs(state.config, config, name)]
-    if any(source.val_fraction for source in run.config.data.val):
+    changed = [name for name in ("eval.metric", "data.val", "data.fold", "data.tiles") if _differs(state.config, config, name)]
+    if run.config.data.fold or any(source.val_fraction for source in run.config.data.val):
         data = state.config.get("data", {})
         was, now = data.get("group_by", "none" if data else run.config.data.group_by), run.config.data.group_by
         anew = [] if state.config.get("seed", run.config.seed) == run.config.seed else ["seed"]

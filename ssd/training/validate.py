@@ -105,8 +105,8 @@ def evaluate_checkpoint(run: Run, path: Path, samples: DetectionDataset, preproc
     return _evaluate(run, path, iteration, samples, preprocessing, model)
 
 
-def eval_only(run: Run, resume: str | None) -> None:
-    """Evaluate a run's best checkpoint, or the one that `resume` names, and write picture and report."""
+def eval_only(run: Run, resume: str | None) -> Best:
+    """Evaluate a run's best checkpoint, or the one that `resume` names; write picture and report, and return the evaluation."""
 
     def find() -> FoundCheckpoint:
         return checkpoint_at(checkpoint_to_evaluate(run.folder) if resume in (None, "auto") else resume)
@@ -118,7 +118,9 @@ def eval_only(run: Run, resume: str | None) -> None:
     model, preprocessing = build_model(run, state)
     use_batch_size_of(run, state)
     samples = eval_dataset(run, load_part(run, "val"), preprocessing)
-    finish(run, samples, path, _evaluate(run, path, state.iteration, samples, preprocessing, model))
+    best = _evaluate(run, path, state.iteration, samples, preprocessing, model)
+    finish(run, samples, path, best)
+    return best
 
 
 def _evaluate(

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from data.dataset import groups
-from data.dataset.annotation_loader import load_annotations
+from data.dataset.annotation_loader import LoadedAnnotations, load_annotations
 from data.dataset.annotations import Annotations
 from data.dataset.errors import DataError
 from data.dataset.groups import group_photos, mixed_pairs, mixed_warning, names_within
 from data.dataset.images import captured
 from data.dataset.similar import SIDE
 from ssd.config.schema import DataConfig, SourceConfig
-from tests.helpers.annotations import load
+from tests.helpers.annotations import load, load_sources
 
 RNG = np.random.default_rng(0)
 
@@ -167,6 +167,55 @@ def test_copies_stay_on_one_side_when_a_folder_is_divided(copied):
     assert {alone.path(i)[-6] for i in range(len(alone))} == {"a", "z"}
     with pytest.raises(DataError, match=r"20 photos of one group \(data.group_by\) cannot be divided"):
         load(copied, "val", val_fraction=0.3, group_by="folder")
+
+
+def paths_of(loaded: LoadedAnnotations) -> list[str]:
+    return [loaded.photos.path(i) for i in range(len(loaded.photos))]
+
+
+@pytest.mark.parametrize("val_fraction", [None, 0.3])
+def test_each_photo_is_in_one_validation_fold_with_its_copies(copied, val_fraction):
+    """A folder with val_fraction is used whole."""
+    split, validated = "train" if val_fraction else "all", []
+    for number in (1, 2, 3):
+        for _ in range(2):  # the second time from the cache
+            train, val = (
+                load(copied, split, val_fraction=val_fraction, part=part, fold=f"{number}/3") for part in ("train", "val")
+            )
+        here, others = ([path[-6:-4] for path in paths_of(part)] for part in (val, train))
+        assert len(here) + len(others) == len({*here, *others}) == 20
+        for names in (here, others):
+            assert {f"z{9 - int(name[1])}" for name in names if name[0] == "a"} == {name for name in names if name[0] == "z"}
+        assert train.notes[0].startswith("20 photos form 10 groups: 10 look alike")
+        assert train.notes[1] == f"fold {number} of 3: {len(here)} photos to evaluate on; data.val is not used"
+        assert val.notes == ()
+        validated += here
+    assert len(validated) == len(set(validated)) == 20
+    few = load(copied, split, val_fraction=val_fraction, fold="3/3", fraction=0.5)
+    assert set(paths_of(few)) < set(paths_of(train))
+    whole = load(copied, split, val_fraction=val_fraction, fold="3/3", fraction=0.5, part="val")
+    assert paths_of(whole) == paths_of(val)
+    with pytest.raises(
+        DataError, match=r"data.train: 20 photos in 10 groups \(data.group_by\) cannot be divided into 11 folds"
+    ):
+        load(copied, split, val_fraction=val_fraction, fold="1/11")
+
+
+def test_folds_divide_the_photos_of_all_folders_once(copied):
+    """A folder that is named twice, and one with copies of its photos, stay on one side."""
+    other = copied.parent / "other"
+    shutil.copytree(copied, other)
+    sources = [
+        SourceConfig.model_validate({"path": name, "split": split, "val_fraction": fraction})
+        for name, split, fraction in (("mine", "train", 0.2), ("mine", "val", 0.2), ("other", "all", None))
+    ]
+    for number in (1, 2):
+        train, val = (
+            paths_of(load_sources(sources, copied.parent, fold=f"{number}/2", part=part)) for part in ("train", "val")
+        )
+        assert len(train) + len(val) == len({*train, *val}) == 40
+        for names in (train, val):
+            assert {path.replace("/other/", "/mine/") for path in names} == {path for path in names if "/mine/" in path}
 
 
 def test_names_that_are_not_utf8_are_written_printably(tmp_path):

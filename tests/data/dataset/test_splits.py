@@ -9,7 +9,7 @@ import pytest
 
 from data.dataset import splits
 from data.dataset.errors import DataError
-from data.dataset.splits import VAL_FRACTION, choose, divide, divisible, draw, find_split
+from data.dataset.splits import VAL_FRACTION, choose, divide, divisible, draw, find_split, make_folds
 from ssd.config.schema import SourceConfig
 from tests.helpers.annotations import load
 from tests.helpers.exports import NAMES, SHOTS, coco, dump, numbers_of, photos, texts, write, xmls
@@ -237,3 +237,41 @@ def test_a_thousand_classes_are_divided_within_seconds():
     assert 0.15 < is_val.mean() < 0.3
     in_several = (objects > 0).sum(axis=0) > 1
     assert all(objects[side][:, in_several].any(axis=0).all() for side in (is_val, ~is_val))
+
+
+def random_photos(count: int, seed: int = 0) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return names, groups of one to four, and objects of a frequent and a rare class."""
+    generator = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(count), generator.integers(1, 5, count))[:count]
+    objects = np.column_stack([generator.integers(0, 6, count), generator.random(count) < 0.1]).astype(float)
+    return [f"p{i}" for i in generator.permutation(count)], groups, objects
+
+
+def test_each_photo_is_in_one_fold_with_its_group():
+    for num_folds in (2, 3, 5, 10):
+        names, groups, objects = random_photos(200)
+        folds = make_folds(names, groups, objects, num_folds, 0)
+        assert set(folds.tolist()) == set(range(num_folds))
+        for group in set(groups.tolist()):
+            assert len(set(folds[groups == group].tolist())) == 1
+        sizes = np.bincount(folds)
+        assert sizes.max() - sizes.min() <= 8  # two groups
+        assert np.bincount(folds, objects[:, 0]).max() < 1.3 * objects[:, 0].sum() / num_folds
+        assert np.bincount(folds, objects[:, 1]).min() >= objects[:, 1].sum() // num_folds - 1
+        np.testing.assert_array_equal(folds, make_folds(names, groups, objects, num_folds, 0))
+        order = np.random.default_rng(1).permutation(200)
+        shuffled = make_folds([names[i] for i in order], groups[order], objects[order], num_folds, 0)
+        np.testing.assert_array_equal(shuffled, folds[order])
+    assert (make_folds(names, groups, objects, 5, 0) != make_folds(names, groups, objects, 5, 1)).any()
+
+
+def test_folds_of_equal_photos_are_equal_in_size():
+    folds = make_folds([f"p{i}" for i in range(40)], np.arange(40), np.ones((40, 1)), 5, 3)
+    assert np.bincount(folds).tolist() == [8] * 5
+
+
+def test_as_many_groups_as_folds_are_needed():
+    names, objects = list("abcdef"), np.zeros((6, 2))
+    assert sorted(make_folds(names, np.array([4, 4, 4, 4, 4, 7]), objects, 2, 0).tolist()) in ([0] * 5 + [1], [0] + [1] * 5)
+    with pytest.raises(ValueError, match="only 2 groups"):
+        make_folds(names, np.array([4, 4, 4, 4, 4, 7]), objects, 3, 0)

@@ -7,7 +7,7 @@ import yaml
 
 from ssd.architecture import SSD300_VGG16
 from ssd.config.file import load_config
-from ssd.config.schema import VOC_CLASSES, Config, ModelConfig
+from ssd.config.schema import VOC_CLASSES, Config, ConfigError, ModelConfig
 from ssd.model import CONV4_3_NORMS
 from tests.helpers.paths import RECIPES, ROOT
 
@@ -87,3 +87,10 @@ def test_recipes_ignore_blank_lines_and_comments(path, tmp_path):
     """Users may add blank lines and comments."""
     (tmp_path / "c.yaml").write_text(path.read_text().replace("\n", "\n\n# mine\n"))
     assert load_config(tmp_path / "c.yaml") == load_config(path)
+
+
+@pytest.mark.parametrize("fold", ["0/3", "4/3", "1/1", "2", "a/b", "1/3/5", "-1/3", ""])
+def test_a_fold_is_a_number_of_several(tmp_path, fold):
+    with pytest.raises(ConfigError, match=rf"data.fold: expected N/K with N from 1 to K and K at least 2, .*, got '{fold}'"):
+        load_config(write(tmp_path, LEAST), [f"data.fold='{fold}'"])
+    assert load_config(write(tmp_path, LEAST), ["data.fold=3/3"]).data.fold == "3/3"
