@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 
 from ssd.config.schema import LEAST_TILE
-from ssd.system.arguments import Parser, fraction, names_of, whole_number
+from ssd.system.arguments import Parser, fraction, fraction_or_auto, names_of, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
 
@@ -90,7 +90,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="photo, folder, pattern in quotes, video, or camera:N")
     parser.add_argument(
         "--score",
-        type=score,
+        type=fraction_or_auto,
         metavar="S",
         help="minimum score of a detection (0.5), or auto: for each class the best on its validation photos",
     )
@@ -110,11 +110,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="use torch.compile; compiling takes 10 to 20 seconds")
     parser.add_argument("--device", default="auto", help="auto | cpu | mps | cuda | cuda:N")
     return parser.parse_intermixed_args(arguments)
-
-
-def score(text: str) -> str | float:
-    """Return the argument `score_thresh` of `Predictor.from_checkpoint`."""
-    return text if text == "auto" else fraction(text)
 
 
 def tiles(text: str) -> str | int:

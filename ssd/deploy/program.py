@@ -1,11 +1,14 @@
 """Checks of an exported file: run it as a user would, and compare it with the checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
+from ssd.deploy import decode_heads, raw_heads
 from ssd.deploy.export import INPUT, OUTPUTS
 from ssd.inference.predict import Detections
 from ssd.inference.predictor import Predictor
@@ -20,8 +23,32 @@ MAX_SCORE_DIFFERENCE = 1e-3
 
 def load_program(path: Path) -> tuple[Program, dict[str, str]]:
     """Return the file as a function, and its metadata."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _session(str(path))
     return lambda images: session.run(list(OUTPUTS), {INPUT: images}), session.get_modelmeta().custom_metadata_map  # pyright: ignore
+
+
+def program_of(graph: onnx.ModelProto) -> Program:
+    """Return a complete graph as a function."""
+    session = _session(graph.SerializeToString())
+    return lambda images: session.run(list(OUTPUTS), {INPUT: images})  # pyright: ignore
+
+
+def raw_program_of(graph: onnx.ModelProto, settings: dict[str, Any]) -> Program:
+    """Return a raw network with its decoding as a function of one photo, which fills all places of the batch."""
+    session = _session(graph.SerializeToString())
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        (photo,) = images
+        batch = decode_heads.prepare([photo] * settings["input"]["shape"][0], settings)
+        loc, conf = session.run(list(raw_heads.OUTPUTS), {INPUT: batch})
+        boxes, labels, scores = decode_heads.decode(loc[-1], conf[-1], photo.shape, settings)  # pyright: ignore
+        return boxes[None], labels[None], scores[None]
+
+    return run
+
+
+def _session(source: str | bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
 
 
 def real_detections(outputs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Detections:
@@ -29,6 +56,11 @@ def real_detections(outputs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Detec
     boxes, labels, scores = (values[0] for values in outputs)
     is_detection = labels >= 0
     return Detections(boxes[is_detection], labels[is_detection], scores[is_detection])
+
+
+def detections_of(run: Program, photos: Iterable[np.ndarray]) -> list[Detections]:
+    """Return a program's detections in photos of any sizes."""
+    return [real_detections(run(photo[None])) for photo in photos]
 
 
 def sparse_photos(predictor: Predictor, photos: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -78,12 +110,13 @@ def compare(run: Program, predictor: Predictor, photos: list[np.ndarray]) -> tup
     A detection without a counterpart counts as an infinite difference, unless its score is within rounding of the threshold.
     """
     total, box_difference, score_difference = 0, 0.0, 0.0
+    least = np.maximum(predictor.class_scores, predictor.options.score_thresh)
     for photo in photos:
         theirs = real_detections(run(photo[None]))
         (ours,) = predictor.detect([photo])
         total += len(ours.labels)
         for one, other in ((ours, theirs), (theirs, ours)):
-            sure = one.scores > predictor.options.score_thresh + MAX_SCORE_DIFFERENCE
+            sure = one.scores > least[one.labels] + MAX_SCORE_DIFFERENCE
             apart = np.abs(one.boxes[sure, None] - other.boxes).max(axis=2, initial=0)  # [n, m]
             apart[one.labels[sure, None] != other.labels] = np.inf
             apart = np.concatenate([apart, np.full((len(apart), 1), np.inf)], axis=1)

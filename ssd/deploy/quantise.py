@@ -7,37 +7,34 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from ssd.deploy.export import INPUT, OUTPUTS
-from ssd.deploy.program import real_detections
-from ssd.inference.predict import Detections
+from ssd.deploy.export import INPUT
 
 HEADS = ("model.loc.", "model.conf.")  # prefixes of the names of the heads' weights
 
 
-class _Photos(CalibrationDataReader):
-    """Photos in onnxruntime's interface for calibration."""
+class _Inputs(CalibrationDataReader):
+    """Inputs of a network in onnxruntime's interface for calibration."""
 
-    def __init__(self, photos: Iterable[np.ndarray]) -> None:
-        self.photos = iter(photos)
+    def __init__(self, batches: Iterable[np.ndarray]) -> None:
+        self.batches = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        photo = next(self.photos, None)
-        return None if photo is None else {INPUT: photo[None]}
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT: batch}
 
 
-def quantise(network: onnx.ModelProto, photos: Iterable[np.ndarray], with_heads: bool) -> onnx.ModelProto:
+def quantise(network: onnx.ModelProto, batches: Iterable[np.ndarray], with_heads: bool) -> onnx.ModelProto:
     """Return the network with 8-bit convolutions and poolings; all other operations stay in float32.
 
     Weights have a scale for each output channel, and 7 bits: CPUs without VNNI sum products of 8-bit weights in 16 bits, which
     overflow. The file therefore returns the same on every CPU.
 
     Args:
-        network: in float32, as `ssd.deploy.export.network_graph` returns it.
-        photos: to calibrate the ranges of the feature maps, `[H, W, 3]` uint8 RGB.
+        network: in float32, as `ssd.deploy.export.network_graph` or `ssd.deploy.raw_heads.raw_graph` returns it.
+        batches: inputs of the network, to calibrate the ranges of the feature maps.
         with_heads: whether to quantise the convolutions that predict offsets and scores.
     """
     heads = [node.name for node in network.graph.node if node.op_type == "Conv" and node.input[1].startswith(HEADS)]
@@ -48,7 +45,7 @@ def quantise(network: onnx.ModelProto, photos: Iterable[np.ndarray], with_heads:
         quantize_static(
             source,
             output,
-            _Photos(photos),
+            _Inputs(batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "MaxPool"],
             nodes_to_exclude=[] if with_heads else heads,
@@ -58,9 +55,3 @@ def quantise(network: onnx.ModelProto, photos: Iterable[np.ndarray], with_heads:
             weight_type=QuantType.QInt8,
         )
         return onnx.load(output)
-
-
-def detections_of(program: onnx.ModelProto, photos: Iterable[np.ndarray]) -> list[Detections]:
-    """Return the detections of a complete exported program in photos of any sizes."""
-    session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [real_detections(session.run(list(OUTPUTS), {INPUT: photo[None]})) for photo in photos]  # pyright: ignore

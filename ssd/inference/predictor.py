@@ -121,7 +121,8 @@ class Predictor:
         if score_thresh == "auto":
             class_scores = state.class_scores
             if not class_scores:
-                raise CheckpointError(f"{checkpoint}: has no thresholds for --score auto; give a number, such as 0.5")
+                name = "the checkpoint" if isinstance(checkpoint, TrainState) else f"{checkpoint}:"
+                raise CheckpointError(f"{name} has no thresholds for --score auto; give a number, such as 0.5")
             score_thresh = min(class_scores.values())
         options = check_thresholds(score_thresh, nms_thresh, top_k)
         preprocessing, chosen = Preprocessing.from_plain(state.preprocessing), choose_tiles(tiles, state)

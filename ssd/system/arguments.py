@@ -98,6 +98,11 @@ def bounded(read: Callable[[str], T], fits: Callable[[T], bool], expected: str) 
 fraction = bounded(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
+def fraction_or_auto(text: str) -> str | float:
+    """Return the argument `score_thresh` of `Predictor.from_checkpoint`."""
+    return text if text == "auto" else fraction(text)
+
+
 def several(read: Callable[[str], T]) -> Callable[[str], list[T]]:
     """Return a parser of comma-separated values."""
     return lambda text: [read(part) for part in text.split(",")]

@@ -21,7 +21,7 @@ from data.shapes import CLASSES
 from scripts import detect, export
 from ssd.config.schema import PostprocessConfig
 from ssd.deploy import export as export_module
-from ssd.deploy import program, quantise
+from ssd.deploy import forms, program, quantise
 from ssd.deploy.export import EXAMPLE, FREE, OPSET, _product, export_onnx, metadata_of, resize
 from ssd.inference.predictor import Predictor
 from ssd.system.images import read_photo
@@ -35,7 +35,8 @@ def network(checkpoint):
     predictor = Predictor.from_checkpoint(checkpoint, "cpu", "float32")
     graph = export_module.network_graph(predictor.model, predictor.preprocessing)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "network_graph", lambda model, preprocessing: graph)
+        for module in (export_module, forms):
+            patch.setattr(module, "network_graph", lambda model, preprocessing: graph)
         yield graph
 
 
@@ -168,6 +169,82 @@ def test_a_note_says_that_the_file_has_no_tiles(checkpoint, shapes_root, tmp_pat
     assert note in capsys.readouterr().out
 
 
+# Runs a raw network without this project: in a folder with the three files, on photos given as .npy files.
+WITHOUT_PROJECT = """
+import sys, numpy as np
+sys.path = [sys.path[0], *(path for path in sys.path if path.endswith(("-packages", ".zip")) or "lib" in path)]
+import decode_heads
+settings = decode_heads.load("raw.json")
+photos = [np.load(path) for path in sys.argv[2:]]
+images = decode_heads.prepare(photos, settings)
+if sys.argv[1] == "opencv":
+    import cv2
+    network = cv2.dnn.readNetFromONNX("raw.onnx")
+    network.setInput(images)
+    outputs = network.forward(["loc", "conf"])
+elif sys.argv[1] == "openvino":
+    import openvino
+    outputs = openvino.compile_model("raw.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images).values()
+else:
+    import onnxruntime
+    outputs = onnxruntime.InferenceSession("raw.onnx").run(["loc", "conf"], {"images": images})
+assert not {"torch", "ssd"} & set(sys.modules)
+for number, (photo, loc, conf) in enumerate(zip(photos, *outputs)):
+    boxes, labels, scores = decode_heads.decode(loc, conf, photo.shape, settings)
+    np.savez(f"{number}.npz", boxes=boxes, labels=labels, scores=scores)
+"""
+
+
+@pytest.fixture(scope="module")
+def raw_files(checkpoint, shapes_root, tmp_path_factory):
+    """A raw network of batch 2 with a threshold for each class, the output of the command, and the checkpoint."""
+    folder = tmp_path_factory.mktemp("raw")
+    state = load_checkpoint(checkpoint)
+    state.class_scores = {name: 0.35 + 0.01 * i for i, name in enumerate(CLASSES)}
+    save_checkpoint(folder / "best.pt", state)
+    words = ["--heads", "raw", "--batch", "2", "--score", "auto", "--output", str(folder / "raw.onnx")]
+    with redirect_stdout(io.StringIO()) as shown:
+        assert export.main([str(folder / "best.pt"), *words, "--photos", str(shapes_root / "shapes/JPEGImages")]) == 0
+    return folder, shown.getvalue()
+
+
+def test_a_raw_network_comes_with_all_that_decodes_it(raw_files):
+    folder, shown = raw_files
+    assert {path.name for path in folder.iterdir()} >= {"raw.onnx", "raw.json", "decode_heads.py"}
+    assert "beside it: raw.json, decode_heads.py; operators: Conv " in shown
+    assert "checked on 16 photos with" in shown
+    scores = json.loads((folder / "raw.json").read_text("utf-8"))["postprocess"]["score_thresh"]
+    assert scores == {name: 0.35 + 0.01 * i for i, name in enumerate(CLASSES)}
+
+
+@pytest.mark.parametrize("tool", ["onnxruntime", "openvino", "opencv"])
+def test_a_raw_network_finds_the_same_without_this_project(tool, raw_files, shapes_root, tmp_path):
+    for name in ("raw.onnx", "raw.json", "decode_heads.py"):
+        (tmp_path / name).write_bytes((raw_files[0] / name).read_bytes())
+    photos = [read_photo(path) for path in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:2]]
+    for number, photo in enumerate(photos):
+        np.save(tmp_path / f"{number}.npy", photo)
+    (tmp_path / "use.py").write_text(WITHOUT_PROJECT)
+    words = [sys.executable, "use.py", tool, "0.npy", "1.npy"]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=clean)
+    assert done.returncode == 0, done.stderr
+    predictor = Predictor.from_checkpoint(raw_files[0] / "best.pt", "cpu", "float32", score_thresh="auto")
+    for number, ours in enumerate(predictor.detect(photos)):
+        theirs = np.load(tmp_path / f"{number}.npz")
+        assert len(ours.labels) > 1
+        np.testing.assert_array_equal(theirs["labels"], ours.labels)
+        np.testing.assert_allclose(theirs["boxes"], ours.boxes, atol=0.01)
+        np.testing.assert_allclose(theirs["scores"], ours.scores, atol=1e-4)
+
+
+def test_files_name_nothing_on_this_machine(exported, raw_files):
+    for path in (exported[0], raw_files[0] / "raw.onnx"):
+        content = path.read_bytes()
+        assert b"site-packages" not in content
+        assert str(ROOT).encode() not in content
+
+
 def test_without_photos_nothing_is_written(checkpoint, tmp_path, capsys):
     state = load_checkpoint(checkpoint)
     state.config["data"] = {"classes": list(CLASSES), "root": str(tmp_path), "train": [{"path": "a"}], "val": [{"path": "a"}]}
@@ -242,9 +319,22 @@ def test_int8_is_calibrated_and_evaluated(run_checkpoint, monkeypatch, capsys):
     assert path.stat().st_size < 0.6 * path.with_name("float.onnx").stat().st_size
 
 
+def test_int8_of_a_raw_network(run_checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(export, "NUM_CALIBRATION", 4)
+    assert export.main([str(run_checkpoint), "--int8", "--heads", "raw", "--score", "0.35", "--max-loss", "1"]) == 0
+    shown = capsys.readouterr().out
+    path = run_checkpoint.with_suffix(".raw.int8.onnx")
+    assert f"written: {path}" in shown
+    settings = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert settings["int8"]["float32"] > 0.9  # it is graded on what it finds
+    kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert kinds["QuantizeLinear"] > 20
+    assert not {"NonMaxSuppression", "Loop", "If", "Shape"} & set(kinds)
+
+
 def test_int8_predictions_are_close(network, shapes_root):
     photos = [read_photo(path) for path in sorted((shapes_root / "shapes/JPEGImages").iterdir())[:10]]
-    graphs = (network, quantise.quantise(network, photos[4:], with_heads=True))
+    graphs = (network, quantise.quantise(network, [photo[None] for photo in photos[4:]], with_heads=True))
     found = []
     for graph in graphs:
         session = onnxruntime.InferenceSession(graph.SerializeToString())
@@ -259,8 +349,8 @@ def test_int8_predictions_are_close(network, shapes_root):
 def test_int8_with_a_large_loss_of_map_is_not_written(run_checkpoint, monkeypatch, capsys):
     real = quantise.quantise
 
-    def poor(network, photos, with_heads):
-        return real(network, (np.zeros_like(photo) for photo in photos), with_heads)  # calibrated on black photos
+    def poor(network, batches, with_heads):
+        return real(network, (np.zeros_like(batch) for batch in batches), with_heads)  # calibrated on black photos
 
     monkeypatch.setattr(quantise, "quantise", poor)
     monkeypatch.setattr(export, "NUM_CALIBRATION", 6)
@@ -278,6 +368,12 @@ def test_int8_with_a_large_loss_of_map_is_not_written(run_checkpoint, monkeypatc
         (["--int8", "--photos", "."], "--int8 does not go with --photos .: mAP needs the run's own photos"),
         (["--int8", "--format", "weights"], "--int8 does not go with --format weights"),
         (["--max-loss", "0.1"], "--max-loss needs --int8"),
+        (["--heads", "raw", "--format", "weights"], "--heads raw does not go with --format weights: it writes ONNX"),
+        (["--batch", "4"], "--batch needs --heads raw"),
+        (["--input", "uint8"], "--input needs --heads raw"),
+        (["--conf", "logits"], "--conf needs --heads raw"),
+        (["--score", "auto"], "--score auto needs --heads raw; other files have one threshold for all classes"),
+        (["--score", "auto", "--heads", "raw"], "the checkpoint has no thresholds for --score auto; give a number"),
         (["--int8"], "the run's photos cannot be read"),
         (["--int8"], "--int8 needs the run's training and validation photos"),
         ([], "name a folder with --photos"),
