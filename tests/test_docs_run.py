@@ -149,7 +149,8 @@ def provide(word: str, project: Path) -> None:
     elif path.endswith("best.pt"):
         run(f"python train.py --config configs/{Path(path).parts[1]}.yaml", project)
     elif path.endswith(".onnx"):
-        run(f"python scripts/export.py {path.removesuffix('.onnx')}.pt", project)
+        stem, _, form = path.removesuffix(".onnx").partition(".")
+        run(f"python scripts/export.py {stem}.pt{' --heads raw' if form == 'raw' else ''}", project)
 
 
 def shell(words: list[str], project: Path, code: int = 0) -> str:
