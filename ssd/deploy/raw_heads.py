@@ -6,6 +6,7 @@ Input: `images` `[N, 3, S, S]`, colours in the order of the weights. Outputs: `l
 column 0 = background; both float32.
 """
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -42,6 +43,13 @@ class RawOptions(NamedTuple):
         return torch.uint8 if self.input == "uint8" else torch.float32
 
 
+class HardSigmoid(nn.Module):
+    """A hard sigmoid in simple operators: OpenCV 5.0 takes x · HardSigmoid(y), of squeeze and excitation, for HardSwish(y)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * (1 / 6) + 0.5).clamp(0, 1)
+
+
 class RawNetwork(nn.Module):
     """A predictor's network, with normalisation in front and softmax behind it if the options say so."""
 
@@ -50,8 +58,12 @@ class RawNetwork(nn.Module):
 
     def __init__(self, predictor: Predictor, options: RawOptions) -> None:
         super().__init__()
-        # OpenCV misreads the global poolings of a network in channels_last: the exporter writes their strides as a Gather.
-        self.model = predictor.model.float().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        # In channels_last the exporter writes the strides of global poolings as a Gather, which OpenCV misreads.
+        self.model = copy.deepcopy(predictor.model).float().to(memory_format=torch.contiguous_format)  # pyright: ignore
+        for block in list(self.model.modules()):
+            for name, layer in block.named_children():
+                if isinstance(layer, nn.Hardsigmoid):
+                    setattr(block, name, HardSigmoid())
         self.options = options
         for name, values in normalisation(predictor).items():
             self.register_buffer(name, torch.tensor(values)[:, None, None])

@@ -19,7 +19,7 @@ from ssd.preprocessing import IMAGENET, normalize
 # docs/export.md lists these.
 COMMON = {"Conv", "Relu", "Transpose", "Reshape", "Concat", "Sub", "Mul", "Cast", "Softmax"}
 VGG = COMMON | {"MaxPool", "ReduceL2", "Pow", "Sqrt", "Reciprocal", "Clip"}
-MOBILENET = COMMON | {"Clip", "HardSwish", "HardSigmoid", "Add", "ReduceMean"}
+MOBILENET = COMMON | {"Clip", "HardSwish", "Add", "ReduceMean"}
 
 
 def predictor_of(name, preprocessing=IMAGENET):
