@@ -70,6 +70,7 @@ def decode(
         boxes `[n, 4]`, edges (x1, y1, x2, y2) in the photo's pixels; labels `[n]`, places in `classes`; scores `[n]`.
     """
     loc, conf, limits = np.float32(loc), np.float32(conf), settings["postprocess"]
+    dboxes = np.asarray(settings["dboxes"], np.float32)
     least = np.array([limits["score_thresh"][name] for name in settings["classes"]], np.float32)
     if settings["outputs"]["conf"]["kind"] == "logits":
         with np.errstate(invalid="ignore"):  # infinite logits give NaN, which counts as no score
@@ -81,9 +82,7 @@ def decode(
         scores = conf[:, label + 1]
         passing = np.flatnonzero(is_valid & (scores > least.min()))
         passing = passing[np.argsort(-scores[passing], kind="stable")][: limits["pre_nms_top_k"]]
-        kept = passing[
-            suppress(corners(loc[passing], settings["dboxes"][passing], settings["variances"]), limits["nms_thresh"])
-        ]
+        kept = passing[suppress(corners(loc[passing], dboxes[passing], settings["variances"]), limits["nms_thresh"])]
         labels.append(np.full(len(kept), label))
         boxes.append(kept)
     labels, boxes = np.concatenate(labels), np.concatenate(boxes)
@@ -91,7 +90,7 @@ def decode(
     order = order[conf[boxes[order], labels[order] + 1] >= least[labels[order]]]
     labels, boxes = labels[order], boxes[order]
     size = np.array([shape[1], shape[0]] * 2, np.float32)
-    return corners(loc[boxes], settings["dboxes"][boxes], settings["variances"]) * size, labels, conf[boxes, labels + 1]
+    return corners(loc[boxes], dboxes[boxes], settings["variances"]) * size, labels, conf[boxes, labels + 1]
 
 
 def corners(loc: np.ndarray, dboxes: np.ndarray, variances: list[float]) -> np.ndarray:

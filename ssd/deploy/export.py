@@ -145,13 +145,11 @@ def export_onnx(
 
 
 def save_onnx(path: Path, proto: onnx.ModelProto) -> None:
-    """Check a graph and write it, without the exporter's notes, which name files on this machine.
+    """Check a graph and write it.
 
     Raises:
         OSError: the file cannot be written.
     """
-    for noted in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, proto.graph):
-        noted.ClearField("metadata_props")
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 
