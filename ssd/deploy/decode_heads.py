@@ -69,8 +69,8 @@ def decode(
     Returns:
         boxes `[n, 4]`, edges (x1, y1, x2, y2) in the photo's pixels; labels `[n]`, places in `classes`; scores `[n]`.
     """
-    loc, conf, limits = np.float32(loc), np.float32(conf), settings["postprocess"]
-    dboxes = np.asarray(settings["dboxes"], np.float32)
+    loc, conf, dboxes = (np.asarray(values, np.float32) for values in (loc, conf, settings["dboxes"]))
+    limits = settings["postprocess"]
     least = np.array([limits["score_thresh"][name] for name in settings["classes"]], np.float32)
     if settings["outputs"]["conf"]["kind"] == "logits":
         with np.errstate(invalid="ignore"):  # infinite logits give NaN, which counts as no score
