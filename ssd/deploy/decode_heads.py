@@ -27,9 +27,9 @@ def prepare(photos: list[np.ndarray], settings: dict[str, Any]) -> np.ndarray:
     if len(photos) > number:
         raise ValueError(f"expected at most {number} photos, the batch of the file, got {len(photos)}")
     images = np.zeros(entry["shape"], np.float32)
-    for image, photo in zip(images, photos):  # noqa: B905 (the batch may have unused places)
+    for place, photo in enumerate(photos):
         pixels = resize(photo, side)
-        image[:] = (pixels if entry["channel_order"] == "rgb" else pixels[..., ::-1]).transpose(2, 0, 1)
+        images[place] = (pixels if entry["channel_order"] == "rgb" else pixels[..., ::-1]).transpose(2, 0, 1)
     if entry["normalise_before"]:
         mean, scale = (np.array(entry[name], np.float32)[:, None, None] for name in ("mean", "scale"))
         images[: len(photos)] = (images[: len(photos)] - mean) * scale
