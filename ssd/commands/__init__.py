@@ -13,7 +13,7 @@ from pathlib import Path
 
 COMMANDS = (  # in the order of a user's work
     "new-config", "check-data", "train", "evaluate", "detect", "demo", "export",
-    "check-labels", "show-matching", "fit-dboxes", "slim", "convert-weights", "replay",
+    "check-labels", "label-next", "show-matching", "fit-dboxes", "slim", "convert-weights", "replay",
     "make-shapes", "download-voc", "config-reference",
 )  # fmt: skip
 

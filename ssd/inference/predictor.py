@@ -164,11 +164,11 @@ class Predictor:
     def fills(self, pixels: Sequence[np.ndarray], batch_size: int) -> bool:
         """Return whether photos with their tiles fill a batch, or have as many pixels as the largest photo allowed."""
         is_large = sum(image.shape[0] * image.shape[1] for image in pixels) >= MAX_PIXELS
-        return is_large or sum(len(self._crops(image)) for image in pixels) >= batch_size
+        return is_large or sum(len(self.crops(image)) for image in pixels) >= batch_size
 
     def detect(self, pixels: Sequence[np.ndarray], batch_size: int = 16) -> list[Detections]:
         """Return the detections in photos, each `[H, W, 3]` uint8 RGB, with `batch_size` photos or tiles in a batch."""
-        crops = [self._crops(image) for image in pixels]
+        crops = [self.crops(image) for image in pixels]
         inputs = [(image, crop) for image, edges in zip(pixels, crops, strict=True) for crop in edges.tolist()]
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(inputs), batch_size):
@@ -179,7 +179,7 @@ class Predictor:
         ends = np.cumsum([len(edges) for edges in crops]).tolist()
         return [self._merged(found[end - len(edges) : end], edges) for edges, end in zip(crops, ends, strict=True)]
 
-    def _crops(self, image: np.ndarray) -> np.ndarray:
+    def crops(self, image: np.ndarray) -> np.ndarray:
         """Return the crops that the network sees, the whole photo first: `[m, 4]` edges in its pixels."""
         height, width = image.shape[:2]
         whole = np.array([[0, 0, width, height]])
