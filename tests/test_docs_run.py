@@ -102,6 +102,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, photo in zip(("photos/1.jpg", "photos/2.jpg", "more/3.jpg", "photo.jpg", "a.jpg", "b.jpg"), photos, strict=False):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(photo, folder / name)
+    unlabelled = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)  # in no data set
+    cv2.imwrite(str(folder / "photos/unlabelled.png"), unlabelled)
     writer = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (200, 160))
     for shade in (60, 200):
         writer.write(np.full((160, 200, 3), shade, np.uint8))
