@@ -103,10 +103,8 @@ def label_next(
             figures.append(f"<figcaption>{html.escape(caption)}</figcaption></figure>")
         with Results(folder, formats, labeller.classes) as results:
             results.add(entries)
-        title, note = (
-            "Photos to label next",
-            f"{len(chosen)} of {len(found.photos):,}; {describe(found)}. The most useful first.",
-        )
+        title = "Photos to label next"
+        note = f"{len(chosen)} of {len(found.photos):,} without labels, the most useful first; {describe(found)}."
         text = page(title, [f"<h1>{title}</h1><p class=note>{note}</p>", "<div class=small>", *figures, "</div>"])
         write_whole(folder / "label_next.html", lambda file: file.write(text.encode()))
         lines = "".join(f"{found.photos[index].path}\n" for index in chosen)
