@@ -7,7 +7,7 @@ PHOTOS are photos, folders (searched recursively) and patterns in quotes; withou
 used. Chosen are photos in which the network is unsure of many detections, and which differ from each other. Left out are
 copies, photos that the checkpoint was trained or evaluated on, and those that --exclude names. The output folder receives
 
-    label_next.txt     the chosen photos, one per line, the most useful first
+    label_next.txt     the chosen photos, one per line, in the order of choice
     label_next.html    their pictures with the detections
     pre-labels         of the chosen photos, in the --formats of scripts/detect.py
 

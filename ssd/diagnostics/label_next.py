@@ -1,4 +1,4 @@
-"""Find the photos whose labels would teach a trained network most."""
+"""Choose photos to label next with a trained network."""
 
 import html
 import os
@@ -104,7 +104,7 @@ def label_next(
         with Results(folder, formats, labeller.classes) as results:
             results.add(entries)
         title = "Photos to label next"
-        note = f"{len(chosen)} of {len(found.photos):,} without labels, the most useful first; {describe(found)}."
+        note = f"{len(chosen)} of {len(found.photos):,} without labels, in the order of choice; {describe(found)}."
         text = page(title, [f"<h1>{title}</h1><p class=note>{note}</p>", "<div class=small>", *figures, "</div>"])
         write_whole(folder / "label_next.html", lambda file: file.write(text.encode()))
         lines = "".join(f"{found.photos[index].path}\n" for index in chosen)
