@@ -211,7 +211,7 @@ def find_labelled(state: TrainState, name: str, words: Sequence[str]) -> Labelle
     if state.config.get("data", {}).get("train"):
         try:
             run = Run.alone(parse_config(state.config, name))
-            parts = [load_part(run, part) for part in ("train", "val")]
+            parts = load_part(run, "train"), load_part(run, "val")
             contents += [part.contents for part in parts]
             thumbnails += [part.thumbnails for part in parts]
         except (ConfigError, DataError) as error:
