@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     broken = [name for name, value in step.weights.items() if not value.float().isfinite().all()]
     print(f"iteration {step.iteration + 1}, batch of {len(step.paths)} photos")
     print(f"non-finite weights: {', '.join(broken) or 'none'}")
-    for dtype in dict.fromkeys([choose_precision(config.train.precision, device), torch.float32]):
+    dtype_of_run = choose_precision(config.train.precision, device, config.model.row.separable)
+    for dtype in dict.fromkeys([dtype_of_run, torch.float32]):
         print(f"\n{str(dtype).removeprefix('torch.'):10}    loss_l      loss_c   gradient  photo")
         for loss_l, loss_c, gradient, path in replay(step, config, device, dtype):
             print(f"{'':10}  {loss_l:8.4g}    {loss_c:8.4g}   {gradient:8.4g}  {path}")

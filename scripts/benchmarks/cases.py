@@ -6,6 +6,7 @@ from collections.abc import Callable
 import cv2
 
 from data.dataset.annotation_loader import load_annotations
+from scripts.benchmarks.architectures import Comparison, as_table, bench_architectures
 from scripts.benchmarks.command import bench_start, bench_train
 from scripts.benchmarks.data import bench_data
 from scripts.benchmarks.detection import bench_detect
@@ -18,7 +19,7 @@ from ssd.config import Config
 from ssd.system.device import choose_device, choose_precision
 from ssd.system.machine import require_cpp_compiler
 
-CASES: dict[str, Callable[[Setting, int], list[Row]]] = {
+CASES: dict[str, Callable[[Setting, int], list[Row] | list[Comparison]]] = {
     "data": bench_data,
     "step": bench_step,
     "loss": bench_loss,
@@ -27,7 +28,20 @@ CASES: dict[str, Callable[[Setting, int], list[Row]]] = {
     "eval": bench_eval,
     "train": bench_train,
     "start": bench_start,
+    "architectures": bench_architectures,
 }
+
+
+def show(measured: list[Row] | list[Comparison]) -> None:
+    """Print the measurements of one call of a case."""
+    if comparisons := [one for one in measured if isinstance(one, Comparison)]:
+        print(f"\n{as_table(comparisons)}", flush=True)
+    rows = [one for one in measured if isinstance(one, Row)]
+    for previous, row in zip([None, *rows], rows, strict=False):
+        if previous is None or previous.case != row.case:
+            print(f"\n{row.case}")
+        figures = f"{row.seconds * 1e3:10.1f} ms  {row.rate:9.1f} {row.unit:13}  ours is ×{row.ratio:.2f}"
+        print(f"  {row.variant:46}  {figures}{', its best' if row.is_best else ''}", flush=True)
 
 
 def make_setting(config: Config, options: argparse.Namespace) -> Setting:

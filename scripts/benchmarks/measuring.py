@@ -75,15 +75,7 @@ def rows(case: str, amount: int, unit: str, seconds: dict[str, float]) -> list[R
     ]
 
 
-def show(measured: list[Row]) -> None:
-    for previous, row in zip([None, *measured], measured, strict=False):
-        if previous is None or previous.case != row.case:
-            print(f"\n{row.case}")
-        figures = f"{row.seconds * 1e3:10.1f} ms  {row.rate:9.1f} {row.unit:13}  ours is ×{row.ratio:.2f}"
-        print(f"  {row.variant:46}  {figures}{', its best' if row.is_best else ''}", flush=True)
-
-
-def real_batch(photos: Annotations, batch_size: int) -> Batch:
+def real_batch(photos: Annotations, batch_size: int, input_size: int = SSD300_VGG16.input_size) -> Batch:
     """Return a batch of photos without augmentation, always the same."""
-    samples = DetectionDataset(photos, SSD300_VGG16.input_size, IMAGENET.fill)
+    samples = DetectionDataset(photos, input_size, IMAGENET.fill)
     return samples.__getitems__([(0, i % len(photos)) for i in range(batch_size)])

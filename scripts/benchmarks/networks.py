@@ -1,17 +1,17 @@
-"""The two networks to compare, and the inputs of torchvision's."""
+"""The networks to compare, and the inputs of torchvision's."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import ssd as torchvision_ssd
-from torchvision.models.detection import ssd300_vgg16
+from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.ops import box_iou
 
 from scripts.benchmarks.measuring import PEER
-from ssd.architecture import SSD300_VGG16
+from ssd.architecture import SSD300_VGG16, Architecture
 from ssd.batch import Batch
-from ssd.model import SSD, SSD300
+from ssd.model import SSD
 
 NUM_CLASSES = 20
 
@@ -37,8 +37,8 @@ def peer_variants(dtype: torch.dtype) -> list[Variant]:
     return [Variant(precision, form) for precision in precisions for form in (torch.contiguous_format, torch.channels_last)]
 
 
-def our_network() -> SSD:
-    return SSD300(NUM_CLASSES + 1)
+def our_network(row: Architecture = SSD300_VGG16) -> SSD:
+    return SSD(NUM_CLASSES + 1, architecture=row)
 
 
 def conv_inputs(model: SSD) -> list[tuple[nn.Conv2d, torch.Size]]:
@@ -57,14 +57,17 @@ def conv_inputs(model: SSD) -> list[tuple[nn.Conv2d, torch.Size]]:
     return inputs
 
 
-def torchvision_network() -> torchvision_ssd.SSD:
-    return ssd300_vgg16(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1)
+def torchvision_network(row: Architecture = SSD300_VGG16) -> torchvision_ssd.SSD:
+    """Return torchvision's SSDLite320 for a row with depthwise convolutions, or its SSD300."""
+    build = ssdlite320_mobilenet_v3_large if row.separable else ssd300_vgg16
+    return build(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1)
 
 
 def torchvision_targets(batch: Batch, device: torch.device) -> list[dict[str, Tensor]]:
     """Convert the targets to those of torchvision's SSD: pixels, labels from 1."""
+    size = batch.images.shape[1]
     return [
-        {"boxes": (boxes[labels >= 0] * SSD300_VGG16.input_size).to(device), "labels": (labels[labels >= 0] + 1).to(device)}
+        {"boxes": (boxes[labels >= 0] * size).to(device), "labels": (labels[labels >= 0] + 1).to(device)}
         for boxes, labels in zip(batch.targets.boxes, batch.targets.labels, strict=True)
     ]
 

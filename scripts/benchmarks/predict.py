@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import nn
+from torchvision.models.detection import ssd as torchvision_ssd
 
 from scripts.benchmarks import networks
 from scripts.benchmarks.measuring import OURS, Row, Runs, Setting, measure, real_batch, rows
@@ -39,14 +40,16 @@ def bench_predict(setting: Setting, batch_size: int) -> list[Row]:
     if setting.compiled:
         runs["ours, compiled"] = ours(setting.dtype, compile=True)
     for variant in peer_variants(setting.dtype):
-        runs[variant.name] = torchvision_inference(setting, images, variant)
+        runs[variant.name] = torchvision_inference(setting, images, torchvision_network(), variant)
     if setting.device.type == "cpu":
         runs |= exported(model, classes, images.numpy())
     return rows(f"predict, batch {batch_size}", batch_size, "images/s", measure(runs, setting))
 
 
-def torchvision_inference(setting: Setting, images: torch.Tensor, variant: Variant) -> Callable[[], object]:
-    model = torchvision_network().to(setting.device).eval()
+def torchvision_inference(
+    setting: Setting, images: torch.Tensor, model: torchvision_ssd.SSD, variant: Variant
+) -> Callable[[], object]:
+    model.to(setting.device).eval()
     model.score_thresh = OPTIONS.score_thresh
     model.to(memory_format=variant.memory_format)  # pyright: ignore[reportCallIssue]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torchvision.models.detection import ssd as torchvision_ssd
 
 from scripts.benchmarks.measuring import OURS, Row, Runs, Setting, measure, real_batch, rows
 from scripts.benchmarks.networks import (
@@ -15,6 +16,7 @@ from scripts.benchmarks.networks import (
 )
 from ssd.batch import Batch
 from ssd.loss import MultiBoxLoss
+from ssd.model import SSD
 from ssd.preprocessing import IMAGENET, normalize
 from ssd.system.device import choose_training_format
 from ssd.training.optimizer import make_optimizer
@@ -27,11 +29,11 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     memory_format = choose_training_format(device, dtype, our_network().width)
     batch = real_batch(setting.photos, batch_size)
     runs: Runs = {"floor: convolutions alone": convolutions(device, dtype, batch_size, memory_format)}
-    runs[OURS] = our_step(setting, batch, memory_format, compiled=False)
+    runs[OURS] = our_step(setting, batch, our_network(), dtype)
     if setting.compiled:
-        runs["ours, compiled"] = our_step(setting, batch, memory_format, compiled=True)
+        runs["ours, compiled"] = our_step(setting, batch, our_network(), dtype, compiled=True)
     for variant in peer_variants(dtype):
-        runs[variant.name] = torchvision_step(setting, batch, variant)
+        runs[variant.name] = torchvision_step(setting, batch, torchvision_network(), variant)
     if setting.profiled:
         profile(runs[OURS], device)
     seconds = measure(runs, setting)
@@ -42,8 +44,9 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     return rows(f"step, batch {batch_size}", batch_size, "images/s", seconds)
 
 
-def our_step(setting: Setting, batch: Batch, memory_format: torch.memory_format, compiled: bool) -> Callable[[], None]:
-    model = our_network().to(setting.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+def our_step(setting: Setting, batch: Batch, model: SSD, dtype: torch.dtype, compiled: bool = False) -> Callable[[], None]:
+    memory_format = choose_training_format(setting.device, dtype, model.width, model.architecture.separable)
+    model.to(setting.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     criterion = MultiBoxLoss()
     optimizer = make_optimizer(model, "sgd", 1e-3, 0.9, 5e-4)
     network = torch.compile(model) if compiled else model
@@ -52,7 +55,7 @@ def our_step(setting: Setting, batch: Batch, memory_format: torch.memory_format,
 
     def step() -> None:
         images = normalize(pinned, IMAGENET, setting.device, memory_format)
-        with torch.autocast(setting.device.type, setting.dtype, enabled=setting.dtype != torch.float32):
+        with torch.autocast(setting.device.type, dtype, enabled=dtype != torch.float32):
             loc, conf, dbox_list = network(images)
         matched = criterion.match(batch.targets.to(setting.device), dbox_list)
         loss_l, loss_c = loss(loc, conf, matched, criterion.num_positives(matched))
@@ -63,8 +66,8 @@ def our_step(setting: Setting, batch: Batch, memory_format: torch.memory_format,
     return step
 
 
-def torchvision_step(setting: Setting, batch: Batch, variant: Variant) -> Callable[[], None]:
-    model = torchvision_network().to(setting.device).train()
+def torchvision_step(setting: Setting, batch: Batch, model: torchvision_ssd.SSD, variant: Variant) -> Callable[[], None]:
+    model.to(setting.device).train()
     model.to(memory_format=variant.memory_format)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     images = list(batch.images.permute(0, 3, 1, 2).float().div(255).to(setting.device))

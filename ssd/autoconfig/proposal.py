@@ -25,10 +25,10 @@ from data.layouts.tree import list_tree
 from data.loading.image_cache import cache_bytes
 from data.loading.loader import choose_workers
 from data.loading.workers import num_caches
-from ssd.architecture import SSD300_VGG16
+from ssd.architecture import ARCHITECTURES, Architecture
 from ssd.autoconfig.dbox_fit import Sizes, coverage, objects_of
 from ssd.autoconfig.dboxes import FITTED, choose_dboxes, dbox_coverages, fitted_dboxes, tiles_note
-from ssd.autoconfig.recipes import Length, Recipe, Setting, Settings, batch_size, model_settings, train_settings
+from ssd.autoconfig.recipes import DEFAULT, Length, Recipe, Setting, Settings, batch_size, model_settings, train_settings
 from ssd.autoconfig.starts import Budget, StartPlan, choose_start, describe_longer_run
 from ssd.autoconfig.timing import Timings, try_out
 from ssd.config.entries import top_entry
@@ -76,19 +76,24 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
     """
     data = read_folder(spelled_on_disk(folder))
     train, val = (part.photos for part in data.loaded)
-    coverages = dbox_coverages(train)
-    fitted = fitted_dboxes(train, coverages)
-    if fitted:
-        coverages[FITTED] = coverage(fitted, objects_of(all_boxes(train), train.labels))
-    settings = {**data_settings(data, name), **cache_setting(train, budget.device), **damaged_setting(*data.loaded)}
+
+    def of_data(row: Architecture) -> Settings:
+        cache = cache_setting(train, budget.device, row.input_size)
+        return {**data_settings(data, name), **cache, **damaged_setting(*data.loaded)}
 
     def measure(recipe: Recipe) -> Timings:
-        print(f"timing a few steps of the network ({recipe.name})", flush=True)
+        print(f"timing a few steps of the network ({recipe.label})", flush=True)
         trial, freeze = trial_settings(recipe, budget.device, len(train))
-        config = parse_config(parse_yaml(render({**settings, **trial}), top_entry()))
-        return try_out(config, freeze, Data(train, val, []), start)
+        settings = {**of_data(ARCHITECTURES[recipe.architecture]), **trial}
+        return try_out(parse_config(parse_yaml(render(settings), top_entry())), freeze, Data(train, val, []), start)
 
     plan = choose_start(budget, len(train), measure)
+    row = ARCHITECTURES[plan.recipe.architecture]
+    coverages = dbox_coverages(train, row)
+    fitted = fitted_dboxes(train, coverages, row)
+    if fitted:
+        coverages[FITTED] = coverage(fitted, objects_of(all_boxes(train), train.labels, architecture=row))
+    settings = of_data(row)
     settings |= run_settings(plan, budget.device, len(train), len(val), coverages)
     dboxes, why = settings["model.dboxes"]
     chosen = fitted if fitted and dboxes == FITTED else dboxes
@@ -99,7 +104,7 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
         "# Entries that differ from the defaults; docs/configuration.md lists all of them.\n"
     )
     lines = [
-        *summarise_data(data, tiles_note(train, spec_of(chosen)), plan.timings.warning),
+        *summarise_data(data, tiles_note(train, spec_of(chosen, row)), plan.timings.warning),
         f"DBoxes: {dboxes}, covering {coverages[dboxes]:.1%} of the objects (mean over the classes)",
         describe_plan(plan, budget, len(train)),
     ]
@@ -196,10 +201,10 @@ def data_settings(data: Folder, name: str) -> Settings:
     }
 
 
-def cache_setting(photos: Annotations, device: str) -> Settings:
-    """Keep decoded photos in memory if they fit."""
+def cache_setting(photos: Annotations, device: str, input_size: int) -> Settings:
+    """Keep photos, decoded to the network's input size, in memory if they fit."""
     workers = choose_workers("auto", torch.device(device), World())
-    size = cache_bytes(photos.sizes, SSD300_VGG16.input_size) * num_caches(workers)
+    size = cache_bytes(photos.sizes, input_size) * num_caches(workers)
     if size > MEMORY_SHARE * free_memory():
         return {}
     return {"data.cache": Setting("ram", f"decodes each photo once; takes {size / 2**30:.1f} GiB")}
@@ -217,6 +222,8 @@ def run_settings(plan: StartPlan, device: str, num_photos: int, num_val_photos: 
     `coverages` is the share of the objects that each kind of DBoxes covers.
     """
     model = model_settings(plan.recipe, device, num_photos)
+    if "model.architecture" in model:
+        model["model.architecture"] = Setting(plan.recipe.architecture, plan.why_network)
     return {
         **model,
         "model.pretrained": Setting(model["model.pretrained"].value, plan.why),
@@ -287,6 +294,7 @@ def describe_plan(plan: StartPlan, budget: Budget, num_photos: int) -> str:
     epochs = f"{length.epochs} epochs" if length.epochs else "less than one epoch"
     lines = [
         *plan.notes,
+        *([f"network: {plan.recipe.architecture}; {plan.why_network}"] if plan.recipe.architecture != DEFAULT else []),
         f"start: {plan.recipe.name}; {plan.why}",
         f"length: {epochs}, {length.iterations:,} iterations of {size} photos at {plan.timings.step:.2f} s, about "
         f"{duration(length.seconds)} in all; {describe_longer_run(plan, budget, num_photos)}",

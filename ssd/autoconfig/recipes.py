@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ssd.architecture import ARCHITECTURES
 from ssd.autoconfig.timing import Timings
 
 
@@ -20,6 +21,7 @@ class Setting(NamedTuple):
 
 Settings = dict[str, Setting]  # by dotted name
 
+DEFAULT, LIGHT = "ssd300", "ssdlite320_mobilenet_v3"  # networks that are chosen without --architecture
 MINUTES = {"cpu": 30.0, "cuda": 60.0}  # default length of a first run; on a GPU, an hour is at least half of the paper's run
 MARGIN = 0.9  # share of the minutes that is planned: the machine may be slower than during the timing
 EVALUATIONS = 10  # in a run; fewer if they would take more than EVALUATION_SHARE of the time
@@ -47,6 +49,12 @@ class Recipe(NamedTuple):
     dboxes: str | None = None  # those that the weights were trained with
     cpu: Mapping[str, Setting] = MappingProxyType({})  # added or replaced on a CPU
     few: Mapping[str, Setting] = MappingProxyType({})  # added or replaced below FEW_PHOTOS
+    architecture: str = DEFAULT
+
+    @property
+    def label(self) -> str:
+        """The recipe's name for the user; the default network goes without saying."""
+        return self.name if self.architecture == DEFAULT else f"{self.architecture}, {self.name}"
 
 
 SHORT_RUN = {"train.schedule": Setting("cosine", "falls to 0 by the end of a short run")}
@@ -57,8 +65,14 @@ ADAMW = {
     "train.clip_grad_norm": Setting(10.0, "new heads start with large gradients"),
     **SHORT_RUN,
 }
-CPU_FROZEN = {"model.freeze": Setting("conv3_3", "keeps filters for edges and textures; saves their backward pass")}
-FEW_FROZEN = {"model.freeze": Setting("conv3_3", "few photos cannot improve filters for edges and textures")}
+SLIM_ADAMW = {**ADAMW, "train.lr": Setting(5e-4, "half the rate from scratch: these weights are pretrained")}
+SCRATCH_ADAMW = {**ADAMW, "train.lr": Setting(1e-3, "AdamW's usual rate")}
+WITH_NORM = {"model.batch_norm": Setting("backbone", "makes training from scratch work")}
+CPU_WHY, FEW_WHY = (
+    "keeps filters for edges and textures; saves their backward pass",
+    "few photos cannot improve filters for edges and textures",
+)
+CPU_FROZEN, FEW_FROZEN = ({"model.freeze": Setting("conv3_3", why)} for why in (CPU_WHY, FEW_WHY))
 
 COCO = Recipe("coco", {"model.pretrained": Setting("coco")}, SGD, 100, "coco", CPU_FROZEN, FEW_FROZEN)
 IMAGENET = Recipe("imagenet", {"model.pretrained": Setting("imagenet")}, SGD, 200, None, CPU_FROZEN, FEW_FROZEN)
@@ -69,18 +83,44 @@ SLIM = Recipe(
         "model.batch_norm": Setting("backbone", "required by these weights"),
         "model.width": Setting(0.25, "required by these weights; 1/16 of the full network's arithmetic"),
     },
-    {**ADAMW, "train.lr": Setting(5e-4, "half the rate from scratch: these weights are pretrained")},
+    SLIM_ADAMW,
     150,
     "voc",
     few=FEW_FROZEN,
 )
 SCRATCH = Recipe(
     "scratch",
-    {"model.pretrained": Setting("none"), "model.batch_norm": Setting("backbone", "makes training from scratch work")},
-    {**ADAMW, "train.lr": Setting(1e-3, "AdamW's usual rate")},
+    {"model.pretrained": Setting("none"), **WITH_NORM},
+    SCRATCH_ADAMW,
     300,
     cpu={"model.width": Setting(0.25, "1/16 of the arithmetic: a CPU has no time for more")},
 )
+
+
+class Recipes(NamedTuple):
+    """The starts of one architecture."""
+
+    coco: Recipe
+    imagenet: Recipe
+    slim: Recipe | None  # the shipped weights fit VGG16 only
+    scratch: Recipe
+
+
+def recipes_of(name: str) -> Recipes:
+    """Return the starts of a row of the table of architectures."""
+    row = ARCHITECTURES[name]
+    if row.backbone == ARCHITECTURES[DEFAULT].backbone:
+        own = COCO, IMAGENET, SLIM, SCRATCH
+        return Recipes(*(recipe if name == DEFAULT else recipe._replace(architecture=name) for recipe in own))
+    # Other backbones have batch normalisation in their pretrained weights, so they train with AdamW like the slim network.
+    cpu, few = ({"model.freeze": Setting(row.freezable[0], why)} for why in (CPU_WHY, FEW_WHY))
+    coco, imagenet = (
+        Recipe(start, {"model.pretrained": Setting(start)}, SLIM_ADAMW, epochs, dboxes, cpu, few, name)
+        for start, epochs, dboxes in (("coco", 100, "coco"), ("imagenet", 200, None))
+    )
+    norm = WITH_NORM if row.batch_norms[0] == "none" else {}
+    scratch = Recipe("scratch", {"model.pretrained": Setting("none"), **norm}, SCRATCH_ADAMW, 300, architecture=name)
+    return Recipes(coco, imagenet, None, scratch)
 
 
 def batch_size(device: str, num_photos: int) -> int:
@@ -91,7 +131,8 @@ def batch_size(device: str, num_photos: int) -> int:
 def model_settings(recipe: Recipe, device: str, num_photos: int) -> Settings:
     """Return the recipe's entries of section `model`."""
     few = recipe.few if num_photos < FEW_PHOTOS else {}
-    return {**recipe.model, **(recipe.cpu if device == "cpu" else {}), **few}
+    network = {} if recipe.architecture == DEFAULT else {"model.architecture": Setting(recipe.architecture)}
+    return {**network, **recipe.model, **(recipe.cpu if device == "cpu" else {}), **few}
 
 
 class Length(NamedTuple):

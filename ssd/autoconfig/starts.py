@@ -1,27 +1,30 @@
-"""Choose the weights that a first run starts from: the best ones that are available and leave enough time to train."""
+"""Choose the network and the weights that a first run starts from: the best ones that leave enough time to train."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ssd.architecture import ARCHITECTURES
 from ssd.autoconfig.recipes import (
-    COCO,
-    IMAGENET,
+    DEFAULT,
+    LIGHT,
     MIN_SAMPLES,
-    SCRATCH,
-    SLIM,
     Length,
     Recipe,
+    Recipes,
     batch_size,
     enough_epochs,
     minutes_for,
     plan_length,
+    recipes_of,
 )
 from ssd.autoconfig.timing import Timings
 from ssd.system.download import DownloadError
 from ssd.system.memory import is_out_of_memory
 from ssd.weights import sources
 
+AUTO = "auto"  # the architecture is chosen here
 NO_COCO = "COCO weights are not available"
+COCO_WHY = "trained on COCO's 80 classes"
 LONGER = 4  # a longer run is described for up to this many times the minutes
 
 
@@ -32,6 +35,7 @@ class Budget(NamedTuple):
     minutes: float
     download: bool = True  # missing weights
     scratch: bool = False  # no weights
+    architecture: str = AUTO  # or a name in the table of architectures
 
 
 class StartPlan(NamedTuple):
@@ -43,6 +47,7 @@ class StartPlan(NamedTuple):
     why: str
     notes: list[str]  # lines for the user
     full_from: int | None = None  # minutes that would be enough for the full network
+    why_network: str = "requested by --architecture"  # of another architecture than the default
 
 
 class Blocker(NamedTuple):
@@ -56,50 +61,56 @@ Measure = Callable[[Recipe], Timings]  # times the parts of a run on this machin
 
 
 def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan:
-    """Choose among the full network from COCO or ImageNet weights, the slim network, and training from scratch.
+    """Choose among the full network from COCO or ImageNet weights, the light and the slim network, and training from scratch.
 
-    The full network needs weights and enough time. Otherwise the slim network is taken, which ships with the project. Only
-    without any weights does training start from scratch.
+    The full network needs weights and enough time. Otherwise the light network is taken if its COCO weights are available, or
+    the slim one, which ships with the project. Only without any weights does training start from scratch. An architecture that
+    the user names is kept: then only its own starts are compared.
     """
     notes: list[str] = []
+    recipes = recipes_of(DEFAULT if budget.architecture == AUTO else budget.architecture)
+    scratch, slim = recipes.scratch, recipes.slim
     if budget.scratch:
-        return _plan(SCRATCH, budget, num_photos, measure(SCRATCH), "requested by --scratch", notes)
-    found = _full_network(budget, num_photos, measure, notes)
+        return _plan(scratch, budget, num_photos, measure(scratch), "requested by --scratch", notes)
+    found = _full_network(recipes, budget, num_photos, measure, notes)
     if isinstance(found, StartPlan):
         return found
-    if sources.SHIPPED["slim"].exists():
-        plan = _plan(SLIM, budget, num_photos, measure(SLIM), found.reason, notes)
+    if budget.architecture == AUTO and (light := _light_network(found, budget, num_photos, measure, notes)):
+        return light
+    if slim and sources.SHIPPED["slim"].exists():
+        plan = _plan(slim, budget, num_photos, measure(slim), found.reason, notes)
         return plan._replace(full_from=found.full_from)
+    missing = f"{sources.SHIPPED['slim']} is missing" if slim else f"the shipped weights do not fit {scratch.architecture}"
     notes.append(
-        f"warning: {found.reason}, and {sources.SHIPPED['slim']} is missing: training starts from scratch. "
+        f"warning: {found.reason}, and {missing}: training starts from scratch. "
         f"With {num_photos} photos, expect mAP near 0 for the first 20 epochs, and a useful detector only for objects that "
         "look alike"
     )
-    return _plan(SCRATCH, budget, num_photos, measure(SCRATCH), found.reason, notes)
+    return _plan(scratch, budget, num_photos, measure(scratch), found.reason, notes)
 
 
-def _full_network(budget: Budget, num_photos: int, measure: Measure, notes: list[str]) -> StartPlan | Blocker:
+def _full_network(recipes: Recipes, budget: Budget, num_photos: int, measure: Measure, notes: list[str]) -> StartPlan | Blocker:
     """Return a start with the full network, or the reason against it."""
-    candidates = [recipe for recipe in (COCO, IMAGENET) if sources.hub_file(sources.torchvision_url(recipe.name)).exists()]
-    if budget.download and COCO not in candidates:
-        reason = _why_missing(COCO, sources.check_available)  # first: timing the full network may take minutes
+    coco = recipes.coco
+    candidates = [recipe for recipe in (coco, recipes.imagenet) if sources.hub_file(_url(recipe)).exists()]
+    if budget.download and coco not in candidates:
+        reason = _why_missing(coco, sources.check_available)  # first: timing the full network may take minutes
         if reason is None:
-            candidates.insert(0, COCO)
+            candidates.insert(0, coco)
         else:
             notes.append(f"note: {reason}")
     if not candidates:
-        folder = sources.hub_file(sources.torchvision_url("coco")).parent
-        return Blocker(NO_COCO if budget.download else f"COCO weights are not in {folder}")
+        return Blocker(NO_COCO if budget.download else f"COCO weights are not in {sources.hub_file(_url(coco)).parent}")
     try:
-        timings = measure(COCO)  # the time is the same with any weights
+        timings = measure(coco)  # the time is the same with any weights
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return Blocker("the full network does not fit into memory")
-    plan = _plan(COCO, budget, num_photos, timings, "trained on COCO's 80 classes", notes)
+    plan = _plan(coco, budget, num_photos, timings, COCO_WHY, notes)
     samples = plan.length.samples
-    if samples < MIN_SAMPLES and sources.SHIPPED["slim"].exists():
-        needed = minutes_for(COCO, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
+    if samples < MIN_SAMPLES and recipes.slim and sources.SHIPPED["slim"].exists():
+        needed = minutes_for(coco, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
         speedup = MIN_SAMPLES / samples
         notes.append(f"note: the full network needs --minutes {needed}, or a machine {speedup:.1f} times as fast")
         reason = f"the full network would see {samples:,} photos in {budget.minutes:g} minutes here and needs {MIN_SAMPLES:,}"
@@ -107,9 +118,27 @@ def _full_network(budget: Budget, num_photos: int, measure: Measure, notes: list
     for recipe in candidates:
         reason = _why_missing(recipe, sources.fetch_to_hub)
         if reason is None:
-            return plan if recipe is COCO else _plan(recipe, budget, num_photos, timings, NO_COCO, notes)
+            return plan if recipe is coco else _plan(recipe, budget, num_photos, timings, NO_COCO, notes)
         notes.append(f"note: {reason}")
     return Blocker(NO_COCO)
+
+
+def _light_network(found: Blocker, budget: Budget, num_photos: int, measure: Measure, notes: list[str]) -> StartPlan | None:
+    """Return a start with the light network in place of the full one, or None without its COCO weights."""
+    coco = recipes_of(LIGHT).coco
+    can_download = budget.download and found.reason != NO_COCO  # the full network's weights come from the same server
+    if not can_download and not sources.hub_file(_url(coco)).exists():
+        return None
+    if reason := _why_missing(coco, sources.fetch_to_hub):
+        notes.append(f"note: {reason}")
+        return None
+    plan = _plan(coco, budget, num_photos, measure(coco), COCO_WHY, notes)
+    why = f"the full network's {found.reason}" if found.reason.startswith("COCO weights") else found.reason
+    return plan._replace(full_from=found.full_from, why_network=why)
+
+
+def _url(recipe: Recipe) -> str:
+    return sources.torchvision_url(recipe.name, ARCHITECTURES[recipe.architecture])
 
 
 def _plan(recipe: Recipe, budget: Budget, num_photos: int, timings: Timings, why: str, notes: list[str]) -> StartPlan:
@@ -119,7 +148,7 @@ def _plan(recipe: Recipe, budget: Budget, num_photos: int, timings: Timings, why
 
 def _why_missing(recipe: Recipe, get: Callable[[str], object]) -> str | None:
     """Return why torchvision's weights are not available, or None if `get` finds or downloads them."""
-    url = sources.torchvision_url(recipe.name)
+    url = _url(recipe)
     try:
         get(url)
     except (DownloadError, OSError) as error:

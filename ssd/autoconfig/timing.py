@@ -56,7 +56,7 @@ def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Tim
     began = time.perf_counter()
     device = choose_device(config.device)
     keep_freed_memory()
-    dtype = choose_precision(config.train.precision, device)
+    dtype = choose_precision(config.train.precision, device, config.model.row.separable)
     run = Run(config, World(), device, dtype, Path(config.output_dir), StopRequest())
     network = build_network(len(config.data.class_names) + 1, config.model)
     place(run, network, freeze)

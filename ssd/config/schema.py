@@ -376,7 +376,8 @@ class TrainConfig(_Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """decay of an exponential moving average of the weights, which evaluation and detection then use; null: none"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of activations; auto: bfloat16 on devices where it is fast, otherwise float32"""
+    """precision of activations; auto: bfloat16 on devices where it is fast, otherwise float32; SSDLite on a CPU: always
+    float32"""
     compile: bool = False
     """compile network and loss with torch.compile"""
     max_hours: Annotated[float, Field(gt=0)] | None = None

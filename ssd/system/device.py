@@ -57,8 +57,13 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
     return device
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
+def choose_precision(name: str, device: torch.device, trains_separable: bool = False) -> torch.dtype:
     """Return the precision with this name. `auto` is bfloat16 on devices that multiply it faster than float32, else float32.
+
+    Args:
+        name: auto, float32, bfloat16 or float16.
+        device: device of the network.
+        trains_separable: whether a network with depthwise convolutions is trained, for which `auto` is float32 on a CPU.
 
     Raises:
         ConfigError: the name is unknown; float16 on a CPU, which has no gradient scaling; or a precision other than float32
@@ -67,7 +72,9 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name != "auto" and name not in DTYPES:
         raise ConfigError(f"precision: expected auto, {', '.join(DTYPES)}, got {name!r}")
     if name == "auto":
-        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+        # COMMENT
+        is_slower = trains_separable and device.type == "cpu"
+        return torch.bfloat16 if has_fast_bfloat16(device) and not is_slower else torch.float32
     if name == "float16" and device.type == "cpu":
         raise ConfigError("train.precision: float16 needs a GPU; on a CPU set bfloat16, float32 or auto")
     if name != "float32" and device.type == "mps":

@@ -74,7 +74,7 @@ def open_run(config: Config, stop: StopRequest) -> Iterator[Run]:
     """
     world = world_from_environment()
     device = choose_device(config.device, world.local_rank, world.local_size)
-    dtype = choose_precision(config.train.precision, device)
+    dtype = choose_precision(config.train.precision, device, config.model.row.separable)
     if config.train.compile and device.type == "cpu":
         require_cpp_compiler("train.compile")
     keep_freed_memory()

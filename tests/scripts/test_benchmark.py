@@ -7,9 +7,10 @@ import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from scripts import benchmark
-from scripts.benchmarks import cases, metric, networks
+from scripts.benchmarks import architectures, cases, metric, networks
 from scripts.benchmarks.measuring import Setting
-from ssd.model import SSD300
+from ssd.architecture import ARCHITECTURES
+from ssd.model import SSD
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Process
 
@@ -19,7 +20,7 @@ EVERY = ["data", "step", "loss", "predict", "detect"]
 @pytest.fixture
 def command(monkeypatch, shapes_root, tmp_path):
     """Return a function that runs the benchmark on the shapes with small networks and few classes, and returns its rows."""
-    monkeypatch.setattr(networks, "SSD300", partial(SSD300, width=0.05))
+    monkeypatch.setattr(networks, "SSD", partial(SSD, width=0.05))
     monkeypatch.setattr(networks, "ssd300_vgg16", ssdlite320_mobilenet_v3_large)  # same class as torchvision's SSD300
     monkeypatch.setattr(networks, "NUM_CLASSES", 5)
     monkeypatch.setattr(subprocess, "Popen", Process)
@@ -59,6 +60,31 @@ def test_every_case_compares_ours_with_the_others(command, precision, ways, only
 
 def ours(measured: list[dict], case: str) -> float:
     return next(row["seconds"] for row in measured if row["case"] == case and row["variant"] == "ours")
+
+
+def test_every_architecture_is_compared_with_both_networks_of_torchvision(command, monkeypatch, capsys):
+    monkeypatch.setattr(cases, "choose_precision", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(architectures, "INFERENCE", (1, 2))
+    measured = command("--only", "architectures", "--batch-size", "2")
+    names = [*ARCHITECTURES, "torchvision, SSD300", "torchvision, SSDLite320"]
+    labels = ["step, batch 2", "predict, batch 1", "predict, batch 2"]
+    assert [(row["case"], row["network"]) for row in measured] == [(label, name) for label in labels for name in names]
+    for label in labels:
+        seconds = {row["network"]: row["seconds"] for row in measured if row["case"] == label}
+        for row in measured:
+            if row["case"] == label:
+                assert row["of_ssd300"] == pytest.approx(seconds["torchvision, SSD300"] / row["seconds"])
+                assert row["of_ssdlite"] == pytest.approx(seconds["torchvision, SSDLite320"] / row["seconds"])
+                assert row["rate"] * row["seconds"] == pytest.approx(int(label[-1]))
+    settings = {row["setting"] for row in measured if row["network"].startswith("torchvision")}
+    assert settings <= {f"{dtype}, {form}" for dtype in ("float32", "bfloat16") for form in ("contiguous", "channels_last")}
+    table = capsys.readouterr().out.splitlines()[-len(names) - 2 :]
+    assert table[:2] == [f"| | {' | '.join(labels)} |", "|---|---|---|---|"]
+    for name, line in zip(names, table[2:], strict=True):
+        assert line.startswith((f"| {name} | ", f"| `{name}` | "))
+        assert line.count(" ×, ") == 3
+    assert "; 1.00 ×, " in table[-2]
+    assert " ×, 1.00 × (" in table[-1]
 
 
 def test_training_and_start_up(command, monkeypatch):

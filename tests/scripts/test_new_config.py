@@ -3,14 +3,16 @@ import re
 
 import pytest
 import torch
-from torchvision.models.detection import ssd300_vgg16
+from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 
 import train
 from data.dataset import parallel_reader
 from data.shapes import CLASSES
 from scripts import new_config
-from ssd.autoconfig import proposal
-from ssd.autoconfig.timing import try_out
+from ssd.architecture import ARCHITECTURES
+from ssd.autoconfig import proposal, timing
+from ssd.autoconfig.recipes import LIGHT
+from ssd.autoconfig.timing import Timings, try_out
 from ssd.config.file import load_config
 from ssd.weights import sources
 from ssd.weights.checkpoint import TrainState, save_checkpoint
@@ -119,3 +121,72 @@ def test_the_user_chooses_the_weights(folders, monkeypatch, proposed):
     assert "start: slim; COCO weights are not in " in proposed(folders / "voc", "--overwrite", "--no-download")
     config = load_config(folders / "a.yaml")
     assert (config.model.pretrained, config.model.freeze, config.train.batch_size) == ("slim", "conv3_3", 8)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_architecture_is_timed_and_fitted_and_trains(name, folders, monkeypatch, proposed, capsys):
+    """With objects too small for the named DBoxes. SSDLite starts from torchvision's network with random weights."""
+    row = ARCHITECTURES[name]
+    for path in (folders / "voc/Annotations").glob("*.xml"):
+        path.write_text(re.sub(r"(<(.)min>(\d+)</.min>)(.*?)<\2max>\d+<", shrink, path.read_text(), flags=re.DOTALL))
+    if row.separable:
+        weights = sources.hub_file(sources.torchvision_url("coco", row))
+        weights.parent.mkdir()
+        torch.save(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict(), weights)
+    timed = []
+    try_out_fast = proposal.try_out
+
+    def noted(config, *others):
+        timed.append(config.model.architecture)
+        return try_out_fast(config, *others)
+
+    monkeypatch.setattr(proposal, "try_out", noted)
+    shown = proposed(folders / "voc", "--architecture", name)
+    assert timed == [name]
+    assert (f"network: {name}; requested by --architecture" in shown) == (name != "ssd300")
+    model = load_config(folders / "a.yaml").model
+    assert (model.architecture, model.pretrained) == (name, "coco" if row.separable else "none")
+    assert len(model.dboxes.sizes) == len(row.maps) + 1
+    assert model.dboxes.sizes[0] < min(sizes[0] for sizes in row.dbox_sizes.values())
+    small = ["train.epochs=null", "train.iterations=1", "train.batch_size=1", "data.workers=0", "device=cpu", "train.ema=null"]
+    small += [] if row.separable else ["model.width=0.1"]
+    assert train.main(["--config", str(folders / "a.yaml"), *small, f"output_dir={folders / 'run'}"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("mAP@0.5 (VOC10 area)")
+
+
+def shrink(corner: re.Match) -> str:
+    """Make a side 6 pixels long."""
+    return f"{corner[1]}{corner[4]}<{corner[2]}max>{int(corner[3]) + 6}<"
+
+
+def test_a_slow_machine_gets_the_light_network_if_its_weights_are_there(folders, monkeypatch, capsys):
+    """The light network is really timed; the full one, whose weights are there too, is said to be slow."""
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folders / "hub"))
+    monkeypatch.setattr(sources, "fetch", refuse)
+    (folders / "hub/checkpoints").mkdir(parents=True)
+    sources.hub_file(sources.torchvision_url("coco")).touch()
+    weights = sources.hub_file(sources.torchvision_url("coco", ARCHITECTURES[LIGHT]))
+    torch.save(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).state_dict(), weights)
+
+    def short_trial(config, freeze, data, start):
+        if config.model.architecture != LIGHT:
+            return Timings(5, 1000.0, 1, 0.1, 1, 2)
+        assert freeze == "block3"
+        few = {"model": config.model.model_copy(update={"width": 0.2})}
+        return try_out(config.model_copy(update=few), freeze, data, start)
+
+    monkeypatch.setattr(proposal, "try_out", short_trial)
+    monkeypatch.setattr(timing, "SECONDS", 0)
+    assert new_config.main([str(folders / "voc"), "--output", str(folders / "a.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert f"network: {LIGHT}; the full network would see " in shown
+    assert re.search(f"architecture: {LIGHT} +# the full network would see ", (folders / "a.yaml").read_text())
+    config = load_config(folders / "a.yaml")
+    assert (config.model.pretrained, config.model.freeze, config.model.width) == ("coco", "block3", 1.0)
+
+
+def test_an_unknown_architecture(folders, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        new_config.main([str(folders / "voc"), "--architecture", "ssd511"])
+    assert "argument --architecture: " in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from data.dataset.annotations import Annotations
+from ssd.architecture import ARCHITECTURES
 from ssd.autoconfig import dboxes
 from ssd.autoconfig.proposal import render
 from ssd.autoconfig.recipes import Setting
@@ -39,13 +40,18 @@ def test_the_choice_depends_on_object_sizes():
     assert dboxes.choose_dboxes({"voc": 0.5, "coco": 0.6, "fitted": 0.66}, "coco").value == "fitted"
 
 
-def test_dboxes_are_fitted_only_for_a_large_gain():
-    assert dboxes.fitted_dboxes(square_objects(150), {"voc": 0.96, "coco": 0.9}) is None
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_dboxes_are_fitted_only_for_a_large_gain(name):
+    row = ARCHITECTURES[name]
+    assert dboxes.fitted_dboxes(square_objects(150), {"voc": 0.96, "coco": 0.9}, row) is None
     small = square_objects(10)
-    fitted = dboxes.fitted_dboxes(small, dboxes.dbox_coverages(small))
+    fitted = dboxes.fitted_dboxes(small, dboxes.dbox_coverages(small, row), row)
     assert fitted
-    text = render({"model.pretrained": Setting("none"), "model.dboxes": Setting(fitted.to_plain(), "why")})
-    assert spec_of(ModelConfig.model_validate(yaml.safe_load(text)["model"]).dboxes) == spec_of(fitted)
+    settings = {"architecture": Setting(name), "pretrained": Setting("none"), "dboxes": Setting(fitted.to_plain(), "why")}
+    model = ModelConfig.model_validate(
+        yaml.safe_load(render({f"model.{key}": entry for key, entry in settings.items()}))["model"]
+    )
+    assert spec_of(model.dboxes, model.row) == spec_of(fitted, row)
 
 
 @pytest.mark.parametrize("side, photo, noted", [(29, 3000, True), (31, 3000, False), (20, 600, False)])

@@ -177,7 +177,7 @@ def test_photos_are_cached_in_memory_only_if_they_fit(monkeypatch):
     photos = square_objects(150)
     for free, cached in ((4 * 270_000 + 4, True), (4 * 270_000 - 4, False)):
         monkeypatch.setattr(proposal, "free_memory", lambda free=free: free)
-        assert ("data.cache" in proposal.cache_setting(photos, "cpu")) == cached
+        assert ("data.cache" in proposal.cache_setting(photos, "cpu", 300)) == cached
 
 
 def test_photos_are_read_in_parallel_with_a_progress_bar(folders, monkeypatch, proposed):

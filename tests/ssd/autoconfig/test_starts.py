@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ssd.architecture import ARCHITECTURES
 from ssd.autoconfig.proposal import describe_plan, render, run_settings
-from ssd.autoconfig.recipes import COCO, SCRATCH, SLIM, Setting, batch_size
+from ssd.autoconfig.recipes import COCO, LIGHT, SCRATCH, SLIM, Setting, batch_size, recipes_of
 from ssd.autoconfig.starts import Budget, choose_start
 from ssd.autoconfig.timing import Timings
 from ssd.config.entries import top_entry
@@ -22,12 +23,12 @@ from tests.helpers.network import refuse
 
 DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
 COVERAGES = {"voc": 0.95, "coco": 0.96}
-SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos per second: full network, slim network
+SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos per second: full network, slim and light network
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Return a function that makes only the named weights available; `net` stands for a network."""
+    """Return a function that makes only the named weights available; `net` stands for a network connection."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
 
@@ -37,7 +38,8 @@ def place(tmp_path, monkeypatch):
             if name == "slim":
                 sources.SHIPPED["slim"].touch()
             elif name != "net":
-                sources.hub_file(sources.torchvision_url(name)).touch()
+                source, _, architecture = name.partition(" of ")
+                sources.hub_file(sources.torchvision_url(source, ARCHITECTURES[architecture or "ssd300"])).touch()
         monkeypatch.setattr(sources, "fetch", (lambda path, *_, **__: path.touch()) if "net" in names else refuse)
         monkeypatch.setattr(sources, "ask", (lambda *_, **__: None) if "net" in names else refuse)
 
@@ -52,8 +54,8 @@ def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
     timed = []
 
     def measure(recipe):
-        timed.append(recipe.name)
-        return timings(budget.device, num_photos, speeds[recipe in (SLIM, SCRATCH)])
+        timed.append(recipe.label)
+        return timings(budget.device, num_photos, speeds[recipe in (SLIM, SCRATCH) or recipe.architecture == LIGHT])
 
     return choose_start(budget, num_photos, measure), timed
 
@@ -61,18 +63,24 @@ def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
 @pytest.mark.parametrize(
     "device, num_photos, speeds, there, name, freeze, size, epochs",
     [
-        ("cpu", 5, SLOW, ["net", "slim"], "slim", "conv3_3", 8, 1200),  # 6,000 samples
+        ("cpu", 5, SLOW, ["coco", "slim"], "slim", "conv3_3", 8, 1200),  # 6,000 samples
         ("cpu", 5, FAST, ["net", "slim"], "coco", "conv3_3", 8, 1200),
-        ("cpu", 60, SLOW, ["net", "slim"], "slim", None, 16, 150),
-        ("cpu", 200, SLOW, ["net", "slim"], "slim", None, 16, 150),
+        ("cpu", 60, SLOW, ["coco", "slim"], "slim", None, 16, 150),
+        ("cpu", 200, SLOW, ["coco", "slim"], "slim", None, 16, 150),
         ("cpu", 200, FAST, ["net", "slim"], "coco", "conv3_3", 16, 62),
         ("cpu", 200, FAST, ["coco", "slim"], "coco", "conv3_3", 16, 62),  # no network, but in the hub folder
         ("cpu", 200, FAST, ["imagenet", "slim"], "imagenet", "conv3_3", 16, 62),
         ("cpu", 200, FAST, ["slim"], "slim", None, 16, 150),
         ("cpu", 200, SLOW, ["net"], "coco", "conv3_3", 16, 14),  # too slow, but without an alternative
         ("cpu", 200, SLOW, [], "scratch", None, 16, 156),
-        ("cpu", 5000, SLOW, ["net", "slim"], "slim", None, 16, 6),
-        ("cpu", 50_000, SLOW, ["net", "slim"], "slim", None, 16, 0),
+        ("cpu", 5000, SLOW, ["coco", "slim"], "slim", None, 16, 6),
+        ("cpu", 50_000, SLOW, ["coco", "slim"], "slim", None, 16, 0),
+        ("cpu", 5, SLOW, ["net", "slim"], "coco of light", "block3", 8, 1200),
+        ("cpu", 200, SLOW, ["net", "slim"], "coco of light", "block3", 16, 100),
+        ("cpu", 200, FAST, [f"coco of {LIGHT}", "slim"], "coco of light", "block3", 16, 100),  # without the full network's
+        ("cpu", 200, SLOW, [f"coco of {LIGHT}", "coco", "slim"], "coco of light", "block3", 16, 100),
+        ("cpu", 200, FAST, [f"imagenet of {LIGHT}", "slim"], "slim", None, 16, 150),
+        ("cpu", 50_000, SLOW, ["net", "slim"], "coco of light", "block3", 16, 0),
         ("cuda", 5, GPU, ["net", "slim"], "coco", "conv3_3", 8, 1200),
         ("cuda", 200, GPU, ["net", "slim"], "coco", None, 32, 100),
         ("cuda", 5000, GPU, ["net", "slim"], "coco", None, 32, 91),
@@ -83,9 +91,11 @@ def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
 def test_choices(place, device, num_photos, speeds, there, name, freeze, size, epochs):
     place(*there)
     chosen, _ = start(Budget(device, 30), num_photos, speeds)
-    assert chosen.recipe.name == name
+    name, _, network = name.partition(" of ")
+    assert (chosen.recipe.name, chosen.recipe.architecture) == (name, LIGHT if network else "ssd300")
     text = render({**DATA, **run_settings(chosen, device, num_photos, 50, COVERAGES)})
     config = parse_config(parse_yaml(text, top_entry()))  # refuses settings that conflict
+    assert config.model.architecture == chosen.recipe.architecture
     assert config.model.pretrained == ("none" if name == "scratch" else name)
     assert config.model.freeze == freeze
     assert config.train.batch_size == size
@@ -94,7 +104,8 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
     assert config.model.dboxes == ("voc" if name == "slim" else "coco")
     assert (config.train.optimizer, config.train.lr) == {
         "coco": ("sgd", 1e-3), "imagenet": ("sgd", 1e-3), "slim": ("adamw", 5e-4), "scratch": ("adamw", 1e-3),
-    }[name]  # fmt: skip
+        "coco of light": ("adamw", 5e-4),
+    }[f"{name} of {network}" if network else name]  # fmt: skip
     assert chosen.length.seconds <= 30 * 60
     iterations = chosen.length.iterations
     assert config.train.warmup == min(100, iterations // 20)
@@ -110,7 +121,7 @@ def re_data(line: str) -> bool:
 
 
 def test_the_plan_says_what_more_time_or_speed_would_gain(place):
-    place("net", "slim")
+    place("coco", "slim")
     chosen, timed = start(Budget("cpu", 30), 200, SLOW)
     assert timed == ["coco", "slim"]
     shown = describe_plan(chosen, Budget("cpu", 30), 200)
@@ -132,10 +143,55 @@ def test_nothing_is_downloaded_without_need(place, monkeypatch):
     place("net", "slim")
     monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("downloaded"))
     assert start(Budget("cpu", 30, download=False), 200, FAST)[0].recipe is SLIM
-    assert start(Budget("cpu", 30), 200, SLOW)[0].recipe is SLIM  # known without a download
     chosen, timed = start(Budget("cpu", 30, scratch=True), 200, FAST)
     assert (chosen.recipe, timed) == (SCRATCH, ["scratch"])
     assert not any(note.startswith("warning") for note in chosen.notes)
+    fetched = []
+    monkeypatch.setattr(sources, "fetch", lambda path, *_, **__: fetched.append(path.name))
+    assert start(Budget("cpu", 30), 200, SLOW)[0].recipe.architecture == LIGHT
+    (name,) = fetched  # not the full network's 136 MB: it is known to be too slow without them
+    assert name.startswith("ssdlite320_mobilenet_v3_large_coco")
+
+
+def test_the_light_network_replaces_one_that_is_too_slow_and_says_so(place):
+    place("net", "slim")
+    chosen, timed = start(Budget("cpu", 30), 200, SLOW)
+    assert timed == ["coco", f"{LIGHT}, coco"]
+    shown = describe_plan(chosen, Budget("cpu", 30), 200)
+    reason = "the full network would see 2,800 photos in 30 minutes here and needs 4,800"
+    assert f"network: {LIGHT}; {reason}\nstart: coco; trained on COCO's 80 classes\n" in shown
+    assert shown.endswith("in all; with --minutes 48: the full network")
+    assert f"architecture: {LIGHT} # {reason}\n" in render(run_settings(chosen, "cpu", 200, 50, COVERAGES))
+    place(f"coco of {LIGHT}", "slim")
+    shown = describe_plan(start(Budget("cpu", 30, download=False), 200, FAST)[0], Budget("cpu", 30), 200)
+    assert f"network: {LIGHT}; the full network's COCO weights are not in " in shown
+
+
+@pytest.mark.parametrize(
+    "architecture, there, name",
+    [
+        ("ssd300", ["net", "slim"], "slim"),  # never the light one: the user named another
+        ("ssd512", ["net", "slim"], "slim"),
+        ("ssd512", ["net"], "coco"),
+        ("ssd512", ["imagenet"], "imagenet"),
+        (LIGHT, ["net", "slim"], "coco"),
+        (LIGHT, [f"imagenet of {LIGHT}", "slim"], "imagenet"),
+        (LIGHT, ["coco", "slim"], "scratch"),  # weights of other networks
+        (f"{LIGHT}_full", [], "scratch"),
+    ],
+)
+def test_the_user_chooses_the_network(place, architecture, there, name):
+    place(*there)
+    chosen, _ = start(Budget("cpu", 30, architecture=architecture), 200, SLOW)
+    assert (chosen.recipe.name, chosen.recipe.architecture) == (name, architecture)
+    text = render({**DATA, **run_settings(chosen, "cpu", 200, 50, COVERAGES)})
+    config = parse_config(parse_yaml(text, top_entry()))
+    assert config.model.architecture == architecture
+    assert ("# requested by --architecture\n" in text) == (architecture != "ssd300")
+    warnings = [note for note in chosen.notes if note.startswith("warning")]
+    assert len(warnings) == (name == "scratch")
+    if warnings:
+        assert f"and the shipped weights do not fit {architecture}: training starts from scratch" in warnings[0]
 
 
 def test_a_warning_without_any_weights(place):
@@ -146,15 +202,18 @@ def test_a_warning_without_any_weights(place):
 
 
 def test_a_network_too_large_for_the_memory(place):
-    place("net", "slim")
+    place("net", "coco", "slim")
 
     def measure(recipe):
         if recipe is COCO:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return timings("cuda", 200, 900)
 
+    reason = "the full network does not fit into memory"
+    chosen = choose_start(Budget("cuda", 30, download=False), 200, measure)
+    assert (chosen.recipe, chosen.why) == (SLIM, reason)
     chosen = choose_start(Budget("cuda", 30), 200, measure)
-    assert (chosen.recipe, chosen.why) == (SLIM, "the full network does not fit into memory")
+    assert (chosen.recipe, chosen.why_network) == (recipes_of(LIGHT).coco, reason)
 
 
 @pytest.fixture

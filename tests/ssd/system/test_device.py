@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ssd.config import ConfigError
+from ssd.system import device
 from ssd.system.device import choose_device, choose_precision, choose_training_format, device_name
 
 CPU = torch.device("cpu")
@@ -26,12 +27,18 @@ def test_one_gpu_for_several_processes_is_rejected(monkeypatch):
     assert torch.backends.cudnn.benchmark
 
 
-def test_device_and_precision():
+def test_device_and_precision(monkeypatch):
     assert choose_device("cpu") == CPU
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
     assert choose_precision("auto", CPU) in (torch.bfloat16, torch.float32)
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         choose_precision("float16", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "has_fast_bfloat16", lambda _: True)
+        assert choose_precision("auto", CPU) == torch.bfloat16
+        assert choose_precision("auto", CPU, trains_separable=True) == torch.float32
+        assert choose_precision("bfloat16", CPU, trains_separable=True) == torch.bfloat16  # as the user says
+        assert choose_precision("auto", torch.device("cuda:0"), trains_separable=True) == torch.bfloat16
     if not torch.cuda.is_available():
         assert choose_device("auto") == CPU
         with pytest.raises(ConfigError, match="finds no GPU"):
