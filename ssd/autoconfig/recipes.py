@@ -73,6 +73,7 @@ CPU_WHY, FEW_WHY = (
     "few photos cannot improve filters for edges and textures",
 )
 CPU_FROZEN, FEW_FROZEN = ({"model.freeze": Setting("conv3_3", why)} for why in (CPU_WHY, FEW_WHY))
+TEXTURE_LAYERS = ("conv3_3", "block3", "layer1")  # of VGG16, MobileNetV3 and ResNet: the last ones with a stride of 4
 
 COCO = Recipe("coco", {"model.pretrained": Setting("coco")}, SGD, 100, "coco", CPU_FROZEN, FEW_FROZEN)
 IMAGENET = Recipe("imagenet", {"model.pretrained": Setting("imagenet")}, SGD, 200, None, CPU_FROZEN, FEW_FROZEN)
@@ -100,8 +101,7 @@ SCRATCH = Recipe(
 class Recipes(NamedTuple):
     """The starts of one architecture."""
 
-    coco: Recipe
-    imagenet: Recipe
+    pretrained: tuple[Recipe, ...]  # weights to find or download, the best first
     slim: Recipe | None  # the shipped weights fit VGG16 only
     scratch: Recipe
 
@@ -111,16 +111,19 @@ def recipes_of(name: str) -> Recipes:
     row = ARCHITECTURES[name]
     if row.backbone == ARCHITECTURES[DEFAULT].backbone:
         own = COCO, IMAGENET, SLIM, SCRATCH
-        return Recipes(*(recipe if name == DEFAULT else recipe._replace(architecture=name) for recipe in own))
+        *pretrained, slim, scratch = own if name == DEFAULT else (recipe._replace(architecture=name) for recipe in own)
+        return Recipes(tuple(pretrained), slim, scratch)
     # Other backbones have batch normalisation in their pretrained weights, so they train with AdamW like the slim network.
-    cpu, few = ({"model.freeze": Setting(row.freezable[0], why)} for why in (CPU_WHY, FEW_WHY))
-    coco, imagenet = (
+    layer = next((layer for layer in row.freezable if layer in TEXTURE_LAYERS), row.freezable[0])
+    cpu, few = ({"model.freeze": Setting(layer, why)} for why in (CPU_WHY, FEW_WHY))
+    pretrained = tuple(
         Recipe(start, {"model.pretrained": Setting(start)}, SLIM_ADAMW, epochs, dboxes, cpu, few, name)
         for start, epochs, dboxes in (("coco", 100, "coco"), ("imagenet", 200, None))
+        if start == "imagenet" or row.coco
     )
     norm = WITH_NORM if row.batch_norms[0] == "none" else {}
     scratch = Recipe("scratch", {"model.pretrained": Setting("none"), **norm}, SCRATCH_ADAMW, 300, architecture=name)
-    return Recipes(coco, imagenet, None, scratch)
+    return Recipes(pretrained, None, scratch)
 
 
 def batch_size(device: str, num_photos: int) -> int:

@@ -24,7 +24,7 @@ from ssd.weights import sources
 
 AUTO = "auto"  # the architecture is chosen here
 NO_COCO = "COCO weights are not available"
-COCO_WHY = "trained on COCO's 80 classes"
+WHY = {"coco": "trained on COCO's 80 classes", "imagenet": "the backbone is trained on ImageNet"}
 LONGER = 4  # a longer run is described for up to this many times the minutes
 
 
@@ -91,26 +91,28 @@ def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan
 
 def _full_network(recipes: Recipes, budget: Budget, num_photos: int, measure: Measure, notes: list[str]) -> StartPlan | Blocker:
     """Return a start with the full network, or the reason against it."""
-    coco = recipes.coco
-    candidates = [recipe for recipe in (coco, recipes.imagenet) if sources.hub_file(_url(recipe)).exists()]
-    if budget.download and coco not in candidates:
-        reason = _why_missing(coco, sources.check_available)  # first: timing the full network may take minutes
+    best = recipes.pretrained[0]
+    missing = NO_COCO if best.name == "coco" else "ImageNet weights are not available"
+    candidates = [recipe for recipe in recipes.pretrained if sources.hub_file(_url(recipe)).exists()]
+    if budget.download and best not in candidates:
+        reason = _why_missing(best, sources.check_available)  # first: timing the full network may take minutes
         if reason is None:
-            candidates.insert(0, coco)
+            candidates.insert(0, best)
         else:
             notes.append(f"note: {reason}")
     if not candidates:
-        return Blocker(NO_COCO if budget.download else f"COCO weights are not in {sources.hub_file(_url(coco)).parent}")
+        folder = sources.hub_file(_url(best)).parent
+        return Blocker(missing if budget.download else missing.replace("available", f"in {folder}"))
     try:
-        timings = measure(coco)  # the time is the same with any weights
+        timings = measure(best)  # the time is the same with any weights
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return Blocker("the full network does not fit into memory")
-    plan = _plan(coco, budget, num_photos, timings, COCO_WHY, notes)
+    plan = _plan(best, budget, num_photos, timings, WHY[best.name], notes)
     samples = plan.length.samples
     if samples < MIN_SAMPLES and recipes.slim and sources.SHIPPED["slim"].exists():
-        needed = minutes_for(coco, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
+        needed = minutes_for(best, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
         speedup = MIN_SAMPLES / samples
         notes.append(f"note: the full network needs --minutes {needed}, or a machine {speedup:.1f} times as fast")
         reason = f"the full network would see {samples:,} photos in {budget.minutes:g} minutes here and needs {MIN_SAMPLES:,}"
@@ -118,21 +120,21 @@ def _full_network(recipes: Recipes, budget: Budget, num_photos: int, measure: Me
     for recipe in candidates:
         reason = _why_missing(recipe, sources.fetch_to_hub)
         if reason is None:
-            return plan if recipe is coco else _plan(recipe, budget, num_photos, timings, NO_COCO, notes)
+            return plan if recipe is best else _plan(recipe, budget, num_photos, timings, missing, notes)
         notes.append(f"note: {reason}")
-    return Blocker(NO_COCO)
+    return Blocker(missing)
 
 
 def _light_network(found: Blocker, budget: Budget, num_photos: int, measure: Measure, notes: list[str]) -> StartPlan | None:
     """Return a start with the light network in place of the full one, or None without its COCO weights."""
-    coco = recipes_of(LIGHT).coco
+    coco = recipes_of(LIGHT).pretrained[0]
     can_download = budget.download and found.reason != NO_COCO  # the full network's weights come from the same server
     if not can_download and not sources.hub_file(_url(coco)).exists():
         return None
     if reason := _why_missing(coco, sources.fetch_to_hub):
         notes.append(f"note: {reason}")
         return None
-    plan = _plan(coco, budget, num_photos, measure(coco), COCO_WHY, notes)
+    plan = _plan(coco, budget, num_photos, measure(coco), WHY["coco"], notes)
     why = f"the full network's {found.reason}" if found.reason.startswith("COCO weights") else found.reason
     return plan._replace(full_from=found.full_from, why_network=why)
 

@@ -213,7 +213,7 @@ def test_a_network_too_large_for_the_memory(place):
     chosen = choose_start(Budget("cuda", 30, download=False), 200, measure)
     assert (chosen.recipe, chosen.why) == (SLIM, reason)
     chosen = choose_start(Budget("cuda", 30), 200, measure)
-    assert (chosen.recipe, chosen.why_network) == (recipes_of(LIGHT).coco, reason)
+    assert (chosen.recipe, chosen.why_network) == (recipes_of(LIGHT).pretrained[0], reason)
 
 
 @pytest.fixture
