@@ -72,10 +72,10 @@ def choose_precision(name: str, device: torch.device, trains_separable: bool = F
     if name != "auto" and name not in DTYPES:
         raise ConfigError(f"precision: expected auto, {', '.join(DTYPES)}, got {name!r}")
     if name == "auto":
-        # Processor time in bfloat16 ÷ that in float32, one core with AMX, channels_last:
-        #   SSDLite: step 1.39 (batch 8); inference 0.98 (batch 1) and 0.63 (batch 8). In contiguous memory, which is slower in
-        #   float32 by a fifth to two fifths, step 1.19, inference 1.57 and 1.42.
-        #   SSD300 of width 0.25: step 0.61 (batch 4)
+        # Processor time in bfloat16 ÷ that in float32, one core, channels_last:
+        #   SSDLite, AMX: step 1.39 (batch 8); inference 0.98 (batch 1) and 0.63 (batch 8); AVX512-BF16: step 1.35
+        #   SSD300 of width 0.25, AMX: step 0.61 (batch 4)
+        # Contiguous memory does not help SSDLite: 1.2 to 1.6 times the time of channels_last in float32, in either precision.
         is_slower = trains_separable and device.type == "cpu"
         return torch.bfloat16 if has_fast_bfloat16(device) and not is_slower else torch.float32
     if name == "float16" and device.type == "cpu":
