@@ -128,8 +128,8 @@ def _full_network(recipes: Recipes, budget: Budget, num_photos: int, measure: Me
 def _light_network(found: Blocker, budget: Budget, num_photos: int, measure: Measure, notes: list[str]) -> StartPlan | None:
     """Return a start with the light network in place of the full one, or None without its COCO weights."""
     # Only with these weights. From scratch it is behind the slim network in the same time: on 158 photos of raccoons, half a
-    # minute of one core gave slim an mAP (VOC10 area) of 0.63 and the light one 0.39. With its COCO weights it was not measured;
-    # they are those of a detector of 80 classes (torchvision: mAP (COCO) 0.213), and slim has seen few photos.
+    # minute of one core gave slim an mAP (VOC10 area) of 0.63 and the light one 0.39. With its COCO weights it was not
+    # measured; they are those of a detector of 80 classes (torchvision: mAP (COCO) 0.213), and slim has seen few photos.
     coco = recipes_of(LIGHT).pretrained[0]
     can_download = budget.download and found.reason != NO_COCO  # the full network's weights come from the same server
     if not can_download and not sources.hub_file(_url(coco)).exists():
