@@ -12,7 +12,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-CHECKOUT_ONLY = ("benchmark", "run_onnx", "ssd", "torture")
+CHECKOUT_ONLY = ("benchmark", "benchmark_gpu", "run_onnx", "ssd", "torture")
 COMMANDS = [Path("train.py"), *(path for path in sorted(Path("scripts").glob("*.py")) if path.stem not in CHECKOUT_ONLY)]
 NAMED = re.compile(rf"(?<![/\w])(?:python )?(?:scripts/)?({'|'.join(path.stem for path in COMMANDS)})\.py\b")
 

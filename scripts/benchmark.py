@@ -28,9 +28,9 @@ from ssd.system.command import command
 # Default batch sizes of each case.
 BATCH_SIZES = {
     "data": [32], "step": [8], "loss": [32], "predict": [1, 16], "detect": [8], "eval": [1], "train": [8], "start": [1],
-    "architectures": [8],
+    "loader": [32], "architectures": [8],
 }  # fmt: skip
-ON_REQUEST = {"architectures"}
+ON_REQUEST = {"loader", "architectures"}
 
 
 @command(less_memory="try a smaller --batch-size", prints_result=True)

@@ -36,6 +36,7 @@ SMALL = {
     ),
     "scripts/new_config.py": ("--scratch",),  # allows any width, and needs no download
     "scripts/make_shapes.py": ("--train=12", "--val=4"),
+    "scripts/benchmark_gpu.py": ("--device=cpu", "--only=loader", "--rounds=1", "--batch-size=2"),
     "scripts/benchmark.py": ("--only=loss", "--rounds=1", "--batch-size=2"),
     "scripts/export.py": ("--photos=photos",),
     "tensorboard": ("--inspect",),

@@ -8,7 +8,7 @@ import cv2
 from data.dataset.annotation_loader import load_annotations
 from scripts.benchmarks.architectures import Comparison, as_table, bench_architectures
 from scripts.benchmarks.command import bench_start, bench_train
-from scripts.benchmarks.data import bench_data
+from scripts.benchmarks.data import bench_data, bench_loader
 from scripts.benchmarks.detection import bench_detect
 from scripts.benchmarks.loss import bench_loss
 from scripts.benchmarks.measuring import Row, Setting
@@ -21,6 +21,7 @@ from ssd.system.machine import require_cpp_compiler
 
 CASES: dict[str, Callable[[Setting, int], list[Row] | list[Comparison]]] = {
     "data": bench_data,
+    "loader": bench_loader,
     "step": bench_step,
     "loss": bench_loss,
     "predict": bench_predict,

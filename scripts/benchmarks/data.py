@@ -9,10 +9,13 @@ from torchvision.transforms import v2
 
 from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
+from data.loading.loader import choose_workers, make_loader
+from data.loading.sampler import TrainSampler
 from scripts.benchmarks.measuring import OURS, PEER, Row, Runs, Setting, measure, rows
 from ssd.architecture import SSD300_VGG16
 from ssd.config.schema import AugmentConfig
 from ssd.preprocessing import IMAGENET
+from ssd.system.distributed import World
 
 
 def bench_data(setting: Setting, batch_size: int) -> list[Row]:
@@ -41,6 +44,31 @@ def bench_data(setting: Setting, batch_size: int) -> list[Row]:
     seconds = measure(runs, setting)
     torch.set_num_threads(threads)
     return rows("data", len(indices), "samples/s", seconds)
+
+
+def bench_loader(setting: Setting, batch_size: int) -> list[Row]:
+    """Measure an epoch from as many loader processes as a GPU gets, on this machine's cores, up to the device. Floor: the same
+    samples in the main process, divided by the number of processes."""
+    photos, device = setting.photos, setting.device
+    samples = DetectionDataset(photos, SSD300_VGG16.input_size, IMAGENET.fill, augment=AugmentConfig())
+    workers = choose_workers("auto", torch.device("cuda"), World())
+    iterations = max(2 * workers, len(photos) // batch_size)
+    order = TrainSampler(len(photos), batch_size, iterations, setting.config.seed)
+    alone = list(order)[: iterations // workers]
+    loader = make_loader(samples, order, workers, device)
+
+    def ours() -> None:
+        for batch in loader:
+            batch.images.to(device, non_blocking=True)
+
+    def one_process() -> None:
+        for keys in alone:
+            samples.__getitems__(keys)
+
+    floor = f"floor: one process, divided by {workers}"
+    seconds = measure({OURS: ours, floor: one_process}, setting)
+    seconds[floor] *= iterations / len(alone) / workers
+    return rows(f"loader, {workers} processes, batch {batch_size}", iterations * batch_size, "samples/s", seconds)
 
 
 def torchvision_samples(photos: Annotations, indices: list[int], size: int) -> None:

@@ -31,7 +31,9 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     runs: Runs = {"floor: convolutions alone": convolutions(device, dtype, batch_size, memory_format)}
     runs[OURS] = our_step(setting, batch, our_network(), dtype)
     if setting.compiled:
-        runs["ours, compiled"] = our_step(setting, batch, our_network(), dtype, compiled=True)
+        runs["ours, compiled"] = our_step(setting, batch, our_network(), dtype, "default")
+        if device.type == "cuda":
+            runs["ours, compiled, CUDA graph"] = our_step(setting, batch, our_network(), dtype, "reduce-overhead")
     for variant in peer_variants(dtype):
         runs[variant.name] = torchvision_step(setting, batch, torchvision_network(), variant)
     if setting.profiled:
@@ -44,13 +46,15 @@ def bench_step(setting: Setting, batch_size: int) -> list[Row]:
     return rows(f"step, batch {batch_size}", batch_size, "images/s", seconds)
 
 
-def our_step(setting: Setting, batch: Batch, model: SSD, dtype: torch.dtype, compiled: bool = False) -> Callable[[], None]:
+def our_step(
+    setting: Setting, batch: Batch, model: SSD, dtype: torch.dtype, compile_mode: str | None = None
+) -> Callable[[], None]:
     memory_format = choose_training_format(setting.device, dtype, model.width, model.architecture.separable)
     model.to(setting.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     criterion = MultiBoxLoss()
     optimizer = make_optimizer(model, "sgd", 1e-3, 0.9, 5e-4)
-    network = torch.compile(model) if compiled else model
-    loss = torch.compile(criterion.loss) if compiled else criterion.loss
+    network = torch.compile(model, mode=compile_mode) if compile_mode else model
+    loss = torch.compile(criterion.loss, mode=compile_mode) if compile_mode else criterion.loss
     pinned = batch.images.pin_memory() if setting.device.type == "cuda" else batch.images
 
     def step() -> None:

@@ -16,7 +16,7 @@ def test_without_arguments_every_command_is_listed(capsys):
 
 def test_every_script_for_users_is_a_command():
     scripts = {path.stem.replace("_", "-") for path in (ROOT / "scripts").glob("*.py")}
-    assert set(COMMANDS) - {"train", "evaluate"} == scripts - {"benchmark", "run-onnx", "ssd", "torture"}
+    assert set(COMMANDS) - {"train", "evaluate"} == scripts - {"benchmark", "benchmark-gpu", "run-onnx", "ssd", "torture"}
 
 
 @pytest.mark.parametrize(
