@@ -10,9 +10,9 @@ fastest variant counts. It uses the default memory allocator. Ours and the floor
 does; with --same-allocator, torchvision uses that too. The first line names the processor's vector and matrix instructions:
 results from different processors are not comparable.
 
-The case `architectures`, which runs only if named, compares each network with torchvision's SSD300 and SSDLite320 in their
-fastest variants, in one training step and in inference with 1 and 16 photos. It prints a table in Markdown: time, and the speed
-as ratios to these two.
+Two cases run only if named. `loader` measures the loader processes that a GPU gets. `architectures` compares each network with
+torchvision's SSD300 and SSDLite320 in their fastest variants, in one training step and in inference with 1 and 16 photos. It
+prints a table in Markdown: time, and the speed as ratios to these two.
 """
 
 import argparse
