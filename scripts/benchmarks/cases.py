@@ -21,7 +21,6 @@ from ssd.system.machine import require_cpp_compiler
 
 CASES: dict[str, Callable[[Setting, int], list[Row] | list[Comparison]]] = {
     "data": bench_data,
-    "loader": bench_loader,
     "step": bench_step,
     "loss": bench_loss,
     "predict": bench_predict,
@@ -29,6 +28,7 @@ CASES: dict[str, Callable[[Setting, int], list[Row] | list[Comparison]]] = {
     "eval": bench_eval,
     "train": bench_train,
     "start": bench_start,
+    "loader": bench_loader,
     "architectures": bench_architectures,
 }
 
