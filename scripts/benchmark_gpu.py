@@ -28,6 +28,7 @@ from typing import Any
 from ssd.config import load_config
 from ssd.system.arguments import Parser, names_of, several, whole_number
 from ssd.system.command import command
+from ssd.system.errors import UsageError
 from ssd.system.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,9 @@ Results = list[dict[str, Any]]  # of one part: each a row of the table, with the
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     load_config(options.config, options.overrides)  # report mistakes before the first measurement
-    results: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
+    results = read_results(options.json)
+    if options.docs and not options.docs.is_file():
+        raise UsageError(f"--docs {options.docs}: no such file")
     results["machine"] = machine(options.device)
     print(results["machine"], flush=True)
     for name in options.only:
@@ -52,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {row['what']}: {row['result']}", flush=True)
         write_text(options.json, json.dumps(results, indent=1) + "\n")
     if options.docs:
-        write_text(options.docs, with_table(options.docs.read_text(), table(results)))
+        write_text(options.docs, with_table(options.docs.read_text("utf-8"), table(results)))
     return 0
 
 
@@ -61,9 +64,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", default="configs/voc07s.yaml", metavar="FILE", help="for the photos")
     parser.add_argument("--device", default="cuda", help="cuda | cpu, for a test of this command (cuda)")
     parser.add_argument("--only", type=names_of(PARTS), default=list(PARTS), metavar="PART,...", help=", ".join(PARTS))
-    parser.add_argument(
-        "--batch-size", type=several(whole_number(1)), default=[32, 128, 256], metavar="N,...", help="32,128,256"
-    )
+    parser.add_argument("--batch-size", type=several(whole_number(1)), default=BATCH_SIZES, metavar="N,...", help="32,128,256")
     parser.add_argument("--rounds", type=whole_number(1), default=20, help="measured rounds of a step (20)")
     parser.add_argument("--iterations", type=whole_number(1), default=200, help="of the short trainings (200)")
     parser.add_argument("--minutes", type=whole_number(1), default=20, help="of the long training (20)")
@@ -71,6 +72,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, metavar="FILE", help=f"page whose section {HEADING[3:]} gets the table")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change an entry of the configuration")
     return parser.parse_intermixed_args(arguments)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return the results of earlier calls, without any if the file does not exist.
+
+    Raises:
+        UsageError: the file has other content, or its folder does not exist.
+    """
+    if not path.exists():
+        if not path.parent.is_dir():
+            raise UsageError(f"--json {path}: no such folder")
+        return {}
+    try:
+        results = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        results = None
+    if not isinstance(results, dict):
+        raise UsageError(f"--json {path}: is not a file of this command; name another one")
+    return results
 
 
 def machine(device: str) -> str:

@@ -10,6 +10,8 @@ from scripts.benchmark_gpu import with_table
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import Process
 
+ON_A_CPU = ["--config", str(Path(ROOT) / "configs/quickstart.yaml"), "--device", "cpu", "--only", "tests"]
+
 
 @pytest.fixture
 def measured(monkeypatch, shapes_root, tmp_path):
@@ -60,6 +62,25 @@ def test_step_loader_and_the_planned_run(measured):
 def test_a_section_at_the_end_is_replaced_and_a_missing_one_appended():
     assert with_table("a\n\n## GPU\n\nold\n", "new\n") == "a\n\n## GPU\n\nnew\n"
     assert with_table("a\n", "new\n") == "a\n\n## GPU\n\nnew\n"
+
+
+@pytest.mark.parametrize("content", ["junk", "[1]"])
+def test_a_file_of_other_content_is_not_replaced(content, tmp_path, capsys):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    assert benchmark_gpu.main([*ON_A_CPU, "--json", str(path)]) == 2
+    assert capsys.readouterr().err == f"error: --json {path}: is not a file of this command; name another one\n"
+    assert path.read_text() == content
+
+
+def test_files_that_cannot_be_written_are_reported_before_the_measurement(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(benchmark_gpu.PARTS, "tests", None)
+    where = str(tmp_path / "none/a.json")
+    assert benchmark_gpu.main([*ON_A_CPU, "--json", where]) == 2
+    assert capsys.readouterr().err == f"error: --json {where}: no such folder\n"
+    page = str(tmp_path / "none.md")
+    assert benchmark_gpu.main([*ON_A_CPU, "--json", str(tmp_path / "a.json"), "--docs", page]) == 2
+    assert capsys.readouterr().err == f"error: --docs {page}: no such file\n"
 
 
 def test_without_a_gpu_it_ends_in_one_line(capsys):
