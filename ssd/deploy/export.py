@@ -145,11 +145,15 @@ def export_onnx(
 
 
 def save_onnx(path: Path, proto: onnx.ModelProto) -> None:
-    """Check a graph and write it.
+    """Check a graph and write it, without the exporter's notes, which name files on this machine.
 
     Raises:
         OSError: the file cannot be written.
     """
+    graph = proto.graph
+    for noted in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 

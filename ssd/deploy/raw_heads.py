@@ -138,13 +138,11 @@ def settings_of(predictor: Predictor, options: RawOptions, limits: PostprocessCo
 
 
 def write_raw(path: Path, graph: onnx.ModelProto, settings: Mapping[str, Any]) -> None:
-    """Write the three files, without the exporter's notes, which name files on this machine.
+    """Write the three files.
 
     Raises:
         OSError: one of them cannot be written.
     """
-    for noted in (*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info, graph.graph):
-        noted.ClearField("metadata_props")
     graph.doc_string = __doc__ or ""
     save_onnx(path, graph)
     lines = [f"{json.dumps(name)}: {json.dumps(entry, ensure_ascii=False)}" for name, entry in settings.items()]
