@@ -3,6 +3,7 @@
 import html
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ from ssd.inference.predictor import Predictor
 from ssd.model import SSD
 from ssd.system.errors import UsageError, first_line
 from ssd.system.files import write_whole
-from ssd.system.images import ImageError, decode, read_bytes, read_photo
+from ssd.system.images import ImageError, decode, printable, read_bytes, read_photo
 from ssd.training.datasets import load_part
 from ssd.training.run import Run
 from ssd.weights.checkpoint import TrainState
@@ -226,12 +227,19 @@ def find_labelled(state: TrainState, name: str, words: Sequence[str]) -> Labelle
 
 
 def _listed(words: Sequence[str]) -> Iterator[str]:
-    """Yield arguments, with lists replaced by the photos in them; those are in the current folder or in that of the list."""
+    """Yield arguments, with lists replaced by the photos in them; those are in the current folder or in that of the list.
+
+    Raises:
+        UsageError: a list names a file that does not exist.
+    """
     for word in words:
-        if not word.lower().endswith(LIST):
+        if not word.lower().endswith(LIST) or os.path.isdir(word):
             yield word
             continue
-        for line in read_bytes(word).tobytes().splitlines():
+        for number, line in enumerate(read_bytes(word).tobytes().removeprefix(BOM_UTF8).splitlines(), start=1):
             if photo := os.fsdecode(line.strip()):
                 beside = os.path.join(os.path.dirname(word), photo)
-                yield beside if os.path.exists(beside) and not os.path.exists(photo) else photo
+                places = [place for place in (photo, beside) if os.path.exists(place)]
+                if not places:
+                    raise UsageError(f"{printable(word)}, line {number}: {printable(photo)}: no such file")
+                yield places[0]

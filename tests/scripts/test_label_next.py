@@ -77,8 +77,10 @@ def test_labelled_photos_are_left_out(checkpoint, photos, tmp_path, capsys):
     elsewhere.mkdir()
     shutil.copy(photos / "0.jpg", elsewhere / "other name.jpg")
     write_picture(elsewhere / "again.png", read_photo(photos / "4.jpg"))  # other bytes
-    (elsewhere / "done.txt").write_text("\n../photos/1.jpg\n")
+    (elsewhere / "done.txt").write_text("../photos/1.jpg\n\n", "utf-8-sig")  # with the mark of Windows' editor
     (photos / "broken.jpg").unlink()
+    elsewhere.rename(tmp_path / "labelled.txt")  # a folder, whatever its name
+    elsewhere = tmp_path / "labelled.txt"
     words = [checkpoint, photos, "--exclude", elsewhere, "--exclude", elsewhere / "done.txt"]
     assert run(*words, "--number", 2, "--output", tmp_path / "first") == 0
     first = names_in(tmp_path / "first")
@@ -144,6 +146,7 @@ def test_an_interrupted_command_leaves_nothing(place, checkpoint, photos, tmp_pa
         (["half"], "half: name photos after the checkpoint"),
         (["half", "nowhere"], "nowhere: no such file"),
         (["half", "photos", "--exclude", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["half", "photos", "--exclude", "list.txt"], "error: list.txt, line 2: gone.jpg: no such file\n"),
         (["half", "photos", "--exclude", "empty"], "empty: contains no photos"),
         (["half", "photos", "--number", "0"], "--number"),
         (["half", "photos", "--output", "empty/file"], "empty/file: is a file; name a folder"),
@@ -154,6 +157,7 @@ def test_wrong_arguments_are_explained(words, said, photos, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/file").touch()
+    (tmp_path / "list.txt").write_text("photos/0.jpg\ngone.jpg\n")
     assert run(*words) == 2
     assert said in capsys.readouterr().err
 
