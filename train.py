@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         # PyTorch takes seconds to import, so the checks above come first.
         from ssd.autoconfig.dry_run import dry_run
         from ssd.diagnostics.variance import carry_out, make_runs
-        from ssd.training.run import locked, open_run
+        from ssd.training.run import find_start, locked, open_run
         from ssd.training.validate import eval_only
 
         def task(run: "Run") -> "Best":
@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
                 return 0
             stop.after(None if options.eval_only else config.train.max_hours)
             if len(runs) > 1:
+                if options.resume is None and not options.eval_only:
+                    for each in runs:  # not only when the runs before it have ended
+                        find_start(each, None, options.overwrite)
                 carry_out(run, runs, task)
             else:
                 task(run)

@@ -109,6 +109,16 @@ def test_interrupted_folds_resume_where_they_stopped(tmp_path, shapes_root, monk
     assert written(tmp_path / "parts") == written(tmp_path / "whole")
 
 
+def test_a_run_in_a_later_folder_is_found_before_the_first_run_begins(tmp_path, shapes_root, monkeypatch, capsys):
+    monkeypatch.setattr(train, "train", lambda *_: pytest.fail("a run began"))
+    kept = tmp_path / "run/seed_5/checkpoints/best.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert train.main(["--config", str(small(tmp_path, shapes_root)), "seed=4", "--seeds", "3"]) == 2
+    assert "seed_5: contains a run; resume it with --resume auto" in capsys.readouterr().err
+    assert not (tmp_path / "run/seed_4").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_train_on_the_same_folds(tmp_path, shapes_root):
     config = small(tmp_path, shapes_root)
