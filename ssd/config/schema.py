@@ -230,8 +230,9 @@ class ModelConfig(_Section):
 
     architecture: Annotated[str, _one_of(ARCHITECTURES)] = "ssd300"
     """ssd300 and ssd512: SSD with VGG16 and an input of 300 or 512 pixels a side; ssd300_resnet50: SSD300
-    with ResNet-50 up to conv4_x, as NVIDIA has it; ssdlite320_mobilenet_v3: SSDLite with MobileNetV3-Large, a sixtieth of the
-    arithmetic; ssdlite320_mobilenet_v3_full: with all channels in the last layers, which weights from ImageNet have"""
+    with ResNet-50 up to conv4_x, as in NVIDIA's implementation; ssdlite320_mobilenet_v3: SSDLite with MobileNetV3-Large, a
+    sixtieth of the arithmetic; ssdlite320_mobilenet_v3_full: with all channels in the last layers, which weights from ImageNet
+    have"""
     pretrained: Path = "imagenet"
     """coco: torchvision's SSD300 or SSDLite, trained on COCO; imagenet: torchvision's VGG16, ResNet-50 or MobileNetV3;
     half, slim: the shipped SSD300 of width 0.5 or 0.25; none; or a file with such weights or with a reduced-fc VGG16"""
