@@ -169,7 +169,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.onnx and so on, beside the checkpoint")
     parser.add_argument(
         "--score", type=fraction_or_auto, default=0.3, metavar="S",
-        help="minimum score of a detection (0.3); with --heads raw also auto: the best one of each class",
+        help="minimum score of a detection (0.3); auto: the best one of each class",
     )  # fmt: skip
     parser.add_argument("--nms", type=fraction, default=0.45, metavar="O", help="maximum overlap of boxes of a class (0.45)")
     parser.add_argument("--top-k", type=whole_number(1), default=200, metavar="K", help="maximum detections in a photo (200)")
@@ -203,8 +203,6 @@ def check_usage(options: argparse.Namespace, output: Path) -> None:
     for name in RAW_OPTIONS if not options.heads else ():
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} needs --heads raw")
-    if options.score == "auto" and not options.heads:
-        raise UsageError("--score auto needs --heads raw; other files have one threshold for all classes")
     suffix = f".{SUFFIXES_OF[options.format].rpartition('.')[-1]}"
     if output.suffix != suffix:
         raise UsageError(f"--output {output}: a file of format {options.format} must end in {suffix}")

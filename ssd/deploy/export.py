@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -90,9 +91,11 @@ def _samples(length: int, size: int, device: torch.device) -> tuple[Tensor, Tens
     return low, high, ((1 - part) * 2048).round(), (part * 2048).round()
 
 
-def metadata_of(classes: Sequence[str], options: PostprocessConfig) -> dict[str, str]:
+def metadata_of(classes: Sequence[str], options: PostprocessConfig, class_scores: np.ndarray | None = None) -> dict[str, str]:
     """Return the file's metadata: class names and thresholds as JSON, and the order of channels."""
     thresholds = {name: getattr(options, name) for name in PostprocessConfig.model_fields}
+    if class_scores is not None:
+        thresholds["score_thresh"] = dict(zip(classes, np.maximum(class_scores, options.score_thresh).tolist(), strict=True))
     return {"classes": json.dumps(list(classes)), "thresholds": json.dumps(thresholds), "input": "RGB"}
 
 
@@ -113,7 +116,11 @@ def network_graph(model: SSD, preprocessing: Preprocessing) -> onnx.ModelProto:
 
 
 def with_detection(
-    network: onnx.ModelProto, classes: Sequence[str], options: PostprocessConfig, more: Mapping[str, str] = MappingProxyType({})
+    network: onnx.ModelProto,
+    classes: Sequence[str],
+    options: PostprocessConfig,
+    class_scores: np.ndarray | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> onnx.ModelProto:
     """Return the graph of `network_graph` with non-maximum suppression appended, and classes and thresholds in its metadata.
 
@@ -121,14 +128,15 @@ def with_detection(
         network: the graph; not changed.
         classes: names, without background.
         options: thresholds of the detections.
+        class_scores: `[C - 1]`, minimum score of each class, beside that in `options`; None: no others.
         more: additional metadata.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(network)
     # At most PRE_NMS_TOP_K boxes of each class enter NMS, so no more detections can remain.
     options = options.model_copy(update={"top_k": min(options.top_k, len(classes) * PRE_NMS_TOP_K)})
-    _append_nms(proto, options)
-    helper.set_model_props(proto, {**metadata_of(classes, options), **more})
+    _append_nms(proto, options, class_scores)
+    helper.set_model_props(proto, {**metadata_of(classes, options, class_scores), **more})
     proto.doc_string = __doc__ or ""
     return proto
 
@@ -158,7 +166,7 @@ def save_onnx(path: Path, proto: onnx.ModelProto) -> None:
     onnx.save(proto, str(path))
 
 
-def _append_nms(proto: onnx.ModelProto, options: PostprocessConfig) -> None:
+def _append_nms(proto: onnx.ModelProto, options: PostprocessConfig, class_scores: np.ndarray | None) -> None:
     """Append what `ssd.detect.detect` does to a graph that ends in all_boxes `[B, P, 4]` and all_scores `[B, C - 1, P]`."""
     graph = proto.graph
 
@@ -175,7 +183,12 @@ def _append_nms(proto: onnx.ModelProto, options: PostprocessConfig) -> None:
     node("TopK", ["all_scores", constant("nms_candidates", torch.tensor([PRE_NMS_TOP_K]))], ["best", "best_place"], axis=2)
     node("Gather", ["best", constant("nms_least", torch.tensor([PRE_NMS_TOP_K - 1]))], ["least_of_best"], axis=2)
     node("GreaterOrEqual", ["all_scores", "least_of_best"], ["is_candidate"])
-    node("Where", ["is_candidate", "all_scores", zero], ["candidates"])
+    if class_scores is not None:
+        limits = torch.tensor(class_scores, dtype=torch.float32)[:, None]
+        node("GreaterOrEqual", ["all_scores", constant("class_scores", limits)], ["is_enough"])
+        node("And", ["is_candidate", "is_enough"], ["is_sure_candidate"])
+    is_candidate = "is_candidate" if class_scores is None else "is_sure_candidate"
+    node("Where", [is_candidate, "all_scores", zero], ["candidates"])
     thresholds = [
         constant("nms_most", torch.tensor([options.top_k])),
         constant("nms_thresh", torch.tensor([options.nms_thresh])),

@@ -65,7 +65,9 @@ class CompleteForm:
 
     def write(self, path: Path, graph: onnx.ModelProto, notes: Mapping[str, Any]) -> None:
         metadata = {name: json.dumps(note) for name, note in notes.items()}
-        save_onnx(path, with_detection(graph, self.predictor.classes, self.predictor.options, metadata))
+        predictor = self.predictor
+        class_scores = predictor.class_scores if predictor.class_scores.any() else None
+        save_onnx(path, with_detection(graph, predictor.classes, predictor.options, class_scores, metadata))
 
     def load(self, path: Path) -> Program:
         return load_program(path)[0]

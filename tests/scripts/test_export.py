@@ -217,6 +217,25 @@ def test_a_raw_network_comes_with_all_that_decodes_it(raw_files):
     assert scores == {name: 0.35 + 0.01 * i for i, name in enumerate(CLASSES)}
 
 
+def test_a_complete_file_has_a_threshold_for_each_class(raw_files, network, shapes_root, tmp_path, capsys):
+    photos = shapes_root / "shapes/JPEGImages"
+    words = [str(raw_files[0] / "best.pt"), "--output", str(tmp_path / "a.onnx"), "--photos", str(photos)]
+    assert export.main([*words, "--score", "auto"]) == 0
+    assert "checked on 16 photos with" in capsys.readouterr().out  # against the checkpoint with the same thresholds
+    run, metadata = program.load_program(tmp_path / "a.onnx")
+    least = json.loads(metadata["thresholds"])["score_thresh"]
+    assert least == pytest.approx({name: 0.35 + 0.01 * i for i, name in enumerate(CLASSES)})
+    found = [program.real_detections(run(read_photo(path)[None])) for path in sorted(photos.iterdir())]
+    scores, labels = (np.concatenate([getattr(entry, name) for entry in found]) for name in ("scores", "labels"))
+    limits = np.array([least[name] for name in CLASSES], np.float32)
+    assert (scores >= limits[labels]).all()
+    assert export.main([*words, "--score", "0.35"]) == 0
+    more = program.load_program(tmp_path / "a.onnx")[0]
+    every = [program.real_detections(more(read_photo(path)[None])) for path in sorted(photos.iterdir())]
+    expected = sum(int((entry.scores >= limits[entry.labels]).sum()) for entry in every)
+    assert expected == len(scores) < sum(len(entry.scores) for entry in every)
+
+
 @pytest.mark.parametrize("tool", ["onnxruntime", "openvino", "opencv"])
 def test_a_raw_network_finds_the_same_without_this_project(tool, raw_files, shapes_root, tmp_path):
     for name in ("raw.onnx", "raw.json", "decode_heads.py"):
@@ -381,8 +400,7 @@ def test_int8_with_a_large_loss_of_map_is_not_written(run_checkpoint, monkeypatc
         (["--batch", "4"], "--batch needs --heads raw"),
         (["--input", "uint8"], "--input needs --heads raw"),
         (["--conf", "logits"], "--conf needs --heads raw"),
-        (["--score", "auto"], "--score auto needs --heads raw; other files have one threshold for all classes"),
-        (["--score", "auto", "--heads", "raw"], "the checkpoint has no thresholds for --score auto; give a number"),
+        (["--score", "auto"], "the checkpoint has no thresholds for --score auto; give a number"),
         (["--int8"], "the run's photos cannot be read"),
         (["--int8"], "--int8 needs the run's training and validation photos"),
         ([], "name a folder with --photos"),
