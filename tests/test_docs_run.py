@@ -26,7 +26,7 @@ from tests.helpers.processes import completed
 
 SOURCES = ("train.py", "ssd", "data", "scripts", "docs", "Makefile", "requirements.txt", "requirements-dev.txt")
 STARTS = ("python ", "torchrun ", "tensorboard ", "make ", "pytest ", "scripts/", "train.py ")
-STAND_INS = {"FILE": "configs/mine.yaml", "CONFIG": "configs/mine.yaml", "RUN_FOLDER": "runs/faulty", "N": "2", "K": "2"}
+STAND_INS = {"FILE": "configs/mine.yaml", "CONFIG": "configs/mine.yaml", "RUN_FOLDER": "runs/faulty", "N": "2"}
 # Options and entries that make a command short. Appended options win, but the command's own entries stay.
 SMALL = {
     "train.py": (

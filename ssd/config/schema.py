@@ -137,7 +137,7 @@ class DataConfig(_Section):
     the paths of such photos"""
     fold: str | None = None
     """N/K, such as 2/5: divide the photos of data.train into K parts, train on all but the Nth and evaluate on that one instead
-    of on data.val; a folder with val_fraction is used whole. `train.py --folds K` runs all K. null: no folds"""
+    of on data.val; a folder with val_fraction is used whole. `--folds K` runs all K. null: no folds"""
     keep_difficult: bool = True
     """train on objects marked difficult; evaluation always ignores them"""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
