@@ -122,11 +122,9 @@ def divide(names: Sequence[str], groups: np.ndarray, objects: np.ndarray | None,
     Raises:
         ValueError: there is only one group.
     """
-    first = {group: name for name, group in sorted(zip(names, groups.tolist(), strict=True), reverse=True)}
-    if len(first) < 2:
+    rows, draws = _draw_groups(names, groups, seed)
+    if len(draws) < 2:
         raise ValueError("there is only one group")
-    rows = np.searchsorted(order := np.array(sorted(first)), groups)
-    draws = np.array([draw(seed, first[group]) for group in order.tolist()])
     is_val = draws < fraction
     if not is_val.any():
         is_val[draws.argmin()] = True
@@ -134,7 +132,7 @@ def divide(names: Sequence[str], groups: np.ndarray, objects: np.ndarray | None,
         is_val[draws.argmax()] = False
     if objects is None:
         return is_val[rows]
-    counts = np.zeros((len(order), objects.shape[1] + 1))
+    counts = np.zeros((len(draws), objects.shape[1] + 1))
     np.add.at(counts, rows, np.column_stack([objects, np.ones(len(names))]))
     counts = counts[:, counts.any(axis=0)] / counts.sum(axis=0)[counts.any(axis=0)]  # shares of each class, and of all photos
     distance = np.abs(draws - fraction)
@@ -145,7 +143,7 @@ def divide(names: Sequence[str], groups: np.ndarray, objects: np.ndarray | None,
     while cost > 0:
         moved = _unevenness(shares[columns] + np.where(is_val[owners], -entries, entries), fraction)
         change = moved - _unevenness(shares, fraction)[columns]
-        costs = cost + np.bincount(owners, change, minlength=len(order))
+        costs = cost + np.bincount(owners, change, minlength=len(draws))
         costs[is_val & (is_val.sum() == 1) | ~is_val & ((~is_val).sum() == 1)] = np.inf
         better = np.flatnonzero(costs <= costs.min() + 1e-9)
         move = better[distance[better].argmin()]
@@ -175,20 +173,25 @@ def make_folds(names: Sequence[str], groups: np.ndarray, objects: np.ndarray, nu
     Raises:
         ValueError: there are fewer groups than folds.
     """
-    labels, rows = np.unique(groups, return_inverse=True)
-    if len(labels) < num_folds:
-        raise ValueError(f"there are only {len(labels)} groups")
-    counts = np.zeros((len(labels), objects.shape[1] + 1))
+    rows, draws = _draw_groups(names, groups, seed)
+    if len(draws) < num_folds:
+        raise ValueError(f"there are only {len(draws)} groups")
+    counts = np.zeros((len(draws), objects.shape[1] + 1))
     np.add.at(counts, rows, np.column_stack([objects, np.ones(len(names))]))
     counts /= np.maximum(counts.sum(axis=0), 1)  # shares of each class, and of all photos
-    first = {group: name for name, group in sorted(zip(names, groups.tolist(), strict=True), reverse=True)}
-    draws = [draw(seed, first[label]) for label in labels.tolist()]
-    fold_of = np.zeros(len(labels), np.int64)
+    fold_of = np.zeros(len(draws), np.int64)
     shares = np.zeros((num_folds, counts.shape[1]))
     for row in np.lexsort((draws, -counts.sum(axis=1).round(9))):
         fold_of[row] = (shares @ counts[row]).argmin()
         shares[fold_of[row]] += counts[row]
     return fold_of[rows]
+
+
+def _draw_groups(names: Sequence[str], groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each photo's row among the distinct groups `[n]`, and a number for each group `[m]`, drawn by its first name."""
+    first = {group: name for name, group in sorted(zip(names, groups.tolist(), strict=True), reverse=True)}
+    labels, rows = np.unique(groups, return_inverse=True)
+    return rows, np.array([draw(seed, first[label]) for label in labels.tolist()])
 
 
 def _unevenness(shares: np.ndarray, fraction: float) -> np.ndarray:
