@@ -22,7 +22,7 @@ from ssd.preprocessing import IMAGENET, normalize, resize
 from ssd.system.images import read_photo
 from ssd.weights.checkpoint import TrainState, save_checkpoint
 from tests.helpers import formats
-from tests.helpers.network import refuse
+from tests.helpers.offline import refuse
 from tests.helpers.paths import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"

@@ -16,7 +16,7 @@ from ssd.autoconfig.timing import Timings, try_out
 from ssd.config.file import load_config
 from ssd.weights import sources
 from ssd.weights.checkpoint import TrainState, save_checkpoint
-from tests.helpers.network import refuse
+from tests.helpers.offline import refuse
 from tests.helpers.runs import wait_until
 
 pytestmark = pytest.mark.usefixtures("bare_machine")

@@ -19,7 +19,7 @@ from ssd.config.file import parse_config
 from ssd.config.yaml import parse_yaml
 from ssd.system import download
 from ssd.weights import sources
-from tests.helpers.network import refuse
+from tests.helpers.offline import refuse
 
 DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
 COVERAGES = {"voc": 0.95, "coco": 0.96}
