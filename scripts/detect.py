@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ssd.inference.predictor import Predictor
     from ssd.system.device import keep_freed_memory
     from ssd.system.images import passed_over, printable
+    from ssd.system.threads import Threads
     from ssd.weights.sources import checkpoint_file
 
     keep_freed_memory()
@@ -63,8 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         compile=options.compile,
     )  # fmt: skip
     output = output_folder(options.output, options.overwrite, Path("runs/detect"))
-    with Results(output, options.formats, predictor.classes) as results:
-        job = Job(predictor, results, output, options.batch_size, options.frames, not options.no_pictures)
+    with (
+        Results(output, options.formats, predictor.classes) as results,
+        Threads("free", measures=predictor.device.type == "cpu" and not options.compile) as threads,
+    ):
+        job = Job(predictor, results, output, options.batch_size, options.frames, not options.no_pictures, threads)
         try:
             job.detect_photos(inputs.photos)
             for video in inputs.videos:

@@ -37,7 +37,7 @@ def dry_run(run: Run, began: float, num_runs: int = 1) -> None:
         f"report {timings.end:.1f} s" + (f", decoding all photos once {timings.decoding:.0f} s" if cache else "")
     )
     if timings.warning:
-        run.say(timings.warning)
+        run.say("; ".join(filter(None, (timings.warning, run.threads.advice))))
     seconds = timings.of_run(iterations, evaluations, iterations // run.config.checkpoint.every)
     run.say(f"the run will take about {duration(seconds)}: {iterations} steps and {evaluations} evaluations")
     if num_runs > 1:

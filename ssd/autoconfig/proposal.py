@@ -45,6 +45,7 @@ from ssd.training.run_log import duration
 
 MEMORY_SHARE = 0.25  # of the free memory that decoded photos may take
 WIDTH = 128  # columns of the YAML file
+FREE_THREADS = {"train.threads": Setting("free", "other programs were busy during the timing; this adapts to them")}
 
 
 class Proposal(NamedTuple):
@@ -229,6 +230,7 @@ def run_settings(plan: StartPlan, device: str, num_photos: int, num_val_photos: 
         "model.pretrained": Setting(model["model.pretrained"].value, plan.why),
         "model.dboxes": choose_dboxes(coverages, plan.recipe.dboxes),
         "loss.min_neg": Setting(3, "learns background from photos without objects, too"),
+        **(FREE_THREADS if device == "cpu" and plan.timings.warning else {}),
         **train_settings(plan.recipe, plan.length, device, num_photos, num_val_photos),
     }
 
@@ -237,7 +239,8 @@ def trial_settings(recipe: Recipe, device: str, num_photos: int) -> tuple[Settin
     """Return the entries for a trial with random weights, and the last frozen layer."""
     settings = {**model_settings(recipe, device, num_photos), "model.pretrained": Setting("none")}
     freeze = settings.pop("model.freeze", Setting(None)).value
-    return {**settings, **train_settings(recipe, Length(1000, 1, 1, 0.0, 0), device, num_photos, 0)}, freeze
+    threads = FREE_THREADS if device == "cpu" else {}
+    return {**settings, **threads, **train_settings(recipe, Length(1000, 1, 1, 0.0, 0), device, num_photos, 0)}, freeze
 
 
 def render(settings: Settings) -> str:

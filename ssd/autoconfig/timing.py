@@ -19,7 +19,7 @@ from ssd.system.machine import OtherLoad
 from ssd.system.stop import Stopped, StopRequest
 from ssd.training.build import RunParts, build_parts, place
 from ssd.training.datasets import Data, eval_dataset, train_dataset, train_loader
-from ssd.training.run import Run
+from ssd.training.run import Run, threads_of
 from ssd.training.run_log import detections_picture
 from ssd.training.validate import evaluate_photos, report_input
 from ssd.weights.checkpoint import TrainState, save_checkpoint
@@ -57,11 +57,12 @@ def try_out(config: Config, freeze: str | None, data: Data, start: float) -> Tim
     device = choose_device(config.device)
     keep_freed_memory()
     dtype = choose_precision(config.train.precision, device, config.model.row.separable)
-    run = Run(config, World(), device, dtype, Path(config.output_dir), StopRequest())
-    network = build_network(len(config.data.class_names) + 1, config.model)
-    place(run, network, freeze)
-    parts = build_parts(run, data, network, IMAGENET)
-    return measure(run, parts, start + time.perf_counter() - began)
+    with threads_of(config, World(), device) as threads:
+        run = Run(config, World(), device, dtype, Path(config.output_dir), StopRequest(), threads)
+        network = build_network(len(config.data.class_names) + 1, config.model)
+        place(run, network, freeze)
+        parts = build_parts(run, data, network, IMAGENET)
+        return measure(run, parts, start + time.perf_counter() - began)
 
 
 def measure(run: Run, parts: RunParts, start: float) -> Timings:
@@ -73,6 +74,7 @@ def measure(run: Run, parts: RunParts, start: float) -> Timings:
         Stopped: the run is asked to stop.
     """
     load = OtherLoad()
+    run.threads.settle()
     decoding, samples = _time_decoding(run, parts)
     step = _time_step(run, parts, lambda count: iter(train_loader(run, samples, count, 0)))
     evaluation, end = _time_evaluation_and_end(run, parts)
@@ -118,6 +120,7 @@ def _time_step(run: Run, parts: RunParts, batches: Callable[[int], Iterator[Batc
         if run.stop():
             raise Stopped(run.stop.signal)
         with _timed() as seconds:
+            run.threads.follow()
             output = parts.step([next(stream) for _ in range(run.config.train.accumulate)], 0)
             float(output.losses.sum())  # waits for the device
         return seconds[0]

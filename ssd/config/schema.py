@@ -381,6 +381,9 @@ class TrainConfig(_Section):
     float32"""
     compile: bool = False
     """compile network and loss with torch.compile"""
+    threads: Literal["all", "free"] | Positive = "all"
+    """threads on a CPU; all: one for each core, or OMP_NUM_THREADS; free: as many as other programs leave cores free, measured
+    every 2 seconds: many times as fast beside them, but weights are then not the same in every run; or a number"""
     max_hours: Annotated[float, Field(gt=0)] | None = None
     """time limit of one start, after which the run saves a checkpoint and exits with code 0; null: no limit"""
 

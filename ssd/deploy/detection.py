@@ -21,6 +21,7 @@ from ssd.system.errors import UsageError
 from ssd.system.files import require_writable
 from ssd.system.images import ImageError, printable, read_photo, write_picture
 from ssd.system.machine import num_cores
+from ssd.system.threads import Threads
 
 MOST_THREADS = 4  # to read, and as many to write
 READ_AHEAD = 4  # photos; 150 MB at 12 megapixels each
@@ -92,10 +93,18 @@ class Job:
         batch_size: photos, frames or tiles in one batch of the network.
         frames: maximum number of frames of a video or camera; None: all.
         pictures: whether to write pictures and videos.
+        threads: of PyTorch; None leaves their number as it is.
     """
 
     def __init__(
-        self, predictor: Predictor, results: Results, output: Path, batch_size: int, frames: int | None, pictures: bool
+        self,
+        predictor: Predictor,
+        results: Results,
+        output: Path,
+        batch_size: int,
+        frames: int | None,
+        pictures: bool,
+        threads: Threads | None = None,
     ) -> None:
         self.predictor = predictor
         self.results = results
@@ -103,6 +112,7 @@ class Job:
         self.batch_size = batch_size
         self.frames = frames
         self.pictures = pictures
+        self.threads = threads or Threads("all", measures=False)
         self.num_faults = 0
         self.is_ended = False
         self.video_names: set[str] = set()
@@ -123,6 +133,7 @@ class Job:
                 with self.errors_printed():
                     images[photo.name] = image()
                 if number == len(photos) or self.predictor.fills(list(images.values()), self.batch_size):
+                    self.threads.follow()
                     found = self.predictor.detect(list(images.values()), self.batch_size)
                     self._finish(written)  # at most two batches are in memory
                     written = self._write(writers, images, found)
@@ -176,6 +187,7 @@ class Job:
             writer, is_first = None, True
             while batch := list(islice(stream, 1 if video.is_camera else self.batch_size)):
                 numbers, images = zip(*batch, strict=True)
+                self.threads.follow()
                 found = self.predictor.detect(images, self.batch_size)
                 if is_first and self.pictures:
                     with self.errors_printed():  # detection continues without the video

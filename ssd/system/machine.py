@@ -47,7 +47,7 @@ def memory_in_use() -> int:
 
 
 class OtherLoad:
-    """The processor load of other programs since this object was created."""
+    """The load of other programs on the cores that this process may use, since this object was created."""
 
     def __init__(self) -> None:
         self._begin = _processor_times()
@@ -55,7 +55,7 @@ class OtherLoad:
     def cores(self) -> float:
         """Return the average number of cores that other programs kept busy."""
         total, busy, own = (now - then for now, then in zip(_processor_times(), self._begin, strict=True))
-        return max(0.0, (busy - own) / total * (os.cpu_count() or 1)) if total > 0 else 0.0
+        return max(0.0, (busy - own) / total * num_cores()) if total > 0 else 0.0
 
     def warning(self) -> str:
         """Return a warning about timings taken meanwhile; empty if the machine was idle."""
@@ -63,19 +63,26 @@ class OtherLoad:
         if cores < MUCH_LOAD:
             return ""
         return (
-            f"warning: other programs used {cores:.1f} of {os.cpu_count()} cores during the timing; a run without them is "
+            f"warning: other programs used {cores:.1f} of {num_cores()} cores during the timing; a run without them is "
             "faster; repeat this when they have ended"
         )
 
 
 def _processor_times() -> tuple[float, float, float]:
-    """Return core seconds since the machine started: in total, busy, and used by this process and its children."""
-    times = psutil.cpu_times()._asdict()
-    for counted_elsewhere in ("guest", "guest_nice"):
-        times.pop(counted_elsewhere, None)
-    total = sum(times.values())
-    idle = times["idle"] + times.get("iowait", 0.0)
+    """Return core seconds since the machine started: in total, busy, and used by this process and its children.
+
+    Only cores that this process may use count: a scheduler may have given the others away.
+    """
     process = psutil.Process()
+    each = psutil.cpu_times(percpu=True)
+    usable = process.cpu_affinity() if hasattr(process, "cpu_affinity") else None  # not on macOS
+    if usable and max(usable) < len(each):  # the numbers have gaps if cores are switched off
+        each = [each[number] for number in usable]
+    total = idle = 0.0
+    for core in each:
+        times = core._asdict()
+        total += sum(seconds for name, seconds in times.items() if name not in ("guest", "guest_nice"))  # counted elsewhere
+        idle += times["idle"] + times.get("iowait", 0.0)
     own = sum(process.cpu_times()[:4])  # with children that have ended
     for child in process.children(recursive=True):
         with suppress(psutil.Error):  # it may have ended

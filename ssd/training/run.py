@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from ssd.system.distributed import World, process_group, world_from_environment
 from ssd.system.errors import UsageError
 from ssd.system.machine import require_cpp_compiler
 from ssd.system.stop import StopRequest
+from ssd.system.threads import Threads
 from ssd.training.checkpoints import ResumePoint, best_until, checkpoint_at, find_same_state, has_best, newest_checkpoint
 from ssd.weights.checkpoint import CheckpointError, TrainState
 
@@ -30,6 +31,7 @@ PER_MACHINE = {
     "device": True,
     "data": {"root", "train", "val", "workers", "cache"},
     "model": {"pretrained", "init_from"},
+    "train": {"threads"},
 }
 
 
@@ -43,6 +45,7 @@ class Run:
     dtype: torch.dtype
     folder: Path
     stop: StopRequest
+    threads: Threads = field(default_factory=partial(Threads, "all", measures=False))
 
     @classmethod
     def alone(cls, config: Config, stop: StopRequest | None = None) -> Self:
@@ -78,8 +81,13 @@ def open_run(config: Config, stop: StopRequest) -> Iterator[Run]:
     if config.train.compile and device.type == "cpu":
         require_cpp_compiler("train.compile")
     keep_freed_memory()
-    with process_group(world, device):
-        yield Run(config, world, device, dtype, Path(config.output_dir), stop)
+    with process_group(world, device), threads_of(config, world, device) as threads:
+        yield Run(config, world, device, dtype, Path(config.output_dir), stop, threads)
+
+
+def threads_of(config: Config, world: World, device: torch.device) -> Threads:
+    """Return the threads that a run computes with. Those of several processes, or of compiled code, are never adapted."""
+    return Threads(config.train.threads, world.size == 1 and device.type == "cpu" and not config.train.compile)
 
 
 @contextmanager

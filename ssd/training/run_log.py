@@ -53,6 +53,11 @@ def describe(run: Run, parts: RunParts, iteration: int) -> None:
         f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}",
         *(f"warning: {warning}" for warning in schedule.warnings()),
     ]
+    if run.threads.setting == "free" and not run.threads.measures:
+        lines.append(
+            "warning: train.threads=free has no effect here; it is for several threads of one process on a CPU, without "
+            "train.compile"
+        )
     for line in lines:
         run.say(line)
 

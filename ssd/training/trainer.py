@@ -142,6 +142,9 @@ class Trainer:
                 self._begin_evaluation()
             with clock.waiting():
                 micro_batches = [next(stream) for _ in range(config.train.accumulate)]
+            self.run.threads.follow()
+            if warning := self.run.threads.warning():
+                self.log.say(warning)
             self._add_to_sums(self.step(micro_batches, now.iteration))
             now.iteration += 1
             self.log.step()

@@ -59,9 +59,10 @@ def evaluate_photos(
     # On CPUs each process has its own statistics of batch normalisation; a checkpoint has the main one's.
     run.world.broadcast(model.buffers())
     ground_truth = [photos.ground_truth(i) for i in range(len(photos))]
+    batches = batches or val_loader(run, samples)
     return evaluate(
         PixelModel(model, preprocessing, run.device, run.dtype),
-        EvaluationData(batches or val_loader(run, samples), samples.crops, photos.sizes, ground_truth, photos.classes),
+        EvaluationData(run.threads.following(batches), samples.crops, photos.sizes, ground_truth, photos.classes),
         build_criterion(run.config, run.device),
         run.config.eval,
         run.world,

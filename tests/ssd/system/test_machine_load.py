@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections import namedtuple
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_only_other_programs_count(monkeypatch):
     """With fake times of 4 cores: 10 s pass, the cores are busy for 25 s, 12 s of them for this process."""
     times = iter([(1000.0, 100.0, 7.0), (1040.0, 125.0, 19.0)])
     monkeypatch.setattr(machine, "_processor_times", lambda: next(times))
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(machine, "num_cores", lambda: 4)
     assert OtherLoad().cores() == pytest.approx(1.3)
 
 
@@ -29,6 +30,15 @@ def test_plan_warns_about_load(monkeypatch, cores, words):
     monkeypatch.setattr(OtherLoad, "cores", lambda self: cores)
     assert OtherLoad().warning().startswith(f"warning: {words}" if words else "")
     assert bool(OtherLoad().warning()) == bool(words)
+
+
+def test_only_usable_cores_count(monkeypatch):
+    """Of four cores this process may use the second and the fourth; steps of 10 s, with guests counted in `user`."""
+    core = namedtuple("core", "user nice system idle iowait guest guest_nice")
+    each = [core(10, 0, 0, 0, 0, 0, 0), core(3, 1, 0, 5, 1, 2, 1), core(10, 0, 0, 0, 0, 0, 0), core(0, 0, 2, 8, 0, 0, 0)]
+    monkeypatch.setattr(machine.psutil, "cpu_times", lambda percpu: each)
+    monkeypatch.setattr(machine.psutil.Process, "cpu_affinity", lambda self: [1, 3], raising=False)
+    assert machine._processor_times()[:2] == (20, 6)
 
 
 def test_own_and_child_processes_are_not_load():
