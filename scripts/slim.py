@@ -133,14 +133,14 @@ def pixels_of_folder(folder: Path, number: int, size: int) -> "Tensor":
     import torch
 
     from ssd.inference.pictures import evenly_spaced
-    from ssd.preprocessing import resize
+    from ssd.preprocessing import to_input_size
     from ssd.system.images import SUFFIXES, read_photo
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise UsageError(f"--photos {folder}: contains no photos ({', '.join(SUFFIXES)})")
     photos = (read_photo(paths[index]) for index in evenly_spaced(len(paths), number))
-    return torch.from_numpy(np.stack([resize(photo, size, size) for photo in photos]))
+    return torch.from_numpy(np.stack([to_input_size(photo, size) for photo in photos]))
 
 
 def gflop(network: "SSD") -> float:

@@ -45,6 +45,40 @@ CAFFE = Preprocessing(mean=(123.0, 117.0, 104.0), scale=(1.0, 1.0, 1.0))
 OXFORD = Preprocessing(mean=(123.68, 116.779, 103.939), scale=(1.0, 1.0, 1.0))
 
 
+def to_input_size(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize a photo `[H, W, 3]` uint8 to the network's input `[size, size, 3]`, for evaluation and prediction."""
+    return resize(shrink(image, size), size, size)
+
+
+def reduction(length: int, size: int) -> int:
+    """Return by how much a photo is reduced before it is interpolated, in one direction: the smallest power of two that leaves
+    at most twice the network's input.
+
+    Interpolation looks at two to eight pixels for each new one. From a photo of more than twice as many pixels, it would miss
+    some: fine patterns would flicker or turn into coarse ones.
+
+    Args:
+        length: pixels of the photo that are shown.
+        size: side of the network's input, pixels.
+    """
+    factor = 1
+    while length > 2 * factor * size:
+        factor *= 2
+    return factor
+
+
+def reduced(length: int, factor: int) -> int:
+    """Return the length of a side after its reduction by a factor, pixels."""
+    return (length + factor // 2) // factor
+
+
+def shrink(image: np.ndarray, size: int) -> np.ndarray:
+    """Reduce a photo `[H, W, 3]` uint8 in each direction that has more than twice `size` pixels: each new pixel is the mean of
+    those it replaces. A photo that is read at a reduced scale (`ssd.system.images`) is nearly the same."""
+    height, width = (reduced(length, reduction(length, size)) for length in image.shape[:2])
+    return image if image.shape[:2] == (height, width) else resize(image, width, height, cv2.INTER_AREA)
+
+
 def resize(image: np.ndarray, width: int, height: int, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
     """Resize a photo `[H, W, 3]` uint8 without keeping the aspect ratio.
 

@@ -11,9 +11,20 @@ from data.dataset.disk_cache import content_digest
 from data.dataset.errors import DamagedError, DataError, UnreachableError
 from data.dataset.photo_objects import PhotoSize
 from data.dataset.similar import thumbnail
-from ssd.system.images import ImageError, TooLarge, decode_stored, read_bytes, read_exif, turned
+from ssd.system.images import (
+    ROTATED,
+    DecodedPhoto,
+    ImageError,
+    Reduction,
+    TooLarge,
+    decode_stored,
+    read_bytes,
+    read_exif,
+    turned,
+    upright,
+    whole,
+)
 
-ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 CAMERA_TAGS = (0x010F, 0x0110, 0xA431)  # EXIF: make, model, serial number
 TIME_TAG = 0x9003  # EXIF: when the photo was taken
 REMEDY = "replace it, or remove it from the split"
@@ -31,7 +42,7 @@ class PhotoInfo(NamedTuple):
     captured: tuple[int, int]  # digest of the camera's name, and seconds; zeros if unknown
 
 
-def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
+def read_image(path: str | Path, size: tuple[int, int] = (0, 0), reduction: Reduction = whole) -> DecodedPhoto:
     """Decode a photo in the orientation of its annotation.
 
     Most annotation tools show photos upright, as EXIF says. Only if the annotation gives the size of the stored pixels, as
@@ -40,24 +51,22 @@ def read_image(path: str | Path, size: tuple[int, int] = (0, 0)) -> np.ndarray:
     Args:
         path: a photo in any supported format.
         size: width and height in the annotation, or (0, 0).
-
-    Returns:
-        `[H, W, 3]` uint8, RGB.
+        reduction: by how much it may be reduced, as in `ssd.system.images.decode_stored`.
 
     Raises:
         DataError: the file is missing, not an image, damaged, or of another size.
     """
     try:
-        stored, orientation = decode_stored(read_bytes(path), path)
+        stored, orientation = decode_stored(read_bytes(path), path, reduction)
     except ImageError as error:
         raise DataError(f"{error}; {REMEDY}") from None
-    image = turned(stored, orientation)
-    if size[0] and (image.shape[1], image.shape[0]) == size[::-1] != size:
-        image = stored
-    if size[0] and (image.shape[1], image.shape[0]) != size:
-        actual = f"{image.shape[1]} × {image.shape[0]}"
+    photo = upright(stored, orientation)
+    if size[0] and (photo.width, photo.height) == size[::-1] != size:
+        photo = stored
+    if size[0] and (photo.width, photo.height) != size:
+        actual = f"{photo.width} × {photo.height}"
         raise DataError(f"{path}: the annotation says {size[0]} × {size[1]} pixels, but the photo has {actual}; fix <size>")
-    return image
+    return photo
 
 
 def check_photo(path: Path) -> PhotoInfo:
@@ -79,10 +88,10 @@ def check_photo(path: Path) -> PhotoInfo:
         raise DamagedError(str(error)) from None
     except ImageError as error:
         raise DamagedError(f"{error}; {REMEDY}") from None
-    height, width = stored.shape[:2]
-    upright = (height, width) if orientation in ROTATED else (width, height)
-    small = turned(thumbnail(stored), orientation).tobytes()
-    return PhotoInfo(PhotoSize(width, height, *upright), content_digest(encoded.data), small, captured(encoded))
+    width, height = stored.width, stored.height
+    shown = (height, width) if orientation in ROTATED else (width, height)
+    small = turned(thumbnail(stored.pixels), orientation).tobytes()
+    return PhotoInfo(PhotoSize(width, height, *shown), content_digest(encoded.data), small, captured(encoded))
 
 
 def captured(encoded: np.ndarray) -> tuple[int, int]:

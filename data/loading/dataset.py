@@ -1,6 +1,7 @@
 """The PyTorch dataset of training and evaluation: photos, and tiles of large ones, as augmented samples."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -11,9 +12,11 @@ from data.dataset.images import read_image
 from data.loading.collate import Sample, collate
 from data.loading.image_cache import ImageCache
 from data.loading.sampler import SampleKey
-from data.transforms.augment import Augmentation, draw_augmentation, no_augmentation, scale_augmentation
+from data.transforms.augment import Augmentation, Crop, draw_augmentation, no_augmentation, scale_augmentation
 from ssd.batch import Batch
 from ssd.config.schema import AugmentConfig
+from ssd.preprocessing import reduction
+from ssd.system.images import DecodedPhoto
 
 
 class DetectionDataset(Dataset[Batch]):
@@ -50,7 +53,7 @@ class DetectionDataset(Dataset[Batch]):
         self.cache = cache
         self.crops = crops or LabelledCrops.whole(photos)
         self.sizes = self.crops.sizes
-        self.decoded: tuple[int, np.ndarray] | None = None
+        self.decoded: tuple[tuple[int, int], DecodedPhoto] | None = None  # with its number and reduction
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -82,8 +85,8 @@ class DetectionDataset(Dataset[Batch]):
         return augmentation, labels[augmentation.kept]
 
     def _sample(self, index: int, augmentation: Augmentation, labels: np.ndarray) -> Sample:
-        image = self._pixels(index)
         width, height = self.sizes[index].tolist()
+        image = self._pixels(index, self._reduction(index, augmentation.crop))
         return Sample(index, image, scale_augmentation(augmentation, width, height, image), labels)
 
     def path(self, index: int) -> str:
@@ -92,26 +95,40 @@ class DetectionDataset(Dataset[Batch]):
 
     def image(self, photo: int) -> np.ndarray:
         """Decode one whole photo, `[H, W, 3]` uint8 RGB."""
+        return self._decode(photo, 1).pixels
+
+    def _decode(self, photo: int, factor: int) -> DecodedPhoto:
         width, height = self.photos.sizes[photo].tolist()
-        return read_image(self.photos.path(photo), (width, height))
+        return read_image(self.photos.path(photo), (width, height), lambda *_: factor)
 
-    def _pixels(self, index: int) -> np.ndarray:
-        """Return a sample's crop, from the cache if there is one. The cache shrinks large photos."""
+    def _reduction(self, index: int, drawn: Crop) -> int:
+        """Return by how much a sample's photo may be reduced: in training, what is drawn of it keeps the pixels it needs; in
+        evaluation, all crops of the photo do, so that it is decoded once for all of them, as `Predictor` does."""
+        if self.augment is None:
+            group = self.crops.of_photo(int(self.crops.photos[index]), len(self.photos))
+            return reduction(int(self.sizes[group].min()), self.size)
+        width, height = self.sizes[index].tolist()
+        shown = min(min(drawn.x2, width) - max(drawn.x1, 0), min(drawn.y2, height) - max(drawn.y1, 0))
+        return reduction(shown, self.size)
+
+    def _pixels(self, index: int, factor: int) -> np.ndarray:
+        """Return a sample's crop, reduced by at most `factor`; a cache has its own reductions."""
         if self.cache is None:
-            return self._read(index)
+            return self._read(index, factor)
+        group = self.crops.of_photo(int(self.crops.photos[index]), len(self.photos))
+        read = partial(self._read, factor=int(self.cache.reductions[group].min()))
         if not self.cache.filled[index]:  # decode the photo once for all of its crops
-            for each in self.crops.of_photo(int(self.crops.photos[index]), len(self.photos)):
-                self.cache.get(each, self._read)
+            for each in group:
+                self.cache.get(each, read)
             self.decoded = None
-        return self.cache.get(index, self._read)
+        return self.cache.get(index, read)
 
-    def _read(self, index: int) -> np.ndarray:
+    def _read(self, index: int, factor: int) -> np.ndarray:
         """Decode a sample's crop. With tiles, keep the last photo for the crops that follow."""
         photo = int(self.crops.photos[index])
         if len(self.crops) == len(self.photos):
-            return self.image(photo)
-        if self.decoded is None or self.decoded[0] != photo:
+            return self._decode(photo, factor).pixels
+        if self.decoded is None or self.decoded[0] != (photo, factor):
             self.decoded = None  # free its memory before decoding another
-            self.decoded = photo, self.image(photo)
-        x1, y1, x2, y2 = self.crops.edges[index].tolist()
-        return self.decoded[1][y1:y2, x1:x2]
+            self.decoded = (photo, factor), self._decode(photo, factor)
+        return self.decoded[1].part(*self.crops.edges[index].tolist())

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from data.transforms.augment import CROP_ASPECT, CROP_SCALE
-from ssd.preprocessing import resize
+from ssd.preprocessing import reduced, resize
 from ssd.system.memory import USED, free_memory
 
 NARROWEST = CROP_SCALE[0] * math.sqrt(CROP_ASPECT[0])  # smallest width of a crop, as a share of the photo's
@@ -29,7 +29,7 @@ def reductions(sizes: np.ndarray, output: int) -> np.ndarray:
 
 def cached_sizes(sizes: np.ndarray, output: int) -> np.ndarray:
     """Return width and height of the photos in the cache `[n, 2]`."""
-    return -(-sizes // reductions(sizes, output)[:, None])
+    return reduced(sizes, reductions(sizes, output)[:, None])
 
 
 def cache_bytes(sizes: np.ndarray, output: int) -> int:
@@ -55,6 +55,7 @@ class ImageCache:
 
     def __init__(self, sizes: np.ndarray, output: int) -> None:
         self.arguments = (sizes, output)
+        self.reductions = reductions(sizes, output)
         self.sizes = cached_sizes(sizes, output)
         self.ends = np.cumsum(self.sizes.astype(np.int64).prod(axis=1) * 3)
         self.bytes = int(self.ends[-1])

@@ -1,6 +1,6 @@
 """The pixels of an augmented sample.
 
-The crop, which may extend beyond the photo, is resized once, straight into the output. Painting the expanded canvas of up to 16
+The crop, which may extend beyond the photo, is resized straight into the output. Painting the expanded canvas of up to 16
 times the photo would discard most of it.
 """
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from data.transforms.augment import Augmentation, Photometric
-from ssd.preprocessing import resize
+from ssd.preprocessing import resize, shrink
 
 
 def render(image: np.ndarray, augmentation: Augmentation, fill: tuple[int, int, int], out: np.ndarray) -> None:
@@ -30,7 +30,7 @@ def render(image: np.ndarray, augmentation: Augmentation, fill: tuple[int, int, 
     # Place of the photo's part of the crop in the output, to the nearest pixel.
     left, right = _place(x1, x2, crop.x1, crop.x2, size)
     top, bottom = _place(y1, y2, crop.y1, crop.y2, size)
-    part = image[y1:y2, x1:x2]
+    part = shrink(image[y1:y2, x1:x2], size)
     # Distort colours on the smaller of the two images. The difference is within the interpolation's error.
     early = part.shape[0] * part.shape[1] <= (bottom - top) * (right - left)
     if early:

@@ -28,12 +28,44 @@ def prepare(photos: list[np.ndarray], settings: dict[str, Any]) -> np.ndarray:
         raise ValueError(f"expected at most {number} photos, the batch of the file, got {len(photos)}")
     images = np.zeros(entry["shape"], np.float32)
     for place, photo in enumerate(photos):
-        pixels = resize(photo, side)
+        pixels = resize(shrink(photo, side), side)
         images[place] = (pixels if entry["channel_order"] == "rgb" else pixels[..., ::-1]).transpose(2, 0, 1)
     if entry["normalise_before"]:
         mean, scale = (np.array(entry[name], np.float32)[:, None, None] for name in ("mean", "scale"))
         images[: len(photos)] = (images[: len(photos)] - mean) * scale
     return images.astype(entry["dtype"])
+
+
+def shrink(photo: np.ndarray, side: int) -> np.ndarray:
+    """Average the pixels of a photo in each direction that has more than twice `side`, as cv2.INTER_AREA does."""
+    factors = [_reduction(length, side) for length in photo.shape[:2]]
+    if factors == [1, 1]:
+        return photo
+    averaged = _average(_average(photo, factors[0]).swapaxes(0, 1), factors[1]).swapaxes(0, 1)
+    # Halves are rounded to even, but up if exactly 2 × 2 pixels are averaged: OpenCV has a shortcut for these.
+    is_shortcut = factors == [2, 2] and not any(length % 2 for length in photo.shape[:2])
+    return np.rint(averaged + 0.125 * is_shortcut).astype(np.uint8)
+
+
+def _reduction(length: int, side: int) -> int:
+    """Return the smallest power of two that leaves at most twice `side`."""
+    factor = 1
+    while length > 2 * factor * side:
+        factor *= 2
+    return factor
+
+
+def _average(photo: np.ndarray, factor: int) -> np.ndarray:
+    """Reduce rows by a factor; each new one is the mean of those it replaces, by their share."""
+    length = len(photo)
+    count = (length + factor // 2) // factor
+    new, averaged = np.arange(count), np.zeros((count, *photo.shape[1:]), np.float32)
+    for tap in range(factor + 2):  # rows that a new one may touch
+        old = new * length // count + tap
+        covered = np.minimum((new + 1) * length, (old + 1) * count) - np.maximum(new * length, old * count)
+        weights = (covered.clip(0) / length).astype(np.float32)
+        averaged += weights[:, None, None] * photo[old.clip(max=length - 1)]
+    return averaged
 
 
 def resize(photo: np.ndarray, side: int) -> np.ndarray:

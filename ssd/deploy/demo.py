@@ -20,7 +20,7 @@ from werkzeug.wrappers import Request, Response
 
 from ssd.inference.pictures import class_colour
 from ssd.inference.predictor import Predictor
-from ssd.system.images import ImageError, TooLarge, decode, printable
+from ssd.system.images import DecodedPhoto, ImageError, Reduction, TooLarge, decode, printable
 
 HOST = "127.0.0.1"
 HTTP_PORT = 80  # browsers omit it from addresses
@@ -112,15 +112,15 @@ class Demo:
         if request.content_length > MAX_BYTES:
             raise RequestEntityTooLarge(f"the file is larger than {MAX_BYTES // 2**20} MiB")
         begin = time.perf_counter()
-        pixels = uploaded_pixels(request.get_data())
+        photo = uploaded_photo(request.get_data(), self.predictor.reduction)
         decoded = time.perf_counter()
         with self.lock:  # each photo uses all cores
             start = time.perf_counter()
-            (found,) = self.predictor.detect([pixels])
+            (found,) = self.predictor.detect([photo])
             end = time.perf_counter()
         answer = {
-            "width": pixels.shape[1],  # of the upright photo
-            "height": pixels.shape[0],
+            "width": photo.width,  # of the upright photo
+            "height": photo.height,
             "boxes": found.boxes.astype(float).round(2).tolist(),
             "names": found.names,
             "labels": found.labels.tolist(),
@@ -131,14 +131,14 @@ class Demo:
         return Response(json.dumps(answer), content_type="application/json")
 
 
-def uploaded_pixels(encoded: bytes) -> np.ndarray:
-    """Decode a photo's file to `[H, W, 3]` uint8 RGB, rotated upright.
+def uploaded_photo(encoded: bytes, reduction: Reduction) -> DecodedPhoto:
+    """Decode a photo's file, rotated upright; `reduction` says by how much it may be reduced.
 
     Raises:
         HTTPException: it is not a photo, too large, or damaged.
     """
     try:
-        return decode(np.frombuffer(encoded, np.uint8), "the photo")
+        return decode(np.frombuffer(encoded, np.uint8), "the photo", reduction)
     except TooLarge as error:
         raise RequestEntityTooLarge(str(error)) from None
     except ImageError as error:

@@ -19,7 +19,7 @@ from ssd.inference.predict import Detections
 from ssd.inference.predictor import Predictor
 from ssd.system.errors import UsageError
 from ssd.system.files import require_writable
-from ssd.system.images import ImageError, printable, read_photo, write_picture
+from ssd.system.images import DecodedPhoto, ImageError, Reduction, printable, read_reduced, whole, write_picture
 from ssd.system.machine import num_cores
 from ssd.system.threads import Threads
 
@@ -67,16 +67,20 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def read_ahead(paths: Sequence[str]) -> Generator[Callable[[], np.ndarray]]:
+def read_ahead(paths: Sequence[str], reduction: Reduction = whole) -> Generator[Callable[[], DecodedPhoto]]:
     """Read photos in order, a few in advance, in threads.
 
+    Args:
+        paths: of the photos.
+        reduction: by how much they may be reduced.
+
     Yields:
-        For each path a function that returns the photo, `[H, W, 3]` uint8 RGB, or raises ImageError.
+        For each path a function that returns the photo, or raises ImageError.
     """
     with threads() as pool:
-        waiting: deque[Future[np.ndarray]] = deque()
+        waiting: deque[Future[DecodedPhoto]] = deque()
         for path in paths:
-            waiting.append(pool.submit(read_photo, path))
+            waiting.append(pool.submit(read_reduced, path, reduction))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result
         for photo in waiting:
@@ -122,10 +126,11 @@ class Job:
 
         While the network processes a batch, threads read the next photos and write the previous pictures.
         """
-        images: dict[str, np.ndarray] = {}
+        images: dict[str, DecodedPhoto] = {}
+        reduction = whole if self.pictures else self.predictor.reduction
         with (
             tqdm(total=len(photos), unit="photo", disable=None if photos else True) as bar,
-            closing(read_ahead([photo.path for photo in photos])) as read,
+            closing(read_ahead([photo.path for photo in photos], reduction)) as read,
             threads() as writers,
         ):
             written: dict[str, Future[None]] = {}
@@ -142,16 +147,16 @@ class Job:
             self._finish(written)
 
     def _write(
-        self, writers: ThreadPoolExecutor, images: dict[str, np.ndarray], found: list[Detections]
+        self, writers: ThreadPoolExecutor, images: dict[str, DecodedPhoto], found: list[Detections]
     ) -> dict[str, Future[None]]:
         """Write the results of a batch, start writing its pictures, and return these tasks by name."""
         pairs = list(zip(images.items(), found, strict=True))
         self.results.add(
-            [FrameDetections(name, None, image.shape[1], image.shape[0], detections) for (name, image), detections in pairs]
+            [FrameDetections(name, None, image.width, image.height, detections) for (name, image), detections in pairs]
         )
         if not self.pictures:
             return {}
-        return {name: writers.submit(self._write_picture, name, image, detections) for (name, image), detections in pairs}
+        return {name: writers.submit(self._write_picture, name, image.pixels, found) for (name, image), found in pairs}
 
     def _write_picture(self, name: str, image: np.ndarray, detections: Detections) -> None:
         write_picture(self.output / "pictures" / name, self.drawn(image, detections))

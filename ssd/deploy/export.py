@@ -3,6 +3,9 @@
 Input: `images` `[B, H, W, 3]` uint8 RGB; B, H and W may vary. Outputs, for K = `top_k` detections by falling score: `boxes`
 `[B, K, 4]` float32, edges (x1, y1, x2, y2) in pixels counted from 0; `labels` `[B, K]` int64 from 0 over the classes, -1 in
 unused places; `scores` `[B, K]` float32, 0 in unused places.
+
+The file interpolates. Average photos of more than twice the network's input before, as scripts/run_onnx.py does: within the
+file, averaging would cost small photos more time than their whole resize.
 """
 
 import json
@@ -99,6 +102,11 @@ def metadata_of(classes: Sequence[str], options: PostprocessConfig, class_scores
     return {"classes": json.dumps(list(classes)), "thresholds": json.dumps(thresholds), "input": "RGB"}
 
 
+def input_note(model: SSD) -> dict[str, str]:
+    """Return the metadata that say how far a large photo is averaged before."""
+    return {"input_size": str(model.input_size)}
+
+
 def network_graph(model: SSD, preprocessing: Preprocessing) -> onnx.ModelProto:
     """Return the network as an ONNX graph from `images` to all_boxes `[B, P, 4]` and all_scores `[B, C - 1, P]`."""
     program = torch.onnx.export(
@@ -149,7 +157,7 @@ def export_onnx(
     Raises:
         OSError: the file cannot be written.
     """
-    save_onnx(path, with_detection(network_graph(model, preprocessing), classes, options))
+    save_onnx(path, with_detection(network_graph(model, preprocessing), classes, options, more=input_note(model)))
 
 
 def save_onnx(path: Path, proto: onnx.ModelProto) -> None:

@@ -10,10 +10,11 @@ import onnx
 
 from ssd.config.schema import PostprocessConfig
 from ssd.deploy import decode_heads
-from ssd.deploy.export import network_graph, save_onnx, with_detection
+from ssd.deploy.export import input_note, network_graph, save_onnx, with_detection
 from ssd.deploy.program import Program, load_program, program_of, raw_program_of
 from ssd.deploy.raw_heads import RawOptions, operators, raw_graph, settings_of, write_raw
 from ssd.inference.predictor import Predictor
+from ssd.preprocessing import shrink
 
 
 class Form(Protocol):
@@ -58,14 +59,14 @@ class CompleteForm:
         return network_graph(self.predictor.model, self.predictor.preprocessing)
 
     def batch(self, photo: np.ndarray) -> np.ndarray:
-        return photo[None]
+        return shrink(photo, self.predictor.model.input_size)[None]
 
     def program(self, graph: onnx.ModelProto, limits: PostprocessConfig) -> Program:
-        return program_of(with_detection(graph, self.predictor.classes, limits))
+        return program_of(with_detection(graph, self.predictor.classes, limits, more=input_note(self.predictor.model)))
 
     def write(self, path: Path, graph: onnx.ModelProto, notes: Mapping[str, Any]) -> None:
-        metadata = {name: json.dumps(note) for name, note in notes.items()}
         predictor = self.predictor
+        metadata = {**input_note(predictor.model), **{name: json.dumps(note) for name, note in notes.items()}}
         class_scores = predictor.class_scores if predictor.class_scores.any() else None
         save_onnx(path, with_detection(graph, predictor.classes, predictor.options, class_scores, metadata))
 

@@ -12,6 +12,7 @@ from ssd.deploy import decode_heads, raw_heads
 from ssd.deploy.export import INPUT, OUTPUTS
 from ssd.inference.predict import Detections
 from ssd.inference.predictor import Predictor
+from ssd.preprocessing import shrink
 from ssd.system.errors import Failure
 
 Program = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]  # [B, H, W, 3] → boxes, labels, scores
@@ -24,13 +25,25 @@ MAX_SCORE_DIFFERENCE = 1e-3
 def load_program(path: Path) -> tuple[Program, dict[str, str]]:
     """Return the file as a function, and its metadata."""
     session = _session(str(path))
-    return lambda images: session.run(list(OUTPUTS), {INPUT: images}), session.get_modelmeta().custom_metadata_map  # pyright: ignore
+    return _complete(session), session.get_modelmeta().custom_metadata_map
 
 
 def program_of(graph: onnx.ModelProto) -> Program:
     """Return a complete graph as a function."""
-    session = _session(graph.SerializeToString())
-    return lambda images: session.run(list(OUTPUTS), {INPUT: images})  # pyright: ignore
+    return _complete(_session(graph.SerializeToString()))
+
+
+def _complete(session: onnxruntime.InferenceSession) -> Program:
+    """Return a complete network as a function that averages large photos before, as scripts/run_onnx.py does."""
+    size = int(session.get_modelmeta().custom_metadata_map["input_size"])
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        small = np.stack([shrink(image, size) for image in images])
+        boxes, labels, scores = session.run(list(OUTPUTS), {INPUT: small})
+        scale = np.float32([images.shape[2] / small.shape[2], images.shape[1] / small.shape[1]] * 2)
+        return boxes * scale, labels, scores  # pyright: ignore
+
+    return run
 
 
 def raw_program_of(graph: onnx.ModelProto, settings: dict[str, Any]) -> Program:

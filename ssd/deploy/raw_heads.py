@@ -117,7 +117,7 @@ def settings_of(predictor: Predictor, options: RawOptions, limits: PostprocessCo
             "shape": [options.batch, 3, size, size],
             "dtype": "uint8" if options.input == "uint8" else "float32",
             "channel_order": predictor.preprocessing.channel_order,
-            "resize": "linear, without keeping the aspect ratio",
+            "resize": "linear, without keeping the aspect ratio; before, sides of more than twice the input are averaged",
             "normalise_before": options.input == "normalised",  # (pixel - mean) * scale; otherwise the network does it
             **normalisation(predictor),
         },

@@ -143,7 +143,7 @@ def draw_duplicates(path: Path, found: Duplicates, train: Annotations, val: Anno
 def _drawn(photos: Annotations, index: int, part: str) -> np.ndarray:
     """Return a photo with its boxes, HEIGHT pixels high, with a title."""
     width, height = photos.sizes[index].tolist()
-    image = read_image(photos.path(index), (width, height))
+    image = read_image(photos.path(index), (width, height)).pixels
     rows = photos.objects(index)
     shown = min(max(round(image.shape[1] * HEIGHT / image.shape[0]), MIN_WIDTH), MAX_WIDTH)  # a strip is squeezed or stretched
     small = cv2.resize(image, (shown, HEIGHT), interpolation=cv2.INTER_AREA)

@@ -31,7 +31,7 @@ from ssd.inference.predictor import Predictor
 from ssd.model import SSD
 from ssd.system.errors import UsageError, first_line
 from ssd.system.files import write_whole
-from ssd.system.images import ImageError, decode, printable, read_bytes, read_photo
+from ssd.system.images import DecodedPhoto, ImageError, decode, printable, read_bytes, read_reduced
 from ssd.training.datasets import load_part
 from ssd.training.run import Run
 from ssd.weights.checkpoint import TrainState
@@ -96,9 +96,9 @@ def label_next(
         chosen = choose(found.values, found.features, found.thumbnails, number)
         entries, figures = [], []
         for rank, index in enumerate(tqdm(chosen, unit="photo", desc="pre-labels", disable=None, leave=False), start=1):
-            photo, image = found.photos[index], read_photo(found.photos[index].path)
+            photo, image = found.photos[index], read_reduced(found.photos[index].path, labeller.reduction)
             (detections,) = labeller.detect([image], batch_size)
-            entries.append(FrameDetections(photo.name, None, image.shape[1], image.shape[0], detections))
+            entries.append(FrameDetections(photo.name, None, image.width, image.height, detections))
             caption = f"{rank}. {photo.name}: {len(detections.labels)} objects, uncertainty {found.values[index]:.2f}"
             figures.append(f"<figure><img alt='' src='{_picture(image, detections, labeller.classes)}'>")
             figures.append(f"<figcaption>{html.escape(caption)}</figcaption></figure>")
@@ -122,9 +122,9 @@ def describe(found: Candidates) -> str:
     return f"left out: {left_out}, {found.num_damaged} damaged"
 
 
-def _picture(image: np.ndarray, detections: Detections, classes: Sequence[str]) -> str:
-    small = scaled_into(image, PICTURE, PICTURE)
-    scale = np.tile([small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]], 2)
+def _picture(photo: DecodedPhoto, detections: Detections, classes: Sequence[str]) -> str:
+    small = scaled_into(photo.pixels, PICTURE, PICTURE)
+    scale = np.tile([small.shape[1] / photo.width, small.shape[0] / photo.height], 2)
     return jpeg(draw_boxes(small, detections.boxes * scale, detections.labels, classes, detections.scores))
 
 
@@ -136,15 +136,15 @@ def find_candidates(predictor: Predictor, photos: Sequence[Input], labelled: Lab
     values: list[float] = []
     features: list[np.ndarray] = []
     thumbnails: list[np.ndarray] = []
-    batch: list[np.ndarray] = []
+    batch: list[DecodedPhoto] = []
     with (
         tqdm(total=len(photos), unit="photo", disable=None) as bar,
-        closing(read_ahead([photo.path for photo in photos])) as read,
+        closing(read_ahead([photo.path for photo in photos], predictor.reduction)) as read,
         pooled_features(predictor.model) as pooled,
     ):
-        for number, (photo, image) in enumerate(zip(photos, read, strict=True), start=1):
+        for number, (photo, result) in enumerate(zip(photos, read, strict=True), start=1):
             try:
-                pixels, content = image(), content_digest(read_bytes(photo.path).data)
+                image, content = result(), content_digest(read_bytes(photo.path).data)
             except ImageError as error:
                 num_damaged += 1
                 tqdm.write(f"error: {error}", file=sys.stderr)
@@ -156,11 +156,11 @@ def find_candidates(predictor: Predictor, photos: Sequence[Input], labelled: Lab
                 else:
                     seen.add(content)
                     kept.append(photo)
-                    thumbnails.append(thumbnail(pixels))
-                    batch.append(pixels)
+                    thumbnails.append(thumbnail(image.pixels))
+                    batch.append(image)
             if batch and (number == len(photos) or predictor.fills(batch, batch_size)):
                 values += [uncertainty(detections.scores) for detections in predictor.detect(batch, batch_size)]
-                counts = np.array([len(predictor.crops(pixels)) for pixels in batch])
+                counts = np.array([len(predictor.crops(image.width, image.height)) for image in batch])
                 features.append(torch.cat(pooled).numpy()[counts.cumsum() - counts])  # of the whole photos, without tiles
                 batch = []
                 pooled.clear()
@@ -222,7 +222,7 @@ def find_labelled(state: TrainState, name: str, words: Sequence[str]) -> Labelle
         encoded = read_bytes(photo.path)
         contents.append(np.array([content_digest(encoded.data)]))
         with suppress(ImageError):  # a damaged photo is like no other
-            thumbnails.append(thumbnail(decode(encoded, photo.path))[None])
+            thumbnails.append(thumbnail(decode(encoded, photo.path).pixels)[None])
     return Labelled(np.concatenate(contents), np.concatenate(thumbnails))
 
 

@@ -20,10 +20,10 @@ from ssd.inference.merge import merge
 from ssd.inference.predict import Detections, PixelModel, predict
 from ssd.inference.tiles import tile_edges
 from ssd.model import SSD
-from ssd.preprocessing import Preprocessing, resize
+from ssd.preprocessing import Preprocessing, reduction, to_input_size
 from ssd.system.device import choose_device, choose_precision, compute_in_forks, inference_format
 from ssd.system.errors import first_line
-from ssd.system.images import MAX_PIXELS, ImageError, read_photo, require_decodable, to_rgb
+from ssd.system.images import MAX_PIXELS, DecodedPhoto, ImageError, read_photo, read_reduced, require_decodable, to_rgb
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint
 from ssd.weights.pretrained import network_of
 from ssd.weights.sources import SHIPPED, SHIPPED_SCORE, checkpoint_file
@@ -153,35 +153,47 @@ class Predictor:
         )
         photos: Iterable[Photo] = [images] if is_single else images  # pyright: ignore[reportAssignmentType]
         found: list[Detections] = []
-        batch: list[np.ndarray] = []
+        batch: list[DecodedPhoto | np.ndarray] = []
         for number, photo in enumerate(photos):
-            batch.append(to_pixels(photo, number, bgr))
+            is_file = isinstance(photo, str | Path)
+            batch.append(read_reduced(photo, self.reduction) if is_file else to_pixels(photo, number, bgr))
             if self.fills(batch, batch_size):
                 found += self.detect(batch, batch_size)
                 batch = []
         return found + self.detect(batch, batch_size)
 
-    def fills(self, pixels: Sequence[np.ndarray], batch_size: int) -> bool:
+    def fills(self, photos: Sequence[DecodedPhoto | np.ndarray], batch_size: int) -> bool:
         """Return whether photos with their tiles fill a batch, or have as many pixels as the largest photo allowed."""
-        is_large = sum(image.shape[0] * image.shape[1] for image in pixels) >= MAX_PIXELS
-        return is_large or sum(len(self.crops(image)) for image in pixels) >= batch_size
+        decoded = as_decoded(photos)
+        is_large = sum(photo.pixels.shape[0] * photo.pixels.shape[1] for photo in decoded) >= MAX_PIXELS
+        return is_large or sum(len(self.crops(photo.width, photo.height)) for photo in decoded) >= batch_size
 
-    def detect(self, pixels: Sequence[np.ndarray], batch_size: int = 16) -> list[Detections]:
-        """Return the detections in photos, each `[H, W, 3]` uint8 RGB, with `batch_size` photos or tiles in a batch."""
-        crops = [self.crops(image) for image in pixels]
-        inputs = [(image, crop) for image, edges in zip(pixels, crops, strict=True) for crop in edges.tolist()]
+    def reduction(self, width: int, height: int) -> int:
+        """Return by how much a photo may be reduced while it is decoded, for its smallest crop to keep the pixels it needs."""
+        edges = self.crops(width, height)
+        return reduction(int((edges[:, 2:] - edges[:, :2]).min()), self.model.input_size)
+
+    def detect(self, photos: Sequence[DecodedPhoto | np.ndarray], batch_size: int = 16) -> list[Detections]:
+        """Return the detections in photos, with `batch_size` photos or tiles in a batch.
+
+        Args:
+            photos: whole ones `[H, W, 3]` uint8 RGB, or decoded at the scale of `reduction`; boxes refer to the whole photos.
+            batch_size: photos and tiles in one batch of the network.
+        """
+        decoded = as_decoded(photos)
+        crops = [self.crops(photo.width, photo.height) for photo in decoded]
+        inputs = [(photo, crop) for photo, edges in zip(decoded, crops, strict=True) for crop in edges.tolist()]
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(inputs), batch_size):
             batch = inputs[start : start + batch_size]
             size = self.model.input_size
-            images = np.stack([resize(image[y1:y2, x1:x2], size, size) for image, (x1, y1, x2, y2) in batch])
+            images = np.stack([to_input_size(photo.part(*crop), size) for photo, crop in batch])
             found += predict(self.pixel_model, torch.from_numpy(images), self.options)
         ends = np.cumsum([len(edges) for edges in crops]).tolist()
         return [self._merged(found[end - len(edges) : end], edges) for edges, end in zip(crops, ends, strict=True)]
 
-    def crops(self, image: np.ndarray) -> np.ndarray:
-        """Return the crops that the network sees, the whole photo first: `[m, 4]` edges in its pixels."""
-        height, width = image.shape[:2]
+    def crops(self, width: int, height: int) -> np.ndarray:
+        """Return the crops of a photo that the network sees, the whole one first: `[m, 4]` edges in its pixels."""
         whole = np.array([[0, 0, width, height]])
         if not self.tiles:
             return whole
@@ -246,6 +258,10 @@ def for_inference(model: SSD, dtype: torch.dtype) -> SSD:
         if isinstance(conv, nn.Conv2d):
             conv.to(dtype)
     return network.to(memory_format=inference_format(network.dbox_list.device))  # pyright: ignore[reportCallIssue]
+
+
+def as_decoded(photos: Sequence[DecodedPhoto | np.ndarray]) -> list[DecodedPhoto]:
+    return [photo if isinstance(photo, DecodedPhoto) else DecodedPhoto.whole(photo) for photo in photos]
 
 
 def to_pixels(photo: Photo, number: int = 0, bgr: bool = False) -> np.ndarray:

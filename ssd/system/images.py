@@ -6,15 +6,16 @@ import re
 import threading
 import unicodedata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from ssd.preprocessing import reduced
 from ssd.system.errors import UserError, first_line
 from ssd.system.files import write_whole
 
@@ -41,9 +42,14 @@ HEIC_REMEDY = "convert HEIC to JPEG by sips -s format jpeg (macOS), by heif-conv
 MAX_PIXELS = 2**27
 
 ORIENTATION = 0x0112  # the EXIF tag
+ROTATED = (5, 6, 7, 8)  # orientations that swap width and height
 INVERSE = {6: 8, 8: 6}  # inverse orientations; the others are their own inverse
 SAMPLES = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}  # by TIFF's SampleFormat
 JPEG = b"\xff\xd8\xff"  # first bytes of a file
+# Factors by which libjpeg reduces a photo while decoding, which saves most of the work after the entropy coding.
+REDUCTIONS = (8, 4, 2, 1)
+
+Reduction = Callable[[int, int], int]  # width and height of a photo, pixels → the largest factor by which it may be reduced
 
 # Warnings of libjpeg that lose no pixels: cameras pad files ("extraneous bytes before marker") or write unusual headers.
 HARMLESS = re.compile(
@@ -66,13 +72,42 @@ class TooLarge(ImageError):
     """The header of a photo states more than MAX_PIXELS."""
 
 
+class DecodedPhoto(NamedTuple):
+    """The pixels of a photo, all of them or at a reduced scale."""
+
+    pixels: np.ndarray  # [h, w, 3] uint8 RGB
+    width: int  # of the whole photo, pixels
+    height: int
+
+    @classmethod
+    def whole(cls, pixels: np.ndarray) -> Self:
+        return cls(pixels, pixels.shape[1], pixels.shape[0])
+
+    def part(self, x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+        """Return a part of the pixels. Its edges are in the whole photo's pixels, and rounded to those there are."""
+        height, width = self.pixels.shape[:2]
+        x1, x2 = (round(x * width / self.width) for x in (x1, x2))
+        y1, y2 = (round(y * height / self.height) for y in (y1, y2))
+        return self.pixels[y1:y2, x1:x2]
+
+
+def whole(_width: int, _height: int) -> int:
+    """Do not reduce a photo: a `Reduction`."""
+    return 1
+
+
 def read_photo(path: str | Path) -> np.ndarray:
     """Read a photo, upright according to its EXIF orientation, as `[H, W, 3]` uint8 RGB.
 
     Raises:
         ImageError: the file is missing, damaged, too large, or not a supported image.
     """
-    return decode(read_bytes(path), path)
+    return decode(read_bytes(path), path).pixels
+
+
+def read_reduced(path: str | Path, reduction: Reduction) -> DecodedPhoto:
+    """Read a photo as `read_photo` does, at a reduced scale if `reduction` allows it and its format has it (JPEG)."""
+    return decode(read_bytes(path), path, reduction)
 
 
 def read_bytes(path: str | Path) -> np.ndarray:
@@ -87,21 +122,22 @@ def read_bytes(path: str | Path) -> np.ndarray:
         raise ImageError(f"{printable(path)}: cannot be read: {error.strerror}") from None
 
 
-def decode(encoded: np.ndarray, path: str | Path) -> np.ndarray:
+def decode(encoded: np.ndarray, path: str | Path, reduction: Reduction = whole) -> DecodedPhoto:
     """Decode a photo and turn it upright; arguments and errors as in `decode_stored`."""
-    image, orientation = decode_stored(encoded, path)
-    return turned(image, orientation)
+    return upright(*decode_stored(encoded, path, reduction))
 
 
-def decode_stored(encoded: np.ndarray, path: str | Path) -> tuple[np.ndarray, int]:
+def decode_stored(encoded: np.ndarray, path: str | Path, reduction: Reduction = whole) -> tuple[DecodedPhoto, int]:
     """Decode a photo as stored. Grey, palette, alpha and 16-bit images become 8-bit RGB; of several frames, use the first.
 
     Args:
         encoded: `[n]` uint8, the bytes of a file.
         path: path of the file, for the message.
+        reduction: by how much the photo may be reduced. JPEGs are decoded at the next lower scale of 1/2, 1/4 and 1/8; other
+            formats, and JPEGs with harmless faults, are decoded whole.
 
     Returns:
-        The pixels `[H, W, 3]` uint8 RGB, and the EXIF orientation, 1 (upright) to 8.
+        The photo, and the EXIF orientation, 1 (upright) to 8.
 
     Raises:
         TooLarge: the header states too many pixels. It is read before memory for them is allocated.
@@ -111,15 +147,17 @@ def decode_stored(encoded: np.ndarray, path: str | Path) -> tuple[np.ndarray, in
         raise ImageError(f"{printable(path)}: is not an image: the file is empty")
     header, orientation = _open(encoded, path)
     require_decodable(header, printable(path))
+    width, height = header.size
+    is_jpeg, factor = encoded[: len(JPEG)].tobytes() == JPEG, reduction(width, height)
     try:
-        image = _decode_jpeg(encoded, header) if encoded[: len(JPEG)].tobytes() == JPEG else to_rgb(header)
+        image = _decode_jpeg(encoded, header, factor) if is_jpeg else to_rgb(header)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders may raise anything for a broken file
         raise ImageError(f"{printable(path)}: is damaged or truncated ({first_line(error)})") from None
     if header.format == "TIFF":  # Pillow has turned these upright
         image = turned(image, INVERSE.get(orientation, orientation))
-    return image, orientation
+    return DecodedPhoto(image, width, height) if is_jpeg else DecodedPhoto.whole(image), orientation
 
 
 def _open(encoded: np.ndarray, path: str | Path) -> tuple[Image.Image, int]:
@@ -204,20 +242,29 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _decode_jpeg(encoded: np.ndarray, header: Image.Image) -> np.ndarray:
-    """Decode a JPEG file, and raise if pixels are lost.
+def _decode_jpeg(encoded: np.ndarray, header: Image.Image, reduction: int) -> np.ndarray:
+    """Decode a JPEG file, reduced by at most `reduction`, and raise if pixels are lost.
 
     libjpeg fills in missing pixels and only warns. Pillow drops the warning, OpenCV prints it; simplejpeg raises it.
 
     Raises:
         ValueError: with the message of libjpeg.
     """
+    factor = next(each for each in REDUCTIONS if each <= reduction)
+    width, height = header.size
     try:
-        return simplejpeg.decode_jpeg(encoded, "RGB")
+        image = simplejpeg.decode_jpeg(encoded, "RGB", min_width=-(-width // factor), min_height=-(-height // factor))
     except ValueError as error:
         if not HARMLESS.match(str(error)):
             raise
-    return to_rgb(header)
+        return to_rgb(header)
+    return image[: reduced(height, factor), : reduced(width, factor)]  # without a last pixel that lies mostly outside
+
+
+def upright(photo: DecodedPhoto, orientation: int) -> DecodedPhoto:
+    """Turn a photo, stored with an EXIF orientation from 1 to 8, upright."""
+    width, height = (photo.height, photo.width) if orientation in ROTATED else (photo.width, photo.height)
+    return DecodedPhoto(turned(photo.pixels, orientation), width, height)
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:

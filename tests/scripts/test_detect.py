@@ -26,7 +26,7 @@ from ssd.deploy.video import Video, VideoFile
 from ssd.inference.predictor import Predictor
 from ssd.system.device import keep_freed_memory
 from ssd.system.errors import Failure
-from ssd.system.images import ImageError, read_photo, write_picture
+from ssd.system.images import DecodedPhoto, ImageError, read_photo, write_picture
 from ssd.weights.checkpoint import load_checkpoint
 from ssd.weights.sources import SHIPPED
 from tests.helpers.paths import ROOT
@@ -398,13 +398,14 @@ def test_a_foreign_checkpoint_is_refused(tmp_path, photos, capsys):
 def test_photos_are_read_in_order_and_few_in_advance(photos, monkeypatch):
     begun = []
 
-    def read(path):
+    def read(path, reduction):
+        assert reduction(4000, 3000) == 1
         begun.append(path)
         if path.startswith("bad"):
             raise ImageError(f"{path}: no photo")
-        return np.full((1, 1, 3), int(path), np.uint8)
+        return DecodedPhoto.whole(np.full((1, 1, 3), int(path), np.uint8))
 
-    monkeypatch.setattr(detection, "read_photo", read)
+    monkeypatch.setattr(detection, "read_reduced", read)
     paths = ["bad 0" if number == 5 else str(number) for number in range(50)]
     stream = detection.read_ahead(paths)
     for number, photo in zip(range(20), stream, strict=False):
@@ -413,7 +414,7 @@ def test_photos_are_read_in_order_and_few_in_advance(photos, monkeypatch):
             with pytest.raises(ImageError, match="bad 0: no photo"):
                 photo()
         else:
-            assert photo()[0, 0, 0] == number
+            assert photo().pixels[0, 0, 0] == number
     stream.close()
     assert len(begun) < 32  # those that were waiting are not read any more
     assert [photo() for photo in detection.read_ahead([])] == []

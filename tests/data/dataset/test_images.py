@@ -133,7 +133,7 @@ def test_every_image_format_becomes_rgb(tmp_path, suffix):
     picture[..., 0] = 200  # blue in OpenCV's order
     path = tmp_path / f"a{suffix}"
     cv2.imwrite(str(path), picture)
-    image = read_image(path, (9, 6))
+    image = read_image(path, (9, 6)).pixels
     assert image.shape == (6, 9, 3)
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image.reshape(-1, 3).mean(axis=0), [0, 0, 200], atol=12)
@@ -143,7 +143,7 @@ def test_every_image_format_becomes_rgb(tmp_path, suffix):
 def test_grey_alpha_and_16_bit(tmp_path, channels, dtype):
     white = np.full((5, 7, channels), np.iinfo(dtype).max // 2 + 1, dtype)
     cv2.imwrite(str(tmp_path / "a.png"), white)
-    image = read_image(tmp_path / "a.png", (7, 5))
+    image = read_image(tmp_path / "a.png", (7, 5)).pixels
     assert image.shape == (5, 7, 3)
     np.testing.assert_allclose(image, 128, atol=1)
 
@@ -156,12 +156,16 @@ def test_the_annotation_decides_about_exif_rotation(tmp_path):
     tiff = b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
     block = b"Exif\x00\x00" + tiff
     (tmp_path / "a.jpg").write_bytes(encoded[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + encoded[2:])
-    stored, upright = read_image(tmp_path / "a.jpg", (40, 20)), read_image(tmp_path / "a.jpg", (20, 40))
+    stored, upright = (read_image(tmp_path / "a.jpg", size).pixels for size in ((40, 20), (20, 40)))
     assert stored.shape == (20, 40, 3)
     assert upright.shape == (40, 20, 3)
     assert stored[10, 35].mean() > 200
     assert upright[35, 10].mean() > 200
-    assert read_image(tmp_path / "a.jpg").shape == (40, 20, 3)  # an annotation without a size refers to the upright photo
+    assert read_image(tmp_path / "a.jpg").pixels.shape == (
+        40,
+        20,
+        3,
+    )  # without a size: upright
 
 
 def test_images_that_cannot_be_read(tmp_path):

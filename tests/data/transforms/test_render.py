@@ -61,7 +61,7 @@ def test_one_resampling_equals_step_by_step():
     assert np.mean(means) < 1.5
 
 
-@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (120, 90), (700, 500)])
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (120, 90), (600, 500)])
 def test_the_drawn_interpolation_is_used(size):
     """On noise, all interpolations differ."""
     width, height = size

@@ -134,7 +134,7 @@ def test_a_large_photo_needs_no_additional_memory(monkeypatch):
     image = np.zeros((10_000, 10_000, 3), np.uint8)
     resized, batches = [], []
 
-    def fitted(crop: np.ndarray, width: int, height: int) -> np.ndarray:
+    def fitted(crop: np.ndarray, size: int) -> np.ndarray:
         resized.append((crop.base is image, crop.shape))
         return np.zeros((1, 1, 3), np.uint8)
 
@@ -142,7 +142,7 @@ def test_a_large_photo_needs_no_additional_memory(monkeypatch):
         batches.append(len(images))
         return [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}] * len(images)
 
-    monkeypatch.setattr(deploy, "resize", fitted)
+    monkeypatch.setattr(deploy, "to_input_size", fitted)
     monkeypatch.setattr(deploy, "predict", predicted)
     (found,) = predictor(TilesConfig(size=600, overlap=0.2)).detect([image], batch_size=32)
     assert isinstance(found, Detections)
@@ -161,7 +161,7 @@ def test_many_boxes_of_many_tiles_are_merged_in_bounded_time(monkeypatch):
         labels = torch.zeros(len(images), 200).long()
         return [{"boxes": b, "labels": k, "scores": s} for b, k, s in zip(boxes, labels, scores, strict=True)]
 
-    monkeypatch.setattr(deploy, "resize", lambda *_: np.zeros((1, 1, 3), np.uint8))
+    monkeypatch.setattr(deploy, "to_input_size", lambda *_: np.zeros((1, 1, 3), np.uint8))
     monkeypatch.setattr(deploy, "predict", predicted)
     (found,) = predictor(TilesConfig(size=600, overlap=0.2)).detect([np.zeros((10_000, 10_000, 3), np.uint8)], batch_size=64)
     assert len(found.scores) == 200

@@ -38,7 +38,7 @@ def test_photos_are_turned_upright(tmp_path, suffix, orientation):
     image = read_photo(path)
     assert image.shape == expected.shape
     assert np.abs(image - expected).mean() < 6
-    assert np.abs(decode_stored(read_bytes(path), path)[0].astype(int) - PIXELS).mean() < 6
+    assert np.abs(decode_stored(read_bytes(path), path)[0].pixels.astype(int) - PIXELS).mean() < 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
