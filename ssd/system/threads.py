@@ -13,15 +13,17 @@ T = TypeVar("T")
 ThreadSetting = Literal["all", "free"] | int
 
 PERIOD = 2.0  # seconds between measurements, which take 2 to 4 ms each
-HARMLESS_LOAD = 0.4  # cores; on two cores, two threads are still faster than one
+# Cores. Two threads nearly stop while another program has one of two cores, and one thread has 0.6 of their free speed, so at
+# this load both are as fast.
+HARMLESS_LOAD = 0.4
 
 
 class Threads:
     """The threads that PyTorch computes with, within a `with` block.
 
-    The threads of a convolution wait for each other without giving up their cores. Where another program runs on one of the
-    cores, all of them wait for that thread to get its turn, and two threads are many times slower than one. Results depend on
-    the number in their last digits.
+    The threads of an operation wait for each other, in oneDNN's weight gradient without giving up their cores. If another
+    program takes one of the cores, all wait until that thread gets its turn, and two threads are many times slower than one.
+    The number of threads changes results in their last bits.
 
     Args:
         setting: all: PyTorch's own number, one for each core or OMP_NUM_THREADS; free: at most that many, and no more than
