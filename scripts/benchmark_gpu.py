@@ -29,7 +29,7 @@ from ssd.config import load_config
 from ssd.system.arguments import Parser, names_of, several, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
-from ssd.system.files import write_whole
+from ssd.system.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = "## GPU"
@@ -203,10 +203,6 @@ def trained(done: "subprocess.CompletedProcess[str]", folder: Path) -> dict[str,
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
     """Run Python in the project's folder."""
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def last_line(done: "subprocess.CompletedProcess[str]") -> str:

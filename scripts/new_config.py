@@ -24,7 +24,7 @@ from ssd.config.yaml import parse_yaml
 from ssd.system.arguments import Parser, whole_number
 from ssd.system.command import command
 from ssd.system.errors import UsageError
-from ssd.system.files import require_writable, write_whole
+from ssd.system.files import require_writable, write_text
 
 
 @command()
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     text, summary = propose(options.folder, name, budget, time.perf_counter() - began)
     parse_config(parse_yaml(text, top_entry()), str(options.folder))
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, lambda file: file.write(text.encode()))
+    write_text(output, text)
     print(summary)
     print(f"written: {output}; now: python train.py --config {output}")
     return 0

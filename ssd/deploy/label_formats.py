@@ -21,7 +21,7 @@ import yaml
 from ssd.boxes import edges_to_voc
 from ssd.deploy.inputs import output_name
 from ssd.inference.predict import Detections
-from ssd.system.files import naming, write_whole
+from ssd.system.files import naming, write_text, write_whole
 from ssd.system.images import printable
 
 
@@ -118,7 +118,7 @@ class YoloFiles:
         self.folder = folder / "labels"
         self.taken: set[str] = set()
         names = yaml.safe_dump({"names": dict(enumerate(classes))}, allow_unicode=True, sort_keys=False)
-        write_whole(folder / "data.yaml", lambda file: file.write(names.encode()))
+        write_text(folder / "data.yaml", names)
 
     def add(self, entries: Sequence[FrameDetections]) -> None:
         for entry in entries:
@@ -231,7 +231,7 @@ def _as_labelme(entry: FrameDetections) -> dict[str, object]:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda file: file.write(text.encode()), outlasts_power_cut=False)
+    write_text(path, text, outlasts_power_cut=False)
 
 
 def _xml_text(text: str) -> str:

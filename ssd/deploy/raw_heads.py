@@ -24,7 +24,7 @@ from ssd.deploy import decode_heads
 from ssd.deploy.export import INPUT, OPSET, save_onnx
 from ssd.detect import PRE_NMS_TOP_K
 from ssd.inference.predictor import Predictor
-from ssd.system.files import write_whole
+from ssd.system.files import write_text, write_whole
 
 OUTPUTS = ("loc", "conf")  # [N, P, 4], [N, P, C]
 INPUTS = ("float32", "uint8", "normalised")  # pixels in 0..255 as floats or bytes; floats that the caller has normalised
@@ -146,7 +146,7 @@ def write_raw(path: Path, graph: onnx.ModelProto, settings: Mapping[str, Any]) -
     graph.doc_string = __doc__ or ""
     save_onnx(path, graph)
     lines = [f"{json.dumps(name)}: {json.dumps(entry, ensure_ascii=False)}" for name, entry in settings.items()]
-    write_whole(path.with_suffix(".json"), lambda file: file.write("{{\n{}\n}}\n".format(",\n".join(lines)).encode()))
+    write_text(path.with_suffix(".json"), "{{\n{}\n}}\n".format(",\n".join(lines)))
     write_whole(path.with_name("decode_heads.py"), lambda file: file.write(Path(decode_heads.__file__).read_bytes()))
 
 

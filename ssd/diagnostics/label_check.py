@@ -11,7 +11,7 @@ from ssd.evaluation.failures import faults_pictures
 from ssd.evaluation.label_faults import label_faults
 from ssd.evaluation.report import page
 from ssd.preprocessing import Preprocessing
-from ssd.system.files import write_whole
+from ssd.system.files import write_text
 from ssd.system.stop import StopRequest
 from ssd.training.build import place
 from ssd.training.datasets import eval_dataset, load_part
@@ -72,5 +72,5 @@ def check_labels(
     )
     pictures = faults_pictures(evaluation.errors, faults, evaluation.classes, names, samples.image, num_pictured)
     text = page(title, [f"<h1>{title}</h1><p class=note>{note}</p>", pictures])
-    write_whole(folder / "labels.html", lambda file: file.write(text.encode()))
+    write_text(folder / "labels.html", text)
     return folder, count

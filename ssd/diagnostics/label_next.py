@@ -30,7 +30,7 @@ from ssd.inference.predict import Detections
 from ssd.inference.predictor import Predictor
 from ssd.model import SSD
 from ssd.system.errors import UsageError, first_line
-from ssd.system.files import write_whole
+from ssd.system.files import write_text, write_whole
 from ssd.system.images import DecodedPhoto, ImageError, decode, printable, read_bytes, read_reduced
 from ssd.training.datasets import load_part
 from ssd.training.run import Run
@@ -107,7 +107,7 @@ def label_next(
         title = "Photos to label next"
         note = f"{len(chosen)} of {len(found.photos):,} without labels, in the order of choice; {describe(found)}."
         text = page(title, [f"<h1>{title}</h1><p class=note>{note}</p>", "<div class=small>", *figures, "</div>"])
-        write_whole(folder / "label_next.html", lambda file: file.write(text.encode()))
+        write_text(folder / "label_next.html", text)
         lines = "".join(f"{found.photos[index].path}\n" for index in chosen)
         write_whole(folder / "label_next.txt", lambda file: file.write(os.fsencode(lines)))
         return Choice(folder, len(chosen), results.num_objects, found)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ssd.evaluation.metrics import METRICS
-from ssd.system.files import write_whole
+from ssd.system.files import write_text
 from ssd.training.checkpoints import BEST
 from ssd.training.run import Run
 from ssd.training.validate import Best
@@ -102,4 +102,4 @@ def _write(path: Path, metric: str, num_runs: int, done: Sequence[dict[str, Any]
     ap, mean_ap = _spreads(done)
     spreads = {"map": mean_ap.to_plain(), "ap": {name: spread.to_plain() for name, spread in ap.items()}}
     content = {"metric": metric, "num_runs": num_runs, **spreads, "runs": done}
-    write_whole(path, lambda file: file.write(json.dumps(content, indent=2).encode()))
+    write_text(path, json.dumps(content, indent=2))

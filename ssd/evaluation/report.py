@@ -25,7 +25,7 @@ from ssd.evaluation.overlap import pixel_iou
 from ssd.evaluation.plots import PLOT_STYLE, ap_plot, confusion_plot, grid, pr_plot, score_plot
 from ssd.evaluation.voc_eval import IOU_THRESH
 from ssd.inference.pictures import TRUTH, draw_boxes, evenly_spaced, jpeg, scaled_into
-from ssd.system.files import write_whole
+from ssd.system.files import write_text
 
 NUM_HARDEST = 6
 NUM_PICTURED = 6
@@ -84,7 +84,7 @@ def write_report(path: Path, report: ReportInput) -> None:
         OSError: the file cannot be written.
     """
     text = render(report)
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def render(report: ReportInput) -> str:

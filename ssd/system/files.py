@@ -38,6 +38,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], outlasts_power
             sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str, outlasts_power_cut: bool = True) -> None:
+    """Write a text in UTF-8; otherwise as `write_whole`."""
+    write_whole(path, lambda file: file.write(text.encode()), outlasts_power_cut)
+
+
 def require_writable(folder: Path, entry: str) -> None:
     """Check that files can be written to a folder, which need not exist yet. The check leaves no trace.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from ssd.config.yaml import dump_yaml
 from ssd.system.distributed import World
 from ssd.system.errors import UsageError, UserError
-from ssd.system.files import ASIDE, write_whole
+from ssd.system.files import ASIDE, write_text
 from ssd.weights.checkpoint import CheckpointError, TrainState, copy_checkpoint, digest, load_checkpoint, save_checkpoint
 
 LAST, BEST = "last.pt", "best.pt"
@@ -221,5 +221,5 @@ def make_folder(world: World, folder: Path, state: TrainState, start: ResumePoin
             (checkpoints / BEST).unlink()
         elif start.state and start.state.best_map >= 0:  # still the best one by the old metric
             os.replace(checkpoints / BEST, checkpoints / best_until(state.iteration))
-    write_whole(folder / "config.yaml", lambda file: file.write(dump_yaml(state.config).encode()))
-    write_whole(folder / "run_id", lambda file: file.write(f"{state.run_id}\n".encode()))
+    write_text(folder / "config.yaml", dump_yaml(state.config))
+    write_text(folder / "run_id", f"{state.run_id}\n")

@@ -24,7 +24,7 @@ from ssd.boxes import voc_to_edges
 from ssd.evaluation.evaluate import Evaluation
 from ssd.inference.pictures import TRUTH, contact_sheet, draw_boxes, evenly_spaced
 from ssd.system.errors import optional
-from ssd.system.files import naming, write_whole
+from ssd.system.files import naming, write_text
 from ssd.training.build import RunParts
 from ssd.training.datasets import tiles_notes
 from ssd.training.run import Run
@@ -168,7 +168,7 @@ class RecordFile:
             record = _parse_record(line)
             if record and record["iteration"] <= last[record["kind"]]:
                 kept.append(line)
-        write_whole(self.path, lambda file: file.write("".join(kept).encode()))
+        write_text(self.path, "".join(kept))
 
     def write(self, kind: str, epoch: int, iteration: int, values: Mapping[str, Any]) -> None:
         """Append one record; it is on disk when this returns."""
