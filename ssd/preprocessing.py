@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+Length = TypeVar("Length", int, np.ndarray)
 
 
 class Preprocessing(NamedTuple):
@@ -67,7 +69,7 @@ def reduction(length: int, size: int) -> int:
     return factor
 
 
-def reduced(length: int, factor: int) -> int:
+def reduced(length: Length, factor: Length) -> Length:
     """Return the length of a side after its reduction by a factor, pixels."""
     return (length + factor // 2) // factor
 

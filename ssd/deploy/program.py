@@ -40,7 +40,7 @@ def _complete(session: onnxruntime.InferenceSession) -> Program:
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         small = np.stack([shrink(image, size) for image in images])
         boxes, labels, scores = session.run(list(OUTPUTS), {INPUT: small})
-        scale = np.float32([images.shape[2] / small.shape[2], images.shape[1] / small.shape[1]] * 2)
+        scale = np.array([images.shape[2] / small.shape[2], images.shape[1] / small.shape[1]] * 2, np.float32)
         return boxes * scale, labels, scores  # pyright: ignore
 
     return run
