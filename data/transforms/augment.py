@@ -1,4 +1,4 @@
-"""Augmentation of training samples: photometric distortion, expansion, IoU crop, resize, mirror.
+"""Augmentation of training samples: photometric distortion, expansion, IoU crop, resize, mirror; optionally flip.
 
 SSD paper, sections 2.2 and 3.6; parameters from ssd_pascal.py and im_transforms.cpp. `draw_augmentation` only draws random
 numbers and transforms boxes; `data.transforms.render` then transforms the pixels.
@@ -56,6 +56,7 @@ class Augmentation(NamedTuple):
     photometric: Photometric
     boxes: np.ndarray  # [m, 4] float32 corners relative to the output
     kept: np.ndarray  # [m] int64: indices of the remaining objects
+    flip: bool = False  # upside down
 
 
 def draw_augmentation(
@@ -78,24 +79,28 @@ def draw_augmentation(
     interpolation = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
     mirror = bool(options.mirror and rng.random() < 0.5)
     kept = np.flatnonzero(_centers_inside(boxes, np.array([crop]))[0])
-    relative = relative_boxes(boxes[kept], crop, mirror)
+    flip = bool(options.flip and rng.random() < 0.5)
+    relative = relative_boxes(boxes[kept], crop, mirror, flip)
     whole = (relative[:, 2] > relative[:, 0]) & (relative[:, 3] > relative[:, 1])
-    return Augmentation(crop, mirror, interpolation, photometric, relative[whole], kept[whole])
+    return Augmentation(crop, mirror, interpolation, photometric, relative[whole], kept[whole], flip)
 
 
 def no_augmentation(width: int, height: int, boxes: np.ndarray) -> Augmentation:
     """Return an augmentation that changes nothing but the size, for evaluation."""
     crop = Crop(0, 0, width, height)
-    return Augmentation(crop, False, cv2.INTER_LINEAR, Photometric(), relative_boxes(boxes, crop, False), np.arange(len(boxes)))
+    return Augmentation(crop, False, cv2.INTER_LINEAR, Photometric(), relative_boxes(boxes, crop), np.arange(len(boxes)))
 
 
-def relative_boxes(boxes: np.ndarray, crop: Crop, mirror: bool) -> np.ndarray:
-    """Convert edges in pixels `[m, 4]` to float32 corners relative to the crop, clipped to it, and mirrored on request."""
+def relative_boxes(boxes: np.ndarray, crop: Crop, mirror: bool = False, flip: bool = False) -> np.ndarray:
+    """Convert edges in pixels `[m, 4]` to float32 corners relative to the crop, clipped to it; mirrored, and flipped upside
+    down, on request."""
     origin = np.array([crop.x1, crop.y1] * 2, np.float64)
     size = np.array([crop.x2 - crop.x1, crop.y2 - crop.y1] * 2, np.float64)
     relative = np.clip((boxes - origin) / size, 0, 1)
     if mirror:
         relative[:, [0, 2]] = 1 - relative[:, [2, 0]]
+    if flip:
+        relative[:, [1, 3]] = 1 - relative[:, [3, 1]]
     return relative.astype(np.float32)
 
 

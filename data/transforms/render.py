@@ -41,6 +41,9 @@ def render(image: np.ndarray, augmentation: Augmentation, fill: tuple[int, int, 
     if augmentation.mirror:
         part = cv2.flip(part, 1)
         left, right = size - right, size - left
+    if augmentation.flip:
+        part = cv2.flip(part, 0)
+        top, bottom = size - bottom, size - top
     if (right - left, bottom - top) == (size, size):
         out[:] = part
     else:

@@ -343,6 +343,8 @@ class AugmentConfig(_Section):
     """cut out a patch that overlaps some object enough: makes objects larger"""
     mirror: bool = True
     """flip left and right"""
+    flip: bool = False
+    """flip upside down: for photos in which no side is up, such as aerial and microscope photos"""
 
 
 class TrainConfig(_Section):

@@ -188,3 +188,24 @@ def test_mirrored_data_gives_mirrored_boxes():
     straight, mirrored = relative_boxes(BOXES, window, False), relative_boxes(BOXES, window, True)
     np.testing.assert_allclose(mirrored[:, [2, 0]], 1 - straight[:, [0, 2]], atol=1e-6)
     np.testing.assert_array_equal(mirrored[:, [1, 3]], straight[:, [1, 3]])
+
+
+def test_flipped_data_gives_flipped_boxes():
+    window = Crop(-10, -20, WIDTH + 30, HEIGHT)
+    straight, flipped = relative_boxes(BOXES, window), relative_boxes(BOXES, window, flip=True)
+    np.testing.assert_allclose(flipped[:, [3, 1]], 1 - straight[:, [1, 3]], atol=1e-6)
+    np.testing.assert_array_equal(flipped[:, [0, 2]], straight[:, [0, 2]])
+
+
+def test_flip_draws_last_and_only_if_it_is_on():
+    flips = 0
+    for i in range(400):
+        generator, other = rng(i), rng(i)
+        plain = draw_augmentation(generator, WIDTH, HEIGHT, BOXES, AugmentConfig())
+        flipped = draw_augmentation(other, WIDTH, HEIGHT, BOXES, AugmentConfig(flip=True))
+        assert plain[:4] == flipped[:4]
+        np.testing.assert_array_equal(plain.kept, flipped.kept)
+        assert not plain.flip
+        assert flipped.flip == (generator.random() < 0.5)
+        flips += flipped.flip
+    assert abs(flips - 200) < 5 * 10  # five standard deviations

@@ -12,8 +12,9 @@ from tests.helpers.boxes import BOXES, HEIGHT, WIDTH, rng
 FILL = (124, 116, 104)
 
 
+@pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("seed", range(120))
-def test_boxes_match_the_pixels(seed):
+def test_boxes_match_the_pixels(seed, flip):
     """A coloured rectangle is inside its box after augmentation."""
     generator = np.random.default_rng(seed)
     width, height = generator.integers(150, 500, 2).tolist()
@@ -22,7 +23,7 @@ def test_boxes_match_the_pixels(seed):
     image = np.full((height, width, 3), 20, np.uint8)
     image[y1:y2, x1:x2] = (250, 20, 20)
     box = np.array([[x1, y1, x2, y2]], np.float32)
-    plan = draw_augmentation(generator, width, height, box, AugmentConfig(photometric=False))
+    plan = draw_augmentation(generator, width, height, box, AugmentConfig(photometric=False, flip=flip))
     out = np.zeros((300, 300, 3), np.uint8)
     render(image, plan, (20, 20, 20), out)
     red = out[..., 0].astype(int) > 135
@@ -33,7 +34,7 @@ def test_boxes_match_the_pixels(seed):
 
 
 def step_by_step(image: np.ndarray, plan: Augmentation, size: int) -> np.ndarray:
-    """Augment in the usual steps: distort, paint a canvas, crop, resize, mirror."""
+    """Augment in the usual steps: distort, paint a canvas, crop, resize, mirror, flip."""
     x1, y1, x2, y2 = plan.crop
     height, width = image.shape[:2]
     left, top = max(0, -x1), max(0, -y1)
@@ -41,17 +42,19 @@ def step_by_step(image: np.ndarray, plan: Augmentation, size: int) -> np.ndarray
     canvas[top : top + height, left : left + width] = distort(image, plan.photometric)
     patch = canvas[y1 + top : y2 + top, x1 + left : x2 + left]
     patch = cv2.resize(patch, (size, size), interpolation=plan.interpolation)
-    return patch[:, ::-1] if plan.mirror else patch
+    patch = patch[:, ::-1] if plan.mirror else patch
+    return patch[::-1] if plan.flip else patch
 
 
-def test_one_resampling_equals_step_by_step():
+@pytest.mark.parametrize("flip", [False, True])
+def test_one_resampling_equals_step_by_step(flip):
     generator = np.random.default_rng(0)
     coarse = generator.uniform(30, 220, (6, 8, 3)).astype(np.float32)
     image = np.clip(cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
     out = np.zeros((300, 300, 3), np.uint8)
     means = []
     for i in range(400):
-        plan = draw_augmentation(rng(i), WIDTH, HEIGHT, BOXES, AugmentConfig())
+        plan = draw_augmentation(rng(i), WIDTH, HEIGHT, BOXES, AugmentConfig(flip=flip))
         render(image, plan, FILL, out)
         difference = np.abs(out.astype(int) - step_by_step(image, plan, 300))
         means.append(difference.mean())
