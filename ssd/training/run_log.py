@@ -25,6 +25,7 @@ from ssd.evaluation.evaluate import Evaluation
 from ssd.inference.pictures import TRUTH, contact_sheet, draw_boxes, evenly_spaced
 from ssd.system.errors import optional
 from ssd.system.files import naming, write_text
+from ssd.system.machine import num_cores
 from ssd.training.build import RunParts
 from ssd.training.datasets import tiles_notes
 from ssd.training.run import Run
@@ -58,6 +59,13 @@ def describe(run: Run, parts: RunParts, iteration: int) -> None:
             "warning: train.threads=free has no effect here; it is for several threads of one process on a CPU, without "
             "train.compile"
         )
+    elif isinstance(run.threads.setting, int) and run.device.type == "cpu":
+        threads, cores = run.threads.setting * run.world.local_size, num_cores()
+        if threads > cores:
+            lines.append(
+                f"warning: train.threads={run.threads.setting}: {threads} threads wait for one another on {cores} core(s), "
+                f"which may be many times slower; {max(1, cores // run.world.local_size)} or fewer are faster"
+            )
     for line in lines:
         run.say(line)
 

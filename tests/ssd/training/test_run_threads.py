@@ -13,6 +13,7 @@ from ssd.config.file import load_config
 from ssd.inference.predict import PixelModel
 from ssd.system import threads
 from ssd.system.machine import OtherLoad
+from ssd.training import run_log
 from ssd.training.datasets import load_data
 from ssd.training.run import Run
 from ssd.training.step import TrainStep
@@ -103,6 +104,15 @@ def test_free_says_where_it_has_no_effect(config, capsys):
     torch.set_num_threads(1)
     assert train.main(["--config", str(config), "train.threads=free"]) == 0
     assert "warning: train.threads=free has no effect here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number, is_warned", [(2, False), (3, True)])
+def test_more_threads_than_cores_are_warned_of(config, capsys, monkeypatch, number, is_warned):
+    monkeypatch.setattr(run_log, "num_cores", lambda: 2)
+    assert train.main(["--config", str(config), f"train.threads={number}", "train.iterations=1"]) == 0
+    shown = capsys.readouterr().out
+    assert ("warning: train.threads=3: 3 threads wait for one another on 2 core(s)" in shown) == is_warned
+    assert ("train.threads" in shown) == is_warned
 
 
 @pytest.mark.usefixtures("busy")
