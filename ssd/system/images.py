@@ -146,7 +146,7 @@ def decode_stored(encoded: np.ndarray, path: str | Path, reduction: Reduction = 
     if not encoded.size:
         raise ImageError(f"{printable(path)}: is not an image: the file is empty")
     header, orientation = _open(encoded, path)
-    require_decodable(header, printable(path))
+    require_decodable(header, path)
     width, height = header.size
     is_jpeg, factor = encoded[: len(JPEG)].tobytes() == JPEG, reduction(width, height)
     try:
@@ -208,7 +208,7 @@ def _tiff_kind(encoded: np.ndarray) -> str:
     return f"{len(bits)} channel(s) of {bits[0]}-bit {kind} are not supported; save it with 8 bits"
 
 
-def require_decodable(header: Image.Image, name: str) -> None:
+def require_decodable(header: Image.Image, name: str | Path) -> None:
     """Check the header of a photo.
 
     Args:
@@ -221,10 +221,10 @@ def require_decodable(header: Image.Image, name: str) -> None:
     """
     width, height = header.size
     if width * height > MAX_PIXELS:
-        raise TooLarge(f"{name}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
+        raise TooLarge(f"{printable(name)}: has {width} × {height} pixels, more than {MAX_PIXELS:,}; scale it down")
     if header.mode == "F" or (header.mode == "I" and header.format != "PPM"):
         kind = "floating-point numbers" if header.mode == "F" else "32-bit or signed integers"
-        raise ImageError(f"{name}: pixels are {kind} without a known range; save it with 8 or 16 bits")
+        raise ImageError(f"{printable(name)}: pixels are {kind} without a known range; save it with 8 or 16 bits")
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -269,9 +269,10 @@ def upright(photo: DecodedPhoto, orientation: int) -> DecodedPhoto:
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
     """Turn an image `[H, W, 3]`, stored with an EXIF orientation from 1 to 8, upright."""
+    across = image.swapaxes(0, 1)
     upright = {
-        2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1], 5: image.swapaxes(0, 1),
-        6: np.rot90(image, -1), 7: np.rot90(image[::-1]), 8: np.rot90(image),
+        2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1],
+        5: across, 6: across[:, ::-1], 7: across[::-1, ::-1], 8: across[::-1],
     }  # fmt: skip
     return np.ascontiguousarray(upright.get(orientation, image))
 
