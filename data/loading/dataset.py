@@ -1,7 +1,6 @@
 """The PyTorch dataset of training and evaluation: photos, and tiles of large ones, as augmented samples."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -86,7 +85,7 @@ class DetectionDataset(Dataset[Batch]):
 
     def _sample(self, index: int, augmentation: Augmentation, labels: np.ndarray) -> Sample:
         width, height = self.sizes[index].tolist()
-        image = self._pixels(index, self._reduction(index, augmentation.crop))
+        image = self._pixels(index, augmentation.crop)
         return Sample(index, image, scale_augmentation(augmentation, width, height, image), labels)
 
     def path(self, index: int) -> str:
@@ -105,23 +104,29 @@ class DetectionDataset(Dataset[Batch]):
         """Return by how much a sample's photo may be reduced: in training, what is drawn of it keeps the pixels it needs; in
         evaluation, all crops of the photo do, so that it is decoded once for all of them, as `Predictor` does."""
         if self.augment is None:
-            group = self.crops.of_photo(int(self.crops.photos[index]), len(self.photos))
-            return reduction(int(self.sizes[group].min()), self.size)
+            return reduction(int(self.sizes[self._crops_beside(index)].min()), self.size)
         width, height = self.sizes[index].tolist()
         shown = min(min(drawn.x2, width) - max(drawn.x1, 0), min(drawn.y2, height) - max(drawn.y1, 0))
         return reduction(shown, self.size)
 
-    def _pixels(self, index: int, factor: int) -> np.ndarray:
-        """Return a sample's crop, reduced by at most `factor`; a cache has its own reductions."""
+    def _crops_beside(self, index: int) -> list[int]:
+        """Return all samples of a sample's photo."""
+        return self.crops.of_photo(int(self.crops.photos[index]), len(self.photos))
+
+    def _pixels(self, index: int, drawn: Crop) -> np.ndarray:
+        """Return a sample's crop, of which `drawn` is shown, from the cache if there is one."""
         if self.cache is None:
-            return self._read(index, factor)
-        group = self.crops.of_photo(int(self.crops.photos[index]), len(self.photos))
-        read = partial(self._read, factor=int(self.cache.reductions[group].min()))
+            return self._read(index, self._reduction(index, drawn))
         if not self.cache.filled[index]:  # decode the photo once for all of its crops
-            for each in group:
-                self.cache.get(each, read)
+            for each in self._crops_beside(index):
+                self.cache.get(each, self._read_for_cache)
             self.decoded = None
-        return self.cache.get(index, read)
+        return self.cache.get(index, self._read_for_cache)
+
+    def _read_for_cache(self, index: int) -> np.ndarray:
+        """Decode a sample's crop with the pixels that the cache keeps."""
+        assert self.cache is not None
+        return self._read(index, int(self.cache.reductions[self._crops_beside(index)].min()))
 
     def _read(self, index: int, factor: int) -> np.ndarray:
         """Decode a sample's crop. With tiles, keep the last photo for the crops that follow."""

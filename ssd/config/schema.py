@@ -384,8 +384,8 @@ class TrainConfig(_Section):
     compile: bool = False
     """compile network and loss with torch.compile"""
     threads: Literal["all", "free"] | Positive = "all"
-    """threads on a CPU; all: one for each core, or OMP_NUM_THREADS; free: as many as other programs leave cores free, measured
-    every 2 seconds: many times as fast beside them, but weights are then not the same in every run; or a number"""
+    """threads on a CPU: a number; all: one for each core, or OMP_NUM_THREADS; free: as many as other programs leave cores free,
+    measured every 2 seconds. That is many times as fast beside them, but the weights' last bits then differ between runs"""
     max_hours: Annotated[float, Field(gt=0)] | None = None
     """time limit of one start, after which the run saves a checkpoint and exits with code 0; null: no limit"""
 

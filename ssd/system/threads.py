@@ -36,7 +36,8 @@ class Threads:
         self.setting = setting
         self.measures = measures and not isinstance(setting, int) and self._most > 1
         self._times_too_many = 0
-        self._begin_measurement()
+        if self.measures:
+            self._begin_measurement()
 
     def __enter__(self) -> Self:
         if isinstance(self.setting, int):

@@ -161,11 +161,8 @@ def test_the_annotation_decides_about_exif_rotation(tmp_path):
     assert upright.shape == (40, 20, 3)
     assert stored[10, 35].mean() > 200
     assert upright[35, 10].mean() > 200
-    assert read_image(tmp_path / "a.jpg").pixels.shape == (
-        40,
-        20,
-        3,
-    )  # without a size: upright
+    unsized = read_image(tmp_path / "a.jpg").pixels  # an annotation without a size refers to the upright photo
+    assert unsized.shape == (40, 20, 3)
 
 
 def test_images_that_cannot_be_read(tmp_path):
