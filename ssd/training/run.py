@@ -31,7 +31,7 @@ PER_MACHINE = {
     "device": True,
     "data": {"root", "train", "val", "workers", "cache"},
     "model": {"pretrained", "init_from"},
-    "train": {"threads"},
+    "train": {"threads", "teacher"},
 }
 
 

@@ -112,8 +112,9 @@ class RunLog:
         """Write a train record, and show it."""
         if self.records:
             self.records.write("train", epoch, iteration, values)
+        teacher = f", distillation {values['loss_d']:.3f}" if "loss_d" in values else ""
         text = (
-            f"loss {values['loss']:.3f} (l {values['loss_l']:.3f}, c {values['loss_c']:.3f})  lr {values['lr']:.2e}  "
+            f"loss {values['loss']:.3f} (l {values['loss_l']:.3f}, c {values['loss_c']:.3f}{teacher})  lr {values['lr']:.2e}  "
             f"{values['images_per_s']:.1f} images/s  data wait {values['data_wait']:.0%}  left {duration(seconds_left)}"
         )
         if self.on_terminal:

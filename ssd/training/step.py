@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssd.batch import Batch
+from ssd.compress.distill import Teacher, distillation_loss
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
@@ -21,7 +22,7 @@ from ssd.weights.checkpoint import TrainState
 class StepOutput(NamedTuple):
     """The result of a step, on the device: reading it synchronises."""
 
-    losses: Tensor  # [2] float32: this process's share of loss_l and loss_c
+    losses: Tensor  # [2] float32: this process's share of loss_l and loss_c; [3] with a teacher: and of loss_d
     grad_norm: Tensor  # [] float32: of the gradient that all processes share, before clipping; may be infinite in float16
 
 
@@ -36,6 +37,7 @@ class TrainStep:
         dtype: precision of the activations.
         world: the processes that train together.
         compiled: run network and loss through torch.compile.
+        teacher: a network whose predictions are targets too.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TrainStep:
         dtype: torch.dtype,
         world: World,
         compiled: bool,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model = model
         self.criterion = criterion
@@ -60,6 +63,8 @@ class TrainStep:
         network = self.ddp or model
         self.network = torch.compile(network) if compiled else network
         self.loss = torch.compile(criterion.loss) if compiled else criterion.loss
+        self.teacher = teacher
+        self.distillation_loss = torch.compile(distillation_loss) if compiled else distillation_loss
 
     def __call__(self, micro_batches: list[Batch], iteration: int) -> StepOutput:
         """Update the weights once, without waiting for the device.
@@ -73,16 +78,19 @@ class TrainStep:
         # forward pass, and every loss is divided by the final count.
         matched = [self.criterion.match(batch.targets.to(self.device), self.model.dbox_list) for batch in micro_batches]
         num_positives = self.world.all_reduce(torch.stack([self.criterion.num_positives(m) for m in matched]).sum())
-        losses = torch.zeros(2, device=self.device)
+        losses = torch.zeros(3 if self.teacher else 2, device=self.device)
         for number, (batch, targets) in enumerate(zip(micro_batches, matched, strict=True), start=1):
             images = normalize(batch.images, self.preprocessing, self.device, self.memory_format)
             with self._gradient_sync(number == len(micro_batches)):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loc, conf, _ = self.network(images)
-                loss_l, loss_c = self.loss(loc, conf, targets, num_positives)
+                parts = [*self.loss(loc, conf, targets, num_positives)]
+                if self.teacher:
+                    parts.append(self.distillation_loss(loc, conf, *self.teacher(batch.images), num_positives))
+                terms = torch.stack(parts)
                 # DistributedDataParallel averages over the processes, but the divisor already counts all of them.
-                self.updater.scale((loss_l + loss_c) * self.world.size).backward()
-            losses += torch.stack([loss_l, loss_c]).detach()
+                self.updater.scale(terms.sum() * self.world.size).backward()
+            losses += terms.detach()
         return StepOutput(losses, self.updater.step(losses, iteration))
 
     def _gradient_sync(self, is_last: bool) -> AbstractContextManager[None]:

@@ -95,14 +95,15 @@ class Trainer:
         # Plain values only.
         self.now = replace(state, model={}, optimizer={}, scaler={}, average=None, loss_sums=None, grad_norms=None)
         self.best: Best | None = None
-        # Sums since the last train record, on the device because reading them synchronises: loss_l and loss_c of this process;
-        # norms of the finite gradients and their number, the same in all processes.
-        self.loss_sums = torch.zeros(2, device=run.device)
+        # Sums since the last train record, on the device because reading them synchronises: the losses of this process; norms
+        # of the finite gradients and their number, the same in all processes.
+        self.loss_sums = torch.zeros(3 if run.config.train.teacher else 2, device=run.device)
         self.grad_norms = torch.zeros(2, device=run.device)
         if state.recorded_at is None:
             self.now.recorded_at = state.iteration - state.iteration % run.config.log_every
         if state.loss_sums is not None and self.world.is_main:  # of all processes
-            self.loss_sums.copy_(state.loss_sums)
+            common = min(len(self.loss_sums), len(state.loss_sums))  # a teacher may be new, or gone
+            self.loss_sums[:common] = state.loss_sums[:common]
         if state.grad_norms is not None:
             self.grad_norms.copy_(state.grad_norms)
 
@@ -174,13 +175,14 @@ class Trainer:
         self._check_finite()
         iteration, schedule = self.now.iteration, self.schedule
         steps = iteration - (self.now.recorded_at or 0)
-        loss_l, loss_c = (self.world.all_reduce(self.loss_sums) / steps).tolist()
+        loss_l, loss_c, *loss_d = (self.world.all_reduce(self.loss_sums) / steps).tolist()
         norms, num_norms = self.grad_norms.tolist()
         seconds, waited, timed_steps = clock.lap()
         values = {
             "loss": loss_l + loss_c,
             "loss_l": loss_l,
             "loss_c": loss_c,
+            **({"loss_d": loss_d[0]} if loss_d else {}),
             "grad_norm": norms / num_norms if num_norms else None,
             "lr": schedule.lr_at(iteration - 1),
             "images_per_s": timed_steps * schedule.batch_size / seconds,

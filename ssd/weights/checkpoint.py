@@ -49,7 +49,7 @@ class TrainState:
     class_scores: dict[str, float] = field(default_factory=dict)  # minimum score of each class with the best F1 on data.val
     evaluated_at: int = -1  # iteration of the last evaluation
     not_improved: int = 0  # evaluations since the best one
-    loss_sums: Tensor | None = None  # since the last train record: loss_l and loss_c
+    loss_sums: Tensor | None = None  # since the last train record: loss_l, loss_c and, with a teacher, loss_d
     grad_norms: Tensor | None = None  # since the last train record: sum of gradient norms, and their number
     recorded_at: int | None = None  # iteration of the last train record; None in old checkpoints, which lack it
     run_id: str = ""  # identifier of the run; empty in old checkpoints

@@ -1,0 +1,111 @@
+"""Distillation: a trained network teaches a smaller one through its predictions (Hinton et al., 2015; for detectors, Chen et
+al., NeurIPS 2017)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssd.config.yaml import dump_yaml
+from ssd.model import SSD
+from ssd.preprocessing import Preprocessing, normalize
+from ssd.system.device import choose_training_format
+from ssd.weights.checkpoint import CheckpointError
+from ssd.weights.class_names import same_class
+from ssd.weights.formats import load_any
+from ssd.weights.pretrained import network_of
+from ssd.weights.sources import checkpoint_file
+
+# Beside the losses of the ground truth. With 1, a short training of the slim network was 0.01 of mAP behind (docs/results.md).
+FACTOR = 2.0
+MIN_WEIGHT = 0.01  # DBoxes on which both networks see background with more than 99 % are left out
+
+
+class Teacher:
+    """A trained network whose predictions are targets.
+
+    Args:
+        network: in evaluation mode, on its device.
+        preprocessing: of its input.
+        columns: the column of its class scores for each column of the student's `[C]`.
+        dtype: precision of the activations.
+    """
+
+    def __init__(self, network: SSD, preprocessing: Preprocessing, columns: Tensor, dtype: torch.dtype) -> None:
+        self.device = columns.device
+        self.dtype = dtype
+        self.memory_format = choose_training_format(self.device, dtype, network.width, network.architecture.separable)
+        self.network = network.requires_grad_(False).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+        self.preprocessing = preprocessing
+        self.columns = columns
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loc `[B, P, 4]` and conf `[B, P, C]` in the student's columns for a batch of the loader `[B, H, W, 3]`."""
+        pixels = normalize(images, self.preprocessing, self.device, self.memory_format)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loc, conf, _ = self.network(pixels)
+        return loc, conf[..., self.columns]
+
+
+def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype: torch.dtype) -> Teacher:
+    """Load the teacher of a network.
+
+    Args:
+        source: a checkpoint, or shipped weights by their name.
+        student: the network that is trained, on its device.
+        classes: names of its classes.
+        dtype: precision of the teacher's activations.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or has other classes, another input size or other DBoxes.
+    """
+    path, device = checkpoint_file(source), student.dbox_list.device
+    try:
+        state, _ = load_any(path)
+        network = network_of(state).to(device)
+    except CheckpointError as error:
+        raise CheckpointError(f"train.teacher: {error}") from None
+    places = [same_class(name, state.classes) for name in classes]
+    if len(classes) != len(state.classes) or set(places) != set(range(len(classes))):
+        raise CheckpointError(f"train.teacher: {path}: has the classes {state.classes}, data.classes has {list(classes)}")
+    if network.input_size != student.input_size:
+        sizes = f"{network.input_size} pixels, not {student.input_size}"
+        raise CheckpointError(f"train.teacher: {path}: the input of {network.architecture.title} has {sizes}")
+    if not torch.equal(network.dbox_list, student.dbox_list):
+        theirs = dump_yaml(state.config["model"]["dboxes"], in_line=True)
+        raise CheckpointError(f"train.teacher: {path}: has other DBoxes; set model.dboxes: {theirs}")
+    columns = torch.tensor([0, *(place + 1 for place in places if place is not None)], device=device)
+    return Teacher(network, Preprocessing.from_plain(state.preprocessing), columns, dtype)
+
+
+def distillation_loss(loc: Tensor, conf: Tensor, teacher_loc: Tensor, teacher_conf: Tensor, num_positives: Tensor) -> Tensor:
+    """Return `FACTOR` times how far predictions are from a teacher's, divided by `num_positives` (at least 1): a float32 scalar.
+
+    The Kullback–Leibler divergence of the class scores, weighted in each DBox by the probability that it holds an object, for
+    the network that takes it for larger. Background on which both agree, nearly all DBoxes, counts nothing. Smooth L1 of the
+    offsets is weighted by the teacher's probability of an object.
+
+    Args:
+        loc: offsets `[B, P, 4]`.
+        conf: logits `[B, P, C]`, column 0 = background.
+        teacher_loc: offsets `[B, P, 4]`.
+        teacher_conf: logits `[B, P, C]`.
+        num_positives: positives of the whole batch `[]`, by which the other losses are divided too.
+    """
+    with torch.no_grad():
+        known, seen = (1 - scores.float().softmax(-1)[..., 0] for scores in (teacher_conf, conf))  # [B, P]
+        weight = torch.maximum(known, seen)
+        weight = torch.where(weight > MIN_WEIGHT, weight, 0)
+    if conf.device.type == "cpu" and not torch.compiler.is_compiling():
+        # As in MultiBoxLoss: the few DBoxes that count are selected; on a GPU, the host would wait for their number.
+        counted = weight.nonzero(as_tuple=True)
+        loc, conf, teacher_loc, teacher_conf = (values[counted] for values in (loc, conf, teacher_loc, teacher_conf))
+        known, weight = known[counted], weight[counted]
+    known = torch.where(weight > 0, known, 0)
+    targets = teacher_conf.float().log_softmax(-1)
+    divergence = F.kl_div(conf.float().log_softmax(-1), targets, reduction="none", log_target=True).sum(-1)
+    distance = F.smooth_l1_loss(loc.float(), teacher_loc.float(), reduction="none").sum(-1)
+    return FACTOR * (divergence * weight + distance * known).sum() / num_positives.clamp(min=1)
