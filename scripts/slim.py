@@ -1,15 +1,16 @@
 """Make a network narrower: python scripts/slim.py SOURCE --width 0.5
 
     python scripts/slim.py runs/mine/checkpoints/best.pt --width 0.5
+    python scripts/slim.py half --width 0.25 --photos photos/
     python scripts/slim.py vgg16_features.pth --width 0.5 --photos photos/
 
-SOURCE is a checkpoint, or VGG16's 13 convolutions in torchvision's layout. The channels that the next layers need least are
-removed, and the weights of the others are refitted by least squares on the run's training photos or those in --photos. --width
-is relative to VGG16: 0.5 has half its channels and about a quarter of its arithmetic.
+SOURCE is a checkpoint, shipped weights by their name, or VGG16's 13 convolutions in torchvision's layout. The channels that the
+next layers need least are removed, and the weights of the others are refitted by least squares on the run's training photos or
+those in --photos. --width is relative to VGG16: 0.5 has half its channels and about a quarter of its arithmetic.
 
 Prints each layer's unexplained variance, parameters and GFLOP and, if the run's validation photos are available, mAP before and
 after. The new file is a checkpoint with weights only. Some epochs of training recover most of the lost mAP: name the file in
-model.init_from, with its model.width. If the run's photos have moved, add data.root=FOLDER.
+model.init_from, with its model.width, and SOURCE in train.teacher. If the run's photos have moved, add data.root=FOLDER.
 """
 
 import argparse
@@ -40,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     output = options.output or options.source.with_suffix(f".width{options.width:g}.pt")
     check_usage(options, output)
+    from ssd.weights.sources import checkpoint_file
+
+    options.source = checkpoint_file(options.source)
     from ssd.compress.features import features_in
     from ssd.weights.checkpoint import read_tensors, save_checkpoint
     from ssd.weights.formats import state_of
@@ -167,7 +171,7 @@ def validation_samples(run: "Run", preprocessing: "Preprocessing") -> "Detection
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a checkpoint, or VGG16's convolutions")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a checkpoint, a shipped name, or VGG16's convolutions")
     parser.add_argument("--width", type=width, required=True, metavar="W", help="channels of the new network relative to VGG16")
     parser.add_argument(
         "--photos", type=Path, metavar="FOLDER", help="photos to refit the weights on (default: the run's training photos)"
