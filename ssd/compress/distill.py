@@ -82,7 +82,7 @@ def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype
 
 
 def distillation_loss(loc: Tensor, conf: Tensor, teacher_loc: Tensor, teacher_conf: Tensor, num_positives: Tensor) -> Tensor:
-    """Return `FACTOR` times how far predictions are from a teacher's, divided by `num_positives` (at least 1): a float32 scalar.
+    """Return how far predictions are from a teacher's: a float32 scalar, times `FACTOR`, divided by `num_positives` (at least 1).
 
     The Kullback–Leibler divergence of the class scores, weighted in each DBox by the probability that it holds an object, for
     the network that takes it for larger. Background on which both agree, nearly all DBoxes, counts nothing. Smooth L1 of the

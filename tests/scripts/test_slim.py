@@ -16,7 +16,7 @@ def test_shipped_weights_by_name(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert slim.main(["slim", "--width", "0.1", "--photos", PHOTOS, "--number", "3"]) == 0
     shown = capsys.readouterr().out
-    assert "conv1_1       6 of   16 channels  unexplained variance " in shown
+    assert "conv1_1       8 of   16 channels  unexplained variance 0.0" in shown
     assert "width 0.25: 2,2" in shown
     assert "written: slim.width0.1.pt, " in shown
     whole, narrow = (load_checkpoint(path) for path in (SHIPPED["slim"], tmp_path / "slim.width0.1.pt"))
