@@ -82,11 +82,12 @@ def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype
 
 
 def distillation_loss(loc: Tensor, conf: Tensor, teacher_loc: Tensor, teacher_conf: Tensor, num_positives: Tensor) -> Tensor:
-    """Return how far predictions are from a teacher's: a float32 scalar, times `FACTOR`, divided by `num_positives` (at least 1).
+    """Return the distance of predictions from a teacher's, a float32 scalar.
 
-    The Kullback–Leibler divergence of the class scores, weighted in each DBox by the probability that it holds an object, for
-    the network that takes it for larger. Background on which both agree, nearly all DBoxes, counts nothing. Smooth L1 of the
-    offsets is weighted by the teacher's probability of an object.
+    It is the Kullback–Leibler divergence of the class scores and smooth L1 of the offsets, summed over the DBoxes, times `FACTOR`
+    and divided by `num_positives` (at least 1). The divergence is weighted by the probability of an object, the teacher's or the
+    student's, whichever is larger: background on which both agree, nearly all DBoxes, does not count. The offsets are weighted
+    by the teacher's.
 
     Args:
         loc: offsets `[B, P, 4]`.
