@@ -85,9 +85,9 @@ def distillation_loss(loc: Tensor, conf: Tensor, teacher_loc: Tensor, teacher_co
     """Return the distance of predictions from a teacher's, a float32 scalar.
 
     It is the Kullback–Leibler divergence of the class scores and smooth L1 of the offsets, summed over the DBoxes, times
-    `FACTOR`, divided by `num_positives` (at least 1). The divergence is weighted by the probability of an object: the teacher's
-    or the student's, whichever is larger, so that background on which both agree, nearly all DBoxes, does not count. The offsets
-    are weighted by the teacher's.
+    `FACTOR`, divided by `num_positives` (at least 1). The divergence is weighted by the probability of an object: the
+    teacher's or the student's, whichever is larger, so that background on which both agree, nearly all DBoxes, does not
+    count. The offsets are weighted by the teacher's.
 
     Args:
         loc: offsets `[B, P, 4]`.
