@@ -32,9 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"non-finite weights: {', '.join(broken) or 'none'}")
     dtype_of_run = choose_precision(config.train.precision, device, config.model.row.separable)
     for dtype in dict.fromkeys([dtype_of_run, torch.float32]):
-        print(f"\n{str(dtype).removeprefix('torch.'):10}    loss_l      loss_c   gradient  photo")
-        for loss_l, loss_c, gradient, path in replay(step, config, device, dtype):
-            print(f"{'':10}  {loss_l:8.4g}    {loss_c:8.4g}   {gradient:8.4g}  {path}")
+        names = ("loss_l", "loss_c", *(["loss_d"] if config.train.teacher else []), "gradient")
+        print(f"\n{str(dtype).removeprefix('torch.'):10}  {'   '.join(f'{name:>8}' for name in names)}  photo")
+        for losses, gradient, path in replay(step, config, device, dtype):
+            print(f"{'':10}  {'   '.join(f'{value:8.4g}' for value in (*losses, gradient))}  {path}")
     return 0
 
 

@@ -177,7 +177,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--photos", type=Path, metavar="FOLDER", help="photos to refit the weights on (default: the run's training photos)"
     )
     parser.add_argument("--number", type=whole_number(1), default=64, metavar="N", help="number of photos to use (64)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside SOURCE, NAME.width0.5.pt and so on")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="by default beside SOURCE, NAME.width0.5.pt and so on; of shipped weights in this folder",
+    )
     parser.add_argument(
         "--batch-norm", choices=("none", "backbone"), help="of the new network (the checkpoint's; for VGG16: backbone)"
     )

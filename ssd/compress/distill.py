@@ -11,7 +11,7 @@ from torch import Tensor
 from ssd.config.yaml import dump_yaml
 from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
-from ssd.system.device import choose_training_format
+from ssd.system.device import inference_format
 from ssd.weights.checkpoint import CheckpointError
 from ssd.weights.class_names import same_class
 from ssd.weights.formats import load_any
@@ -20,6 +20,7 @@ from ssd.weights.sources import checkpoint_file
 
 # Beside the losses of the ground truth. With 1, a short training of the slim network was 0.01 of mAP behind (docs/results.md).
 FACTOR = 2.0
+MOST_NAMED = 6  # classes named in a message
 MIN_WEIGHT = 0.01  # DBoxes on which both networks see background with more than 99 % are left out
 
 
@@ -36,7 +37,7 @@ class Teacher:
     def __init__(self, network: SSD, preprocessing: Preprocessing, columns: Tensor, dtype: torch.dtype) -> None:
         self.device = columns.device
         self.dtype = dtype
-        self.memory_format = choose_training_format(self.device, dtype, network.width, network.architecture.separable)
+        self.memory_format = inference_format(self.device)
         self.network = network.requires_grad_(False).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
         self.preprocessing = preprocessing
         self.columns = columns
@@ -65,20 +66,36 @@ def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype
     path, device = checkpoint_file(source), student.dbox_list.device
     try:
         state, _ = load_any(path)
-        network = network_of(state).to(device)
     except CheckpointError as error:
         raise CheckpointError(f"train.teacher: {error}") from None
+    entry = f"train.teacher: {path}"
+    try:
+        network = network_of(state).to(device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{entry}: {error}") from None
     places = [same_class(name, state.classes) for name in classes]
     if len(classes) != len(state.classes) or set(places) != set(range(len(classes))):
-        raise CheckpointError(f"train.teacher: {path}: has the classes {state.classes}, data.classes has {list(classes)}")
+        raise CheckpointError(
+            f"{entry}: has the classes {_shortened(state.classes)}, data.classes has {_shortened(classes)}; name a checkpoint "
+            "of the same classes, or set train.teacher: null"
+        )
     if network.input_size != student.input_size:
-        sizes = f"{network.input_size} pixels, not {student.input_size}"
-        raise CheckpointError(f"train.teacher: {path}: the input of {network.architecture.title} has {sizes}")
+        raise CheckpointError(
+            f"{entry}: the input of {network.architecture.title} has {network.input_size} pixels, not {student.input_size}; "
+            "name a checkpoint of the same architecture, or set train.teacher: null"
+        )
     if not torch.equal(network.dbox_list, student.dbox_list):
-        theirs = dump_yaml(state.config["model"]["dboxes"], in_line=True)
-        raise CheckpointError(f"train.teacher: {path}: has other DBoxes; set model.dboxes: {theirs}")
+        theirs = dump_yaml(state.config["model"].get("dboxes", "voc"), in_line=True)
+        raise CheckpointError(f"{entry}: has other DBoxes; set model.dboxes: {theirs}")
+    if broken := [name for name, value in network.state_dict().items() if not value.float().isfinite().all()]:
+        raise CheckpointError(f"{entry}: has values that are not finite in {broken[0]}; name another checkpoint")
     columns = torch.tensor([0, *(place + 1 for place in places if place is not None)], device=device)
     return Teacher(network, Preprocessing.from_plain(state.preprocessing), columns, dtype)
+
+
+def _shortened(classes: Sequence[str]) -> str:
+    more = f" and {len(classes) - MOST_NAMED} more" if len(classes) > MOST_NAMED else ""
+    return ", ".join(classes[:MOST_NAMED]) + more
 
 
 def distillation_loss(loc: Tensor, conf: Tensor, teacher_loc: Tensor, teacher_conf: Tensor, num_positives: Tensor) -> Tensor:
@@ -99,13 +116,13 @@ def distillation_loss(loc: Tensor, conf: Tensor, teacher_loc: Tensor, teacher_co
     with torch.no_grad():
         known, seen = (1 - scores.float().softmax(-1)[..., 0] for scores in (teacher_conf, conf))  # [B, P]
         weight = torch.maximum(known, seen)
-        weight = torch.where(weight > MIN_WEIGHT, weight, 0)
+        weight = torch.where(weight <= MIN_WEIGHT, 0, weight)  # NaN stays, and ends the run
     if conf.device.type == "cpu" and not torch.compiler.is_compiling():
         # As in MultiBoxLoss: the few DBoxes that count are selected; on a GPU, the host would wait for their number.
         counted = weight.nonzero(as_tuple=True)
         loc, conf, teacher_loc, teacher_conf = (values[counted] for values in (loc, conf, teacher_loc, teacher_conf))
         known, weight = known[counted], weight[counted]
-    known = torch.where(weight > 0, known, 0)
+    known = torch.where(weight == 0, 0, known)
     targets = teacher_conf.float().log_softmax(-1)
     divergence = F.kl_div(conf.float().log_softmax(-1), targets, reduction="none", log_target=True).sum(-1)
     distance = F.smooth_l1_loss(loc.float(), teacher_loc.float(), reduction="none").sum(-1)

@@ -377,8 +377,8 @@ class TrainConfig(_Section):
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """maximum gradient norm; null: no limit"""
     teacher: Path | None = None
-    """checkpoint of a larger network of the same classes and DBoxes, or half: its predictions are targets too (distillation);
-    null: none"""
+    """checkpoint of a better network with the same classes and DBoxes, or half or slim: its predictions are targets too
+    (distillation); null: no teacher"""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """decay of an exponential moving average of the weights, which evaluation and detection then use; null: none"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

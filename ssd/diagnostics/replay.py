@@ -10,6 +10,7 @@ from torch import Tensor
 from data.loading.dataset import DetectionDataset
 from data.loading.sampler import TrainSampler
 from ssd.batch import Batch, Targets
+from ssd.compress.distill import distillation_loss, load_teacher
 from ssd.config import Config
 from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
@@ -72,8 +73,11 @@ def load_step(folder: Path) -> NonFiniteStep:
 
 def replay(
     step: NonFiniteStep, config: Config, device: torch.device, dtype: torch.dtype
-) -> list[tuple[float, float, float, str]]:
-    """Return loss_l, loss_c, the norm of their gradient, and the path of each photo of the batch."""
+) -> list[tuple[list[float], float, str]]:
+    """Return the losses, the norm of their gradient, and the path of each photo of the batch.
+
+    The losses are loss_l, loss_c and, with a teacher, loss_d.
+    """
     model = build_network(len(config.data.class_names) + 1, config.model)
     model.load_state_dict(step.weights)
     if config.model.freeze:
@@ -81,6 +85,8 @@ def replay(
     model.to(device).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     criterion = build_criterion(config, device)
+    teacher = load_teacher(config.train.teacher, model, config.data.class_names, dtype) if config.train.teacher else None
+    taught = teacher(step.batch.images) if teacher else None
     # Batch normalisation needs the whole batch, so there is one forward pass for all photos.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         loc, conf, dbox_list = model(normalize(step.batch.images, step.preprocessing, device, inference_format(device)))
@@ -89,10 +95,16 @@ def replay(
         targets = step.batch.targets
         objects = (targets.labels[i] >= 0).nonzero().flatten()
         own = Targets(targets.boxes[i : i + 1], targets.labels[i : i + 1], objects)
-        losses = criterion((loc[i : i + 1], conf[i : i + 1], dbox_list), own)
-        gradients = torch.autograd.grad(losses[0] + losses[1], trained, retain_graph=True, allow_unused=True)
+        predicted = loc[i : i + 1], conf[i : i + 1]
+        matched = criterion.match(own.to(device), dbox_list)
+        num_positives = criterion.num_positives(matched)
+        losses = [*criterion.loss(*predicted, matched, num_positives)]
+        if taught:
+            teacher_loc, teacher_conf = taught
+            losses.append(distillation_loss(*predicted, teacher_loc[i : i + 1], teacher_conf[i : i + 1], num_positives))
+        gradients = torch.autograd.grad(torch.stack(losses).sum(), trained, retain_graph=True, allow_unused=True)
         norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-        rows.append((losses[0].item(), losses[1].item(), norm.item(), path))
+        rows.append(([loss.item() for loss in losses], norm.item(), path))
     return rows
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from data.dataset.annotations import Annotations
 from data.loading.dataset import DetectionDataset
-from ssd.compress.distill import load_teacher
+from ssd.compress.distill import Teacher, load_teacher
 from ssd.compress.features import NUM_CONVS, start_from_features
 from ssd.compress.prune import PHOTOS as PRUNE_PHOTOS
 from ssd.config.schema import DEFAULT_BATCH_SIZE, Config, ConfigError, ModelConfig
@@ -164,9 +164,15 @@ def build_step(run: Run, model: SSD, preprocessing: Preprocessing, schedule: Sch
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     ema = ModelEMA(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, ema, train.clip_grad_norm)
-    teacher = load_teacher(train.teacher, model, run.config.data.class_names, run.dtype) if train.teacher else None
+    teacher = _load_teacher(run, model, train.teacher) if train.teacher else None
     criterion = build_criterion(run.config, run.device)
     return TrainStep(model, criterion, preprocessing, updater, run.dtype, run.world, train.compile, teacher)
+
+
+def _load_teacher(run: Run, model: SSD, source: str) -> Teacher:
+    if Path(source).resolve().parent == (run.folder / "checkpoints").resolve():
+        raise CheckpointError(f"train.teacher: {source}: this run replaces its own checkpoints; name a copy in another folder")
+    return load_teacher(source, model, run.config.data.class_names, run.dtype)
 
 
 def build_criterion(config: Config, device: torch.device) -> MultiBoxLoss:

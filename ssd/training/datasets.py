@@ -223,7 +223,7 @@ def tiles_notes(config: Config, train_set: DetectionDataset, val_set: DetectionD
         return [f"warning: data.tiles.size {size}: no photo is larger, so there are no tiles"]
     num_empty = int((np.diff(train_set.crops.starts)[len(train_set.photos) :] == 0).sum())
     lines = [f"tiles of {size} pixels: {num_train} to train on, {num_empty} of them without objects; {num_val} to evaluate on"]
-    if num_empty and not config.loss.min_neg:
+    if num_empty and not config.loss.min_neg and not config.train.teacher:
         lines.append("warning: loss.min_neg 0: tiles without objects teach nothing; set it to 3, or data.tiles.background to 0")
     return lines
 

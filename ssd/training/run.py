@@ -124,6 +124,7 @@ def require_same_config(run: Run) -> None:
     entries: dict[str, Any] = {}
     for name, value in run.config.model_dump(mode="json", exclude=PER_MACHINE).items():
         entries |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    entries["train.teacher"] = "a teacher" if run.config.train.teacher else "none"  # its path may differ
     every = run.world.all_gather(entries)
     for rank, theirs in enumerate(every):
         for name, value in theirs.items():

@@ -54,6 +54,11 @@ def describe(run: Run, parts: RunParts, iteration: int) -> None:
         f"device: {run.device}, {str(run.dtype).removeprefix('torch.')}, {run.world.size} process(es); output: {run.folder}",
         *(f"warning: {warning}" for warning in schedule.warnings()),
     ]
+    if config.train.teacher and config.train.optimizer == "sgd" and config.train.clip_grad_norm is None:
+        lines.append(
+            "warning: train.teacher: gradients are large until the network has learned what background is, and SGD may "
+            "diverge; set train.clip_grad_norm: 10"
+        )
     if run.threads.setting == "free" and not run.threads.measures:
         lines.append(
             "warning: train.threads=free has no effect here; it is for several threads of one process on a CPU, without "

@@ -80,13 +80,14 @@ class TrainStep:
         num_positives = self.world.all_reduce(torch.stack([self.criterion.num_positives(m) for m in matched]).sum())
         losses = torch.zeros(3 if self.teacher else 2, device=self.device)
         for number, (batch, targets) in enumerate(zip(micro_batches, matched, strict=True), start=1):
+            taught = self.teacher(batch.images) if self.teacher else None  # first: the student's activations take memory
             images = normalize(batch.images, self.preprocessing, self.device, self.memory_format)
             with self._gradient_sync(number == len(micro_batches)):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loc, conf, _ = self.network(images)
                 parts = [*self.loss(loc, conf, targets, num_positives)]
-                if self.teacher:
-                    parts.append(self.distillation_loss(loc, conf, *self.teacher(batch.images), num_positives))
+                if taught:
+                    parts.append(self.distillation_loss(loc, conf, *taught, num_positives))
                 terms = torch.stack(parts)
                 # DistributedDataParallel averages over the processes, but the divisor already counts all of them.
                 self.updater.scale(terms.sum() * self.world.size).backward()

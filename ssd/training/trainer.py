@@ -101,11 +101,13 @@ class Trainer:
         self.grad_norms = torch.zeros(2, device=run.device)
         if state.recorded_at is None:
             self.now.recorded_at = state.iteration - state.iteration % run.config.log_every
-        if state.loss_sums is not None and self.world.is_main:  # of all processes
-            common = min(len(self.loss_sums), len(state.loss_sums))  # a teacher may be new, or gone
-            self.loss_sums[:common] = state.loss_sums[:common]
-        if state.grad_norms is not None:
-            self.grad_norms.copy_(state.grad_norms)
+        if state.loss_sums is not None and len(state.loss_sums) != len(self.loss_sums):  # the teacher is new, or gone
+            self.now.recorded_at = state.iteration
+        else:
+            if state.loss_sums is not None and self.world.is_main:  # of all processes
+                self.loss_sums.copy_(state.loss_sums)
+            if state.grad_norms is not None:
+                self.grad_norms.copy_(state.grad_norms)
 
     def fit(self, batches: Iterable[Batch]) -> Best | None:
         """Train to the end of the schedule.

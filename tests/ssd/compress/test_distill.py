@@ -1,5 +1,6 @@
 """Distillation: the loss against NumPy loops, teachers that do not fit, and runs with a teacher."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ssd.system.distributed import World
 from ssd.training.optimizer import make_optimizer
 from ssd.training.step import TrainStep, Updater
 from ssd.weights.checkpoint import CheckpointError, TrainState, load_checkpoint, save_checkpoint
-from tests.helpers.runs import assert_same_weights, records, schedule_of, write_config
+from tests.helpers.runs import assert_same_weights, records, schedule_of, without_timing, write_config
 
 
 def predictions(seed: int, batch: int = 2, dboxes: int = 60, columns: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +102,7 @@ def test_columns_follow_class_names(tmp_path, student):
 @pytest.mark.parametrize(
     "classes, dboxes, message",
     [
-        (["cat", "dog"], "voc", r"train\.teacher: .*pt: has the classes \['cat', 'dog'\], data\.classes has \['cat', 'd"),
+        (["cat", "dog"], "voc", r"train\.teacher: .*pt: has the classes cat, dog, data\.classes has cat, dog, tv; name a"),
         (["cat", "dog", "emu"], "voc", "has the classes"),
         (["tv", "cat", "television"], "voc", "has the classes"),  # two of ours would get the same column
         (["tv", "cat", "dog"], "coco", "has other DBoxes; set model.dboxes: coco"),
@@ -120,7 +121,24 @@ def test_teachers_that_are_no_checkpoint(tmp_path, student):
             load_teacher(tmp_path / name, student, ["cat"], torch.float32)
 
 
-def test_shipped_weights_teach_by_name(student):
+def test_teachers_with_values_that_are_not_finite(tmp_path, student):
+    path = saved(tmp_path / "teacher.pt", ["cat", "dog", "tv"])
+    state = load_checkpoint(path)
+    state.weights["backbone.fc7.conv.weight"][0] = float("nan")
+    save_checkpoint(path, state)
+    with pytest.raises(CheckpointError, match=r"teacher\.pt: has values that are not finite in backbone\.fc7\.conv\.weight"):
+        load_teacher(path, student, ["cat", "dog", "tv"], torch.float32)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_predictions_that_are_not_finite_are_not_hidden(compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    (loc, conf), teacher = predictions(0), predictions(1)
+    conf[0, 5] = float("nan")
+    assert distillation_loss(loc, conf, *teacher, torch.tensor(3.0)).isnan()
+
+
+def test_shipped_weights_teach_by_name():
     ours = SSD300(21, "backbone", 0.05)
     assert load_teacher("half", ours, VOC_CLASSES, torch.float32).network.width == 0.5
 
@@ -150,17 +168,50 @@ def test_a_step_adds_the_teacher(tmp_path):
     assert taken[0].grad_norm != plain.grad_norm
 
 
+@pytest.fixture
+def run_with_teacher(tmp_path, shapes_root):
+    """Six iterations, a record for all of them, and a checkpoint after four."""
+    path = saved(tmp_path / "teacher.pt", list(CLASSES))
+    train_entries = {"iterations": 6, "teacher": str(path)}
+    config = write_config(tmp_path, shapes_root, train=train_entries, checkpoint={"every": 4}, log_every=6)
+    assert train.main(["--config", str(config)]) == 0
+    return config
+
+
+def resume(config: Path, *overrides: str) -> None:
+    middle = config.parent / "run/checkpoints/iteration_00000004.pt"
+    assert train.main(["--config", str(config), "--resume", str(middle), "--overwrite", *overrides]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("restored_signals", "no_report")
-def test_a_run_with_a_teacher_resumes_bit_for_bit(tmp_path, shapes_root, capsys):
-    """Also in the middle of the mean that a record shows; without the teacher, the run goes on with two losses."""
-    path = saved(tmp_path / "teacher.pt", list(CLASSES))
-    for name, limits in (("whole", ()), ("parts", ("train.max_hours=1e-9",))):  # over after one step, odd between records
-        config = write_config(tmp_path / name, shapes_root, train={"iterations": 6, "teacher": str(path)})
-        for override in (*limits, "train.max_hours=null"):
-            assert train.main(["--config", str(config), "--resume", "auto", override]) == 0
-    assert "distillation" in capsys.readouterr().out
-    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
-    assert all(record["loss_d"] > 0 for record in records(tmp_path / "parts"))
-    assert train.main(["--config", str(config), "--resume", "auto", "train.teacher=null", "train.iterations=8"]) == 0
-    assert "loss_d" not in records(tmp_path / "parts")[-1]
+def test_a_run_with_a_teacher_resumes_bit_for_bit(run_with_teacher, capsys):
+    """Also in the middle of the mean that a record shows."""
+    folder = run_with_teacher.parent
+    shutil.copytree(folder / "run", folder / "whole/run")
+    resume(run_with_teacher)
+    shown = capsys.readouterr().out
+    assert "iterations 4 to 6" in shown
+    assert ", distillation " in shown
+    assert_same_weights(folder / "whole", folder)
+    assert without_timing(folder / "whole") == without_timing(folder)
+    assert records(folder)[0]["loss_d"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("restored_signals", "no_report")
+def test_a_teacher_may_be_new_or_gone_after_a_resume(run_with_teacher, capsys):
+    """Its record then covers the iterations since: a mean of the right number of steps."""
+    folder = run_with_teacher.parent
+    at_rest = "train.lr=1e-12"
+    resume(run_with_teacher, at_rest)
+    (both,) = records(folder)
+    resume(run_with_teacher, at_rest, "train.teacher=null")
+    (without,) = records(folder)
+    assert "loss_d" not in without
+    resume(run_with_teacher, at_rest, "train.teacher=null", "checkpoint.every=1", "train.iterations=5")
+    assert train.main(["--config", str(run_with_teacher), "--resume", "auto", at_rest]) == 0
+    assert records(folder)[-1]["loss_d"] == pytest.approx(both["loss_d"], rel=0.5)
+    own = folder / "run/checkpoints/best.pt"
+    assert train.main(["--config", str(run_with_teacher), "--overwrite", f"train.teacher={own}"]) == 2
+    assert "this run replaces its own checkpoints" in capsys.readouterr().err

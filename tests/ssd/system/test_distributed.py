@@ -69,7 +69,7 @@ with open_run(config, StopRequest()) as run:
     require_same_config(run)
     given = run.config
     refused = found["refused"] = []
-    for change in ({"lr": 0.5}, {"batch_size": 8}) if second else ({}, {}):
+    for change in ({"lr": 0.5}, {"batch_size": 8}, {"teacher": "a.pt"}) if second else ({}, {}, {}):
         run.set_train(**change)
         try:
             require_same_config(run)
@@ -126,6 +126,7 @@ def test_two_processes_agree(tmp_path, shapes_root):
         assert each["refused"] == [
             "train.lr: process 0 has 0.001, process 1 has 0.5; give all processes the same configuration",
             "train.batch_size: process 0 has 4, process 1 has 8; give all processes the same configuration",
+            "train.teacher: process 0 has none, process 1 has a teacher; give all processes the same configuration",
         ]
         assert re.match(r"data.val: process 1 has different photos or annotations \(\w+\) than process 0", each["other photos"])
         assert each["statistics"] == [0.0]  # from the main process, which saves the checkpoint
