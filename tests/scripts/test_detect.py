@@ -109,20 +109,22 @@ def test_a_folder_in_every_format(checkpoint, photos, tmp_path, capsys):
         assert cv2.imread(str(output / "pictures" / name)).shape == image.shape
 
 
-def test_the_shipped_network_finds_objects_before_any_training(tmp_path, capsys):
-    """Boxes drawn by hand around what the photos show."""
+@pytest.mark.parametrize("name", ["half", "slim"])
+def test_shipped_networks_find_objects_before_any_training(name, tmp_path, capsys):
+    """Boxes drawn by hand around what the photos show; `half` is the network of commands without a checkpoint."""
     output = tmp_path / "out"
-    assert run(ROOT / "tests/photos", "--output", output, "--no-pictures", "--device", "cpu") == 0
+    checkpoint = ["slim"] if name == "slim" else []
+    assert run(*checkpoint, ROOT / "tests/photos", "--output", output, "--no-pictures", "--device", "cpu") == 0
     found = {entry["name"]: entry["objects"] for entry in json.loads((output / "detections.json").read_text())}
-    for name, label, box in (
+    for photo, label, box in (
         ("astronaut.jpg", "person", [40, 9, 330, 399]),
         ("cat.jpg", "cat", [8, 0, 399, 265]),
         ("photographer.jpg", "person", [76, 58, 262, 399]),
     ):
-        best = found[name][0]
+        best = found[photo][0]
         assert (best["class"], best["score"] > 0.5) == (label, True)
         assert iou(torch.tensor([best["box"]]), torch.tensor([box]))[0, 0] > 0.6
-    scores = load_checkpoint(SHIPPED["half"]).class_scores  # the minimum of each class
+    scores = load_checkpoint(SHIPPED[name]).class_scores  # the minimum of each class
     assert len(scores) == 20
     assert all(each["score"] >= scores[each["class"]] for objects in found.values() for each in objects)
 
