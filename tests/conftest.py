@@ -78,7 +78,8 @@ def bare_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
     folder = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
-    monkeypatch.setitem(sources.SHIPPED, "slim", folder / "slim.pt")
+    for name in sources.SHIPPED:
+        monkeypatch.setitem(sources.SHIPPED, name, folder / f"{name}.pt")
     monkeypatch.setattr(sources, "fetch", refuse)
     monkeypatch.setattr(sources, "ask", refuse)
     monkeypatch.setattr(proposal, "try_out", lambda *_: Timings(5, 0.1, 1, 0.1, 1, 2))

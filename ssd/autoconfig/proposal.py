@@ -28,7 +28,18 @@ from data.loading.workers import num_caches
 from ssd.architecture import ARCHITECTURES, Architecture
 from ssd.autoconfig.dbox_fit import Sizes, coverage, objects_of
 from ssd.autoconfig.dboxes import FITTED, choose_dboxes, dbox_coverages, fitted_dboxes, tiles_note
-from ssd.autoconfig.recipes import DEFAULT, Length, Recipe, Setting, Settings, batch_size, model_settings, train_settings
+from ssd.autoconfig.recipes import (
+    DEFAULT,
+    KNOWN_LR,
+    Length,
+    Recipe,
+    Setting,
+    Settings,
+    batch_size,
+    knows,
+    model_settings,
+    train_settings,
+)
 from ssd.autoconfig.starts import Budget, StartPlan, choose_start, describe_longer_run
 from ssd.autoconfig.timing import Timings, try_out
 from ssd.config.entries import top_entry
@@ -96,6 +107,9 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
         coverages[FITTED] = coverage(fitted, objects_of(all_boxes(train), train.labels, architecture=row))
     settings = of_data(row)
     settings |= run_settings(plan, budget.device, len(train), len(val), coverages)
+    is_known = knows(plan.recipe, data.counts)
+    if is_known:
+        settings["train.lr"] = KNOWN_LR
     dboxes, why = settings["model.dboxes"]
     chosen = fitted if fitted and dboxes == FITTED else dboxes
     if isinstance(chosen, Sizes):
@@ -108,8 +122,16 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
         *summarise_data(data, tiles_note(train, spec_of(chosen, row)), plan.timings.warning),
         f"DBoxes: {dboxes}, covering {coverages[dboxes]:.1%} of the objects (mean over the classes)",
         describe_plan(plan, budget, len(train)),
+        *([known_note(plan.recipe)] if is_known else []),
     ]
     return Proposal(head + render(settings), "\n".join(lines))
+
+
+def known_note(recipe: Recipe) -> str:
+    return (
+        f"note: the {recipe.name} weights know all these classes: scripts/detect.py {recipe.name} PHOTOS detects them without "
+        "training. With few photos, training may bring little"
+    )
 
 
 def read_folder(folder: Path) -> Folder:

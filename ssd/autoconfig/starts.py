@@ -61,15 +61,15 @@ Measure = Callable[[Recipe], Timings]  # times the parts of a run on this machin
 
 
 def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan:
-    """Choose among the full network from COCO or ImageNet weights, the light and the slim network, and training from scratch.
+    """Choose among the full network from COCO or ImageNet weights, the light one, the shipped ones, and training from scratch.
 
     The full network needs weights and enough time. Otherwise the light network is taken if its COCO weights are available, or
-    the slim one, which ships with the project. Only without any weights does training start from scratch. An architecture that
-    the user names is kept: then only its own starts are compared.
+    one of those that ship with the project: `half` if there is enough time for it, else `slim`. Only without any weights does
+    training start from scratch. An architecture that the user names is kept: then only its own starts are compared.
     """
     notes: list[str] = []
     recipes = recipes_of(DEFAULT if budget.architecture == AUTO else budget.architecture)
-    scratch, slim = recipes.scratch, recipes.slim
+    scratch = recipes.scratch
     if budget.scratch:
         return _plan(scratch, budget, num_photos, measure(scratch), "requested by --scratch", notes)
     found = _full_network(recipes, budget, num_photos, measure, notes)
@@ -77,10 +77,16 @@ def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan
         return found
     if budget.architecture == AUTO and (light := _light_network(found, budget, num_photos, measure, notes)):
         return light
-    if slim and sources.SHIPPED["slim"].exists():
-        plan = _plan(slim, budget, num_photos, measure(slim), found.reason, notes)
-        return plan._replace(full_from=found.full_from)
-    missing = f"{sources.SHIPPED['slim']} is missing" if slim else f"the shipped weights do not fit {scratch.architecture}"
+    shipped = _available(recipes)
+    for recipe in shipped:
+        plan = _plan(recipe, budget, num_photos, measure(recipe), found.reason, notes)
+        samples = plan.length.samples
+        if samples >= MIN_SAMPLES or recipe is shipped[-1]:
+            return plan._replace(full_from=found.full_from)
+        seen = f"{samples:,} photos in {budget.minutes:g} minutes here"
+        notes.append(f"note: {recipe.label}, a wider network, would see {seen} and needs {MIN_SAMPLES:,}")
+    folder = sources.SHIPPED["slim"].parent
+    missing = f"no weights are in {folder}" if recipes.shipped else f"the shipped weights do not fit {scratch.architecture}"
     notes.append(
         f"warning: {found.reason}, and {missing}: training starts from scratch. "
         f"With {num_photos} photos, expect mAP near 0 for the first 20 epochs, and a useful detector only for objects that "
@@ -111,7 +117,7 @@ def _full_network(recipes: Recipes, budget: Budget, num_photos: int, measure: Me
         return Blocker("the full network does not fit into memory")
     plan = _plan(best, budget, num_photos, timings, WHY[best.name], notes)
     samples = plan.length.samples
-    if samples < MIN_SAMPLES and recipes.slim and sources.SHIPPED["slim"].exists():
+    if samples < MIN_SAMPLES and _available(recipes):
         needed = minutes_for(best, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
         speedup = MIN_SAMPLES / samples
         notes.append(f"note: the full network needs --minutes {needed}, or a machine {speedup:.1f} times as fast")
@@ -140,6 +146,11 @@ def _light_network(found: Blocker, budget: Budget, num_photos: int, measure: Mea
     plan = _plan(coco, budget, num_photos, measure(coco), WHY["coco"], notes)
     why = f"the full network's {found.reason}" if found.reason.startswith("COCO weights") else found.reason
     return plan._replace(full_from=found.full_from, why_network=why)
+
+
+def _available(recipes: Recipes) -> list[Recipe]:
+    """Return the shipped networks whose weights are there, the widest first."""
+    return [recipe for recipe in recipes.shipped if sources.SHIPPED[recipe.name].exists()]
 
 
 def _url(recipe: Recipe) -> str:

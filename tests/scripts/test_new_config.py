@@ -121,7 +121,21 @@ def test_the_user_chooses_the_weights(folders, monkeypatch, proposed):
     save_checkpoint(sources.SHIPPED["slim"], TrainState({}, [], {}, {}))
     assert "start: slim; COCO weights are not in " in proposed(folders / "voc", "--overwrite", "--no-download")
     config = load_config(folders / "a.yaml")
-    assert (config.model.pretrained, config.model.freeze, config.train.batch_size) == ("slim", "conv3_3", 8)
+    assert (config.model.pretrained, config.model.freeze, config.train.batch_size) == ("slim", "conv2_2", 8)
+
+
+@pytest.mark.parametrize("names, lr", [(("cat", "Television"), 2e-4), (("cat", "widget"), 1e-3)])
+def test_classes_that_the_weights_know_get_small_steps(folders, proposed, names, lr):
+    for path in (folders / "voc/Annotations").glob("*.xml"):
+        text = path.read_text()
+        for i, shape in enumerate(CLASSES):
+            text = text.replace(f"<name>{shape}</name>", f"<name>{names[i % 2]}</name>")
+        path.write_text(text)
+    save_checkpoint(sources.SHIPPED["half"], TrainState({}, [], {}, {}))
+    note = "note: the half weights know all these classes: scripts/detect.py half PHOTOS detects them without training"
+    assert (note in proposed(folders / "voc", "--no-download")) == (lr < 1e-3)
+    config = load_config(folders / "a.yaml")
+    assert (config.model.pretrained, config.model.width, config.train.lr) == ("half", 0.5, lr)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -11,7 +11,7 @@ import torch
 
 from ssd.architecture import ARCHITECTURES
 from ssd.autoconfig.proposal import describe_plan, render, run_settings
-from ssd.autoconfig.recipes import COCO, LIGHT, SCRATCH, SLIM, Setting, batch_size, recipes_of
+from ssd.autoconfig.recipes import COCO, HALF, LIGHT, SCRATCH, SLIM, Setting, batch_size, recipes_of
 from ssd.autoconfig.starts import Budget, choose_start
 from ssd.autoconfig.timing import Timings
 from ssd.config.entries import top_entry
@@ -23,7 +23,8 @@ from tests.helpers.offline import refuse
 
 DATA = {"data.train": Setting([{"path": "a"}]), "data.val": Setting([{"path": "b"}])}
 COVERAGES = {"voc": 0.95, "coco": 0.96}
-SLOW, FAST, GPU = (2, 20), (8, 60), (300, 900)  # photos per second: full network, slim and light network
+# Photos per second: the full network; slim, light and from scratch; half.
+SLOW, FAST, GPU, SLOWEST = (2, 20, 8), (8, 60, 25), (300, 900, 600), (1, 10, 3)
 
 
 @pytest.fixture
@@ -33,10 +34,11 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
 
     def there(*names: str) -> None:
-        monkeypatch.setitem(sources.SHIPPED, "slim", tmp_path / "slim.pt")
+        for name in sources.SHIPPED:
+            monkeypatch.setitem(sources.SHIPPED, name, tmp_path / f"{name}.pt")
         for name in names:
-            if name == "slim":
-                sources.SHIPPED["slim"].touch()
+            if name in sources.SHIPPED:
+                sources.SHIPPED[name].touch()
             elif name != "net":
                 source, _, architecture = name.partition(" of ")
                 sources.hub_file(sources.torchvision_url(source, ARCHITECTURES[architecture or "ssd300"])).touch()
@@ -50,12 +52,13 @@ def timings(device: str, num_photos: int, speed: float) -> Timings:
     return Timings(8, batch_size(device, num_photos) / speed, 0.01 * num_photos, 1, 20 / speed, 3)
 
 
-def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
+def start(budget: Budget, num_photos: int, speeds: tuple[float, float, float]):
     timed = []
 
     def measure(recipe):
         timed.append(recipe.label)
-        return timings(budget.device, num_photos, speeds[recipe in (SLIM, SCRATCH) or recipe.architecture == LIGHT])
+        fast = recipe in (SLIM, SCRATCH) or recipe.architecture == LIGHT
+        return timings(budget.device, num_photos, speeds[2 if recipe == HALF else fast])
 
     return choose_start(budget, num_photos, measure), timed
 
@@ -63,28 +66,33 @@ def start(budget: Budget, num_photos: int, speeds: tuple[float, float]):
 @pytest.mark.parametrize(
     "device, num_photos, speeds, there, name, freeze, size, epochs",
     [
-        ("cpu", 5, SLOW, ["coco", "slim"], "slim", "conv3_3", 8, 1200),  # 6,000 samples
+        ("cpu", 5, SLOW, ["coco", "slim"], "slim", "conv2_2", 8, 1200),  # 6,000 samples
         ("cpu", 5, FAST, ["net", "slim"], "coco", "conv3_3", 8, 1200),
-        ("cpu", 60, SLOW, ["coco", "slim"], "slim", None, 16, 150),
-        ("cpu", 200, SLOW, ["coco", "slim"], "slim", None, 16, 150),
+        ("cpu", 60, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 300),
+        ("cpu", 200, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 156),
+        ("cpu", 200, SLOW, ["half", "slim"], "half", "conv3_3", 16, 62),
+        ("cpu", 200, SLOW, ["half"], "half", "conv3_3", 16, 62),
+        ("cpu", 200, SLOWEST, ["half", "slim"], "slim", "conv2_2", 16, 77),  # half would see 4,480 photos
+        ("cpu", 200, SLOWEST, ["half"], "half", "conv3_3", 16, 22),  # too slow, but without an alternative
         ("cpu", 200, FAST, ["net", "slim"], "coco", "conv3_3", 16, 62),
         ("cpu", 200, FAST, ["coco", "slim"], "coco", "conv3_3", 16, 62),  # no network, but in the hub folder
         ("cpu", 200, FAST, ["imagenet", "slim"], "imagenet", "conv3_3", 16, 62),
-        ("cpu", 200, FAST, ["slim"], "slim", None, 16, 150),
+        ("cpu", 200, FAST, ["slim"], "slim", "conv2_2", 16, 300),
         ("cpu", 200, SLOW, ["net"], "coco", "conv3_3", 16, 14),  # too slow, but without an alternative
         ("cpu", 200, SLOW, [], "scratch", None, 16, 156),
-        ("cpu", 5000, SLOW, ["coco", "slim"], "slim", None, 16, 6),
-        ("cpu", 50_000, SLOW, ["coco", "slim"], "slim", None, 16, 0),
+        ("cpu", 5000, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 6),
+        ("cpu", 50_000, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 0),
         ("cpu", 5, SLOW, ["net", "slim"], "coco of light", "block3", 8, 1200),
         ("cpu", 200, SLOW, ["net", "slim"], "coco of light", "block3", 16, 100),
         ("cpu", 200, FAST, [f"coco of {LIGHT}", "slim"], "coco of light", "block3", 16, 100),  # without the full network's
         ("cpu", 200, SLOW, [f"coco of {LIGHT}", "coco", "slim"], "coco of light", "block3", 16, 100),
-        ("cpu", 200, FAST, [f"imagenet of {LIGHT}", "slim"], "slim", None, 16, 150),
+        ("cpu", 200, FAST, [f"imagenet of {LIGHT}", "slim"], "slim", "conv2_2", 16, 300),
         ("cpu", 50_000, SLOW, ["net", "slim"], "coco of light", "block3", 16, 0),
         ("cuda", 5, GPU, ["net", "slim"], "coco", "conv3_3", 8, 1200),
         ("cuda", 200, GPU, ["net", "slim"], "coco", None, 32, 100),
         ("cuda", 5000, GPU, ["net", "slim"], "coco", None, 32, 91),
-        ("cuda", 200, GPU, ["slim"], "slim", None, 32, 150),
+        ("cuda", 200, GPU, ["slim"], "slim", None, 32, 300),
+        ("cuda", 200, GPU, ["half", "slim"], "half", None, 32, 300),
         ("cuda", 200, GPU, [], "scratch", None, 32, 300),
     ],
 )
@@ -101,10 +109,10 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
     assert config.train.batch_size == size
     assert config.train.epochs == (epochs or None)
     assert config.loss.min_neg == 3
-    assert config.model.dboxes == ("voc" if name == "slim" else "coco")
+    assert config.model.dboxes == ("voc" if name in sources.SHIPPED else "coco")
     assert (config.train.optimizer, config.train.lr) == {
-        "coco": ("sgd", 1e-3), "imagenet": ("sgd", 1e-3), "slim": ("adamw", 5e-4), "scratch": ("adamw", 1e-3),
-        "coco of light": ("adamw", 5e-4),
+        "coco": ("sgd", 1e-3), "imagenet": ("sgd", 1e-3), "half": ("adamw", 1e-3), "slim": ("adamw", 1e-3),
+        "scratch": ("adamw", 1e-3), "coco of light": ("adamw", 5e-4),
     }[f"{name} of {network}" if network else name]  # fmt: skip
     assert chosen.length.seconds <= 30 * 60
     iterations = chosen.length.iterations
@@ -129,7 +137,7 @@ def test_the_plan_says_what_more_time_or_speed_would_gain(place):
     assert "note: the full network needs --minutes 48, or a machine 1.7 times as fast" in shown
     assert shown.endswith("in all; with --minutes 48: the full network")
     chosen, _ = start(Budget("cpu", 10), 200, SLOW)
-    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 29: 150 epochs")  # no more with 40
+    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 40: 210 epochs")  # no more with 40
     assert start(Budget("cpu", 29), 200, SLOW)[0].length.epochs == 150
     chosen, _ = start(Budget("cpu", 60), 200, FAST)
     assert describe_plan(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
