@@ -137,8 +137,10 @@ def test_the_plan_says_what_more_time_or_speed_would_gain(place):
     assert "note: the full network needs --minutes 48, or a machine 1.7 times as fast" in shown
     assert shown.endswith("in all; with --minutes 48: the full network")
     chosen, _ = start(Budget("cpu", 10), 200, SLOW)
-    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 40: 210 epochs")  # no more with 40
-    assert start(Budget("cpu", 29), 200, SLOW)[0].length.epochs == 150
+    assert describe_plan(chosen, Budget("cpu", 10), 200).endswith("; with --minutes 40: 210 epochs")
+    chosen, _ = start(Budget("cpu", 10), 100, SLOW)
+    assert describe_plan(chosen, Budget("cpu", 10), 100).endswith("; with --minutes 29: 300 epochs")  # no more with 40
+    assert start(Budget("cpu", 29), 100, SLOW)[0].length.epochs == 300
     chosen, _ = start(Budget("cpu", 60), 200, FAST)
     assert describe_plan(chosen, Budget("cpu", 60), 200).endswith("; more than 100 epochs would bring little")
     chosen, timed = start(Budget("cpu", 60), 200, SLOW)
