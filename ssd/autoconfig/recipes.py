@@ -91,7 +91,7 @@ HALF, SLIM = (
             "model.width": Setting(width, f"required by these weights; {share} of the full network's arithmetic"),
         },
         SHIPPED_ADAMW,
-        300,
+        150,
         "voc",
         {"model.freeze": Setting(layer, CPU_WHY)},
         {"model.freeze": Setting(layer, FEW_WHY)},
@@ -213,8 +213,8 @@ def train_settings(recipe: Recipe, planned: Length, device: str, num_photos: int
     settings["eval.every"] = Setting(every, f"iterations; about {planned.evaluations} evaluations")
     # The shipped networks are good after the first evaluation, get worse at the highest rate and better again at the end of
     # the cosine: on raccoons, patience ended a run of ten evaluations after six.
-    is_patient = recipe.name not in (SCRATCH.name, *SHIPPED_WIDTHS)
-    if is_patient and num_val_photos >= MIN_VAL_PHOTOS and planned.evaluations > PATIENCE:
+    may_stop_early = recipe.name not in (SCRATCH.name, *SHIPPED_WIDTHS)
+    if may_stop_early and num_val_photos >= MIN_VAL_PHOTOS and planned.evaluations > PATIENCE:
         settings["eval.patience"] = Setting(PATIENCE, "stops after this many evaluations without improvement")
     settings["eval.metric"] = Setting("voc10", "area under the curve: 11 points are too coarse for few objects")
     return settings

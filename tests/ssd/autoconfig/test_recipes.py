@@ -19,7 +19,7 @@ def test_the_run_fills_the_available_time():
     found = plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 30)
     assert (found.epochs, found.iterations, found.evaluations) == (49, 3063, 10)
     assert found.seconds == 9 + 3 + 5 + 3063 * 0.5 + 10 * 7
-    assert plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 240).epochs == 300  # more would gain nothing
+    assert plan_length(SLIM, Timings(9, 0.5, 3, 1, 4, 5), 1000, 16, 120).epochs == 150  # more would gain nothing
     costly = plan_length(SLIM, Timings(9, 0.5, 3, 1, 100, 5), 1000, 16, 30)
     assert costly.evaluations * 103 <= EVALUATION_SHARE * 1620 < (costly.evaluations + 1) * 103 or costly.evaluations == 2
     assert costly.seconds <= 1800
