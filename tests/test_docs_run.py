@@ -40,6 +40,7 @@ SMALL = {
     "scripts/benchmark_gpu.py": ("--device=cpu", "--only=loader", "--rounds=1", "--batch-size=2"),
     "scripts/benchmark.py": ("--only=loss", "--rounds=1", "--batch-size=2"),
     "scripts/export.py": ("--photos=photos",),
+    "scripts/slim.py": ("--width=0.04",),  # narrower than the runs here
     "tensorboard": ("--inspect",),
 }  # fmt: skip
 
