@@ -41,13 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     output = options.output or options.source.with_suffix(f".width{options.width:g}.pt")
     check_usage(options, output)
-    from ssd.weights.sources import checkpoint_file
-
-    options.source = checkpoint_file(options.source)
     from ssd.compress.features import features_in
     from ssd.weights.checkpoint import read_tensors, save_checkpoint
     from ssd.weights.formats import state_of
+    from ssd.weights.sources import checkpoint_file
 
+    options.source = checkpoint_file(options.source)
     content = read_tensors(options.source)
     features = features_in(content)
     if features is not None:

@@ -73,15 +73,20 @@ SHIPPED_ADAMW = {**ADAMW, "train.lr": Setting(1e-3, "AdamW's usual rate; new cla
 KNOWN_LR = Setting(2e-4, "these weights know all the classes; larger steps would unlearn what they know")
 SCRATCH_ADAMW = {**ADAMW, "train.lr": Setting(1e-3, "AdamW's usual rate")}
 WITH_NORM = {"model.batch_norm": Setting("backbone", "makes training from scratch work")}
-CPU_WHY, FEW_WHY = (
-    "keeps filters for edges and textures; saves their backward pass",
-    "few photos cannot improve filters for edges and textures",
-)
-CPU_FROZEN, FEW_FROZEN = ({"model.freeze": Setting("conv3_3", why)} for why in (CPU_WHY, FEW_WHY))
+
+
+def frozen(layer: str) -> tuple[Settings, Settings]:
+    """Return a recipe's entries on a CPU and below FEW_PHOTOS: layers up to `layer` are frozen, for different reasons."""
+    return (
+        {"model.freeze": Setting(layer, "keeps filters for edges and textures; saves their backward pass")},
+        {"model.freeze": Setting(layer, "few photos cannot improve filters for edges and textures")},
+    )
+
+
 TEXTURE_LAYERS = ("conv3_3", "block3", "layer1")  # of VGG16, MobileNetV3 and ResNet: the last ones with a stride of 4
 
-COCO = Recipe("coco", {"model.pretrained": Setting("coco")}, SGD, 100, "coco", CPU_FROZEN, FEW_FROZEN)
-IMAGENET = Recipe("imagenet", {"model.pretrained": Setting("imagenet")}, SGD, 200, None, CPU_FROZEN, FEW_FROZEN)
+COCO = Recipe("coco", {"model.pretrained": Setting("coco")}, SGD, 100, "coco", *frozen("conv3_3"))
+IMAGENET = Recipe("imagenet", {"model.pretrained": Setting("imagenet")}, SGD, 200, None, *frozen("conv3_3"))
 HALF, SLIM = (
     Recipe(
         name,
@@ -93,8 +98,7 @@ HALF, SLIM = (
         SHIPPED_ADAMW,
         150,
         "voc",
-        {"model.freeze": Setting(layer, CPU_WHY)},
-        {"model.freeze": Setting(layer, FEW_WHY)},
+        *frozen(layer),
     )
     for name, width, share, layer in (("half", 0.5, "a quarter", "conv3_3"), ("slim", 0.25, "1/16", "conv2_2"))
 )
@@ -122,11 +126,10 @@ def recipes_of(name: str) -> Recipes:
         own = COCO, IMAGENET, HALF, SLIM, SCRATCH
         coco, imagenet, half, slim, scratch = own if name == DEFAULT else (each._replace(architecture=name) for each in own)
         return Recipes((coco, imagenet), (half, slim), scratch)
-    # Other backbones have batch normalisation in their pretrained weights, so they train with AdamW like the slim network.
+    # Other backbones have batch normalisation in their pretrained weights, so they train with AdamW like the shipped networks.
     layer = next((layer for layer in row.freezable if layer in TEXTURE_LAYERS), row.freezable[0])
-    cpu, few = ({"model.freeze": Setting(layer, why)} for why in (CPU_WHY, FEW_WHY))
     pretrained = tuple(
-        Recipe(start, {"model.pretrained": Setting(start)}, FINE_ADAMW, epochs, dboxes, cpu, few, name)
+        Recipe(start, {"model.pretrained": Setting(start)}, FINE_ADAMW, epochs, dboxes, *frozen(layer), name)
         for start, epochs, dboxes in (("coco", 100, "coco"), ("imagenet", 200, None))
         if start == "imagenet" or row.coco
     )

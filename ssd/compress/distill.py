@@ -15,12 +15,11 @@ from ssd.system.device import inference_format
 from ssd.weights.checkpoint import CheckpointError
 from ssd.weights.class_names import same_class
 from ssd.weights.formats import load_any
-from ssd.weights.pretrained import network_of
+from ssd.weights.pretrained import network_of, shortened
 from ssd.weights.sources import checkpoint_file
 
 # Beside the losses of the ground truth. With 1, a short training of the slim network was 0.01 of mAP behind (docs/results.md).
 FACTOR = 2.0
-MOST_NAMED = 6  # classes named in a message
 MIN_WEIGHT = 0.01  # DBoxes on which both networks see background with more than 99 % are left out
 
 
@@ -76,7 +75,7 @@ def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype
     places = [same_class(name, state.classes) for name in classes]
     if len(classes) != len(state.classes) or set(places) != set(range(len(classes))):
         raise CheckpointError(
-            f"{entry}: has the classes {_shortened(state.classes)}, data.classes has {_shortened(classes)}; name a checkpoint "
+            f"{entry}: has the classes {shortened(state.classes)}, data.classes has {shortened(classes)}; name a checkpoint "
             "of the same classes, or set train.teacher: null"
         )
     if network.input_size != student.input_size:
@@ -91,11 +90,6 @@ def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype
         raise CheckpointError(f"{entry}: has values that are not finite in {broken[0]}; name another checkpoint")
     columns = torch.tensor([0, *(place + 1 for place in places if place is not None)], device=device)
     return Teacher(network, Preprocessing.from_plain(state.preprocessing), columns, dtype)
-
-
-def _shortened(classes: Sequence[str]) -> str:
-    more = f" and {len(classes) - MOST_NAMED} more" if len(classes) > MOST_NAMED else ""
-    return ", ".join(classes[:MOST_NAMED]) + more
 
 
 def distillation_loss(loc: Tensor, conf: Tensor, teacher_loc: Tensor, teacher_conf: Tensor, num_positives: Tensor) -> Tensor:

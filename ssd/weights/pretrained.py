@@ -18,7 +18,7 @@ from ssd.weights.class_names import same_class
 from ssd.weights.formats import load_any, project_of, state_of, weights_in
 from ssd.weights.sources import weights_file
 
-MOST_NAMED = 6  # tensors named in one message
+MOST_NAMED = 6  # names in one message
 
 
 def build_network(num_classes: int, options: ModelConfig) -> SSD:
@@ -189,9 +189,14 @@ def take_fitting(
             f"model.conv4_3_norm: {theirs} to use them unchanged"
         )
     notes += [f"{entry}: newly initialised classes: {', '.join(new)}"] * bool(new)
-    more = f", and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
-    notes += [f"{entry}: not loaded: {', '.join(left[:MOST_NAMED])}{more}"] * bool(left)
+    notes += [f"{entry}: not loaded: {shortened(left)}"] * bool(left)
     return Preprocessing.from_plain(state.preprocessing), notes
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return the first names in words, and how many more there are."""
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def batch_norm_of(weights: Mapping[str, Tensor]) -> str:

@@ -215,3 +215,13 @@ def test_a_teacher_may_be_new_or_gone_after_a_resume(run_with_teacher, capsys):
     own = folder / "run/checkpoints/best.pt"
     assert train.main(["--config", str(run_with_teacher), "--overwrite", f"train.teacher={own}"]) == 2
     assert "this run replaces its own checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("restored_signals", "no_report")
+@pytest.mark.parametrize("optimizer, limit, is_warned", [("sgd", None, True), ("sgd", 10.0, False), ("adamw", None, False)])
+def test_large_gradients_are_warned_of(tmp_path, shapes_root, capsys, optimizer, limit, is_warned):
+    teacher = saved(tmp_path / "teacher.pt", list(CLASSES))
+    entries = {"iterations": 1, "optimizer": optimizer, "clip_grad_norm": limit, "teacher": str(teacher)}
+    assert train.main(["--config", str(write_config(tmp_path, shapes_root, train=entries))]) == 0
+    assert ("SGD may diverge; set train.clip_grad_norm: 10" in capsys.readouterr().out) == is_warned
