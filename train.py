@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(run: "Run", resume: str | None, overwrite: bool) -> "Best":
     """Train to the end of the schedule, from the beginning or a checkpoint, and evaluate the best checkpoint."""
-    from ssd.training.build import build_model, build_parts
+    from ssd.training.build import build_model, build_parts, build_teacher
     from ssd.training.checkpoints import BEST, Checkpoints, make_folder
     from ssd.training.datasets import list_damaged, load_data, train_loader
     from ssd.training.run import find_start, first_state, require_same_config
@@ -83,9 +83,10 @@ def train(run: "Run", resume: str | None, overwrite: bool) -> "Best":
 
     require_same_config(run)
     start = find_start(run, resume, overwrite)
+    teacher = build_teacher(run)
     data = load_data(run)
     model, preprocessing = build_model(run, start.state, data.train)
-    parts = build_parts(run, data, model, preprocessing, start.state)
+    parts = build_parts(run, data, model, preprocessing, start.state, teacher)
     train_set, val_set, schedule, _ = parts
     batches = train_loader(run, train_set, schedule.iterations, start.iteration)
     state = first_state(run, preprocessing, start)

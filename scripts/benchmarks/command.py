@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts.benchmarks.measuring import OURS, Row, Runs, Setting, measure, real_batch, rows
 from ssd.system.distributed import World
 from ssd.system.stop import StopRequest
-from ssd.training.build import build_model, build_step
+from ssd.training.build import build_model, build_step, build_teacher
 from ssd.training.run import Run
 from ssd.training.schedule import Schedule
 
@@ -25,7 +25,8 @@ def bench_train(setting: Setting, batch_size: int) -> list[Row]:
         command = real_command(setting, folder, batch_size, f"train.iterations={3 * steps}", f"log_every={steps}")
         run = Run(config, World(), setting.device, setting.dtype, folder / "step", StopRequest())
         model, preprocessing = build_model(run, None)
-        step = build_step(run, model, preprocessing, Schedule(config.train, config.eval.every, len(photos)))
+        schedule = Schedule(config.train, config.eval.every, len(photos))
+        step = build_step(run, model, preprocessing, schedule, build_teacher(run))
         batch = real_batch(photos, batch_size)
         own_step: Runs = {"step": lambda: step([batch], 0)}
         before = measure(own_step, setting, steps)["step"]

@@ -6,7 +6,7 @@ import torch
 
 from ssd.autoconfig.timing import measure
 from ssd.system.machine import memory_in_use
-from ssd.training.build import build_model, build_parts
+from ssd.training.build import build_model, build_parts, build_teacher
 from ssd.training.datasets import cache_copies, load_data
 from ssd.training.run import Run
 from ssd.training.run_log import describe, duration
@@ -20,8 +20,9 @@ def dry_run(run: Run, began: float, num_runs: int = 1) -> None:
         began: start of the command, by `time.perf_counter`.
         num_runs: runs like this one that follow each other.
     """
+    teacher = build_teacher(run)
     data = load_data(run)
-    parts = build_parts(run, data, *build_model(run, None, data.train))
+    parts = build_parts(run, data, *build_model(run, None, data.train), teacher=teacher)
     describe(run, parts, 0)
     timings = measure(run, parts, time.perf_counter() - began)
     iterations, cache = parts.schedule.iterations, parts.train_set.cache

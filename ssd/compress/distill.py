@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssd.config.schema import ModelConfig
 from ssd.config.yaml import dump_yaml
+from ssd.dbox import make_dbox_list, spec_of
 from ssd.model import SSD
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.device import inference_format
@@ -50,19 +52,22 @@ class Teacher:
         return loc, conf[..., self.columns]
 
 
-def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype: torch.dtype) -> Teacher:
+def load_teacher(
+    source: str | Path, student: ModelConfig, classes: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> Teacher:
     """Load the teacher of a network.
 
     Args:
         source: a checkpoint, or shipped weights by their name.
-        student: the network that is trained, on its device.
+        student: configuration of the network that is trained.
         classes: names of its classes.
+        device: of the teacher.
         dtype: precision of the teacher's activations.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or has other classes, another input size or other DBoxes.
     """
-    path, device = checkpoint_file(source), student.dbox_list.device
+    path = checkpoint_file(source)
     try:
         state, _ = load_any(path)
     except CheckpointError as error:
@@ -78,12 +83,12 @@ def load_teacher(source: str | Path, student: SSD, classes: Sequence[str], dtype
             f"{entry}: has the classes {shortened(state.classes)}, data.classes has {shortened(classes)}; name a checkpoint "
             "of the same classes, or set train.teacher: null"
         )
-    if network.input_size != student.input_size:
+    if network.input_size != student.row.input_size:
         raise CheckpointError(
-            f"{entry}: the input of {network.architecture.title} has {network.input_size} pixels, not {student.input_size}; "
-            "name a checkpoint of the same architecture, or set train.teacher: null"
+            f"{entry}: the input of {network.architecture.title} has {network.input_size} pixels, not "
+            f"{student.row.input_size}; name a checkpoint of the same architecture, or set train.teacher: null"
         )
-    if not torch.equal(network.dbox_list, student.dbox_list):
+    if not torch.equal(network.dbox_list.cpu(), make_dbox_list(spec_of(student.dboxes, student.row))):
         theirs = dump_yaml(state.config["model"].get("dboxes", "voc"), in_line=True)
         raise CheckpointError(f"{entry}: has other DBoxes; set model.dboxes: {theirs}")
     if broken := [name for name, value in network.state_dict().items() if not value.float().isfinite().all()]:

@@ -85,7 +85,9 @@ def replay(
     model.to(device).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     criterion = build_criterion(config, device)
-    teacher = load_teacher(config.train.teacher, model, config.data.class_names, dtype) if config.train.teacher else None
+    teacher = None
+    if config.train.teacher:
+        teacher = load_teacher(config.train.teacher, config.model, config.data.class_names, device, dtype)
     taught = teacher(step.batch.images) if teacher else None
     # Batch normalisation needs the whole batch, so there is one forward pass for all photos.
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

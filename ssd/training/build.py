@@ -134,6 +134,20 @@ def place(run: Run, model: SSD, freeze: str | None) -> None:
     model.to(run.device).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
 
 
+def build_teacher(run: Run) -> Teacher | None:
+    """Load the network that `train.teacher` names.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    config, source = run.config, run.config.train.teacher
+    if source is None:
+        return None
+    if Path(source).resolve().parent == (run.folder / "checkpoints").resolve():
+        raise CheckpointError(f"train.teacher: {source}: this run replaces its own checkpoints; name a copy in another folder")
+    return load_teacher(source, config.model, config.data.class_names, run.device, run.dtype)
+
+
 class RunParts(NamedTuple):
     """What a run trains with."""
 
@@ -143,36 +157,38 @@ class RunParts(NamedTuple):
     step: TrainStep
 
 
-def build_parts(run: Run, data: Data, model: SSD, preprocessing: Preprocessing, state: TrainState | None = None) -> RunParts:
+def build_parts(
+    run: Run,
+    data: Data,
+    model: SSD,
+    preprocessing: Preprocessing,
+    state: TrainState | None = None,
+    teacher: Teacher | None = None,
+) -> RunParts:
     """Build datasets, schedule and training step, and restore a state; settles `train.batch_size: auto`.
 
     Raises:
         ConfigError: not even a single photo fits into memory.
     """
     train_set, val_set = train_dataset(run, data.train, preprocessing), eval_dataset(run, data.val, preprocessing)
-    settle_batch_size(run, model, preprocessing, train_set, state)
+    settle_batch_size(run, model, preprocessing, train_set, state, teacher)
     schedule = Schedule(run.config.train, run.config.eval.every, len(train_set))
-    step = build_step(run, model, preprocessing, schedule)
+    step = build_step(run, model, preprocessing, schedule, teacher)
     for note in step.updater.restore(state) if state else ():
         run.say(note)
     return RunParts(train_set, val_set, schedule, step)
 
 
-def build_step(run: Run, model: SSD, preprocessing: Preprocessing, schedule: Schedule) -> TrainStep:
+def build_step(
+    run: Run, model: SSD, preprocessing: Preprocessing, schedule: Schedule, teacher: Teacher | None = None
+) -> TrainStep:
     train = run.config.train
     synchronise_norms(run, model)
     optimizer = make_optimizer(model, train.optimizer, train.lr, train.momentum, train.weight_decay, train.backbone_lr)
     ema = ModelEMA(model, train.ema) if train.ema else None
     updater = Updater(model, optimizer, schedule, run.dtype, ema, train.clip_grad_norm)
-    teacher = _load_teacher(run, model, train.teacher) if train.teacher else None
     criterion = build_criterion(run.config, run.device)
     return TrainStep(model, criterion, preprocessing, updater, run.dtype, run.world, train.compile, teacher)
-
-
-def _load_teacher(run: Run, model: SSD, source: str) -> Teacher:
-    if Path(source).resolve().parent == (run.folder / "checkpoints").resolve():
-        raise CheckpointError(f"train.teacher: {source}: this run replaces its own checkpoints; name a copy in another folder")
-    return load_teacher(source, model, run.config.data.class_names, run.dtype)
 
 
 def build_criterion(config: Config, device: torch.device) -> MultiBoxLoss:
@@ -199,7 +215,12 @@ def learns_statistics(model: nn.Module) -> bool:
 
 
 def settle_batch_size(
-    run: Run, model: SSD, preprocessing: Preprocessing, samples: DetectionDataset, state: TrainState | None
+    run: Run,
+    model: SSD,
+    preprocessing: Preprocessing,
+    samples: DetectionDataset,
+    state: TrainState | None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Replace `train.batch_size: auto` by the resumed run's numbers, or by what fits into memory.
 
@@ -209,6 +230,7 @@ def settle_batch_size(
         preprocessing: of its input.
         samples: to train on; the ones that need most memory are tried.
         state: the run resumes, if any.
+        teacher: the network's teacher, if it has one.
 
     Raises:
         ConfigError: not even a single photo fits.
@@ -223,7 +245,7 @@ def settle_batch_size(
             return
     size = max(size // run.world.size, 1) * run.world.size
     reserved = samples.cache.bytes * cache_copies(run) if samples.cache else 0
-    trial = _trial_step(run, model, preprocessing, samples)
+    trial = _trial_step(run, model, preprocessing, samples, teacher)
     found = fewest_steps(trial, size // run.world.size, run.device, run.world.local_size, reserved)
     every = run.world.all_gather(found)
     if None in every:
@@ -239,7 +261,9 @@ def settle_batch_size(
     limit_evaluation(run)
 
 
-def _trial_step(run: Run, model: SSD, preprocessing: Preprocessing, samples: DetectionDataset) -> Callable[[int], object]:
+def _trial_step(
+    run: Run, model: SSD, preprocessing: Preprocessing, samples: DetectionDataset, teacher: Teacher | None
+) -> Callable[[int], object]:
     """Return a function that takes a step with a number of photos, on a copy of the network that is thrown away."""
 
     def step(count: int) -> None:
@@ -247,7 +271,7 @@ def _trial_step(run: Run, model: SSD, preprocessing: Preprocessing, samples: Det
         alone.set_train(batch_size=count, accumulate=1, compile=False)
         batch = fullest_batch(samples, count)
         schedule = Schedule(alone.config.train, run.config.eval.every, len(samples))
-        build_step(alone, copy.deepcopy(model), preprocessing, schedule)([batch], 0)
+        build_step(alone, copy.deepcopy(model), preprocessing, schedule, teacher)([batch], 0)
 
     return step
 

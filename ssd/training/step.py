@@ -64,6 +64,7 @@ class TrainStep:
         self.network = torch.compile(network) if compiled else network
         self.loss = torch.compile(criterion.loss) if compiled else criterion.loss
         self.teacher = teacher
+        self.num_losses = 3 if teacher else 2
         self.distillation_loss = torch.compile(distillation_loss) if compiled else distillation_loss
 
     def __call__(self, micro_batches: list[Batch], iteration: int) -> StepOutput:
@@ -78,7 +79,7 @@ class TrainStep:
         # forward pass, and every loss is divided by the final count.
         matched = [self.criterion.match(batch.targets.to(self.device), self.model.dbox_list) for batch in micro_batches]
         num_positives = self.world.all_reduce(torch.stack([self.criterion.num_positives(m) for m in matched]).sum())
-        losses = torch.zeros(3 if self.teacher else 2, device=self.device)
+        losses = torch.zeros(self.num_losses, device=self.device)
         for number, (batch, targets) in enumerate(zip(micro_batches, matched, strict=True), start=1):
             taught = self.teacher(batch.images) if self.teacher else None  # first: the student's activations take memory
             images = normalize(batch.images, self.preprocessing, self.device, self.memory_format)

@@ -97,7 +97,7 @@ class Trainer:
         self.best: Best | None = None
         # Sums since the last train record, on the device because reading them synchronises: the losses of this process; norms
         # of the finite gradients and their number, the same in all processes.
-        self.loss_sums = torch.zeros(3 if run.config.train.teacher else 2, device=run.device)
+        self.loss_sums = torch.zeros(parts.step.num_losses, device=run.device)
         self.grad_norms = torch.zeros(2, device=run.device)
         if state.recorded_at is None:
             self.now.recorded_at = state.iteration - state.iteration % run.config.log_every

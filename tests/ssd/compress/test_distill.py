@@ -10,8 +10,8 @@ import torch
 import train
 from data.shapes import CLASSES
 from ssd.batch import Batch, pad_targets
-from ssd.compress.distill import FACTOR, MIN_WEIGHT, distillation_loss, load_teacher
-from ssd.config.schema import VOC_CLASSES
+from ssd.compress.distill import FACTOR, MIN_WEIGHT, Teacher, distillation_loss, load_teacher
+from ssd.config.schema import VOC_CLASSES, ModelConfig
 from ssd.dbox import spec_of
 from ssd.loss import MultiBoxLoss
 from ssd.model import SSD300
@@ -80,15 +80,16 @@ def saved(path: Path, classes: list[str], dboxes: str = "voc", architecture: str
     return path
 
 
-@pytest.fixture
-def student():
-    torch.manual_seed(0)
-    return SSD300(4, "backbone", 0.05)
+STUDENT = ModelConfig(pretrained="none")
 
 
-def test_columns_follow_class_names(tmp_path, student):
+def teacher_from(source: str | Path, *classes: str) -> Teacher:
+    return load_teacher(source, STUDENT, classes, torch.device("cpu"), torch.float32)
+
+
+def test_columns_follow_class_names(tmp_path):
     path = saved(tmp_path / "teacher.pt", ["tv", "Cat", "dog"])
-    teacher = load_teacher(path, student, ["cat", "dog", "tvmonitor"], torch.float32)
+    teacher = teacher_from(path, "cat", "dog", "tvmonitor")
     images = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8)
     loc, conf = teacher(images)
     mean = torch.tensor(load_checkpoint(path).preprocessing["mean"])
@@ -108,26 +109,26 @@ def test_columns_follow_class_names(tmp_path, student):
         (["tv", "cat", "dog"], "coco", "has other DBoxes; set model.dboxes: coco"),
     ],
 )
-def test_teachers_that_do_not_fit(tmp_path, student, classes, dboxes, message):
+def test_teachers_that_do_not_fit(tmp_path, classes, dboxes, message):
     path = saved(tmp_path / "teacher.pt", classes, dboxes)
     with pytest.raises(CheckpointError, match=message):
-        load_teacher(path, student, ["cat", "dog", "tv"], torch.float32)
+        teacher_from(path, "cat", "dog", "tv")
 
 
-def test_teachers_that_are_no_checkpoint(tmp_path, student):
+def test_teachers_that_are_no_checkpoint(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     for name in ("missing.pt", "text.pt"):
         with pytest.raises(CheckpointError, match=rf"train\.teacher: .*{name}"):
-            load_teacher(tmp_path / name, student, ["cat"], torch.float32)
+            teacher_from(tmp_path / name, "cat")
 
 
-def test_teachers_with_values_that_are_not_finite(tmp_path, student):
+def test_teachers_with_values_that_are_not_finite(tmp_path):
     path = saved(tmp_path / "teacher.pt", ["cat", "dog", "tv"])
     state = load_checkpoint(path)
     state.weights["backbone.fc7.conv.weight"][0] = float("nan")
     save_checkpoint(path, state)
     with pytest.raises(CheckpointError, match=r"teacher\.pt: has values that are not finite in backbone\.fc7\.conv\.weight"):
-        load_teacher(path, student, ["cat", "dog", "tv"], torch.float32)
+        teacher_from(path, "cat", "dog", "tv")
 
 
 @pytest.mark.parametrize("compiling", [False, True])
@@ -139,8 +140,7 @@ def test_predictions_that_are_not_finite_are_not_hidden(compiling, monkeypatch):
 
 
 def test_shipped_weights_teach_by_name():
-    ours = SSD300(21, "backbone", 0.05)
-    assert load_teacher("half", ours, VOC_CLASSES, torch.float32).network.width == 0.5
+    assert teacher_from("half", *VOC_CLASSES).network.width == 0.5
 
 
 def step_with(teacher, model) -> TrainStep:
@@ -158,7 +158,7 @@ def test_a_step_adds_the_teacher(tmp_path):
     for batches in (parts, [Batch(images, pad_targets(targets), torch.arange(2))]):
         torch.manual_seed(0)
         model = SSD300(4, width=0.05)
-        taken.append(step_with(load_teacher(teacher_of, model, ["a", "b", "c"], torch.float32), model)(batches, 0))
+        taken.append(step_with(teacher_from(teacher_of, "a", "b", "c"), model)(batches, 0))
     torch.manual_seed(0)
     plain = step_with(None, SSD300(4, width=0.05))(parts, 0)
     torch.testing.assert_close(taken[0].losses, taken[1].losses, rtol=1e-4, atol=1e-5)
@@ -215,6 +215,13 @@ def test_a_teacher_may_be_new_or_gone_after_a_resume(run_with_teacher, capsys):
     own = folder / "run/checkpoints/best.pt"
     assert train.main(["--config", str(run_with_teacher), "--overwrite", f"train.teacher={own}"]) == 2
     assert "this run replaces its own checkpoints" in capsys.readouterr().err
+
+
+def test_a_bad_teacher_is_reported_before_the_data_is_read(tmp_path, capsys):
+    config = write_config(tmp_path, tmp_path / "missing", train={"iterations": 1, "teacher": str(tmp_path / "none.pt")})
+    for dry in ([], ["--dry-run"]):
+        assert train.main(["--config", str(config), *dry]) == 2
+        assert "train.teacher: " in capsys.readouterr().err
 
 
 @pytest.mark.slow
