@@ -28,15 +28,14 @@ from data.loading.workers import num_caches
 from ssd.architecture import ARCHITECTURES, Architecture
 from ssd.autoconfig.dbox_fit import Sizes, coverage, objects_of
 from ssd.autoconfig.dboxes import FITTED, choose_dboxes, dbox_coverages, fitted_dboxes, tiles_note
+from ssd.autoconfig.familiarity import share_recognised
 from ssd.autoconfig.recipes import (
     DEFAULT,
-    KNOWN_LR,
     Length,
     Recipe,
     Setting,
     Settings,
     batch_size,
-    knows,
     model_settings,
     train_settings,
 )
@@ -99,7 +98,11 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
         settings = {**of_data(ARCHITECTURES[recipe.architecture]), **trial}
         return try_out(parse_config(parse_yaml(render(settings), top_entry())), freeze, Data(train, val, []), start)
 
-    plan = choose_start(budget, len(train), measure)
+    def recognise(weights: str) -> float:
+        print(f"trying the {weights} weights on some photos", flush=True)
+        return share_recognised(train, weights)
+
+    plan = choose_start(budget, len(train), data.counts, measure, recognise)
     row = ARCHITECTURES[plan.recipe.architecture]
     coverages = dbox_coverages(train, row)
     fitted = fitted_dboxes(train, coverages, row)
@@ -107,9 +110,6 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
         coverages[FITTED] = coverage(fitted, objects_of(all_boxes(train), train.labels, architecture=row))
     settings = of_data(row)
     settings |= run_settings(plan, budget.device, len(train), len(val), coverages)
-    is_known = knows(plan.recipe, data.counts)
-    if is_known:
-        settings["train.lr"] = KNOWN_LR
     dboxes, why = settings["model.dboxes"]
     chosen = fitted if fitted and dboxes == FITTED else dboxes
     if isinstance(chosen, Sizes):
@@ -122,16 +122,8 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
         *summarise_data(data, tiles_note(train, spec_of(chosen, row)), plan.timings.warning),
         f"DBoxes: {dboxes}, covering {coverages[dboxes]:.1%} of the objects (mean over the classes)",
         describe_plan(plan, budget, len(train)),
-        *([known_note(plan.recipe)] if is_known else []),
     ]
     return Proposal(head + render(settings), "\n".join(lines))
-
-
-def known_note(recipe: Recipe) -> str:
-    return (
-        f"note: the {recipe.name} weights know all these classes: scripts/detect.py {recipe.name} PHOTOS detects them without "
-        "training. With few photos, training may bring little"
-    )
 
 
 def read_folder(folder: Path) -> Folder:
@@ -315,7 +307,7 @@ def absent_classes(train: Annotations, val: Annotations) -> Iterator[str]:
 
 def describe_plan(plan: StartPlan, budget: Budget, num_photos: int) -> str:
     """Return lines about the chosen start and the length of the run."""
-    length, size = plan.length, batch_size(budget.device, num_photos)
+    length, size = plan.length, batch_size(plan.recipe, budget.device, num_photos)
     epochs = f"{length.epochs} epochs" if length.epochs else "less than one epoch"
     lines = [
         *plan.notes,

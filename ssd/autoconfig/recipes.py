@@ -4,13 +4,13 @@ Every number is here, with its reason. A `Setting`'s reason is the comment besid
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ssd.architecture import ARCHITECTURES
 from ssd.autoconfig.timing import Timings
-from ssd.config.schema import SHIPPED_WIDTHS, VOC_CLASSES
+from ssd.config.schema import VOC_CLASSES
 from ssd.weights.class_names import same_class
 
 
@@ -33,6 +33,9 @@ FEW_PHOTOS = 60  # below this, batches are smaller and more layers frozen
 # Samples that the full network must see; with less time the slim one, several times as fast, replaces it. The scores of new
 # classes start at random and need a few hundred updates: 300 of 16 photos.
 MIN_SAMPLES = 4800
+# Share of the objects that shipped weights must recognise as objects before training; below it, the photos are unlike VOC's.
+# Raccoons 0.86; cats, dogs and cars of all sizes 0.46; drawn shapes 0.08; blood cells 0.00.
+FAMILIAR_SHARE = 0.25
 # However few the photos, a run may see this many samples: 750 updates of 8.
 ENOUGH_SAMPLES = 6000
 PATIENCE = 5  # evaluations: half of a run's
@@ -52,6 +55,8 @@ class Recipe(NamedTuple):
     cpu: Mapping[str, Setting] = MappingProxyType({})  # added or replaced on a CPU
     few: Mapping[str, Setting] = MappingProxyType({})  # added or replaced below FEW_PHOTOS
     architecture: str = DEFAULT
+    cpu_batch_size: int = 16
+    stops_early: bool = True  # if it does not improve
 
     @property
     def label(self) -> str:
@@ -71,6 +76,7 @@ FINE_ADAMW = {**ADAMW, "train.lr": Setting(5e-4, "half the rate from scratch: th
 SHIPPED_ADAMW = {**ADAMW, "train.lr": Setting(1e-3, "AdamW's usual rate; new classes need it in a short run")}
 # On 59 photos of cats, dogs and cars, training at 1e-3 made slim worse: mAP (VOC10 area) 0.37 instead of 0.53.
 KNOWN_LR = Setting(2e-4, "these weights know all the classes; larger steps would unlearn what they know")
+UNLIKE_LR = Setting(4e-3, "large steps: these weights do not recognise the objects, so their features must change")
 SCRATCH_ADAMW = {**ADAMW, "train.lr": Setting(1e-3, "AdamW's usual rate")}
 WITH_NORM = {"model.batch_norm": Setting("backbone", "makes training from scratch work")}
 
@@ -87,6 +93,8 @@ TEXTURE_LAYERS = ("conv3_3", "block3", "layer1")  # of VGG16, MobileNetV3 and Re
 
 COCO = Recipe("coco", {"model.pretrained": Setting("coco")}, SGD, 100, "coco", *frozen("conv3_3"))
 IMAGENET = Recipe("imagenet", {"model.pretrained": Setting("imagenet")}, SGD, 200, None, *frozen("conv3_3"))
+# The shipped networks are good after the first evaluation, get worse at the highest rate and better again at the end of the
+# cosine: on raccoons, patience ended a run of ten evaluations after six.
 HALF, SLIM = (
     Recipe(
         name,
@@ -98,9 +106,11 @@ HALF, SLIM = (
         SHIPPED_ADAMW,
         150,
         "voc",
-        *frozen(layer),
+        *frozen("conv3_3"),
+        cpu_batch_size=8,
+        stops_early=False,
     )
-    for name, width, share, layer in (("half", 0.5, "a quarter", "conv3_3"), ("slim", 0.25, "1/16", "conv2_2"))
+    for name, width, share in (("half", 0.5, "a quarter"), ("slim", 0.25, "1/16"))
 )
 SCRATCH = Recipe(
     "scratch",
@@ -108,6 +118,7 @@ SCRATCH = Recipe(
     SCRATCH_ADAMW,
     300,
     cpu={"model.width": Setting(0.25, "1/16 of the arithmetic: a CPU has no time for more")},
+    stops_early=False,
 )
 
 
@@ -134,18 +145,38 @@ def recipes_of(name: str) -> Recipes:
         if start == "imagenet" or row.coco
     )
     norm = WITH_NORM if row.batch_norms[0] == "none" else {}
-    scratch = Recipe("scratch", {"model.pretrained": Setting("none"), **norm}, SCRATCH_ADAMW, 300, architecture=name)
+    scratch = Recipe(
+        "scratch", {"model.pretrained": Setting("none"), **norm}, SCRATCH_ADAMW, 300, architecture=name, stops_early=False
+    )
     return Recipes(pretrained, (), scratch)
 
 
-def knows(recipe: Recipe, classes: Iterable[str]) -> bool:
-    """Return whether a recipe's shipped weights were trained on all these classes."""
-    return recipe.name in SHIPPED_WIDTHS and all(same_class(name, VOC_CLASSES) is not None for name in classes)
+def suited(shipped: Sequence[Recipe], classes: Iterable[str], share: float) -> tuple[list[Recipe], str]:
+    """Return the shipped recipes as they suit a data set, and a line for the user.
+
+    Args:
+        shipped: the widest first.
+        classes: names of the data set's classes.
+        share: of the objects that the weights recognise as objects before training.
+    """
+    names, train = " and ".join(recipe.name for recipe in shipped), dict(shipped[0].train)
+    if share < FAMILIAR_SHARE:
+        slim = shipped[-1]._replace(train={**train, "train.lr": UNLIKE_LR}, cpu={}, few={})
+        return [slim], (
+            f"note: these photos are unlike VOC's: before training, the {slim.name} weights recognise {share:.0%} of the "
+            "objects as objects; all layers are trained, at a high learning rate"
+        )
+    if all(same_class(name, VOC_CLASSES) is not None for name in classes):
+        return [recipe._replace(train={**train, "train.lr": KNOWN_LR}) for recipe in shipped], (
+            f"note: the {names} weights know all these classes: scripts/detect.py {shipped[0].name} PHOTOS detects them "
+            "without training. With few photos, training may bring little"
+        )
+    return [*shipped], ""
 
 
-def batch_size(device: str, num_photos: int) -> int:
+def batch_size(recipe: Recipe, device: str, num_photos: int) -> int:
     """Return the batch size: smaller, for more updates, where photos are few or the device is slow."""
-    return 8 if num_photos < FEW_PHOTOS else 16 if device == "cpu" else 32
+    return 8 if num_photos < FEW_PHOTOS else recipe.cpu_batch_size if device == "cpu" else 32
 
 
 def model_settings(recipe: Recipe, device: str, num_photos: int) -> Settings:
@@ -198,7 +229,7 @@ def minutes_for(recipe: Recipe, timings: Timings, num_photos: int, size: int, sa
 
 def train_settings(recipe: Recipe, planned: Length, device: str, num_photos: int, num_val_photos: int) -> Settings:
     """Return the entries of sections `train`, `checkpoint` and `eval` for a recipe and a length."""
-    size = batch_size(device, num_photos)
+    size = batch_size(recipe, device, num_photos)
     iterations, every = planned.iterations, planned.every
     length = f"{iterations:,} iterations" if planned.epochs else f"less than one epoch of {num_photos:,} photos"
     settings = {
@@ -214,10 +245,7 @@ def train_settings(recipe: Recipe, planned: Length, device: str, num_photos: int
     settings["checkpoint.every"] = Setting(every, "iterations")
     settings["checkpoint.keep"] = Setting(2, "besides last.pt and best.pt")
     settings["eval.every"] = Setting(every, f"iterations; about {planned.evaluations} evaluations")
-    # The shipped networks are good after the first evaluation, get worse at the highest rate and better again at the end of
-    # the cosine: on raccoons, patience ended a run of ten evaluations after six.
-    may_stop_early = recipe.name not in (SCRATCH.name, *SHIPPED_WIDTHS)
-    if may_stop_early and num_val_photos >= MIN_VAL_PHOTOS and planned.evaluations > PATIENCE:
+    if recipe.stops_early and num_val_photos >= MIN_VAL_PHOTOS and planned.evaluations > PATIENCE:
         settings["eval.patience"] = Setting(PATIENCE, "stops after this many evaluations without improvement")
     settings["eval.metric"] = Setting("voc10", "area under the curve: 11 points are too coarse for few objects")
     return settings

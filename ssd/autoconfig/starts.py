@@ -1,6 +1,6 @@
 """Choose the network and the weights that a first run starts from: the best ones that leave enough time to train."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from ssd.architecture import ARCHITECTURES
@@ -16,6 +16,7 @@ from ssd.autoconfig.recipes import (
     minutes_for,
     plan_length,
     recipes_of,
+    suited,
 )
 from ssd.autoconfig.timing import Timings
 from ssd.system.download import DownloadError
@@ -58,14 +59,18 @@ class Blocker(NamedTuple):
 
 
 Measure = Callable[[Recipe], Timings]  # times the parts of a run on this machine
+Recognise = Callable[[str], float]  # share of the objects that shipped weights recognise before training
 
 
-def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan:
+def choose_start(
+    budget: Budget, num_photos: int, classes: Collection[str], measure: Measure, recognise: Recognise
+) -> StartPlan:
     """Choose among the full network from COCO or ImageNet weights, the light one, the shipped ones, and training from scratch.
 
     The full network needs weights and enough time. Otherwise the light network is taken if its COCO weights are available, or
-    one of those that ship with the project: `half` if there is enough time for it, else `slim`. Only without any weights does
-    training start from scratch. An architecture that the user names is kept: then only its own starts are compared.
+    one of those that ship with the project: `half` if there is enough time for it, else `slim`, and always `slim` for photos
+    unlike VOC's. Only without any weights does training start from scratch. An architecture that the user names is kept: then
+    only its own starts are compared.
     """
     notes: list[str] = []
     recipes = recipes_of(DEFAULT if budget.architecture == AUTO else budget.architecture)
@@ -78,6 +83,9 @@ def choose_start(budget: Budget, num_photos: int, measure: Measure) -> StartPlan
     if budget.architecture == AUTO and (light := _light_network(found, budget, num_photos, measure, notes)):
         return light
     shipped = _available(recipes)
+    if shipped:
+        shipped, note = suited(shipped, classes, recognise(shipped[-1].name))
+        notes += [note] * bool(note)
     for recipe in shipped:
         plan = _plan(recipe, budget, num_photos, measure(recipe), found.reason, notes)
         samples = plan.length.samples
@@ -118,7 +126,7 @@ def _full_network(recipes: Recipes, budget: Budget, num_photos: int, measure: Me
     plan = _plan(best, budget, num_photos, timings, WHY[best.name], notes)
     samples = plan.length.samples
     if samples < MIN_SAMPLES and _available(recipes):
-        needed = minutes_for(best, timings, num_photos, batch_size(budget.device, num_photos), MIN_SAMPLES)
+        needed = minutes_for(best, timings, num_photos, batch_size(best, budget.device, num_photos), MIN_SAMPLES)
         speedup = MIN_SAMPLES / samples
         notes.append(f"note: the full network needs --minutes {needed}, or a machine {speedup:.1f} times as fast")
         reason = f"the full network would see {samples:,} photos in {budget.minutes:g} minutes here and needs {MIN_SAMPLES:,}"
@@ -158,7 +166,7 @@ def _url(recipe: Recipe) -> str:
 
 
 def _plan(recipe: Recipe, budget: Budget, num_photos: int, timings: Timings, why: str, notes: list[str]) -> StartPlan:
-    size = batch_size(budget.device, num_photos)
+    size = batch_size(recipe, budget.device, num_photos)
     return StartPlan(recipe, timings, plan_length(recipe, timings, num_photos, size, budget.minutes), why, notes)
 
 
@@ -178,7 +186,7 @@ def describe_longer_run(plan: StartPlan, budget: Budget, num_photos: int) -> str
     minutes = LONGER * budget.minutes
     if plan.full_from and plan.full_from <= minutes:
         return f"with --minutes {plan.full_from}: the full network"
-    size, enough = batch_size(budget.device, num_photos), enough_epochs(plan.recipe, num_photos)
+    size, enough = batch_size(plan.recipe, budget.device, num_photos), enough_epochs(plan.recipe, num_photos)
     if plan.length.epochs >= enough:
         return f"more than {plan.length.epochs} epochs would bring little"
     longer = plan_length(plan.recipe, plan.timings, num_photos, size, minutes)

@@ -119,13 +119,20 @@ def test_the_user_chooses_the_weights(folders, monkeypatch, proposed):
     assert "warning" not in proposed(folders / "voc", "--overwrite", "--scratch")
     assert load_config(folders / "a.yaml").model.pretrained == "none"
     save_checkpoint(sources.SHIPPED["slim"], TrainState({}, [], {}, {}))
+    monkeypatch.setattr(proposal, "share_recognised", lambda *_: 0.9)
     assert "start: slim; COCO weights are not in " in proposed(folders / "voc", "--overwrite", "--no-download")
     config = load_config(folders / "a.yaml")
-    assert (config.model.pretrained, config.model.freeze, config.train.batch_size) == ("slim", "conv2_2", 8)
+    assert (config.model.pretrained, config.model.freeze, config.train.batch_size) == ("slim", "conv3_3", 8)
+    monkeypatch.setattr(proposal, "share_recognised", lambda *_: 0.1)
+    shown = proposed(folders / "voc", "--overwrite", "--no-download")
+    assert "before training, the slim weights recognise 10% of the objects as objects; all layers are trained" in shown
+    config = load_config(folders / "a.yaml")
+    assert (config.model.pretrained, config.model.freeze, config.train.lr) == ("slim", None, 4e-3)
 
 
 @pytest.mark.parametrize("names, lr", [(("cat", "Television"), 2e-4), (("cat", "widget"), 1e-3)])
-def test_classes_that_the_weights_know_get_small_steps(folders, proposed, names, lr):
+def test_classes_that_the_weights_know_get_small_steps(folders, monkeypatch, proposed, names, lr):
+    monkeypatch.setattr(proposal, "share_recognised", lambda *_: 0.9)
     for path in (folders / "voc/Annotations").glob("*.xml"):
         text = path.read_text()
         for i, shape in enumerate(CLASSES):

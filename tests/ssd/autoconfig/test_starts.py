@@ -4,6 +4,7 @@ import http.server
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from ssd.architecture import ARCHITECTURES
 from ssd.autoconfig.proposal import describe_plan, render, run_settings
-from ssd.autoconfig.recipes import COCO, HALF, LIGHT, SCRATCH, SLIM, Setting, batch_size, recipes_of
+from ssd.autoconfig.recipes import COCO, LIGHT, SCRATCH, SLIM, Recipe, Setting, batch_size, recipes_of
 from ssd.autoconfig.starts import Budget, choose_start
 from ssd.autoconfig.timing import Timings
 from ssd.config.entries import top_entry
@@ -48,45 +49,45 @@ def place(tmp_path, monkeypatch):
     return there
 
 
-def timings(device: str, num_photos: int, speed: float) -> Timings:
-    return Timings(8, batch_size(device, num_photos) / speed, 0.01 * num_photos, 1, 20 / speed, 3)
+def timings(recipe: Recipe, device: str, num_photos: int, speed: float) -> Timings:
+    return Timings(8, batch_size(recipe, device, num_photos) / speed, 0.01 * num_photos, 1, 20 / speed, 3)
 
 
-def start(budget: Budget, num_photos: int, speeds: tuple[float, float, float]):
+def start(budget: Budget, num_photos: int, speeds: tuple[float, ...], classes: Sequence[str] = ("mug",), share: float = 0.9):
     timed = []
 
     def measure(recipe):
         timed.append(recipe.label)
-        fast = recipe in (SLIM, SCRATCH) or recipe.architecture == LIGHT
-        return timings(budget.device, num_photos, speeds[2 if recipe == HALF else fast])
+        fast = recipe.name in ("slim", "scratch") or recipe.architecture == LIGHT
+        return timings(recipe, budget.device, num_photos, speeds[2 if recipe.name == "half" else fast])
 
-    return choose_start(budget, num_photos, measure), timed
+    return choose_start(budget, num_photos, classes, measure, lambda _: share), timed
 
 
 @pytest.mark.parametrize(
     "device, num_photos, speeds, there, name, freeze, size, epochs",
     [
-        ("cpu", 5, SLOW, ["coco", "slim"], "slim", "conv2_2", 8, 1200),  # 6,000 samples
+        ("cpu", 5, SLOW, ["coco", "slim"], "slim", "conv3_3", 8, 1200),  # 6,000 samples
         ("cpu", 5, FAST, ["net", "slim"], "coco", "conv3_3", 8, 1200),
-        ("cpu", 60, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 150),
-        ("cpu", 200, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 150),
-        ("cpu", 200, SLOW, ["half", "slim"], "half", "conv3_3", 16, 62),
-        ("cpu", 200, SLOW, ["half"], "half", "conv3_3", 16, 62),
-        ("cpu", 200, SLOWEST, ["half", "slim"], "slim", "conv2_2", 16, 77),  # half would see 4,480 photos
-        ("cpu", 200, SLOWEST, ["half"], "half", "conv3_3", 16, 22),  # too slow, but without an alternative
+        ("cpu", 60, SLOW, ["coco", "slim"], "slim", "conv3_3", 8, 150),
+        ("cpu", 200, SLOW, ["coco", "slim"], "slim", "conv3_3", 8, 150),
+        ("cpu", 200, SLOW, ["half", "slim"], "half", "conv3_3", 8, 62),
+        ("cpu", 200, SLOW, ["half"], "half", "conv3_3", 8, 62),
+        ("cpu", 200, SLOWEST, ["half", "slim"], "slim", "conv3_3", 8, 77),  # half would see 4,480 photos
+        ("cpu", 200, SLOWEST, ["half"], "half", "conv3_3", 8, 22),  # too slow, but without an alternative
         ("cpu", 200, FAST, ["net", "slim"], "coco", "conv3_3", 16, 62),
         ("cpu", 200, FAST, ["coco", "slim"], "coco", "conv3_3", 16, 62),  # no network, but in the hub folder
         ("cpu", 200, FAST, ["imagenet", "slim"], "imagenet", "conv3_3", 16, 62),
-        ("cpu", 200, FAST, ["slim"], "slim", "conv2_2", 16, 150),
+        ("cpu", 200, FAST, ["slim"], "slim", "conv3_3", 8, 150),
         ("cpu", 200, SLOW, ["net"], "coco", "conv3_3", 16, 14),  # too slow, but without an alternative
         ("cpu", 200, SLOW, [], "scratch", None, 16, 156),
-        ("cpu", 5000, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 6),
-        ("cpu", 50_000, SLOW, ["coco", "slim"], "slim", "conv2_2", 16, 0),
+        ("cpu", 5000, SLOW, ["coco", "slim"], "slim", "conv3_3", 8, 6),
+        ("cpu", 50_000, SLOW, ["coco", "slim"], "slim", "conv3_3", 8, 0),
         ("cpu", 5, SLOW, ["net", "slim"], "coco of light", "block3", 8, 1200),
         ("cpu", 200, SLOW, ["net", "slim"], "coco of light", "block3", 16, 100),
         ("cpu", 200, FAST, [f"coco of {LIGHT}", "slim"], "coco of light", "block3", 16, 100),  # without the full network's
         ("cpu", 200, SLOW, [f"coco of {LIGHT}", "coco", "slim"], "coco of light", "block3", 16, 100),
-        ("cpu", 200, FAST, [f"imagenet of {LIGHT}", "slim"], "slim", "conv2_2", 16, 150),
+        ("cpu", 200, FAST, [f"imagenet of {LIGHT}", "slim"], "slim", "conv3_3", 8, 150),
         ("cpu", 50_000, SLOW, ["net", "slim"], "coco of light", "block3", 16, 0),
         ("cuda", 5, GPU, ["net", "slim"], "coco", "conv3_3", 8, 1200),
         ("cuda", 200, GPU, ["net", "slim"], "coco", None, 32, 100),
@@ -122,6 +123,27 @@ def test_choices(place, device, num_photos, speeds, there, name, freeze, size, e
     assert config.eval.patience == (None if name in ("scratch", "half", "slim") or iterations / config.eval.every <= 5 else 5)
     for line in text.splitlines():
         assert " # " in line or not line.startswith("  ") or re_data(line), line
+
+
+@pytest.mark.parametrize(
+    "classes, share, timed, lr, freeze, note",
+    [
+        (["mug"], 0.9, ["half"], 1e-3, "conv3_3", ""),
+        (["cat", "mug"], 0.25, ["half"], 1e-3, "conv3_3", ""),
+        (["cat", "television"], 0.25, ["half"], 2e-4, "conv3_3", "the half and slim weights know all these classes: "),
+        (["mug"], 0.24, ["slim"], 4e-3, None, "these photos are unlike VOC's: before training, the slim weights recognise 24%"),
+        (["cat"], 0.0, ["slim"], 4e-3, None, "these photos are unlike VOC's: "),  # thermal images, say
+    ],
+)
+@pytest.mark.parametrize("num_photos", [30, 200])
+def test_shipped_weights_change_as_much_as_they_have_to(place, num_photos, classes, share, timed, lr, freeze, note):
+    place("half", "slim")
+    chosen, labels = start(Budget("cpu", 30, download=False), num_photos, FAST, classes, share)
+    settings = run_settings(chosen, "cpu", num_photos, 50, COVERAGES)
+    assert labels == timed
+    assert settings["train.lr"].value == lr
+    assert settings.get("model.freeze", Setting(None)).value == freeze
+    assert any(note in line for line in chosen.notes) if note else not chosen.notes
 
 
 def re_data(line: str) -> bool:
@@ -215,12 +237,12 @@ def test_a_network_too_large_for_the_memory(place):
     def measure(recipe):
         if recipe is COCO:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return timings("cuda", 200, 900)
+        return timings(recipe, "cuda", 200, 900)
 
     reason = "the full network does not fit into memory"
-    chosen = choose_start(Budget("cuda", 30, download=False), 200, measure)
+    chosen = choose_start(Budget("cuda", 30, download=False), 200, ["mug"], measure, lambda _: 0.9)
     assert (chosen.recipe, chosen.why) == (SLIM, reason)
-    chosen = choose_start(Budget("cuda", 30), 200, measure)
+    chosen = choose_start(Budget("cuda", 30), 200, ["mug"], measure, lambda _: 0.9)
     assert (chosen.recipe, chosen.why_network) == (recipes_of(LIGHT).pretrained[0], reason)
 
 
