@@ -1,46 +1,60 @@
-"""How familiar a data set is to the shipped weights before training: it decides how much they have to change."""
+"""How familiar a data set is to the shipped weights before training; that decides how strongly to fine-tune them."""
 
 import numpy as np
 import torch
 
 from data.dataset.annotations import Annotations
+from data.dataset.coverage import all_boxes
 from data.loading.dataset import DetectionDataset
-from ssd.boxes import iou, to_corners
+from ssd.boxes import area, iou, to_corners
 from ssd.inference.pictures import evenly_spaced
 from ssd.preprocessing import Preprocessing, normalize
 from ssd.system.device import inference_format
+from ssd.weights.checkpoint import CheckpointError
 from ssd.weights.formats import load_any
 from ssd.weights.pretrained import network_of
 from ssd.weights.sources import checkpoint_file
 
-PHOTOS = 60  # from across the data set
-CERTAIN = 0.5  # probability of an object of any class
+MAX_PHOTOS = 60  # from across the data set
+MIN_OBJECTS = 20  # with fewer, the share says little
+MIN_OBJECTNESS = 0.5  # probability of an object of any class
 
 
 @torch.no_grad()
-def share_recognised(photos: Annotations, weights: str) -> float:
-    """Return the share of the objects that weights recognise as an object of any class.
+def share_recognised(photos: Annotations, weights: str) -> float | None:
+    """Return the share of the objects that shipped weights recognise as an object of any class: the mean over photos.
 
-    An object counts if the network takes one of its DBoxes, those with IoU ≥ 0.5 and the one with the highest, for an object.
-    That says whether its features fit the photos, whatever the classes are called.
+    An object is recognised if its best DBox, or one with IoU ≥ 0.5, has a probability of background below one half. This says
+    whether the network's features fit the photos, whatever their classes are. Objects smaller than the smallest DBox do not
+    count: no network of this size finds them, in whatever photos.
 
     Args:
-        photos: with at least one object; up to `PHOTOS` of those with objects are used.
-        weights: name of shipped weights.
+        photos: up to `MAX_PHOTOS` of those with objects are used.
+        weights: name of the shipped weights.
+
+    Returns:
+        The share; None if there are fewer than `MIN_OBJECTS` objects.
+
+    Raises:
+        CheckpointError: the weights cannot be read.
     """
-    state, _ = load_any(checkpoint_file(weights))
+    try:
+        state, _ = load_any(checkpoint_file(weights))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; restore this file, or use --scratch") from None
     network, preprocessing = network_of(state), Preprocessing.from_plain(state.preprocessing)
-    device, corners = network.dbox_list.device, to_corners(network.dbox_list)
-    samples = DetectionDataset(photos, network.input_size, preprocessing.fill, keep_difficult=True)
-    recognised = num_objects = 0
-    with_objects = np.diff(photos.starts).nonzero()[0]
-    for place in evenly_spaced(len(with_objects), PHOTOS):
-        batch = samples.__getitems__([(0, int(with_objects[place]))])
-        boxes = batch.targets.boxes[0]
-        _, conf, _ = network(normalize(batch.images, preprocessing, device, inference_format(device)))
-        certain = 1 - conf[0].softmax(-1)[:, 0] > CERTAIN  # [P]
-        overlap = iou(boxes, corners)  # [N, P]
-        own = (overlap >= 0.5) | (overlap == overlap.amax(1, keepdim=True))
-        recognised += int((own & certain).any(1).sum())
-        num_objects += len(boxes)
-    return recognised / num_objects
+    dboxes, boxes = network.dbox_list, torch.from_numpy(all_boxes(photos))
+    is_large = (area(boxes) >= dboxes[:, 2:].prod(1).amin()).numpy()
+    photo_of = np.repeat(np.arange(len(photos)), np.diff(photos.starts))  # [N]
+    candidates = np.unique(photo_of[is_large])
+    samples = DetectionDataset(photos, network.input_size, preprocessing.fill)
+    num_objects, shares = 0, []
+    for i in candidates[evenly_spaced(len(candidates), MAX_PHOTOS)]:
+        sample, objects = samples[(0, int(i))], boxes[is_large & (photo_of == i)]
+        _, conf, _ = network(normalize(sample.images, preprocessing, dboxes.device, inference_format(dboxes.device)))
+        is_object = 1 - conf[0].softmax(-1)[:, 0] > MIN_OBJECTNESS  # [P]
+        overlap = iou(objects, to_corners(dboxes))  # [N, P]
+        matched = (overlap >= 0.5) | (overlap == overlap.amax(1, keepdim=True))
+        shares.append((matched & is_object).any(1).float().mean().item())
+        num_objects += len(objects)
+    return float(np.mean(shares)) if num_objects >= MIN_OBJECTS else None

@@ -98,8 +98,8 @@ def propose(folder: Path, name: str, budget: Budget, start: float) -> Proposal:
         settings = {**of_data(ARCHITECTURES[recipe.architecture]), **trial}
         return try_out(parse_config(parse_yaml(render(settings), top_entry())), freeze, Data(train, val, []), start)
 
-    def recognise(weights: str) -> float:
-        print(f"trying the {weights} weights on some photos", flush=True)
+    def recognise(weights: str) -> float | None:
+        print(f"checking whether the {weights} weights recognise the objects", flush=True)
         return share_recognised(train, weights)
 
     plan = choose_start(budget, len(train), data.counts, measure, recognise)

@@ -13,10 +13,10 @@ from ssd.autoconfig.recipes import (
     Recipes,
     batch_size,
     enough_epochs,
+    fit_to_photos,
     minutes_for,
     plan_length,
     recipes_of,
-    suited,
 )
 from ssd.autoconfig.timing import Timings
 from ssd.system.download import DownloadError
@@ -59,7 +59,7 @@ class Blocker(NamedTuple):
 
 
 Measure = Callable[[Recipe], Timings]  # times the parts of a run on this machine
-Recognise = Callable[[str], float]  # share of the objects that shipped weights recognise before training
+Recognise = Callable[[str], float | None]  # share of the objects that shipped weights recognise before training
 
 
 def choose_start(
@@ -84,8 +84,9 @@ def choose_start(
         return light
     shipped = _available(recipes)
     if shipped:
-        shipped, note = suited(shipped, classes, recognise(shipped[-1].name))
-        notes += [note] * bool(note)
+        shipped, note = fit_to_photos(shipped, classes, recognise(shipped[-1].name))
+        if note:
+            notes.append(note)
     for recipe in shipped:
         plan = _plan(recipe, budget, num_photos, measure(recipe), found.reason, notes)
         samples = plan.length.samples
