@@ -32,7 +32,7 @@ from tests.helpers.runs import records, run_of, schedule_of, small, trained
 def test_only_the_main_process_restores_the_saved_sums(rank):
     """A train record sums over the processes, so sums restored by each would count twice."""
     state = TrainState({}, [], {}, {}, iteration=5, loss_sums=torch.tensor([3.0, 4.0]), grad_norms=torch.tensor([6.0, 2.0]))
-    run, nothing = run_of(), Mock()
+    run, nothing = run_of(), Mock(num_losses=2)
     run.world = World(rank, 2)
     resumed = Trainer(run, RunParts(nothing, nothing, schedule_of(), nothing), state, nothing, nothing)
     assert resumed.loss_sums.tolist() == ([3.0, 4.0] if rank == 0 else [0.0, 0.0])
@@ -68,7 +68,7 @@ def fit(folder: Path, figures: list[tuple[float, float]], patience: int | None =
     Returns:
         The iterations of last.pt and best.pt.
     """
-    step = Mock(return_value=StepOutput(torch.zeros(2), torch.tensor(1.0)))
+    step = Mock(return_value=StepOutput(torch.zeros(2), torch.tensor(1.0)), num_losses=2)
     step.updater.first_non_finite.return_value = None
     step.updater.state.return_value = {}
     step.updater.ema = None
