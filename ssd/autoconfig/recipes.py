@@ -163,10 +163,10 @@ def fit_to_photos(shipped: Sequence[Recipe], classes: Iterable[str], share: floa
         share: of the objects that the weights recognise before training, from `share_recognised`.
     """
     if share is not None and share < FAMILIAR_SHARE:
-        slim = with_lr(shipped[-1], UNFAMILIAR_LR)._replace(cpu={}, few={})
-        return [slim], (
-            f"note: the photos are unlike VOC's: before training, {slim.name} recognises {share:.0%} of the objects, whatever "
-            f"their classes; all layers are trained, at a learning rate of {UNFAMILIAR_LR.value:g}"
+        narrowest = with_lr(shipped[-1], UNFAMILIAR_LR)._replace(cpu={}, few={})
+        return [narrowest], (
+            f"note: the photos are unlike VOC's: before training, {narrowest.name} recognises {share:.0%} of the objects, "
+            f"whatever their classes; all layers are trained, at a learning rate of {UNFAMILIAR_LR.value:g}"
         )
     if all(same_class(name, VOC_CLASSES) is not None for name in classes):
         widest, names = shipped[0].name, " and ".join(recipe.name for recipe in shipped)
