@@ -44,16 +44,17 @@ def share_recognised(photos: Annotations, weights: str) -> float | None:
         raise CheckpointError(f"{error}; restore this file, or use --scratch") from None
     network, preprocessing = network_of(state), Preprocessing.from_plain(state.preprocessing)
     dboxes, boxes = network.dbox_list, torch.from_numpy(all_boxes(photos))
+    corners, memory_format = to_corners(dboxes), inference_format(dboxes.device)
     is_large = (area(boxes) >= dboxes[:, 2:].prod(1).amin()).numpy()
-    photo_of = np.repeat(np.arange(len(photos)), np.diff(photos.starts))  # [N]
-    candidates = np.unique(photo_of[is_large])
+    candidates = np.unique(np.repeat(np.arange(len(photos)), np.diff(photos.starts))[is_large])
     samples = DetectionDataset(photos, network.input_size, preprocessing.fill)
     num_objects, shares = 0, []
     for i in candidates[evenly_spaced(len(candidates), MAX_PHOTOS)]:
-        sample, objects = samples[(0, int(i))], boxes[is_large & (photo_of == i)]
-        _, conf, _ = network(normalize(sample.images, preprocessing, dboxes.device, inference_format(dboxes.device)))
+        own = photos.objects(i)
+        objects = boxes[own][is_large[own]]
+        _, conf, _ = network(normalize(samples[(0, int(i))].images, preprocessing, dboxes.device, memory_format))
         is_object = 1 - conf[0].softmax(-1)[:, 0] > MIN_OBJECTNESS  # [P]
-        overlap = iou(objects, to_corners(dboxes))  # [N, P]
+        overlap = iou(objects, corners)  # [N, P]
         matched = (overlap >= 0.5) | (overlap == overlap.amax(1, keepdim=True))
         shares.append((matched & is_object).any(1).float().mean().item())
         num_objects += len(objects)
